@@ -1,0 +1,132 @@
+"""Iterations: busy time, limiter and lost slot-seconds; samples, integrals, histograms."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from batchscope.aggregation.checks import Rejections, Verdict
+from batchscope.aggregation.instrument import Instrument
+from batchscope.aggregation.limiter import BusyClock, infer
+from batchscope.aggregation.row_buffer import RowBuffer
+from batchscope.aggregation.sliding_window import SlidingWindowCounter
+from batchscope.configuration import MetricsConfiguration, SchedulerLimits
+from batchscope.recording.rows import COLUMNS, LIMITERS, Floats, IterationColumn, Kind, Rows
+
+C = IterationColumn
+_DUE = (C.ITERATION_NUMBER, C.REQUEST_COUNT, C.TOKENS_GENERATED, C.REQUESTS_COMPLETED, C.PROCESSING_TIME)
+_WHOLE = (
+    *_DUE[:-1], C.RUNNING_REQUESTS, C.WAITING_REQUESTS, C.DEFERRED_REQUESTS, C.PREFILL_REQUESTS,
+    C.SCHEDULED_TOKENS, C.PREFILL_TOKENS, C.UNSCHEDULED_PREFILL_TOKENS, C.CACHED_PROMPT_TOKENS,
+    C.RECOMPUTED_TOKENS, C.DECODE_CONTEXT_TOKENS, C.DRAFT_TOKENS, C.ACCEPTED_TOKENS, C.PREEMPTIONS, C.RANK,
+)  # fmt: skip
+_AMOUNTS = (*_WHOLE, C.PROCESSING_TIME, C.MEMORY_BYTES_USED, C.KV_CACHE_USAGE, C.SCHEDULE_TIME, C.FORWARD_TIME)
+_SUMMED = {
+    "tokens_generated": C.TOKENS_GENERATED,
+    "scheduled_tokens": C.SCHEDULED_TOKENS,
+    "prefill_tokens": C.PREFILL_TOKENS,
+    "recomputed_tokens": C.RECOMPUTED_TOKENS,
+    "draft_tokens": C.DRAFT_TOKENS,
+    "accepted_tokens": C.ACCEPTED_TOKENS,
+    "preemptions": C.PREEMPTIONS,
+}
+
+
+class IterationAggregate:
+    """All that is known of iterations since the last reset; fed in blocks, in the order of their instants."""
+
+    def __init__(
+        self, configuration: MetricsConfiguration, limits: SchedulerLimits, rejections: Rejections, now: float
+    ) -> None:
+        self._limits = limits
+        self._rejections = rejections
+        self.clock = BusyClock()
+        self.samples = RowBuffer(configuration.max_iteration_samples, len(COLUMNS[Kind.ITERATION]))
+        self.count = 0
+        self.sums = dict.fromkeys(_SUMMED, 0)
+        self.decode_tokens = 0
+        self.busy_by_limiter = np.zeros(len(LIMITERS))
+        self.lost_slots_by_limiter = np.zeros(len(LIMITERS))
+        self.busy_reported = 0.0
+        self.running_seconds = 0.0
+        self.waiting_seconds = 0.0
+        self.scheduled_seconds = 0.0
+        window = configuration.counter_window_seconds
+        self.in_window = SlidingWindowCounter(window, start=now)
+        self.tokens_in_window = SlidingWindowCounter(window, start=now)
+        scale = configuration.histogram_scale
+        self.instruments = {
+            "iteration_duration": (C.PROCESSING_TIME, Instrument(scale)),
+            "iteration_scheduled_tokens": (C.SCHEDULED_TOKENS, Instrument(scale)),
+            "batch_size": (C.REQUEST_COUNT, Instrument(scale)),
+        }
+        self.last: Floats | None = None
+
+    @property
+    def busy_seconds(self) -> float:
+        """Time in which some iteration ran, summed over ranks."""
+        return float(self.busy_by_limiter.sum())
+
+    def consume(self, values: Floats) -> Rows:
+        """Complete, check and count rows; what is returned are the good ones."""
+        verdict = Verdict(values, self._rejections)
+        with np.errstate(invalid="ignore"):
+            verdict.instants((C.STARTED_AT, C.FINISHED_AT))
+            _derive(values)
+            verdict.amounts(_AMOUNTS, due=_DUE, whole=_WHOLE)
+        values, _ = verdict.keep(None)
+        if len(values):
+            self._complete(values)
+            self._count(values)
+            self.samples.append(values, None)
+            self.last = values[-1].copy()
+        return Rows(Kind.ITERATION, values)
+
+    def _complete(self, values: Floats) -> None:
+        reported = ~np.isnan(values[:, C.LIMITED_BY])
+        values[:, C.LIMITER_REPORTED] = reported
+        if not reported.all():
+            with np.errstate(invalid="ignore"):
+                values[~reported, C.LIMITED_BY] = infer(values[~reported], self._limits)
+        values[:, C.BUSY_TIME] = self.clock.advance(values)
+
+    def _count(self, values: Floats) -> None:
+        self.count += len(values)
+        for name, column in _SUMMED.items():
+            self.sums[name] += int(np.nansum(values[:, column]))
+        decode = values[:, C.SCHEDULED_TOKENS] - values[:, C.PREFILL_TOKENS]
+        self.decode_tokens += int(np.nansum(decode))
+        self._integrate(values)
+        at = values[:, C.AT]
+        self.in_window.add_many(np.ones(len(values), dtype=np.int64), at)
+        self.tokens_in_window.add_many(values[:, C.TOKENS_GENERATED].astype(np.int64), at)
+        for column, instrument in self.instruments.values():
+            known = ~np.isnan(values[:, column])
+            if known.any():
+                instrument.observe(values[known, column], at[known])
+
+    def _integrate(self, values: Floats) -> None:
+        # Products and sums, not matrix products: those wake the BLAS library's threads.
+        busy, limiter = values[:, C.BUSY_TIME], values[:, C.LIMITED_BY].astype(np.int64)
+        size = values[:, C.REQUEST_COUNT]
+        self.busy_by_limiter += np.bincount(limiter, weights=busy, minlength=len(LIMITERS))
+        self.busy_reported += float((busy * values[:, C.LIMITER_REPORTED]).sum())
+        self.scheduled_seconds += float((busy * size).sum())
+        self.running_seconds += float((busy * np.nan_to_num(values[:, C.RUNNING_REQUESTS])).sum())
+        self.waiting_seconds += float((busy * np.nan_to_num(values[:, C.WAITING_REQUESTS])).sum())
+        places = self._limits.max_running_requests
+        if places is not None:
+            lost = np.maximum(places - size, 0.0) * busy
+            self.lost_slots_by_limiter += np.bincount(limiter, weights=lost, minlength=len(LIMITERS))
+
+
+def _derive(values: Floats) -> None:
+    """The span of an iteration from what is given: two of start, finish and duration; else it ends when recorded."""
+    duration = values[:, C.PROCESSING_TIME]
+    span = values[:, C.FINISHED_AT] - values[:, C.STARTED_AT]
+    values[:, C.PROCESSING_TIME] = np.where(np.isnan(duration), span, duration)
+    for column, estimate in (
+        (C.FINISHED_AT, values[:, C.STARTED_AT] + values[:, C.PROCESSING_TIME]),
+        (C.FINISHED_AT, values[:, C.AT]),
+        (C.STARTED_AT, values[:, C.FINISHED_AT] - values[:, C.PROCESSING_TIME]),
+    ):
+        values[:, column] = np.where(np.isnan(values[:, column]), estimate, values[:, column])

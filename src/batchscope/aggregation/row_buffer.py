@@ -1,0 +1,111 @@
+"""The last N rows of numbers, kept in one array so that statistics are columns and not objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from batchscope.errors import ConfigurationError
+
+Rows = npt.NDArray[np.float64]
+
+_FIRST_ALLOCATION = 64
+
+
+class RowBuffer:
+    """The last ``capacity`` rows of ``columns`` float64 each, and one object beside each row.
+
+    Memory grows by doubling up to ``capacity`` rows. Not thread-safe: one writer, readers under its lock.
+    """
+
+    def __init__(self, capacity: int, columns: int) -> None:
+        if capacity < 1:
+            raise ConfigurationError("capacity", capacity, "an integer >= 1")
+        if columns < 1:
+            raise ConfigurationError("columns", columns, "an integer >= 1")
+        self._capacity = capacity
+        self._columns = columns
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget every row and object, and give the memory back."""
+        self._rows: Rows = np.empty((0, self._columns))
+        self._objects: list[Any] | None = None  # made when the first object comes
+        self._size = 0
+        self._next = 0  # where the next row goes; the oldest row once the buffer is full
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def capacity(self) -> int:
+        """The number of rows after which the oldest is overwritten."""
+        return self._capacity
+
+    def append(self, rows: Rows, objects: Sequence[Any] | None = None) -> None:
+        """Add ``rows``, shape (n, columns), oldest first; ``objects`` are n more, or None for each.
+
+        Rows are copied. With n > capacity only the last ``capacity`` remain.
+        """
+        if rows.ndim != 2 or rows.shape[1] != self._columns:
+            raise ValueError(f"rows have shape {rows.shape}: expected (n, {self._columns})")
+        if objects is not None and len(objects) != len(rows):
+            raise ValueError(f"{len(objects)} objects for {len(rows)} rows: expected one each")
+        if len(rows) > self._capacity:
+            rows = rows[-self._capacity :]
+            objects = None if objects is None else objects[-self._capacity :]
+        self._reserve(self._size + len(rows))
+        fits = min(len(rows), self._capacity - self._next)
+        self._write(self._next, rows[:fits], None if objects is None else objects[:fits])
+        if fits < len(rows):
+            self._write(0, rows[fits:], None if objects is None else objects[fits:])
+        self._next = (self._next + len(rows)) % self._capacity
+        self._size = min(self._size + len(rows), self._capacity)
+
+    def rows(self) -> Rows:
+        """Every row, oldest first, shape (len, columns): a view until the buffer wraps, then a copy."""
+        if self._wraps():
+            return np.concatenate((self._rows[self._next :], self._rows[: self._next]))
+        return self._rows[: self._size]
+
+    def column(self, index: int) -> Rows:
+        """One column, oldest first, shape (len,): a view until the buffer wraps, then a copy."""
+        if self._wraps():
+            return np.concatenate((self._rows[self._next :, index], self._rows[: self._next, index]))
+        return self._rows[: self._size, index]
+
+    def objects(self) -> list[Any]:
+        """The objects, aligned with ``rows()``: a new list; None where a row came without one."""
+        if self._objects is None:
+            return [None] * self._size
+        if self._wraps():
+            return self._objects[self._next :] + self._objects[: self._next]
+        return self._objects[: self._size]
+
+    def _wraps(self) -> bool:
+        return self._size == self._capacity and self._next > 0
+
+    def _reserve(self, wanted: int) -> None:
+        wanted = min(wanted, self._capacity)
+        if wanted <= len(self._rows):
+            return
+        allocated = max(len(self._rows), _FIRST_ALLOCATION)
+        while allocated < wanted:
+            allocated *= 2
+        grown = np.empty((min(allocated, self._capacity), self._columns))
+        grown[: self._size] = self._rows[: self._size]  # a buffer that still grows has not wrapped
+        self._rows = grown
+
+    def _write(self, at: int, rows: Rows, objects: Sequence[Any] | None) -> None:
+        stop = at + len(rows)
+        self._rows[at:stop] = rows
+        if self._objects is None and objects is None:
+            return
+        held = self._objects if self._objects is not None else []
+        held.extend(repeat(None, len(self._rows) - len(held)))  # as many as rows, whoever came first
+        held[at:stop] = repeat(None, stop - at) if objects is None else objects
+        self._objects = held

@@ -1,0 +1,126 @@
+"""Everything a collector knows since its last reset, fed with drained rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from batchscope.aggregation.batches import BatchAggregate
+from batchscope.aggregation.checks import NOT_WHOLE, Rejections, acceptable
+from batchscope.aggregation.failures import ErrorAggregate
+from batchscope.aggregation.instrument import Instrument
+from batchscope.aggregation.iterations import IterationAggregate
+from batchscope.aggregation.requests import ClassNames, RequestAggregate
+from batchscope.configuration import MetricsConfiguration, SchedulerLimits
+from batchscope.recording.rows import Floats, GapColumn, Gaps, Kind, Rows
+
+Drained = Rows | Gaps
+Sink = Callable[[Drained], None]
+"""Receives drained rows, checked and completed, in blocks; called under the drain's lock."""
+_MAX_COUNT = 2**31
+_ORDER = (Kind.ITERATION, Kind.BATCH, Kind.START, Kind.REQUEST, Kind.ERROR)
+
+
+class State:
+    """The aggregates of one generation (between two resets)."""
+
+    def __init__(
+        self, configuration: MetricsConfiguration, limits: SchedulerLimits, classes: ClassNames, now: float
+    ) -> None:
+        self.started = now
+        self.rejections = Rejections()
+        self.dropped = 0
+        self.received = 0
+        self.lost = 0
+        self.requests = RequestAggregate(configuration, classes, self.rejections, now)
+        self.iterations = IterationAggregate(configuration, limits, self.rejections, now)
+        self.batches = BatchAggregate(configuration, self.rejections)
+        self.errors = ErrorAggregate(configuration.max_error_types)
+        scale = configuration.histogram_scale
+        self.inter_token_latency = Instrument(scale)
+        self.inter_emission_latency = Instrument(scale)
+
+    def consume(self, drained: Iterable[Drained], now: float, sinks: Iterable[Sink] = ()) -> None:
+        """Count what was drained: rows of a kind from several writers are put in the order of their instants."""
+        by_kind: dict[Kind, list[Rows]] = {}
+        for block in drained:
+            if isinstance(block, Gaps):
+                self._count_gaps(block, now, sinks)
+            else:
+                by_kind.setdefault(block.kind, []).append(block)
+        for kind in _ORDER:
+            if kind in by_kind:
+                self._publish(self._count(_in_order(by_kind[kind], now)), sinks)
+        for block in by_kind.get(Kind.GAP, ()):
+            for gaps in _pairs(block.values, self.rejections):
+                self._count_gaps(gaps, now, sinks)
+
+    def _count(self, rows: Rows) -> Rows:
+        if rows.kind is Kind.ITERATION:
+            return self.iterations.consume(rows.values)
+        if rows.kind is Kind.REQUEST:
+            return self.requests.consume(rows.values, rows.objects)
+        if rows.kind is Kind.BATCH:
+            return self.batches.consume(rows.values)
+        if rows.kind is Kind.START:
+            self.requests.started(rows.values)
+        else:
+            self.errors.consume(rows.values[:, 0], rows.objects or ())
+        return rows
+
+    def _count_gaps(self, gaps: Gaps, now: float, sinks: Iterable[Sink]) -> None:
+        good = acceptable(gaps.values, self.rejections)
+        if not good.all():
+            counts = None if gaps.counts is None else gaps.counts[good]
+            gaps = Gaps(gaps.column, gaps.at[good], gaps.values[good], counts)
+        if not len(gaps.values):
+            return
+        token = gaps.column is GapColumn.INTER_TOKEN_LATENCY
+        instrument = self.inter_token_latency if token else self.inter_emission_latency
+        instrument.observe(gaps.values, np.minimum(gaps.at, now), gaps.counts)
+        self._publish(gaps, sinks)
+
+    @staticmethod
+    def _publish(block: Drained, sinks: Iterable[Sink]) -> None:
+        for sink in sinks:
+            sink(block)
+
+
+def _in_order(blocks: list[Rows], now: float) -> Rows:
+    """One block of rows by instant; an instant of another clock, later than now, counts as now."""
+    if len(blocks) == 1:
+        values, objects = blocks[0].values, blocks[0].objects
+    else:
+        values = np.concatenate([block.values for block in blocks])
+        objects = _joined(blocks)
+    at = values[:, 0]
+    np.minimum(at, now, out=at)
+    if len(values) > 1 and (at[1:] < at[:-1]).any():
+        order = at.argsort(kind="stable")
+        values = values[order]
+        objects = objects and [objects[index] for index in order]
+    return Rows(blocks[0].kind, values, objects)
+
+
+def _joined(blocks: list[Rows]) -> list[Any] | None:
+    if any(block.objects is None for block in blocks):
+        return None
+    return [item for block in blocks for item in block.objects or ()]
+
+
+def _pairs(values: Floats, rejections: Rejections) -> Iterable[Gaps]:
+    """(latency, count) rows as gaps; a count that is no whole number > 0 is refused."""
+    for column in (GapColumn.INTER_TOKEN_LATENCY, GapColumn.INTER_EMISSION_LATENCY):
+        counted = values[:, column + 1] != 0
+        if counted.any():
+            of_column = values[counted]
+            counts = of_column[:, column + 1]
+            fit = (counts > 0) & (counts < _MAX_COUNT) & (counts == np.floor(counts))
+            refused = int(np.count_nonzero(~fit))
+            if refused:
+                rejections.add(NOT_WHOLE, refused, "the count of a (latency, count) pair")
+            yield Gaps(
+                column, of_column[fit, GapColumn.AT], of_column[fit, column], counts[fit].astype(np.int64)
+            )

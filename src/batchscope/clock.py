@@ -1,0 +1,29 @@
+"""Time: instants are float seconds of one monotonic clock; wall-clock time exists only in what is shown."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+
+Clock = Callable[[], float]
+"""A function without arguments that gives seconds of a clock that never goes back, e.g. ``time.monotonic``."""
+
+
+class WallClock:
+    """Translates instants of a monotonic clock to aware UTC datetimes.
+
+    The pair (instant, UTC) is taken once, at construction: a later step of the system's
+    wall clock does not bend a run's timeline.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._instant = clock()
+        self._utc = dt.datetime.now(dt.UTC)
+
+    def at(self, instant: float) -> dt.datetime:
+        """The UTC time of ``instant``; far outside datetime's range it is the nearest end of it."""
+        try:
+            return self._utc + dt.timedelta(seconds=instant - self._instant)
+        except (OverflowError, ValueError):
+            edge = dt.datetime.min if instant < self._instant else dt.datetime.max
+            return edge.replace(tzinfo=dt.UTC)

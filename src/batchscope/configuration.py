@@ -1,0 +1,138 @@
+"""Limits, targets and settings: frozen, checked when made, safe to share between threads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import msgspec
+
+from batchscope.errors import ConfigurationError
+
+DEFAULT_CLASS = "default"
+"""The request class where none is declared."""
+OTHER_CLASS = "other"
+"""The request class that undeclared ones fold into: the number of series stays bounded."""
+MAX_CLASSES = 8
+SCALES = {1: 2, 2: 6, 3: 9, 4: 12}
+"""``percentile_precision`` (digits) -> histogram scale: relative error 8.6 %, 0.54 %, 0.068 %, 0.0085 %."""
+
+
+class SchedulerLimits(msgspec.Struct, frozen=True):
+    """What the batch is measured against; ``None`` = not limited or not known (utilization is then ``nan``)."""
+
+    max_running_requests: int | None = None
+    max_scheduled_tokens: int | None = None
+    kv_cache_blocks: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in self.__struct_fields__:
+            _whole(field, getattr(self, field), 1, optional=True)
+
+
+class SloTargets(msgspec.Struct, frozen=True):
+    """The service level objective of a request class, seconds; the limit itself is met; ``None`` = no target."""
+
+    time_to_first_token: float | None = None
+    time_per_output_token: float | None = None
+    e2e_latency: float | None = None
+    max_emission_gap: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in self.__struct_fields__:
+            value = getattr(self, field)
+            if value is not None and not (_is_number(value) and 0 < value < math.inf):
+                raise ConfigurationError(field, value, "seconds > 0, or None for no target")
+
+    @property
+    def declared(self) -> dict[str, float]:
+        """The targets that are set, by name."""
+        pairs = ((field, getattr(self, field)) for field in self.__struct_fields__)
+        return {field: float(value) for field, value in pairs if value is not None}
+
+
+class MetricsConfiguration(msgspec.Struct, frozen=True):
+    """Settings of a collector; a wrong value raises ``ConfigurationError`` with field, value and range.
+
+    ``slo`` is one ``SloTargets`` for every request, or up to 8 by request class. ``strict`` checks records
+    at once and raises ``InvalidRecordError``: for tests, not for an engine.
+    """
+
+    DEFAULT: ClassVar[MetricsConfiguration]
+
+    max_request_samples: int = 10_000
+    max_iteration_samples: int = 10_000
+    max_batch_samples: int = 10_000
+    counter_window_seconds: float = 60
+    percentile_precision: int = 2
+    enable_detailed_logging: bool = False
+    detailed_log_interval_seconds: float = 30
+    slo: SloTargets | Mapping[str, SloTargets] | None = None
+    max_error_types: int = 100
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("max_request_samples", "max_iteration_samples", "max_batch_samples"):
+            _whole(field, getattr(self, field), 1, 10_000_000)
+        _seconds("counter_window_seconds", self.counter_window_seconds)
+        _seconds("detailed_log_interval_seconds", self.detailed_log_interval_seconds)
+        _whole("percentile_precision", self.percentile_precision, 1, 4)
+        _whole("max_error_types", self.max_error_types, 1, 10_000)
+        for field in ("enable_detailed_logging", "strict"):
+            if not isinstance(getattr(self, field), bool):
+                raise ConfigurationError(field, getattr(self, field), "True or False")
+        _check_slo(self.slo)
+
+    @property
+    def histogram_scale(self) -> int:
+        """The scale of the mergeable histograms that ``percentile_precision`` digits need."""
+        return SCALES[self.percentile_precision]
+
+    @property
+    def slo_by_class(self) -> dict[str, SloTargets]:
+        """Targets by request class; one ``SloTargets`` for all is the class ``default``."""
+        if isinstance(self.slo, Mapping):
+            return dict(self.slo)
+        return {DEFAULT_CLASS: self.slo or SloTargets()}
+
+    @property
+    def classes_declared(self) -> bool:
+        """Whether requests are told apart by class at all."""
+        return isinstance(self.slo, Mapping)
+
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole(field: str, value: object, low: int, high: int | None = None, *, optional: bool = False) -> None:
+    allowed = f"a whole number >= {low}" if high is None else f"a whole number {low}..{high}"
+    if optional and value is None:
+        return
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):  # type: ignore[operator]
+        raise ConfigurationError(field, value, allowed + (" or None" if optional else ""))
+
+
+def _seconds(field: str, value: float) -> None:
+    if not _is_number(value) or not 0 < value <= 86_400:
+        raise ConfigurationError(field, value, "seconds, more than 0 and at most 86400")
+
+
+def _check_slo(slo: object) -> None:
+    if slo is None or isinstance(slo, SloTargets):
+        return
+    if not isinstance(slo, Mapping):
+        raise ConfigurationError("slo", slo, "SloTargets, a mapping of request class to SloTargets, or None")
+    if not 1 <= len(slo) <= MAX_CLASSES:
+        raise ConfigurationError("slo", sorted(map(str, slo)), f"1 to {MAX_CLASSES} request classes")
+    for name, targets in slo.items():
+        if not isinstance(name, str) or not name or len(name) > 64:
+            raise ConfigurationError("slo", name, "class names of 1 to 64 characters")
+        if not isinstance(targets, SloTargets):
+            raise ConfigurationError(f"slo[{name!r}]", targets, "SloTargets")
+
+
+MetricsConfiguration.DEFAULT = MetricsConfiguration()

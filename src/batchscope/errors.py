@@ -1,0 +1,41 @@
+"""Every exception a user can meet; each message says what happened, the value, what is allowed, what to do."""
+
+from __future__ import annotations
+
+
+class BatchscopeError(Exception):
+    """Base class: catching it catches everything batchscope raises on purpose."""
+
+
+class ConfigurationError(BatchscopeError, ValueError):
+    """A field of a configuration object is out of its range."""
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        super().__init__(f"{field} = {value!r}: expected {allowed}")
+        self.field = field
+        self.value = value
+        self.allowed = allowed
+
+
+class InvalidRecordError(BatchscopeError, ValueError):
+    """A record was rejected and the configuration says ``strict=True``."""
+
+
+class MergeError(BatchscopeError, ValueError):
+    """Two aggregates that cannot be added were asked to; the message names both sides."""
+
+
+class DecodeError(BatchscopeError, ValueError):
+    """A document is not what it should be (foreign, truncated, another schema)."""
+
+
+class WorkloadError(BatchscopeError, ValueError):
+    """A workload trace cannot be read; the message names the file and the line."""
+
+
+class MissingExtraError(BatchscopeError, ImportError):
+    """A feature needs a package of an extra that is not installed."""
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs an extra: pip install 'batchscope[{extra}]'")
+        self.extra = extra

@@ -1,0 +1,229 @@
+"""From a tracker's events to rows: queue times, gaps, phases, counts and finished requests, in bulk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from batchscope.configuration import SchedulerLimits
+from batchscope.recording.elements import Elements, History, emissions, gaps
+from batchscope.recording.events import Arrival, Event, Finish, Iteration, Loss
+from batchscope.recording.iteration_batch import IterationBatch, gather
+from batchscope.recording.iteration_rows import iteration_rows
+from batchscope.recording.occupancy import Moves
+from batchscope.recording.progress import emit, first_times, schedule
+from batchscope.recording.request_rows import request_rows
+from batchscope.recording.rows import BatchColumn, Floats, Gaps, IterationColumn, Rows
+from batchscope.recording.slots import GENERATION, INDEX_MASK, SlotTable
+
+STALE_SLOT = "stale_slot"
+DUPLICATE_REQUEST = "duplicate_request"
+DUPLICATE_SLOT = "duplicate_slot"
+NOT_RUNNING = "not_running"
+OUT_OF_ORDER = "out_of_order"
+NEGATIVE = "negative"
+WRONG_TYPE = "wrong_type"
+
+
+class Derivation:
+    """The state of a tracker between drains: who is in flight, and what was counted since the last reset."""
+
+    def __init__(
+        self, class_codes: Mapping[str | None, float], other_class: float, limits: SchedulerLimits
+    ) -> None:
+        self.table = SlotTable()
+        self.received = 0
+        self.lost = 0
+        self.rejected: dict[str, int] = {}
+        self.freed: list[int] = []
+        self._slot_of: dict[Any, int] = {}
+        self._class_codes = class_codes
+        self._other_class = other_class
+        self._limits = limits
+        self._iterations = 0
+        self._last_finish = np.nan
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that arrived and have not left."""
+        return len(self._slot_of)
+
+    def reject(self, reason: str, count: int = 1) -> None:
+        """Count rejected records."""
+        if count:
+            self.rejected[reason] = self.rejected.get(reason, 0) + count
+
+    def reset(self) -> None:
+        """Start counting anew; requests in flight stay, and count as received."""
+        self.received, self.lost, self.rejected = self.in_flight, 0, {}
+
+    def derive(self, events: Sequence[Event]) -> list[Rows | Gaps]:
+        """Rows of everything that these events say, in the order they were reported."""
+        self._arrive([event for event in events if type(event) is Arrival])
+        leaving = self._leaving(events)
+        moves = Moves(self.table)
+        out: list[Rows | Gaps] = []
+        logged = [(position, event) for position, event in enumerate(events) if type(event) is Iteration]
+        if logged:
+            batch = gather(logged, self.reject)
+            if batch.count:
+                out += self._iterate(batch, leaving, moves)
+        out += self._leave([event for _, event in leaving.values()])
+        return out
+
+    def _arrive(self, arrivals: Sequence[Arrival]) -> None:
+        admitted: list[Arrival] = []
+        for event in arrivals:
+            reason = self._unfit(event)
+            if reason is None:
+                self._slot_of[event.request_id] = event.handle & INDEX_MASK
+                admitted.append(event)
+            else:
+                self.reject(reason)
+                self.freed.append(event.handle + GENERATION)
+        if not admitted:
+            return
+        handles = np.array([event.handle for event in admitted], dtype=np.int64)
+        self.table.reserve(int((handles & INDEX_MASK).max()))
+        classes = [self._class_codes.get(event.request_class, self._other_class) for event in admitted]
+        self.table.occupy(
+            handles,
+            np.array([event.at for event in admitted]),
+            np.array([event.prompt_tokens for event in admitted], dtype=np.float64),
+            np.array(classes),
+        )
+        for event in admitted:
+            self.table.request_ids[event.handle & INDEX_MASK] = event.request_id
+        self.received += len(admitted)
+
+    def _unfit(self, event: Arrival) -> str | None:
+        try:
+            if event.request_id in self._slot_of:
+                return DUPLICATE_REQUEST
+            if not np.isfinite(event.at) or not np.isfinite(event.prompt_tokens):
+                return WRONG_TYPE
+            self._class_codes.get(event.request_class)
+            return NEGATIVE if event.prompt_tokens < 0 else None
+        except TypeError:  # an id that cannot be hashed, an instant that is no number
+            return WRONG_TYPE
+
+    def _leaving(self, events: Sequence[Event]) -> dict[int, tuple[int, Finish | Loss]]:
+        """Slot index -> (position in the log, event) of the requests that end; each can end once."""
+        leaving: dict[int, tuple[int, Finish | Loss]] = {}
+        capacity = self.table.capacity
+        for position, event in enumerate(events):
+            if type(event) is Finish or type(event) is Loss:
+                index = event.handle & INDEX_MASK
+                stale = event.handle < 0 or index >= capacity or self.table.handle[index] != event.handle
+                if stale or index in leaving:
+                    self.reject(STALE_SLOT)
+                else:
+                    leaving[index] = (position, event)
+        return leaving
+
+    def _iterate(
+        self, batch: IterationBatch, leaving: Mapping[int, tuple[int, Finish | Loss]], moves: Moves
+    ) -> list[Rows | Gaps]:
+        elements = self._not_left(self._known(batch), batch, leaving)
+        history = self._consistent(elements, batch.finished)
+        started = self._starts(batch, history)
+        found = emissions(history, self.table, batch.finished)
+        decoding = history.decoding(self.table)
+        out: list[Rows | Gaps] = [*gaps(found, batch.finished), *first_times(history, found, started, self.table)]
+        moves.collect(history, started)
+        schedule(history, started, decoding, self.table)
+        emit(found, self.table)
+        rows, batches = iteration_rows(batch, history, started, decoding, self._limits)
+        moves.fill(rows.values, [(index, event.at) for index, (_, event) in leaving.items()])
+        self._number(rows.values, batches.values)
+        self._last_finish = float(np.fmax(self._last_finish, batch.finished.max()))
+        return [*out, rows, batches]
+
+    def _known(self, batch: IterationBatch) -> Elements:
+        """The elements whose handle means a request in flight."""
+        elements = Elements(
+            batch.handles & INDEX_MASK, batch.iteration, batch.tokens, batch.scheduled, batch.evicted
+        )
+        valid = self.table.valid(batch.handles)
+        if valid.all():
+            return elements
+        self.reject(STALE_SLOT, int(np.count_nonzero(~valid)))
+        return elements.take(valid)
+
+    def _not_left(
+        self, elements: Elements, batch: IterationBatch, leaving: Mapping[int, tuple[int, Finish | Loss]]
+    ) -> Elements:
+        """Without those of requests that had already been reported as gone."""
+        if not leaving or max(batch.position) < min(position for position, _ in leaving.values()):
+            return elements
+        gone_at = np.full(self.table.capacity, np.iinfo(np.int64).max)
+        gone_at[list(leaving)] = [position for position, _ in leaving.values()]
+        late = batch.position[elements.iteration] > gone_at[elements.slot]
+        if not late.any():
+            return elements
+        self.reject(STALE_SLOT, int(np.count_nonzero(late)))
+        return elements.take(~late)
+
+    def _consistent(self, elements: Elements, finished: Floats) -> History:
+        """Sorted by slot, without what cannot be: a slot twice, time going back, evicting who does not run."""
+        while True:
+            history = History(elements, self.table.capacity)
+            for reason, bad in (
+                (DUPLICATE_SLOT, history.repeated()),
+                (OUT_OF_ORDER, self._going_back(history, finished)),
+                (NOT_RUNNING, history.not_running(self.table)),
+            ):
+                count = int(np.count_nonzero(bad))
+                if count:
+                    self.reject(reason, count)
+                    keep = np.ones(len(bad), dtype=np.bool_)
+                    keep[history.order[bad]] = False
+                    elements = elements.take(keep)
+                    break
+            else:
+                return history
+
+    def _going_back(self, history: History, finished: Floats) -> npt.NDArray[np.bool_]:
+        """Elements of iterations that ended before the same request's arrival or last emission."""
+        table, slots = self.table, history.slots
+        bad = np.zeros(len(history.slot), dtype=np.bool_)
+        known = np.fmax(table.arrived_at[slots], table.last_token_at[slots])
+        bad[history.starts] = finished[history.iteration[history.starts]] < known
+        if (finished[1:] < finished[:-1]).any():
+            at = finished[history.iteration]
+            bad[1:] |= (at[1:] < at[:-1]) & ~history.first[1:]
+        return bad
+
+    def _starts(self, batch: IterationBatch, history: History) -> Floats:
+        """When each iteration started; left out: when the one before ended, or its first request arrived."""
+        unknown = np.isnan(batch.started)
+        if not unknown.any():
+            return batch.started
+        earliest = np.full(batch.count, np.inf)
+        np.minimum.at(earliest, history.iteration, self.table.arrived_at[history.slot])
+        before = np.append(self._last_finish, batch.finished[:-1])
+        estimate = np.minimum(np.fmax(before, earliest), batch.finished)
+        return np.where(unknown, estimate, batch.started)
+
+    def _number(self, rows: Floats, batches: Floats) -> None:
+        """Number the iterations that the engine did not."""
+        own = np.arange(self._iterations, self._iterations + len(rows))
+        self._iterations += len(rows)
+        numbers = rows[:, IterationColumn.ITERATION_NUMBER]
+        numbers[:] = np.where(np.isnan(numbers), own, numbers)
+        batches[:, BatchColumn.BATCH_ID] = numbers
+
+    def _leave(self, events: Sequence[Finish | Loss]) -> list[Rows | Gaps]:
+        """Rows of the finished; the slots of all are free again."""
+        finishes = [event for event in events if type(event) is Finish]
+        rows, good = request_rows(finishes, self.table, self.reject)
+        self.lost += len(events) - good
+        for event in events:
+            index = event.handle & INDEX_MASK
+            del self._slot_of[self.table.request_ids[index]]
+            self.table.release(index)
+            self.freed.append(event.handle + GENERATION)
+        return [rows] if good else []

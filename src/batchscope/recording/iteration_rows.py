@@ -1,0 +1,68 @@
+"""Iteration and batch rows of a tracker, counted from the elements."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from batchscope.configuration import SchedulerLimits
+from batchscope.recording.elements import History
+from batchscope.recording.iteration_batch import FIELDS, UNKNOWN_TOKENS, IterationBatch
+from batchscope.recording.rows import BatchColumn, Floats, IterationColumn, Kind, Rows, empty_rows
+
+C = IterationColumn
+
+
+def iteration_rows(
+    batch: IterationBatch,
+    history: History,
+    started: Floats,
+    decoding: npt.NDArray[np.bool_],
+    limits: SchedulerLimits,
+) -> tuple[Rows, Rows]:
+    """An ITERATION and a BATCH row for each iteration; running and waiting are left to be filled."""
+    rows = empty_rows(Kind.ITERATION, batch.count)
+    rows[:, FIELDS] = batch.fields
+    rows[:, C.AT] = rows[:, C.FINISHED_AT] = batch.finished
+    rows[:, C.STARTED_AT] = started
+    rows[:, C.PROCESSING_TIME] = batch.finished - started
+    rows[:, C.REQUESTS_COMPLETED] = np.nan_to_num(rows[:, C.REQUESTS_COMPLETED])
+    rows[:, C.RANK] = np.nan_to_num(rows[:, C.RANK])
+    _count(rows, history, decoding)
+
+    batches = empty_rows(Kind.BATCH, batch.count)
+    batches[:, BatchColumn.AT] = batch.finished
+    batches[:, BatchColumn.REQUEST_COUNT] = rows[:, C.REQUEST_COUNT]
+    batches[:, BatchColumn.MEMORY_BYTES_USED] = rows[:, C.MEMORY_BYTES_USED]
+    if limits.max_running_requests:
+        batches[:, BatchColumn.UTILIZATION] = rows[:, C.REQUEST_COUNT] / limits.max_running_requests
+    return Rows(Kind.ITERATION, rows), Rows(Kind.BATCH, batches)
+
+
+def _count(rows: Floats, history: History, decoding: npt.NDArray[np.bool_]) -> None:
+    count = len(rows)
+    iteration, tokens = history.iteration, history.tokens
+    rows[:, C.PREEMPTIONS] = 0
+    if history.evicted is not None:
+        rows[:, C.PREEMPTIONS] = np.bincount(iteration[history.evicted], minlength=count)
+        stay = ~history.evicted
+        iteration, decoding = iteration[stay], decoding[stay]
+        tokens = None if tokens is None else tokens[stay]
+    scheduled = history.scheduled
+    if scheduled is not None and history.evicted is not None:
+        scheduled = scheduled[~history.evicted]
+    rows[:, C.REQUEST_COUNT] = np.bincount(iteration, minlength=count)
+    if tokens is None:
+        rows[:, C.TOKENS_GENERATED] = rows[:, C.REQUEST_COUNT]
+    else:
+        rows[:, C.TOKENS_GENERATED] = np.bincount(iteration, weights=tokens, minlength=count)
+    prefilling = iteration[~decoding]
+    rows[:, C.PREFILL_REQUESTS] = np.bincount(prefilling, minlength=count)
+    if scheduled is None:
+        decode_only = rows[:, C.PREFILL_REQUESTS] == 0
+        rows[:, C.SCHEDULED_TOKENS] = np.where(decode_only, rows[:, C.REQUEST_COUNT], np.nan)
+        rows[:, C.PREFILL_TOKENS] = np.where(decode_only, 0.0, np.nan)
+        return
+    weights = np.where(scheduled == UNKNOWN_TOKENS, np.where(decoding, 1.0, np.nan), scheduled)
+    rows[:, C.SCHEDULED_TOKENS] = np.bincount(iteration, weights=weights, minlength=count)
+    rows[:, C.PREFILL_TOKENS] = np.bincount(prefilling, weights=weights[~decoding], minlength=count)

@@ -1,0 +1,56 @@
+"""How many requests ran and waited when each iteration's batch was formed, from the instants of their moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from batchscope.recording.elements import History
+from batchscope.recording.rows import Floats, IterationColumn
+from batchscope.recording.slots import SlotTable
+
+
+class Moves:
+    """Requests taking and leaving places during one drain; made after its arrivals, before its iterations."""
+
+    def __init__(self, table: SlotTable) -> None:
+        self._table = table
+        self._held_before = int(np.count_nonzero(table.holding[table.live()]))
+        self._taken: Floats = np.empty(0)
+        self._left: Floats = np.empty(0)
+
+    def collect(self, history: History, started: Floats) -> None:
+        """Places taken (first scheduled or again) and lost (evicted); call before the table changes."""
+        at = started[history.iteration]
+        held = np.empty(len(history.slot), dtype=np.bool_)
+        held[history.starts] = self._table.holding[history.slots]
+        if history.evicted is None:
+            self._taken = at[history.starts][~held[history.starts]]
+            return
+        held[1:] = np.where(history.first[1:], held[1:], ~history.evicted[:-1])
+        self._taken = at[~held & ~history.evicted]
+        self._left = at[history.evicted]
+
+    def fill(self, rows: Floats, leaving: Sequence[tuple[int, float]]) -> None:
+        """Write running and waiting requests into iteration rows that do not say them; after the table changed.
+
+        ``leaving``: slot index and instant of the requests that end in this drain.
+        """
+        table, started = self._table, rows[:, IterationColumn.STARTED_AT]
+        ends = [at for index, at in leaving if table.holding[index]]
+        left = np.concatenate([self._left, ends])
+        running = self._held_before + _up_to(self._taken, started) - _up_to(left, started)
+        arrived = table.arrived_at[table.live()]
+        present = _up_to(arrived, started) - _up_to(np.array([at for _, at in leaving]), started)
+        waiting = np.maximum(present - running, 0)
+        for column, counted in (
+            (IterationColumn.RUNNING_REQUESTS, running),
+            (IterationColumn.WAITING_REQUESTS, waiting),
+        ):
+            rows[:, column] = np.where(np.isnan(rows[:, column]), counted, rows[:, column])
+
+
+def _up_to(instants: Floats, at: Floats) -> Floats:
+    """How many of ``instants`` are not after each of ``at``."""
+    return np.searchsorted(np.sort(instants), at, side="right").astype(np.float64)

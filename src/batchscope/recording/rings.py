@@ -1,0 +1,99 @@
+"""What one writer fills: a ring a kind of record, and a log for latencies that come many at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from batchscope.clock import Clock
+from batchscope.configuration import SchedulerLimits
+from batchscope.recording.ring import Ring
+from batchscope.recording.rows import GapColumn, Gaps, Kind, Rows
+
+_BLOCK_ROWS = {Kind.REQUEST: 1024, Kind.ITERATION: 512, Kind.BATCH: 1024, Kind.GAP: 2048, Kind.ERROR: 256}
+_MAX_BLOCKS = 8
+_RELIEF_AT = 256
+_MAX_GAP_ENTRIES = 4096
+
+
+class Recording(NamedTuple):
+    """What all producers of a collector share.
+
+    ``relieve`` drains if nobody else does, without waiting; ``eager`` producers call it after each record.
+    """
+
+    clock: Clock
+    class_codes: Mapping[str | None, float]
+    other_class: float
+    strict: bool
+    relieve: Callable[[], object]
+    limits: SchedulerLimits = SchedulerLimits()
+    eager: bool = False
+
+
+class GapLog:
+    """Latencies that came many at once: packed float64 bytes, appended by the writer, taken by the reader.
+
+    A list's ``append``, slice and slice deletion are atomic, and the reader removes only what it has
+    copied, so nothing is lost or seen twice. ``column`` is the ``GapColumn`` that the values belong to.
+    """
+
+    __slots__ = ("_entries", "_relieve", "dropped")
+
+    def __init__(self, relieve: Callable[[], object]) -> None:
+        self._entries: list[tuple[float, GapColumn, bytes]] = []
+        self._relieve = relieve
+        self.dropped = 0
+
+    def append(self, at: float, column: GapColumn, values: bytes) -> None:
+        """Writer: add packed values of one instant."""
+        pending = len(self._entries)
+        if pending >= _RELIEF_AT:
+            self._relieve()
+            if pending >= _MAX_GAP_ENTRIES and len(self._entries) >= _MAX_GAP_ENTRIES:
+                self.dropped += 1
+                return
+        self._entries.append((at, column, values))
+
+    def drain(self) -> Iterator[Gaps]:
+        """Reader: everything logged so far, by column; consume it whole."""
+        entries = self._entries[:]
+        del self._entries[: len(entries)]
+        for column in (GapColumn.INTER_TOKEN_LATENCY, GapColumn.INTER_EMISSION_LATENCY):
+            chosen = [entry for entry in entries if entry[1] is column]
+            if chosen:
+                lengths = [len(entry[2]) // 8 for entry in chosen]
+                at = np.repeat([entry[0] for entry in chosen], lengths)
+                yield Gaps(column, at, np.frombuffer(b"".join([entry[2] for entry in chosen])))
+
+
+class Rings:
+    """The rings of one writer. They outlive their thread and are continued by the next one."""
+
+    def __init__(self, shared: Recording) -> None:
+        def ring(kind: Kind) -> Ring:
+            return Ring(kind, block_rows=_BLOCK_ROWS[kind], max_blocks=_MAX_BLOCKS, relieve=shared.relieve)
+
+        self.requests = ring(Kind.REQUEST)
+        self.iterations = ring(Kind.ITERATION)
+        self.batches = ring(Kind.BATCH)
+        self.gaps = ring(Kind.GAP)
+        self.errors = ring(Kind.ERROR)
+        self.gap_log = GapLog(shared.relieve)
+        self.rejected: dict[str, int] = {}
+
+    def _all(self) -> tuple[Ring, ...]:
+        return self.iterations, self.requests, self.batches, self.gaps, self.errors
+
+    def drain(self) -> Iterator[Rows | Gaps]:
+        """Reader: everything published so far; consume it whole."""
+        for ring in self._all():
+            yield from ring.drain()
+        yield from self.gap_log.drain()
+
+    @property
+    def dropped(self) -> int:
+        """Records lost, since the rings exist, because nobody drained and no memory was allowed."""
+        return sum(ring.dropped for ring in self._all()) + self.gap_log.dropped

@@ -1,0 +1,169 @@
+"""The layout of recorded rows: float64 columns, one schema a kind of record.
+
+A row is written raw by its producer and completed in place at the drain (durations derived, limiter
+inferred), so that rings, sample buffers and subscribers all speak the same columns.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from batchscope.records import BatchLimiter, CompletionReason
+
+Floats = npt.NDArray[np.float64]
+
+
+class RequestColumn(IntEnum):
+    """A finished request. ``OBSERVED`` is 1 where queue time and TTFT were observed when they happened."""
+
+    AT = 0
+    TOKENS_GENERATED = 1
+    REASON = 2
+    PROCESSING_TIME = 3
+    QUEUE_TIME = 4
+    TOTAL_TIME = 5
+    TIME_TO_FIRST_TOKEN = 6
+    PREFILL_TIME = 7
+    DECODE_TIME = 8
+    PREEMPTED_TIME = 9
+    PROMPT_TOKENS = 10
+    CACHED_TOKENS = 11
+    RECOMPUTED_TOKENS = 12
+    PREEMPTIONS = 13
+    REQUEST_CLASS = 14
+    ARRIVED_AT = 15
+    FIRST_SCHEDULED_AT = 16
+    FIRST_TOKEN_AT = 17
+    LAST_TOKEN_AT = 18
+    FINISHED_AT = 19
+    MAX_EMISSION_GAP = 20
+    OBSERVED = 21
+    TIME_PER_OUTPUT_TOKEN = 22
+
+
+class IterationColumn(IntEnum):
+    """An iteration. ``LIMITED_BY`` is reported or inferred; ``BUSY_TIME`` counts overlapping time once, a rank."""
+
+    AT = 0
+    ITERATION_NUMBER = 1
+    REQUEST_COUNT = 2
+    TOKENS_GENERATED = 3
+    REQUESTS_COMPLETED = 4
+    PROCESSING_TIME = 5
+    MEMORY_BYTES_USED = 6
+    STARTED_AT = 7
+    FINISHED_AT = 8
+    RUNNING_REQUESTS = 9
+    WAITING_REQUESTS = 10
+    DEFERRED_REQUESTS = 11
+    PREFILL_REQUESTS = 12
+    SCHEDULED_TOKENS = 13
+    PREFILL_TOKENS = 14
+    UNSCHEDULED_PREFILL_TOKENS = 15
+    CACHED_PROMPT_TOKENS = 16
+    RECOMPUTED_TOKENS = 17
+    DECODE_CONTEXT_TOKENS = 18
+    DRAFT_TOKENS = 19
+    ACCEPTED_TOKENS = 20
+    KV_CACHE_USAGE = 21
+    PREEMPTIONS = 22
+    SCHEDULE_TIME = 23
+    FORWARD_TIME = 24
+    RANK = 25
+    LIMITED_BY = 26
+    LIMITER_REPORTED = 27
+    BUSY_TIME = 28
+
+
+class BatchColumn(IntEnum):
+    """A batch utilization record."""
+
+    AT = 0
+    UTILIZATION = 1
+    BATCH_ID = 2
+    REQUEST_COUNT = 3
+    MEMORY_BYTES_USED = 4
+
+
+class GapColumn(IntEnum):
+    """Latencies between tokens: ``count`` observations of each value; ITL weighs tokens, emission weighs events."""
+
+    AT = 0
+    INTER_TOKEN_LATENCY = 1
+    INTER_TOKEN_COUNT = 2
+    INTER_EMISSION_LATENCY = 3
+    INTER_EMISSION_COUNT = 4
+
+
+class StartColumn(IntEnum):
+    """What is known before a request finishes: its queue time (first scheduled) or TTFT (first token)."""
+
+    AT = 0
+    REQUEST_CLASS = 1
+    QUEUE_TIME = 2
+    TIME_TO_FIRST_TOKEN = 3
+
+
+class ErrorColumn(IntEnum):
+    """An error; its name stands in the object column."""
+
+    AT = 0
+
+
+class Kind(IntEnum):
+    """The kinds of rows."""
+
+    REQUEST = 0
+    ITERATION = 1
+    BATCH = 2
+    GAP = 3
+    START = 4
+    ERROR = 5
+
+
+COLUMNS: dict[Kind, type[IntEnum]] = {
+    Kind.REQUEST: RequestColumn,
+    Kind.ITERATION: IterationColumn,
+    Kind.BATCH: BatchColumn,
+    Kind.GAP: GapColumn,
+    Kind.START: StartColumn,
+    Kind.ERROR: ErrorColumn,
+}
+
+REASONS = tuple(CompletionReason)
+REASON_CODES: dict[str, float] = {reason: float(code) for code, reason in enumerate(REASONS)}
+LIMITERS = tuple(BatchLimiter)
+LIMITER_CODES: dict[str, float] = {limiter: float(code) for code, limiter in enumerate(LIMITERS)}
+
+
+class Rows(NamedTuple):
+    """Drained rows of one kind, in the order they were recorded: what subscribers of a collector receive.
+
+    ``values`` has shape (n, number of columns); ``objects`` aligns with it: request ids, error names, or
+    ``None`` where the kind has none.
+    """
+
+    kind: Kind
+    values: Floats
+    objects: list[Any] | None = None
+
+
+class Gaps(NamedTuple):
+    """Drained latencies between tokens: ``counts[i]`` observations (None: one) of ``values[i]`` at ``at[i]``.
+
+    ``column`` says which: ``INTER_TOKEN_LATENCY`` weighs tokens, ``INTER_EMISSION_LATENCY`` weighs events.
+    """
+
+    column: GapColumn
+    at: Floats
+    values: Floats
+    counts: npt.NDArray[np.int64] | None = None
+
+
+def empty_rows(kind: Kind, count: int) -> Floats:
+    """``count`` rows in which nothing is measured yet."""
+    return np.full((count, len(COLUMNS[kind])), np.nan)

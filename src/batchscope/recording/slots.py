@@ -1,0 +1,96 @@
+"""The slot table: what a tracker knows of each request in flight, one numpy column a fact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from batchscope.recording.rows import Floats
+
+Indices = npt.NDArray[np.intp]
+
+INDEX_BITS = 24
+INDEX_MASK = (1 << INDEX_BITS) - 1
+GENERATION = 1 << INDEX_BITS
+"""A handle is an index and, above it, a generation: a freed index comes back with another handle."""
+FREE = -1
+
+
+class SlotTable:
+    """Columns by slot index; instants are ``nan`` until they happen. Grows by doubling, never shrinks."""
+
+    def __init__(self, capacity: int = 256) -> None:
+        self.handle: npt.NDArray[np.int64] = np.full(capacity, FREE, dtype=np.int64)
+        self.arrived_at = _unset(capacity)
+        self.first_scheduled_at = _unset(capacity)
+        self.first_token_at = _unset(capacity)
+        self.last_token_at = _unset(capacity)
+        self.preempted_at = _unset(capacity)
+        self.preempted_time = np.zeros(capacity)
+        self.max_gap = _unset(capacity)
+        self.tokens = np.zeros(capacity, dtype=np.int64)
+        self.prompt_tokens = np.zeros(capacity)
+        self.request_class = np.zeros(capacity)
+        self.preemptions = np.zeros(capacity, dtype=np.int64)
+        self.holding = np.zeros(capacity, dtype=np.bool_)  # it has a place in the running set
+        self.decoding = np.zeros(capacity, dtype=np.bool_)  # it has emitted since it was last (re)scheduled
+        self.request_ids: list[Any] = [None] * capacity
+
+    @property
+    def capacity(self) -> int:
+        """How many slots there are, used or free."""
+        return len(self.handle)
+
+    def reserve(self, index: int) -> None:
+        """Make sure that ``index`` exists."""
+        if index < self.capacity:
+            return
+        capacity = 1 << int(index).bit_length()
+        fresh = SlotTable(capacity)
+        for name, column in vars(self).items():
+            if isinstance(column, np.ndarray):
+                getattr(fresh, name)[: len(column)] = column
+                setattr(self, name, getattr(fresh, name))
+        self.request_ids.extend([None] * (capacity - len(self.request_ids)))
+
+    def occupy(
+        self, handles: npt.NDArray[np.int64], arrived_at: Floats, prompt_tokens: Floats, classes: Floats
+    ) -> None:
+        """Start the requests of these handles; their indices must be free."""
+        index = handles & INDEX_MASK
+        self.handle[index] = handles
+        self.arrived_at[index] = arrived_at
+        self.prompt_tokens[index] = prompt_tokens
+        self.request_class[index] = classes
+        for column in (
+            self.first_scheduled_at, self.first_token_at, self.last_token_at, self.preempted_at, self.max_gap,
+        ):  # fmt: skip
+            column[index] = np.nan
+        self.preempted_time[index] = 0.0
+        self.tokens[index] = 0
+        self.preemptions[index] = 0
+        self.holding[index] = False
+        self.decoding[index] = False
+
+    def release(self, index: int) -> None:
+        """End the request at this index."""
+        self.handle[index] = FREE
+        self.request_ids[index] = None
+
+    def live(self) -> Indices:
+        """The indices of all requests in flight."""
+        return np.flatnonzero(self.handle != FREE)
+
+    def valid(self, handles: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which handles mean a request in flight."""
+        index = handles & INDEX_MASK
+        known = (handles >= 0) & (index < self.capacity)
+        if known.all():
+            return self.handle[index] == handles
+        return known & (self.handle[np.where(known, index, 0)] == handles)
+
+
+def _unset(capacity: int) -> Floats:
+    return np.full(capacity, np.nan)

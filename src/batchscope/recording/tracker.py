@@ -1,0 +1,251 @@
+"""RequestTracker: an engine says what happened to its requests, and every figure follows from the instants.
+
+The engine's thread only appends what it was told to a log (a list's ``append`` is atomic, with or without
+the GIL); slots, durations, gaps and rows are worked out in bulk when the collector drains.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import struct
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import nan
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from batchscope.clock import Clock
+from batchscope.configuration import SloTargets
+from batchscope.errors import InvalidRecordError
+from batchscope.records import BatchLimiter, CompletionReason, SchedulerMetrics
+from batchscope.recording.derivation import WRONG_TYPE, Derivation
+from batchscope.recording.events import Arrival, Event, Finish, Iteration, Loss
+from batchscope.recording.forward import Forward
+from batchscope.recording.live import LiveRequests, live_requests
+from batchscope.recording.rows import LIMITER_CODES, REASONS, Gaps, Rows
+from batchscope.recording.slots import GENERATION
+from batchscope.recording.source import Attachable, SourceCounts
+
+Whole: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
+_BAD_VALUE = (struct.error, AttributeError, KeyError, TypeError, ValueError, OverflowError)
+_RELIEF_EVENTS = 2048
+_RELIEF_BYTES = 1 << 19
+_MAX_EVENTS = 1 << 17
+REASONS_BY_NAME = {reason: reason for reason in REASONS}
+"""Takes a reason or its name, gives the reason."""
+
+
+class RequestTracker:
+    """Follows requests from arrival to finish; one call an iteration. Yields every number of the glossary.
+
+    ``collector`` is a ``SchedulerMetricsCollector``, or anything with the ``SchedulerMetrics`` methods (then
+    each call reports at once, without bulk). Calls may come from any thread, never raise (unless the
+    collector is strict), never block: what is wrong (a slot of a request that is gone, a request id twice,
+    time going back) is counted in ``rejected_records``. Instants left out are now.
+    """
+
+    def __init__(self, collector: SchedulerMetrics, *, clock: Clock | None = None) -> None:
+        attachable = collector if isinstance(collector, Attachable) else Forward(collector)
+        self._shared = attachable.attach(self)
+        self._clock = clock or self._shared.clock
+        self._forget()
+
+    def _forget(self) -> None:
+        self._log: list[Event] = []
+        self._pending_bytes = 0
+        self._free: deque[int] = deque()
+        self._fresh = itertools.count()
+        self._misused: dict[str, int] = {}
+        self._dropped = 0
+        shared = self._shared
+        self._derivation = Derivation(shared.class_codes, shared.other_class, shared.limits)
+
+    def arrived(
+        self,
+        request_id: Any,
+        *,
+        prompt_tokens: int = 0,
+        request_class: str | None = None,
+        at: float | None = None,
+    ) -> int:
+        """A request entered the system. Returns its slot: an opaque integer, valid until it finishes.
+
+        A ``request_id`` that is in flight already is rejected; its new slot is then void.
+        """
+        handle = self._handle()
+        now = self._clock() if at is None else at
+        self._append(Arrival(now, handle, request_id, prompt_tokens, request_class))
+        return handle
+
+    def iteration(
+        self,
+        slots: Whole,
+        tokens: Whole | None = None,
+        *,
+        started_at: float | None = None,
+        finished_at: float | None = None,
+        scheduled_tokens: Whole | None = None,
+        preempted: Whole = (),
+        waiting: int | None = None,
+        running_requests: int | None = None,
+        deferred_requests: int | None = None,
+        iteration_number: int | None = None,
+        requests_completed: int | None = None,
+        memory_bytes_used: int | None = None,
+        unscheduled_prefill_tokens: int | None = None,
+        cached_prompt_tokens: int | None = None,
+        recomputed_tokens: int | None = None,
+        decode_context_tokens: int | None = None,
+        draft_tokens: int | None = None,
+        accepted_tokens: int | None = None,
+        kv_cache_usage: float | None = None,
+        schedule_time: float | None = None,
+        forward_time: float | None = None,
+        rank: int | None = None,
+        limited_by: BatchLimiter | None = None,
+    ) -> None:
+        """One iteration, after it ended: who was in the batch and how many tokens each emitted at its end.
+
+        ``slots``, ``tokens`` and ``scheduled_tokens`` are aligned lists or arrays, copied. ``tokens`` None is
+        one each; 0 is a prefill chunk. ``scheduled_tokens`` None is one for a decoding slot, unknown for
+        prefill. ``preempted`` slots were evicted by this iteration. ``waiting`` and ``running_requests`` left
+        out are derived from the slots. ``started_at`` left out is estimated: when the iteration before ended,
+        or its first request arrived. The other fields are those of ``IterationResult``.
+        """
+        finished = self._clock() if finished_at is None else finished_at
+        try:
+            handles = _packed(slots)
+            event = Iteration(
+                finished, nan if started_at is None else started_at, finished, handles,
+                None if tokens is None else _aligned(tokens, handles),
+                None if scheduled_tokens is None else _aligned(scheduled_tokens, handles),
+                _packed(preempted) if len(preempted) else b"",
+                (
+                    iteration_number, requests_completed, memory_bytes_used, running_requests, waiting,
+                    deferred_requests, unscheduled_prefill_tokens, cached_prompt_tokens, recomputed_tokens,
+                    decode_context_tokens, draft_tokens, accepted_tokens, kv_cache_usage, schedule_time,
+                    forward_time, rank, None if limited_by is None else LIMITER_CODES[limited_by],
+                ),
+            )  # fmt: skip
+            started_at is None or float(started_at), float(finished)  # noqa: B018  (instants are numbers)
+        except _BAD_VALUE as error:
+            self._misuse(error)
+            return
+        self._pending_bytes += len(handles)
+        self._append(event)
+
+    def finished(
+        self,
+        slot: int,
+        reason: CompletionReason,
+        *,
+        at: float | None = None,
+        cached_tokens: int | None = None,
+        recomputed_tokens: int | None = None,
+    ) -> None:
+        """A request left, for whatever reason; its slot is no longer valid."""
+        now = self._clock() if at is None else at
+        try:
+            event = Finish(float(now), _whole(slot), REASONS_BY_NAME[reason], cached_tokens, recomputed_tokens)
+            np.array((cached_tokens, recomputed_tokens), dtype=np.float64)
+        except _BAD_VALUE as error:
+            self._misuse(error)
+            return
+        self._append(event)
+
+    def lost(self, slot: int, *, at: float | None = None) -> None:
+        """A request is gone without an end that anybody saw: counted in ``requests_lost``, not as finished."""
+        try:
+            event = Loss(float(self._clock() if at is None else at), _whole(slot))
+        except _BAD_VALUE as error:
+            self._misuse(error)
+            return
+        self._append(event)
+
+    def _handle(self) -> int:
+        try:
+            return self._free.popleft()
+        except IndexError:
+            return GENERATION + next(self._fresh)
+
+    def _append(self, event: Event) -> None:
+        log = self._log
+        if len(log) >= _RELIEF_EVENTS or self._pending_bytes >= _RELIEF_BYTES:
+            self._pending_bytes = 0  # ask again only after as much more
+            self._shared.relieve()
+            if len(log) >= _MAX_EVENTS:
+                self._dropped += 1
+                return
+        log.append(event)
+        if self._shared.eager:
+            self._shared.relieve()
+
+    def _misuse(self, error: Exception) -> None:
+        self._misused[WRONG_TYPE] = self._misused.get(WRONG_TYPE, 0) + 1
+        if self._shared.strict:
+            raise InvalidRecordError(f"record not taken: {error}; see the method's docstring") from error
+
+    # What the collector asks for, under the drain's lock.
+
+    def drain(self) -> list[Rows | Gaps]:
+        """Rows of everything reported so far."""
+        events = self._log[:]
+        del self._log[: len(events)]
+        if not events:
+            return []
+        self._pending_bytes = 0
+        out = self._derivation.derive(events)
+        self._free.extend(self._derivation.freed)
+        self._derivation.freed.clear()
+        return out
+
+    def live(self, now: float, targets: Sequence[SloTargets]) -> LiveRequests:
+        """Who is in flight now, as far as drained."""
+        return live_requests(self._derivation.table, now, targets)
+
+    def counts(self) -> SourceCounts:
+        """Counts since the last reset."""
+        derivation = self._derivation
+        rejected = dict(derivation.rejected)
+        for reason, count in list(self._misused.items()):
+            rejected[reason] = rejected.get(reason, 0) + count
+        return SourceCounts(derivation.received, derivation.lost, rejected, self._dropped)
+
+    def reset(self) -> None:
+        """Count anew; requests in flight stay."""
+        self._derivation.reset()
+        self._misused.clear()
+        self._dropped = 0
+
+    def after_fork(self) -> None:
+        """In a child process: empty. The parent's requests are the parent's."""
+        self._forget()
+
+
+def _whole(slot: int) -> int:
+    return operator.index(slot)
+
+
+def _packed(values: Whole) -> bytes:
+    """A copy of whole numbers as int64 bytes."""
+    if isinstance(values, np.ndarray):
+        if values.dtype.kind not in "iu" or values.ndim != 1:
+            raise TypeError(f"array of {values.dtype}, shape {values.shape}: expected whole numbers, one dimension")
+        return values.astype(np.int64, copy=False).tobytes()
+    return _packer(len(values))(*values)
+
+
+def _aligned(values: Whole, handles: bytes) -> bytes:
+    packed = _packed(values)
+    if len(packed) != len(handles):
+        raise ValueError(f"{len(packed) // 8} values for {len(handles) // 8} slots: expected one a slot")
+    return packed
+
+
+@lru_cache(maxsize=4096)
+def _packer(count: int) -> Callable[..., bytes]:
+    return struct.Struct(f"{count}q").pack

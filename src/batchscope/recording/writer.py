@@ -1,0 +1,310 @@
+"""A thread's own way into the collector: raw values packed into rows of its rings."""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Callable
+from functools import lru_cache
+from math import nan
+from typing import Any
+
+import numpy as np
+from msgspec.structs import astuple
+
+from batchscope.errors import InvalidRecordError
+from batchscope.records import BatchLimiter, CompletionReason, IterationResult, Latencies, RequestResult
+from batchscope.recording.rings import Recording, Rings
+from batchscope.recording.rows import COLUMNS, LIMITER_CODES, REASON_CODES, GapColumn, Kind
+
+_REQUEST_BYTES, _ITERATION_BYTES, _BATCH_BYTES, _GAP_BYTES, _ERROR_BYTES = (
+    8 * len(COLUMNS[kind]) for kind in (Kind.REQUEST, Kind.ITERATION, Kind.BATCH, Kind.GAP, Kind.ERROR)
+)
+_pack_request = struct.Struct("22d").pack_into  # all but the last column, which the drain derives
+_pack_iteration = struct.Struct("27d").pack_into  # all but the last two, likewise
+_pack_batch = struct.Struct("5d").pack_into
+_pack_gap = struct.Struct("5d").pack_into
+_pack_error = struct.Struct("d").pack_into
+
+_BAD_VALUE = (struct.error, AttributeError, KeyError, TypeError, ValueError, OverflowError)
+"""What packing a value of a wrong type raises."""
+MAX_ERROR_NAME = 120
+WRONG_TYPE = "wrong_type"
+
+
+class Writer:
+    """Records from one thread, positionally: for the tightest loops. Get it by ``collector.writer()``.
+
+    It belongs to the thread that uses it; two threads need two writers. Calls never raise, block or log
+    unless the collector is strict: a value of a wrong type is counted in ``rejected_records``.
+    """
+
+    __slots__ = (
+        "__weakref__", "_batches", "_clock", "_codes", "_errors", "_gaps", "_iterations", "_orphans", "_other",
+        "_requests", "_rings", "_strict",
+    )  # fmt: skip
+
+    def __init__(self, shared: Recording, rings: Rings, orphans: deque[Rings]) -> None:
+        self._rings = rings
+        self._orphans = orphans
+        self._clock = shared.clock
+        self._codes = shared.class_codes
+        self._other = shared.other_class
+        self._strict = shared.strict
+        self._requests, self._iterations = rings.requests, rings.iterations
+        self._batches, self._gaps, self._errors = rings.batches, rings.gaps, rings.errors
+
+    def __del__(self) -> None:
+        # Nobody can write to these rings any more: the next thread continues them, so that
+        # memory follows the number of threads alive at once, not the number ever started.
+        self._orphans.append(self._rings)
+
+    def request(
+        self,
+        request_id: Any,
+        tokens_generated: float,
+        reason: CompletionReason,
+        processing_time: float,
+        queue_time: float = nan,
+        total_time: float = nan,
+        time_to_first_token: float = nan,
+        prefill_time: float = nan,
+        decode_time: float = nan,
+        preempted_time: float = nan,
+        prompt_tokens: float | None = None,
+        cached_tokens: float | None = None,
+        recomputed_tokens: float | None = None,
+        preemptions: float | None = None,
+        request_class: str | None = None,
+        arrived_at: float = nan,
+        first_scheduled_at: float = nan,
+        first_token_at: float = nan,
+        last_token_at: float = nan,
+        finished_at: float = nan,
+        max_emission_gap: float = nan,
+    ) -> None:
+        """A finished request: the fields of ``RequestResult``, in its order."""
+        ring = self._requests
+        block = ring.block
+        row = block.head
+        if row == block.size:
+            fresh = ring.next_block()
+            if fresh is None:
+                return
+            block, row = fresh, 0
+        try:
+            _pack_request(
+                block.buffer, row * _REQUEST_BYTES,
+                finished_at if finished_at == finished_at else self._clock(),  # noqa: PLR0124  (not nan)
+                tokens_generated, REASON_CODES[reason], processing_time, queue_time, total_time,
+                time_to_first_token, prefill_time, decode_time, preempted_time,
+                nan if prompt_tokens is None else prompt_tokens,
+                nan if cached_tokens is None else cached_tokens,
+                nan if recomputed_tokens is None else recomputed_tokens,
+                nan if preemptions is None else preemptions,
+                self._codes.get(request_class, self._other),
+                arrived_at, first_scheduled_at, first_token_at, last_token_at, finished_at,
+                max_emission_gap, 0.0,
+            )  # fmt: skip
+        except _BAD_VALUE as error:
+            self._reject(error)
+            return
+        block.objects[row] = request_id
+        block.head = row + 1
+
+    def iteration(
+        self,
+        iteration_number: float,
+        request_count: float,
+        tokens_generated: float,
+        requests_completed: float,
+        processing_time: float,
+        memory_bytes_used: float | None = None,
+        started_at: float = nan,
+        finished_at: float = nan,
+        running_requests: float | None = None,
+        waiting_requests: float | None = None,
+        deferred_requests: float | None = None,
+        prefill_requests: float | None = None,
+        scheduled_tokens: float | None = None,
+        prefill_tokens: float | None = None,
+        unscheduled_prefill_tokens: float | None = None,
+        cached_prompt_tokens: float | None = None,
+        recomputed_tokens: float | None = None,
+        decode_context_tokens: float | None = None,
+        draft_tokens: float | None = None,
+        accepted_tokens: float | None = None,
+        kv_cache_usage: float = nan,
+        preemptions: float | None = None,
+        schedule_time: float = nan,
+        forward_time: float = nan,
+        rank: float | None = None,
+        limited_by: BatchLimiter | None = None,
+        inter_token_latencies: Latencies | None = None,
+        inter_emission_latencies: Latencies | None = None,
+    ) -> None:
+        """One iteration: the fields of ``IterationResult``, in its order."""
+        ring = self._iterations
+        block = ring.block
+        row = block.head
+        if row == block.size:
+            fresh = ring.next_block()
+            if fresh is None:
+                return
+            block, row = fresh, 0
+        try:
+            at = finished_at if finished_at == finished_at else self._clock()  # noqa: PLR0124  (not nan)
+            _pack_iteration(
+                block.buffer, row * _ITERATION_BYTES, at,
+                iteration_number, request_count, tokens_generated, requests_completed, processing_time,
+                nan if memory_bytes_used is None else memory_bytes_used, started_at, finished_at,
+                nan if running_requests is None else running_requests,
+                nan if waiting_requests is None else waiting_requests,
+                nan if deferred_requests is None else deferred_requests,
+                nan if prefill_requests is None else prefill_requests,
+                nan if scheduled_tokens is None else scheduled_tokens,
+                nan if prefill_tokens is None else prefill_tokens,
+                nan if unscheduled_prefill_tokens is None else unscheduled_prefill_tokens,
+                nan if cached_prompt_tokens is None else cached_prompt_tokens,
+                nan if recomputed_tokens is None else recomputed_tokens,
+                nan if decode_context_tokens is None else decode_context_tokens,
+                nan if draft_tokens is None else draft_tokens,
+                nan if accepted_tokens is None else accepted_tokens, kv_cache_usage,
+                nan if preemptions is None else preemptions, schedule_time, forward_time,
+                0.0 if rank is None else rank,
+                nan if limited_by is None else LIMITER_CODES[limited_by],
+            )  # fmt: skip
+            if inter_token_latencies is not None:
+                self._latencies(at, GapColumn.INTER_TOKEN_LATENCY, inter_token_latencies)
+            if inter_emission_latencies is not None:
+                self._latencies(at, GapColumn.INTER_EMISSION_LATENCY, inter_emission_latencies)
+        except _BAD_VALUE as error:
+            self._reject(error)
+            return
+        block.head = row + 1
+
+    def batch(
+        self,
+        utilization: float,
+        batch_id: float | None = None,
+        request_count: float | None = None,
+        memory_bytes_used: float | None = None,
+    ) -> None:
+        """A batch utilization record."""
+        ring = self._batches
+        block = ring.block
+        row = block.head
+        if row == block.size:
+            fresh = ring.next_block()
+            if fresh is None:
+                return
+            block, row = fresh, 0
+        try:
+            _pack_batch(
+                block.buffer, row * _BATCH_BYTES, self._clock(), utilization,
+                nan if batch_id is None else batch_id,
+                nan if request_count is None else request_count,
+                nan if memory_bytes_used is None else memory_bytes_used,
+            )  # fmt: skip
+        except _BAD_VALUE as error:
+            self._reject(error)
+            return
+        block.head = row + 1
+
+    def error(self, error_type: str, exception: BaseException | None = None) -> None:
+        """An error by name; without one, the exception's type is the name. The exception is not kept."""
+        name = error_type or (type(exception).__name__ if exception is not None else "")
+        if not isinstance(name, str) or not name:
+            self._reject(TypeError(f"error_type = {error_type!r}: expected a name"))
+            return
+        ring = self._errors
+        block = ring.block
+        row = block.head
+        if row == block.size:
+            fresh = ring.next_block()
+            if fresh is None:
+                return
+            block, row = fresh, 0
+        _pack_error(block.buffer, row * _ERROR_BYTES, self._clock())
+        block.objects[row] = name[:MAX_ERROR_NAME]
+        block.head = row + 1
+
+    def inter_token_latency(self, latency: float, count: int = 1) -> None:
+        """``count`` tokens, each this long after the one before (an emission of k tokens: gap / k)."""
+        self._gap(self._clock(), latency, count, nan, 0)
+
+    def inter_emission_latency(self, latency: float, count: int = 1) -> None:
+        """``count`` emissions (output events), each this long after the one before of its request."""
+        self._gap(self._clock(), nan, 0, latency, count)
+
+    def inter_token_latencies(self, latencies: Latencies) -> None:
+        """Many at once: a list or array of latencies, or (latency, count) pairs."""
+        try:
+            self._latencies(self._clock(), GapColumn.INTER_TOKEN_LATENCY, latencies)
+        except _BAD_VALUE as error:
+            self._reject(error)
+
+    def inter_emission_latencies(self, latencies: Latencies) -> None:
+        """Many at once: a list or array of latencies, or (latency, count) pairs."""
+        try:
+            self._latencies(self._clock(), GapColumn.INTER_EMISSION_LATENCY, latencies)
+        except _BAD_VALUE as error:
+            self._reject(error)
+
+    def request_result(self, result: RequestResult) -> None:
+        """``request`` from a record."""
+        if isinstance(result, RequestResult):
+            self.request(*astuple(result))
+        else:
+            self._reject(TypeError(f"{result!r:.80}: expected a RequestResult"))
+
+    def iteration_result(self, result: IterationResult) -> None:
+        """``iteration`` from a record."""
+        if isinstance(result, IterationResult):
+            self.iteration(*astuple(result))
+        else:
+            self._reject(TypeError(f"{result!r:.80}: expected an IterationResult"))
+
+    def _latencies(self, at: float, column: GapColumn, latencies: Latencies) -> None:
+        if isinstance(latencies, np.ndarray):
+            if latencies.ndim != 1:
+                raise ValueError(f"latencies of shape {latencies.shape}: expected one dimension")
+            self._rings.gap_log.append(at, column, latencies.astype(np.float64, copy=False).tobytes())
+        elif len(latencies) == 0:
+            return
+        elif isinstance(latencies[0], tuple):
+            for latency, count in latencies:  # type: ignore[misc]
+                if column is GapColumn.INTER_TOKEN_LATENCY:
+                    self._gap(at, latency, count, nan, 0)
+                else:
+                    self._gap(at, nan, 0, latency, count)
+        else:
+            packed = _packer(len(latencies))(*latencies)
+            self._rings.gap_log.append(at, column, packed)
+
+    def _gap(self, at: float, token: float, tokens: float, emission: float, emissions: float) -> None:
+        ring = self._gaps
+        block = ring.block
+        row = block.head
+        if row == block.size:
+            fresh = ring.next_block()
+            if fresh is None:
+                return
+            block, row = fresh, 0
+        try:
+            _pack_gap(block.buffer, row * _GAP_BYTES, at, token, tokens, emission, emissions)
+        except _BAD_VALUE as error:
+            self._reject(error)
+            return
+        block.head = row + 1
+
+    def _reject(self, error: Exception) -> None:
+        rejected = self._rings.rejected
+        rejected[WRONG_TYPE] = rejected.get(WRONG_TYPE, 0) + 1
+        if self._strict:
+            raise InvalidRecordError(f"record not taken: {error}; see the fields' types in its docstring") from error
+
+
+@lru_cache(maxsize=1024)
+def _packer(count: int) -> Callable[..., bytes]:
+    return struct.Struct(f"{count}d").pack

@@ -1,0 +1,114 @@
+"""The KV cache: blocks that live requests hold, and prefixes that stay until their room is needed.
+
+A prompt's prefix is known by the hashes of its hash blocks (512 tokens, so 32 blocks of 16). A hash block
+becomes *resident* when a request has computed it. It is shared from then on: it counts once however many
+requests hold it, and when the last of them ends it stays, idle, until the least recently used idle one
+is evicted to make room.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+
+class Holding:
+    """The blocks of one request: private ones, by number, and resident hash blocks, by name."""
+
+    __slots__ = ("considered", "private", "shared")
+
+    def __init__(self) -> None:
+        self.private = 0
+        self.shared: list[int] = []
+        self.considered = 0  # hash blocks of the prompt that were taken from the cache or offered to it
+
+
+class KvCache:
+    """Counts blocks; one holder of a block is never aware of another."""
+
+    def __init__(self, blocks: int, block_size: int, hash_block_tokens: int) -> None:
+        self.blocks = blocks
+        self._block_size = block_size
+        self._per_hash = hash_block_tokens // block_size
+        self._free = blocks
+        self._holders: dict[int, int] = {}  # resident hash block -> live requests that hold it
+        self._idle: OrderedDict[int, None] = OrderedDict()  # those with no holder, least recently used first
+
+    @property
+    def available(self) -> int:
+        """Blocks that an allocation can get: free ones and, by eviction, idle ones."""
+        return self._free + len(self._idle) * self._per_hash
+
+    @property
+    def held(self) -> int:
+        """Blocks held by live requests, shared ones once."""
+        return self.blocks - self.available
+
+    def blocks_for(self, tokens: int) -> int:
+        """How many blocks ``tokens`` tokens fill, the last one perhaps in part."""
+        return -(-tokens // self._block_size)
+
+    def reserve(self, holding: Holding, tokens: int, prefix: Sequence[int], spare: int) -> bool:
+        """Give an empty holding the room for ``tokens`` tokens, of ``prefix`` as much as is resident.
+
+        Refused, with nothing changed, unless ``spare`` blocks stay available.
+        """
+        hits = self._resident(prefix)
+        private = self.blocks_for(tokens) - hits * self._per_hash
+        woken = sum(1 for name in set(prefix[:hits]) if not self._holders[name])
+        if self.available - woken * self._per_hash - private < spare:
+            return False
+        for name in prefix[:hits]:
+            self._hold(name)
+        self._take(private)
+        holding.private = private
+        holding.shared = list(prefix[:hits])
+        holding.considered = hits
+        return True
+
+    def grow(self, holding: Holding) -> bool:
+        """One more private block; False when none is available."""
+        if not self.available:
+            return False
+        self._take(1)
+        holding.private += 1
+        return True
+
+    def publish(self, holding: Holding, prefix: Sequence[int], computed: int) -> None:
+        """Make resident what the request has computed of its prefix: the first ``computed`` hash blocks.
+
+        A block that another request made resident in the meantime stays private here, a duplicate.
+        """
+        for name in prefix[holding.considered : computed]:
+            if name not in self._holders:
+                self._holders[name] = 1
+                holding.shared.append(name)
+                holding.private -= self._per_hash
+        holding.considered = max(holding.considered, computed)
+
+    def release(self, holding: Holding) -> None:
+        """Take everything back; the end of a prefix becomes idle first, so it is evicted before its start."""
+        for name in reversed(holding.shared):
+            self._holders[name] -= 1
+            if not self._holders[name]:
+                self._idle[name] = None
+        self._free += holding.private
+        holding.private, holding.shared, holding.considered = 0, [], 0
+
+    def _resident(self, prefix: Sequence[int]) -> int:
+        for hits, name in enumerate(prefix):
+            if name not in self._holders:
+                return hits
+        return len(prefix)
+
+    def _hold(self, name: int) -> None:
+        self._holders[name] += 1
+        self._idle.pop(name, None)
+
+    def _take(self, blocks: int) -> None:
+        """Remove ``blocks`` available blocks from the free ones, evicting idle prefixes as needed."""
+        while self._free < blocks:
+            name, _ = self._idle.popitem(last=False)
+            del self._holders[name]
+            self._free += self._per_hash
+        self._free -= blocks

@@ -1,0 +1,70 @@
+"""The settings of the scheduler: frozen, checked when made."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from batchscope.errors import ConfigurationError
+from batchscope.simulator.checks import check_ratio, check_whole
+
+_ONE_EACH = " (max_running_requests: each decoding request gets its token in every iteration)"
+
+
+class SchedulerOptions(msgspec.Struct, frozen=True):
+    """What bounds the batch. A wrong value raises ``ConfigurationError`` with field, value and range.
+
+    ``max_running_requests`` and ``max_scheduled_tokens``: places, and tokens an iteration; 256 and 2,048
+    are what vLLM has long had for a GPU of this class.
+    ``kv_cache_blocks`` of ``block_size`` tokens: 11,008 x 16 = 176,128 tokens is the cache that vidur's
+    memory planner gave the A30 of the default cost model; the longest request of the traces at hand
+    (Mooncake, 126,195 + 2,000 tokens) needs 8,013 of them.
+    ``hash_block_tokens``: what one of a workload's prefix hashes stands for; 512 in Mooncake's traces.
+    ``watermark_ratio`` of the blocks stays free at an admission, so that the requests which run can grow.
+    ``max_prefill_requests``: an admission policy, at most so many requests are prefilled in an iteration.
+    ``pauses``: (from, to) in seconds since the start, when nobody is admitted (new weights, say).
+    ``kv_bytes_per_token``: 28 layers x 2 x 4 heads x 128 x 2 bytes, Qwen-2-7B.
+    """
+
+    max_running_requests: int = 256
+    max_scheduled_tokens: int = 2048
+    kv_cache_blocks: int = 11_008
+    block_size: int = 16
+    hash_block_tokens: int = 512
+    prefix_caching: bool = True
+    watermark_ratio: float = 0.01
+    max_prefill_requests: int | None = None
+    pauses: tuple[tuple[float, float], ...] = ()
+    kv_bytes_per_token: int = 57_344
+
+    def __post_init__(self) -> None:
+        for field in ("max_running_requests", "kv_cache_blocks", "block_size", "kv_bytes_per_token"):
+            check_whole(field, getattr(self, field), 1)
+        check_whole("max_scheduled_tokens", self.max_scheduled_tokens, self.max_running_requests, _ONE_EACH)
+        if self.max_prefill_requests is not None:
+            check_whole("max_prefill_requests", self.max_prefill_requests, 1, ", or None for no such policy")
+        check_whole("hash_block_tokens", self.hash_block_tokens, self.block_size)
+        if self.hash_block_tokens % self.block_size:
+            allowed = f"a multiple of block_size ({self.block_size})"
+            raise ConfigurationError("hash_block_tokens", self.hash_block_tokens, allowed)
+        check_ratio("watermark_ratio", self.watermark_ratio)
+        _check_pauses(self.pauses)
+
+    @property
+    def bytes_per_block(self) -> int:
+        """Memory that a block of the KV cache takes."""
+        return self.block_size * self.kv_bytes_per_token
+
+    @property
+    def watermark_blocks(self) -> int:
+        """Blocks that stay free when a request is admitted beside others."""
+        return int(self.watermark_ratio * self.kv_cache_blocks)
+
+
+def _check_pauses(pauses: tuple[tuple[float, float], ...]) -> None:
+    end = 0.0
+    for start, stop in pauses:
+        if not end <= start < stop < math.inf:
+            raise ConfigurationError("pauses", pauses, "(from, to) pairs in order, 0 <= from < to")
+        end = stop

@@ -1,0 +1,244 @@
+"""The simulator: a scheduler serves a workload in virtual time, and reports to a tracker what it does.
+
+This is how an engine uses ``RequestTracker``: ``arrived`` when a request comes, ``iteration`` once for each
+step of the engine, ``finished`` when a request leaves. There is nothing more to it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+
+from batchscope.clock import Clock
+from batchscope.records import CompletionReason, Outcome
+from batchscope.simulator.arrivals import Arrivals
+from batchscope.simulator.batch import Batch
+from batchscope.simulator.cost import LinearCostModel
+from batchscope.simulator.disturbances import Disturbances, FateTeller, Timers
+from batchscope.simulator.interrupts import held_interrupts
+from batchscope.simulator.options import SchedulerOptions
+from batchscope.simulator.requests import LiveRequest
+from batchscope.simulator.scheduler import Scheduler
+from batchscope.simulator.tracker import Tracker
+from batchscope.simulator.virtual_clock import Pacer, VirtualClock
+from batchscope.simulator.workload import Workload
+
+ITERATIONS_BETWEEN_PROGRESS = 100
+
+
+class SimulationResult(msgspec.Struct, frozen=True):
+    """What a run did so far. ``arrived`` = completed + failed + cancelled + ``in_flight``.
+
+    ``prompt_tokens`` are of the requests that arrived, ``output_tokens`` those emitted.
+    """
+
+    arrived: int
+    completed: int
+    failed: int
+    cancelled: int
+    iterations: int
+    virtual_seconds: float
+    prompt_tokens: int
+    output_tokens: int
+    interrupted: bool
+    preemptions: int
+    recomputed_tokens: int
+    cached_prompt_tokens: int
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that arrived and have not ended: none, unless the run was interrupted."""
+        return self.arrived - self.completed - self.failed - self.cancelled
+
+
+class Simulator:
+    """Serves ``workload`` once, reporting to ``tracker``.
+
+    ``clock`` (default: a new one at 0) is advanced by the run; give it to the collector too. ``speed`` 1
+    runs in real time, 10 ten times as fast, ``None`` as fast as possible. Equal arguments give equal runs:
+    ``seed`` decides the ``disturbances``, and nothing else is random.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        tracker: Tracker,
+        *,
+        options: SchedulerOptions | None = None,
+        cost: LinearCostModel | None = None,
+        disturbances: Disturbances | None = None,
+        clock: VirtualClock | None = None,
+        seed: int = 0,
+        speed: float | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        real_clock: Clock = time.monotonic,
+    ) -> None:
+        self.clock = clock or VirtualClock()
+        self.options = options or SchedulerOptions()
+        self._tracker = tracker
+        self._cost = cost or LinearCostModel()
+        self._scheduler = Scheduler(self.options)
+        self._fates = FateTeller(disturbances or Disturbances(), self._cost, seed)
+        self._timers = Timers()
+        self._start = self.clock()
+        self._pauses = [(self._start + start, self._start + end) for start, end in self.options.pauses]
+        self._arrivals = Arrivals(workload, self._start)
+        self._pacer = Pacer(self.clock, speed, sleep=sleep, real_clock=real_clock)
+        self._counts = _Counts()
+
+    def run(
+        self,
+        on_progress: Callable[[SimulationResult], None] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> SimulationResult:
+        """Serve until every request has ended, ``should_stop()`` says so, or Ctrl-C.
+
+        ``on_progress`` is called every 100 iterations. After a stop, what is in flight stays so, and
+        another ``run`` goes on with it.
+        """
+        done = False
+        with held_interrupts() as interrupted, suppress(KeyboardInterrupt):
+            done = self._serve(lambda: interrupted() or bool(should_stop and should_stop()), on_progress)
+        return self._result(interrupted=not done)
+
+    def _serve(
+        self, stopped: Callable[[], bool], on_progress: Callable[[SimulationResult], None] | None
+    ) -> bool:
+        """The engine's loop; whether everything was served."""
+        while not stopped():
+            self._take_arrivals()
+            self._fire_timers()
+            batch = self._scheduler.form_batch(paused=self._pause_end() < math.inf)
+            if batch:
+                self._iterate(batch, stopped)
+            elif (instant := self._next_event()) < math.inf:
+                self._pacer.wait_until(instant, stopped)
+            else:
+                return True
+            if on_progress and self._counts.iterations % ITERATIONS_BETWEEN_PROGRESS == 0:
+                on_progress(self._result(interrupted=False))
+        return False
+
+    def _iterate(self, batch: Batch, stopped: Callable[[], bool]) -> None:
+        """One step of the engine, with its report."""
+        started = self.clock()
+        finished = started + self._cost.iteration_time(
+            batch.prefill_tokens, len(batch.decode_slots), batch.kv_tokens_read
+        )
+        self._pacer.wait_until(finished, stopped)
+        self.clock.advance_to(finished)  # a stop cuts the waiting short, not the iteration
+        ended = self._scheduler.complete(batch)
+        self._tracker.iteration(
+            batch.slots,
+            batch.tokens,
+            started_at=started,
+            finished_at=finished,
+            scheduled_tokens=batch.scheduled_tokens,
+            preempted=batch.preempted,
+            waiting=batch.waiting,
+            running_requests=batch.running,
+            deferred_requests=batch.deferred,
+            unscheduled_prefill_tokens=batch.unscheduled_prefill_tokens,
+            cached_prompt_tokens=batch.cached_prompt_tokens,
+            recomputed_tokens=batch.recomputed_tokens,
+            decode_context_tokens=batch.decode_context_tokens,
+            kv_cache_usage=batch.kv_blocks_held / self.options.kv_cache_blocks,
+            memory_bytes_used=batch.kv_blocks_held * self.options.bytes_per_block,
+            limited_by=batch.limited_by,
+        )
+        self._counts.add(batch)
+        for request in ended:
+            self._finish(request, CompletionReason.EOS_TOKEN_REACHED, finished)
+
+    def _take_arrivals(self) -> None:
+        for spec, instant in self._arrivals.until(self.clock()):
+            slot = self._tracker.arrived(
+                spec.request_id,
+                prompt_tokens=spec.prompt_tokens,
+                request_class=spec.request_class,
+                at=instant,
+            )
+            self._counts.arrived += 1
+            self._counts.prompt_tokens += spec.prompt_tokens
+            self._receive(self._scheduler.accept(spec, slot), instant)
+
+    def _receive(self, request: LiveRequest, instant: float) -> None:
+        """Refuse the request, hold it back, or let it wait."""
+        fate = self._fates.fate_of(request.spec)
+        if request.spec.output_tokens == 0:
+            self._finish(request, CompletionReason.ERROR, instant)
+        elif not self._scheduler.ever_fits(request):
+            self._finish(request, CompletionReason.REJECTED, instant)
+        else:
+            self._timers.set(instant + fate.cancelled_after, request, CompletionReason.CANCELLED)
+            self._timers.set(instant + fate.times_out_after, request, CompletionReason.TIMEOUT)
+            if fate.ready_after:
+                self._scheduler.defer(request)
+                self._timers.set(instant + fate.ready_after, request, None)
+            else:
+                self._scheduler.enqueue(request)
+
+    def _fire_timers(self) -> None:
+        for request, reason in self._timers.due(self.clock()):
+            if reason is None:
+                self._scheduler.enqueue(request)
+            else:
+                self._scheduler.withdraw(request)
+                self._finish(request, reason, self.clock())
+
+    def _finish(self, request: LiveRequest, reason: CompletionReason, instant: float) -> None:
+        self._tracker.finished(
+            request.slot,
+            reason,
+            at=instant,
+            cached_tokens=request.cached_tokens,
+            recomputed_tokens=request.recomputed_tokens,
+        )
+        self._counts.ended[reason.outcome] += 1
+
+    def _next_event(self) -> float:
+        """When something happens to an engine that has nothing to do; ``inf`` = never again."""
+        pause_ends = self._pause_end() if self._scheduler.waiting else math.inf
+        return min(self._arrivals.next_instant, self._timers.next_instant, pause_ends)
+
+    def _pause_end(self) -> float:
+        """When the present pause ends; ``inf`` when there is none."""
+        now = self.clock()
+        return min((end for start, end in self._pauses if start <= now < end), default=math.inf)
+
+    def _result(self, *, interrupted: bool) -> SimulationResult:
+        counts = self._counts
+        return SimulationResult(
+            arrived=counts.arrived,
+            completed=counts.ended[Outcome.COMPLETED],
+            failed=counts.ended[Outcome.FAILED],
+            cancelled=counts.ended[Outcome.CANCELLED],
+            iterations=counts.iterations,
+            virtual_seconds=self.clock() - self._start,
+            prompt_tokens=counts.prompt_tokens,
+            output_tokens=counts.output_tokens,
+            interrupted=interrupted,
+            preemptions=counts.preemptions,
+            recomputed_tokens=counts.recomputed_tokens,
+            cached_prompt_tokens=counts.cached_prompt_tokens,
+        )
+
+
+class _Counts:
+    """The running totals of a simulation."""
+
+    def __init__(self) -> None:
+        self.arrived = self.prompt_tokens = self.iterations = self.output_tokens = 0
+        self.preemptions = self.recomputed_tokens = self.cached_prompt_tokens = 0
+        self.ended = dict.fromkeys(Outcome, 0)
+
+    def add(self, batch: Batch) -> None:
+        self.iterations += 1
+        self.output_tokens += batch.emitted_tokens
+        self.preemptions += len(batch.preempted)
+        self.recomputed_tokens += batch.recomputed_tokens
+        self.cached_prompt_tokens += batch.cached_prompt_tokens

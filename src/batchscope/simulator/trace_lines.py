@@ -1,0 +1,92 @@
+"""The lines of a file, one at a time, plain or gzip; whatever is wrong with it is a ``WorkloadError``."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+from batchscope.errors import WorkloadError
+
+MAX_LINE_BYTES = 2**20
+"""Far more than the longest row of a trace; a file without newlines is not read into memory."""
+_GZIP_MAGIC = b"\x1f\x8b"
+_CHUNK_BYTES = 2**16
+
+
+class BadRowError(Exception):
+    """What is wrong with one row, and what was expected; whoever knows file and line adds them."""
+
+
+def shown(value: object) -> str:
+    """``value`` as an error message quotes it: on one line, not too long."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:56] + text[0] + "..."
+
+
+class Line:
+    """A line of the file, with its number from 1; ``text`` raises ``BadRowError`` where it is not text."""
+
+    __slots__ = ("_data", "number")
+
+    def __init__(self, number: int, data: bytes) -> None:
+        self.number = number
+        self._data = data
+
+    @property
+    def text(self) -> str:
+        """The line without its end and without a byte order mark."""
+        if len(self._data) > MAX_LINE_BYTES:
+            raise BadRowError(f"the line is too long, expected at most {MAX_LINE_BYTES} bytes")
+        try:
+            return self._data.decode("utf-8-sig" if self.number == 1 else "utf-8").strip()
+        except UnicodeDecodeError as error:
+            byte = self._data[error.start]
+            raise BadRowError(f"byte 0x{byte:02x} is not text, expected UTF-8") from None
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """The lines of the file that are not blank; compression is seen by content, not by name."""
+    with _one_error_type(path) as position, _open(path) as file:
+        while data := file.readline(MAX_LINE_BYTES + 1):
+            position.number += 1
+            if len(data) > MAX_LINE_BYTES:
+                _skip_line(file, data)
+            if not data.isspace():
+                yield Line(position.number, data)
+
+
+class _Position:
+    number = 0
+
+
+def _open(path: Path) -> IO[bytes]:
+    if "\0" in str(path):
+        raise WorkloadError(f"{str(path)!r}: a path cannot contain a NUL, expected a trace")
+    if path.exists() and not path.is_file():
+        raise WorkloadError(f"{path}: not a regular file, expected a trace")
+    with path.open("rb") as file:
+        packed = file.read(2) == _GZIP_MAGIC
+    return cast("IO[bytes]", gzip.GzipFile(path)) if packed else path.open("rb")
+
+
+@contextmanager
+def _one_error_type(path: Path) -> Iterator[_Position]:
+    position = _Position()
+    try:
+        yield position
+    except FileNotFoundError:
+        raise WorkloadError(f"{path}: no such file, expected a trace") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        wrong = f"the gzip data is cut off or damaged ({error}), expected a whole gzip file"
+        raise WorkloadError(f"{path}, line {position.number + 1}: {wrong}") from None
+    except OSError as error:
+        raise WorkloadError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _skip_line(file: IO[bytes], data: bytes) -> None:
+    while data and not data.endswith(b"\n"):
+        data = file.readline(_CHUNK_BYTES)

@@ -1,0 +1,106 @@
+"""RequestStatistics and SloStatistics from what was aggregated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from batchscope.aggregation.requests import AT_FINISH, AT_START, RequestAggregate
+from batchscope.aggregation.slo import COMPLETED, OUTCOME_OF_REASON, SloResult, wilson_interval
+from batchscope.aggregation.state import State
+from batchscope.configuration import SloTargets
+from batchscope.records import Outcome
+from batchscope.recording.rows import REASONS, RequestColumn
+from batchscope.statistics.distributions import mean_of, span_of, summarize, summarize_histogram
+from batchscope.statistics.summaries import RequestStatistics, SloStatistics
+from batchscope.statistics.totals import Mean, WindowTotals
+
+TOKENS_MEAN = "tokens_per_request"
+PROCESSING_MEAN = "processing_time"
+QUEUE_MEAN = "queue_time"
+
+
+def request_statistics(
+    state: State, window: WindowTotals, rejected: Mapping[str, int], elapsed: float
+) -> tuple[RequestStatistics, dict[str, Mean]]:
+    """The statistics, and their means with parts."""
+    requests = state.requests
+    outcomes = outcome_counts(requests)
+    samples = requests.samples
+    completed = OUTCOME_OF_REASON[samples.column(RequestColumn.REASON).astype(np.int64)] == COMPLETED
+    span = span_of(samples.column(RequestColumn.AT)[completed])
+    summaries = {
+        name: summarize(samples.column(column)[completed], span)
+        for name, column in {**AT_START, **AT_FINISH}.items()
+    }
+    means = {
+        TOKENS_MEAN: mean_of(samples.column(RequestColumn.TOKENS_GENERATED)[completed]),
+        PROCESSING_MEAN: mean_of(samples.column(RequestColumn.PROCESSING_TIME)[completed]),
+        QUEUE_MEAN: mean_of(samples.column(RequestColumn.QUEUE_TIME)[completed]),
+    }
+    total_time = summaries["total_time"]
+    statistics = RequestStatistics(
+        total_requests=sum(outcomes.values()),
+        completed_requests=outcomes[Outcome.COMPLETED],
+        failed_requests=outcomes[Outcome.FAILED],
+        cancelled_requests=outcomes[Outcome.CANCELLED],
+        average_tokens_per_request=means[TOKENS_MEAN].value,
+        p50_latency=total_time.p50,
+        p95_latency=total_time.p95,
+        p99_latency=total_time.p99,
+        requests_per_second=window.rate(window.requests),
+        tokens_per_second=window.rate(
+            window.tokens_of_iterations if state.iterations.count else window.tokens_of_requests
+        ),
+        average_queue_time=means[QUEUE_MEAN].value,
+        average_processing_time=means[PROCESSING_MEAN].value,
+        inter_token_latency=summarize_histogram(state.inter_token_latency.lifetime, elapsed),
+        inter_emission_latency=summarize_histogram(state.inter_emission_latency.lifetime, elapsed),
+        rejected_records=dict(rejected),
+        **summaries,
+    )
+    return statistics, means
+
+
+def outcome_counts(requests: RequestAggregate) -> dict[Outcome, int]:
+    """Finished requests by outcome."""
+    counts = dict.fromkeys(Outcome, 0)
+    for reason, count in zip(REASONS, requests.by_reason.tolist(), strict=True):
+        counts[reason.outcome] += count
+    return counts
+
+
+def slo_statistics(
+    requests: RequestAggregate, targets: Mapping[str, SloTargets], window: WindowTotals
+) -> dict[str, SloStatistics]:
+    """Attainment by request class, of the classes that have targets."""
+    statistics = {}
+    for code, (name, wanted) in enumerate(targets.items()):
+        if wanted.declared:
+            results = dict(zip(SloResult, requests.slo_results[code].tolist(), strict=True))
+            statistics[name] = attainment(
+                wanted.declared, results, requests.missed_by[code], window.rate(window.slo_met.get(name, 0))
+            )
+    return statistics
+
+
+def attainment(
+    targets: Mapping[str, float], results: Mapping[SloResult, int], missed_by: Mapping[str, int], goodput: float
+) -> SloStatistics:
+    """The statistics of one class from its counts."""
+    met, missed = results[SloResult.MET], results[SloResult.MISSED]
+    low, high = wilson_interval(met, met + missed)
+    return SloStatistics(
+        targets=dict(targets),
+        evaluated=met + missed,
+        met=met,
+        missed=missed,
+        unmeasured=results[SloResult.UNMEASURED],
+        not_evaluated=results[SloResult.NOT_EVALUATED],
+        missed_by=dict(missed_by),
+        attainment=met / (met + missed) if met + missed else float("nan"),
+        attainment_low=low,
+        attainment_high=high,
+        goodput_per_second=goodput,
+    )

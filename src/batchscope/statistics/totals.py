@@ -1,0 +1,100 @@
+"""Cumulative counts and present values: what exporters read at a scrape, and what merges by addition."""
+
+from __future__ import annotations
+
+from math import nan
+
+import msgspec
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """Counts and integrals since ``reset()``; they only grow, and add up over processes.
+
+    Integrals stand beside gauges because a scrape every 15 s cannot see 50 ms iterations, and because
+    ratios do not add up over a fleet while seconds do. ``requests_received`` = finished + in flight + lost.
+    ``generation_tokens`` are those of iterations as soon as one was recorded, else those of finished requests.
+    ``slot_seconds`` = max_running_requests x busy time, ``rank_seconds`` = time since start x ranks seen.
+    """
+
+    requests_received: int = 0
+    requests_lost: int = 0
+    requests_by_reason: dict[str, int] = {}
+    prompt_tokens_computed: int = 0
+    prompt_tokens_cached: int = 0
+    generation_tokens: int = 0
+    generation_tokens_of_iterations: int = 0
+    generation_tokens_of_requests: int = 0
+    scheduled_prefill_tokens: int = 0
+    scheduled_decode_tokens: int = 0
+    recomputed_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+    iterations: int = 0
+    batches: int = 0
+    preemptions: int = 0
+    busy_seconds: float = 0.0
+    busy_seconds_by_limiter: dict[str, float] = {}
+    busy_seconds_reported: float = 0.0
+    lost_slot_seconds_by_limiter: dict[str, float] = {}
+    running_request_seconds: float = 0.0
+    waiting_request_seconds: float = 0.0
+    scheduled_request_seconds: float = 0.0
+    slot_seconds: float = 0.0
+    rank_seconds: float = 0.0
+    errors_by_type: dict[str, int] = {}
+    rejected_records: dict[str, int] = {}
+    dropped_records: int = 0
+    slo_requests: dict[str, dict[str, int]] = {}
+    slo_missed_by: dict[str, dict[str, int]] = {}
+
+
+class Gauges(msgspec.Struct, frozen=True):
+    """Present values: 0 or gone when the engine idles, never frozen; ``None`` or ``nan`` = not known.
+
+    ``requests_overdue`` counts unfinished requests, by class, that can no longer meet their targets.
+    """
+
+    requests_in_flight: int = 0
+    requests_running: int | None = None
+    requests_waiting: int | None = None
+    requests_deferred: int | None = None
+    requests_overdue: dict[str, int] = {}
+    oldest_waiting_seconds: float = nan
+    seconds_since_last_iteration: float = nan
+    kv_cache_usage: float = nan
+    memory_bytes_used: int | None = None
+    limit_running_requests: int | None = None
+    limit_scheduled_tokens: int | None = None
+    limit_kv_cache_blocks: int | None = None
+
+
+class Mean(msgspec.Struct, frozen=True):
+    """A mean with what is needed to merge it: the sum of ``count`` values."""
+
+    sum: float = 0.0
+    count: int = 0
+
+    @property
+    def value(self) -> float:
+        """The mean; ``nan`` of nothing."""
+        return self.sum / self.count if self.count else nan
+
+    def __add__(self, other: Mean) -> Mean:
+        return Mean(self.sum + other.sum, self.count + other.count)
+
+
+class WindowTotals(msgspec.Struct, frozen=True):
+    """What the rate window holds: rates are these divided by ``min(window_seconds, elapsed_seconds)``."""
+
+    window_seconds: float = nan
+    elapsed_seconds: float = nan
+    requests: int = 0
+    iterations: int = 0
+    tokens_of_iterations: int = 0
+    tokens_of_requests: int = 0
+    slo_met: dict[str, int] = {}
+
+    def rate(self, total: float) -> float:
+        """``total`` a second; ``nan`` before any time has passed."""
+        seconds = min(self.window_seconds, self.elapsed_seconds)
+        return total / seconds if seconds > 0 else nan
