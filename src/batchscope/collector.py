@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 import uuid
@@ -10,6 +11,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
+from typing import Self
 
 from batchscope.aggregation.requests import ClassNames
 from batchscope.aggregation.state import Drained, Sink, State
@@ -17,12 +19,14 @@ from batchscope.clock import Clock, WallClock
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
 from batchscope.detailed_log import DetailedLog
 from batchscope.errors import ConfigurationError, InvalidRecordError
-from batchscope.records import IterationResult, RequestResult
 from batchscope.recording.rings import Recording, Rings
 from batchscope.recording.source import Source
 from batchscope.recording.writer import Writer
-from batchscope.statistics.build import Cut, Identity, Snapshots
-from batchscope.statistics.samples import Samples
+from batchscope.records import BatchMetrics, IterationMetrics, IterationResult, RequestMetrics, RequestResult
+from batchscope.statistics.build import Cut, Identity, build_snapshot, read_cumulative
+from batchscope.statistics.counted import Counted, count
+from batchscope.statistics.cumulative import CumulativeState
+from batchscope.statistics.samples import batch_metrics, iteration_metrics, request_metrics
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.statistics.summaries import (
     BatchStatistics,
@@ -30,7 +34,6 @@ from batchscope.statistics.summaries import (
     IterationStatistics,
     RequestStatistics,
 )
-from batchscope.statistics.totals import CumulativeState
 
 _collectors: weakref.WeakSet[SchedulerMetricsCollector] = weakref.WeakSet()
 
@@ -54,8 +57,8 @@ class SchedulerMetricsCollector:
         role: str = "unified",
         clock: Clock = time.monotonic,
     ) -> None:
-        self.configuration = _checked(configuration, MetricsConfiguration, "configuration")
-        self.limits = _checked(limits, SchedulerLimits, "limits")
+        self.configuration = configuration or MetricsConfiguration.DEFAULT
+        self.limits = limits or SchedulerLimits()
         self.labels = _checked_labels(labels or {})
         self.role = role
         self.definitions: dict[str, str] = {}
@@ -64,14 +67,9 @@ class SchedulerMetricsCollector:
         self._sources: list[Source] = []
         self._sinks: list[Sink] = []
         self._closed = False
-        self._snapshots = Snapshots(self.configuration, self.limits, self._classes)
         self._start()
-        self._log = DetailedLog(self.get_snapshot, self.configuration) if self._logs else None
+        self._log = DetailedLog(self) if self.configuration.enable_detailed_logging else None
         _collectors.add(self)
-
-    @property
-    def _logs(self) -> bool:
-        return self.configuration.enable_detailed_logging
 
     def _start(self) -> None:
         """Everything that a fork's child needs anew."""
@@ -92,8 +90,7 @@ class SchedulerMetricsCollector:
 
     def _begin(self) -> None:
         self._state = State(self.configuration, self.limits, self._classes, self._clock())
-        self._rejected_before: dict[str, int] = {}
-        self._dropped_before = 0
+        self._before = count(self._state, self._rings, self._sources)
 
     # Recording.
 
@@ -176,7 +173,7 @@ class SchedulerMetricsCollector:
     def _drain(self) -> float:
         """Count everything recorded so far; the lock is held. Gives the instant of the cut."""
         now = self._clock()
-        self._state.consume(self._drained(), now, self._publish if self._sinks else None)
+        self._state.consume(self._drained(), now, (self._publish,) if self._sinks else ())
         return now
 
     def _publish(self, block: Drained) -> None:
@@ -207,6 +204,130 @@ class SchedulerMetricsCollector:
 
     def _counted(self) -> Counted:
         """What producers and checks counted since the last reset; the lock is held."""
-        return Counted.collect(
-            self._state, self._rings, self._sources, self._rejected_before, self._dropped_before
-        )
+        return count(self._state, self._rings, self._sources).minus(self._before)
+
+    # Reading.
+
+    def get_snapshot(self) -> MetricsSnapshot:
+        """Everything, from one drained state."""
+        with self._lock:
+            now = self._drain()
+            self._sequence += 1
+            identity = Identity(
+                self._instance_id, self._generation, self._sequence, self._wall, dict(self.labels), self.role
+            )
+            live = [source.live(now, tuple(self._classes.targets.values())) for source in self._sources]
+            cut = Cut(self.configuration, self.limits, self._classes, self._state, self._counted(), live, now)
+            return build_snapshot(cut, identity, self.definitions)
+
+    def read_totals(self) -> CumulativeState:
+        """Cumulative counts, gauges and live histograms, without percentiles: what exporters read at a scrape."""
+        with self._lock:
+            now = self._drain()
+            live = [source.live(now, tuple(self._classes.targets.values())) for source in self._sources]
+            cut = Cut(self.configuration, self.limits, self._classes, self._state, self._counted(), live, now)
+            return read_cumulative(cut)
+
+    def get_request_statistics(self) -> RequestStatistics:
+        """Requests: counts, latencies, rates."""
+        return self.get_snapshot().request_stats
+
+    def get_iteration_statistics(self) -> IterationStatistics:
+        """Iterations: averages, shares, lost slot-seconds."""
+        return self.get_snapshot().iteration_stats
+
+    def get_batch_statistics(self) -> BatchStatistics:
+        """Batch utilization records."""
+        return self.get_snapshot().batch_stats
+
+    def get_error_statistics(self) -> ErrorStatistics:
+        """Errors by type."""
+        return self.get_snapshot().error_stats
+
+    def request_samples(self) -> list[RequestMetrics]:
+        """The last finished requests, oldest first."""
+        with self._lock:
+            self._drain()
+            return request_metrics(self._state.requests.samples, self._classes.names, self._wall)
+
+    def iteration_samples(self) -> list[IterationMetrics]:
+        """The last iterations, oldest first."""
+        with self._lock:
+            self._drain()
+            return iteration_metrics(self._state.iterations.samples, self._wall)
+
+    def batch_samples(self) -> list[BatchMetrics]:
+        """The last batch utilization records, oldest first."""
+        with self._lock:
+            self._drain()
+            return batch_metrics(self._state.batches.samples, self._wall)
+
+    # Life.
+
+    def reset(self) -> None:
+        """Forget everything recorded so far; requests in flight stay, and count when they finish."""
+        with self._lock:
+            self._drain()
+            clock = self._state.iterations.clock
+            for source in self._sources:
+                source.reset()
+            self._generation += 1
+            self._begin()
+            clock.restart()  # no instant counts as busy twice, not even across a reset
+            self._state.iterations.clock = clock
+
+    def close(self) -> None:
+        """End the collector's threads, after a last log line; it can be called again."""
+        if not self._closed:
+            self._closed = True
+            if self._log is not None:
+                self._log.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._closed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _after_fork(self) -> None:
+        """In the child: empty, new locks, no threads; the forking thread's writer goes on with empty rings."""
+        rings, orphans = self._rings, self._orphans
+        self._start()
+        for source in self._sources:
+            source.after_fork()
+        for left in (*rings, *orphans):
+            for _ in left.drain():
+                pass
+            left.rejected.clear()
+        # Writers that survive the fork still write to these rings.
+        self._rings, self._orphans = rings, orphans
+        self._before = count(self._state, self._rings, self._sources)
+        for writer_rings in rings:
+            writer_rings.rebind(self._shared)
+        if self._log is not None:
+            self._log.forget()
+
+
+def _after_fork_in_child() -> None:
+    for collector in list(_collectors):
+        collector._after_fork()  # noqa: SLF001  (one mechanism, two halves)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _checked_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    for name, value in labels.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name) or name.startswith("__"):
+            raise ConfigurationError("labels", name, "label names of letters, digits and _, not starting with __")
+        if not isinstance(value, str):
+            raise ConfigurationError(f"labels[{name!r}]", value, "a text")
+    return dict(labels)

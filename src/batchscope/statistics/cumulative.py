@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,13 +13,25 @@ from batchscope.aggregation.state import State
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits, SloTargets
 from batchscope.recording.live import LiveRequests
 from batchscope.recording.rows import LIMITERS, REASONS, IterationColumn
+from batchscope.statistics.counted import Counted
+from batchscope.statistics.snapshot import Histograms
 from batchscope.statistics.totals import Gauges, Totals, WindowTotals
 
 C = IterationColumn
 
 
-def totals(state: State, limits: SchedulerLimits, classes: Sequence[str], counted: Mapping[str, object], elapsed: float) -> Totals:
-    """Everything cumulative; ``counted`` holds what producers count: received, lost, rejected, dropped."""
+class CumulativeState(NamedTuple):
+    """What an exporter reads at a scrape."""
+
+    totals: Totals
+    gauges: Gauges
+    histograms: Histograms
+
+
+def totals(
+    state: State, limits: SchedulerLimits, classes: Sequence[str], counted: Counted, elapsed: float
+) -> Totals:
+    """Everything cumulative; ``counted`` is what producers counted."""
     requests, iterations = state.requests, state.iterations
     sums, busy = iterations.sums, iterations.busy_seconds
     of_iterations, of_requests = sums["tokens_generated"], requests.tokens_generated
@@ -54,7 +67,10 @@ def totals(state: State, limits: SchedulerLimits, classes: Sequence[str], counte
             for code, name in enumerate(classes)
         },
         slo_missed_by={name: dict(requests.missed_by[code]) for code, name in enumerate(classes)},
-        **counted,  # type: ignore[arg-type]
+        requests_received=counted.received,
+        requests_lost=counted.lost,
+        rejected_records=dict(counted.rejected),
+        dropped_records=counted.dropped,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -42,6 +43,24 @@ def summarize_histogram(histogram: ExponentialHistogram, span_seconds: float = m
     return DistributionSummary(
         histogram.count, histogram.mean, p50, p90, p95, p99, histogram.max, span_seconds, "histogram", error
     )
+
+
+def merged(histograms: Iterable[ExponentialHistogram]) -> ExponentialHistogram:
+    """One histogram of all; thresholds, which differ by class, are left out."""
+    found = list(histograms)
+    whole = ExponentialHistogram(max((histogram.scale for histogram in found), default=6))
+    for histogram in found:
+        whole.merge(without_thresholds(histogram))
+    return whole
+
+
+def without_thresholds(histogram: ExponentialHistogram) -> ExponentialHistogram:
+    """The same observations; exact counts at thresholds are dropped."""
+    if not histogram.thresholds:
+        return histogram
+    plain = ExponentialHistogram(histogram.scale)
+    plain.add_counts(histogram.bucketed())
+    return plain
 
 
 def mean_of(values: Floats) -> Mean:

@@ -1,0 +1,154 @@
+"""A snapshot from one drained state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from batchscope.aggregation.instrument import Instrument
+from batchscope.aggregation.requests import ClassNames
+from batchscope.aggregation.state import State
+from batchscope.clock import WallClock
+from batchscope.configuration import MetricsConfiguration, SchedulerLimits
+from batchscope.recording.live import LiveRequests
+from batchscope.statistics.counted import Counted
+from batchscope.statistics.cumulative import CumulativeState, gauges, totals, window_totals
+from batchscope.statistics.distributions import merged, summarize_histogram
+from batchscope.statistics.iterations import (
+    batch_means,
+    batch_sizes,
+    batch_statistics,
+    iteration_means,
+    iteration_statistics,
+    processing_times,
+)
+from batchscope.statistics.requests import request_statistics, slo_statistics
+from batchscope.statistics.snapshot import Histograms, MetricsSnapshot
+from batchscope.statistics.summaries import ErrorStatistics, WindowStatistics
+from batchscope.statistics.totals import Gauges, Totals
+
+WINDOWS = {"1m": 60.0, "5m": 300.0}
+_STALE_WINDOWS = 3
+
+
+class Cut(NamedTuple):
+    """One drained state, and what it is read with."""
+
+    configuration: MetricsConfiguration
+    limits: SchedulerLimits
+    classes: ClassNames
+    state: State
+    counted: Counted
+    live: list[LiveRequests]
+    now: float
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start or the last reset."""
+        return self.now - self.state.started
+
+    def totals(self) -> Totals:
+        """Everything cumulative."""
+        return totals(self.state, self.limits, self.classes.names, self.counted, self.elapsed)
+
+    def gauges(self) -> Gauges:
+        """Present values."""
+        stale_after = _STALE_WINDOWS * self.configuration.counter_window_seconds
+        return gauges(self.state, self.limits, self.classes.targets, self.live, self.now, stale_after)
+
+    def instruments(self) -> Iterator[tuple[str, str, Instrument]]:
+        """Every histogram: name, request class, instrument."""
+        state = self.state
+        for name, by_class in state.requests.instruments.items():
+            for class_name, instrument in by_class.items():
+                yield name, class_name, instrument
+        yield "inter_token_latency", "", state.inter_token_latency
+        yield "inter_emission_latency", "", state.inter_emission_latency
+        for name, (_, instrument) in state.iterations.instruments.items():
+            yield name, "", instrument
+
+    def histograms(self) -> Histograms:
+        """Copies of all histograms since the start."""
+        found: Histograms = {}
+        for name, class_name, instrument in self.instruments():
+            found.setdefault(name, {})[class_name] = instrument.lifetime.copy()
+        return found
+
+    def windowed(self, window: float) -> Histograms:
+        """All histograms of the last ``window`` seconds."""
+        found: Histograms = {}
+        for name, class_name, instrument in self.instruments():
+            found.setdefault(name, {})[class_name] = instrument.windowed(window, self.now)
+        return found
+
+
+class Identity(NamedTuple):
+    """Which collector a snapshot is of."""
+
+    instance_id: str
+    generation: int
+    sequence: int
+    wall: WallClock
+    labels: dict[str, str]
+    role: str
+
+
+def read_cumulative(cut: Cut) -> CumulativeState:
+    """What exporters read: no percentile is computed."""
+    return CumulativeState(cut.totals(), cut.gauges(), cut.histograms())
+
+
+def build_snapshot(cut: Cut, identity: Identity, definitions: dict[str, str]) -> MetricsSnapshot:
+    """All statistics of one cut."""
+    state = cut.state
+    cumulative = cut.totals()
+    window = window_totals(state, cut.configuration, cut.classes.names, cut.now)
+    request_stats, means = request_statistics(state, window, cut.counted.rejected, cut.elapsed)
+    means |= iteration_means(state.iterations, cut.limits) | batch_means(state.batches)
+    windowed_histograms = {name: cut.windowed(seconds) for name, seconds in WINDOWS.items()}
+    return MetricsSnapshot(
+        request_stats=request_stats,
+        iteration_stats=iteration_statistics(cumulative, means, window, processing_times(state.iterations)),
+        batch_stats=batch_statistics(state.batches.count, means, *batch_sizes(state.batches)),
+        error_stats=_errors(cut, identity, request_stats.total_requests),
+        slo_stats=slo_statistics(state.requests, cut.classes.targets, window),
+        snapshot_time=identity.wall.at(cut.now),
+        totals=cumulative,
+        gauges=cut.gauges(),
+        windowed={
+            name: window_statistics(WINDOWS[name], cut.elapsed, found)
+            for name, found in windowed_histograms.items()
+        },
+        histograms=cut.histograms(),
+        windowed_histograms=windowed_histograms,
+        definitions=dict(definitions),
+        limits=cut.limits,
+        labels=identity.labels,
+        role=identity.role,
+        started_at=identity.wall.at(state.started),
+        elapsed_seconds=cut.elapsed,
+        instance_id=identity.instance_id,
+        generation=identity.generation,
+        sequence=identity.sequence,
+        means=means,
+        window=window,
+    )
+
+
+def window_statistics(seconds: float, elapsed: float, histograms: Histograms) -> WindowStatistics:
+    """Summaries of a window's histograms, request classes together."""
+    span = min(seconds, elapsed)
+    summaries = {
+        name: summarize_histogram(merged(by_class.values()), span) for name, by_class in histograms.items()
+    }
+    return WindowStatistics(window_seconds=seconds, span_seconds=span, summaries=summaries)
+
+
+def _errors(cut: Cut, identity: Identity, finished: int) -> ErrorStatistics:
+    errors = cut.state.errors
+    return ErrorStatistics(
+        total_errors=errors.total,
+        errors_by_type=dict(errors.by_type),
+        error_rate=errors.total / finished if finished else float("nan"),
+        last_error_time=None if errors.last_at is None else identity.wall.at(errors.last_at),
+    )
