@@ -9,6 +9,10 @@ Clock = Callable[[], float]
 """A function without arguments that gives seconds of a clock that never goes back, e.g. ``time.monotonic``."""
 
 
+_EARLIEST = dt.datetime(1, 1, 1, tzinfo=dt.UTC)
+_LATEST = dt.datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=dt.UTC)
+
+
 class WallClock:
     """Translates instants of a monotonic clock to aware UTC datetimes.
 
@@ -25,5 +29,4 @@ class WallClock:
         try:
             return self._utc + dt.timedelta(seconds=instant - self._instant)
         except (OverflowError, ValueError):
-            edge = dt.datetime.min if instant < self._instant else dt.datetime.max
-            return edge.replace(tzinfo=dt.UTC)
+            return _EARLIEST if instant < self._instant else _LATEST

@@ -67,26 +67,26 @@ class SchedulerMetricsCollector:
         self._sources: list[Source] = []
         self._sinks: list[Sink] = []
         self._closed = False
+        self._local = threading.local()
+        self._rings: list[Rings] = []
+        self._orphans: deque[Rings] = deque()
+        strict = self.configuration.strict
+        self._shared = Recording(
+            clock, self._classes.codes, self._classes.other, strict, self._check if strict else self._relieve,
+            self.limits, eager=strict,
+        )  # fmt: skip
         self._start()
+        self._begin()
         self._log = DetailedLog(self) if self.configuration.enable_detailed_logging else None
         _collectors.add(self)
 
     def _start(self) -> None:
-        """Everything that a fork's child needs anew."""
-        self._lock = threading.RLock()
-        self._local = threading.local()
-        self._rings: list[Rings] = []
-        self._orphans: deque[Rings] = deque()
+        """What a fork's child needs anew. The lock is not reentrant: nothing that runs under it may read."""
+        self._lock = threading.Lock()
         self._sequence = 0
         self._generation = 0
         self._instance_id = uuid.uuid4().hex
         self._wall = WallClock(self._clock)
-        strict = self.configuration.strict
-        self._shared = Recording(
-            self._clock, self._classes.codes, self._classes.other, strict,
-            self._check if strict else self._relieve, self.limits, eager=strict,
-        )  # fmt: skip
-        self._begin()
 
     def _begin(self) -> None:
         self._state = State(self.configuration, self.limits, self._classes, self._clock())
@@ -182,7 +182,7 @@ class SchedulerMetricsCollector:
                 sink(block)
             except Exception as error:  # noqa: BLE001  (whatever a listener raises, recording goes on)
                 self._sinks.remove(sink)
-                self.record_error("sink_failed", error)
+                self.writer().error("sink_failed", error)
 
     def _relieve(self) -> None:
         """A producer's memory runs full and nobody reads: drain, unless somebody does already."""
@@ -297,20 +297,14 @@ class SchedulerMetricsCollector:
         self.close()
 
     def _after_fork(self) -> None:
-        """In the child: empty, new locks, no threads; the forking thread's writer goes on with empty rings."""
-        rings, orphans = self._rings, self._orphans
+        """In the child: empty, a new lock, no threads; rows of other threads, even half-written, are gone."""
         self._start()
         for source in self._sources:
             source.after_fork()
-        for left in (*rings, *orphans):
-            for _ in left.drain():
+        for rings in self._rings:
+            for _ in rings.drain():
                 pass
-            left.rejected.clear()
-        # Writers that survive the fork still write to these rings.
-        self._rings, self._orphans = rings, orphans
-        self._before = count(self._state, self._rings, self._sources)
-        for writer_rings in rings:
-            writer_rings.rebind(self._shared)
+        self._begin()
         if self._log is not None:
             self._log.forget()
 

@@ -102,7 +102,6 @@ class MetricsConfiguration(msgspec.Struct, frozen=True):
         return isinstance(self.slo, Mapping)
 
 
-
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 

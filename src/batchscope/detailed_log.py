@@ -29,7 +29,7 @@ class DetailedLog:
     def __init__(self, collector: Readable) -> None:
         self._collector = collector
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="batchscope-log", daemon=True)
+        self._thread: threading.Thread | None = threading.Thread(target=self._run, name="batchscope-log", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
@@ -45,13 +45,13 @@ class DetailedLog:
     def close(self) -> None:
         """Write a last line and end the thread."""
         self._stop.set()
-        self._thread.join()
-        self._write()
+        if self._thread is not None:
+            self._thread.join()
+            self._write()
 
     def forget(self) -> None:
-        """In a forked child the thread does not exist."""
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="batchscope-log", daemon=True)
+        """In a forked child the thread does not exist: nothing is logged there."""
+        self._thread = None
 
 
 def line(snapshot: MetricsSnapshot) -> str:

@@ -25,7 +25,7 @@ class CompletionReason(StrEnum):
     """Why a request left the scheduler. ERROR, REJECTED and OTHER are additions to the specification."""
 
     EOS_TOKEN_REACHED = "eos_token_reached"  # noqa: S105  (a reason, not a password)
-    MAX_TOKENS_REACHED = "max_tokens_reached"  # noqa: S105
+    MAX_TOKENS_REACHED = "max_tokens_reached"
     LENGTH_REACHED = "length_reached"
     STOP_STRING = "stop_string"
     OTHER = "other"

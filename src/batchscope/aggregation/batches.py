@@ -26,9 +26,7 @@ class BatchAggregate:
         with np.errstate(invalid="ignore"):
             empty = np.isnan(values[:, C.UTILIZATION]) & np.isnan(values[:, C.REQUEST_COUNT])
             verdict.refuse(empty, NOT_A_NUMBER, (C.UTILIZATION,))
-            verdict.amounts(
-                (C.UTILIZATION, C.REQUEST_COUNT, C.MEMORY_BYTES_USED), due=(), whole=(C.REQUEST_COUNT,)
-            )
+            verdict.amounts((C.UTILIZATION, C.REQUEST_COUNT, C.MEMORY_BYTES_USED), due=(), whole=(C.REQUEST_COUNT,))
         values, _ = verdict.keep(None)
         self.count += len(values)
         if len(values):

@@ -63,9 +63,7 @@ class BucketedValues(NamedTuple):
         return self._replace(scale=scale, offset=offset, counts=counts)
 
 
-def checked(
-    values: npt.ArrayLike, counts: npt.ArrayLike | None = None, at: npt.ArrayLike = nan
-) -> Observations:
+def checked(values: npt.ArrayLike, counts: npt.ArrayLike | None = None, at: npt.ArrayLike = nan) -> Observations:
     """Values, counts and instants as arrays of one dimension; those with count 0 are left out.
 
     InvalidRecordError names the first value that is negative, infinite or not a number, and its index;
@@ -84,9 +82,7 @@ def checked(
     low, high = float(seen.min()), float(seen.max())  # nan if any is
     if not (low >= 0.0 and high < inf):
         index = int(np.argmax(~((seen >= 0.0) & (seen < inf))))
-        raise InvalidRecordError(
-            f"value {float(seen[index])} at index {index}: expected a finite number >= 0"
-        )
+        raise InvalidRecordError(f"value {float(seen[index])} at index {index}: expected a finite number >= 0")
     if weights is not None and not weights.all():
         kept = weights > 0
         return checked(seen[kept], weights[kept], instants[kept] if instants.ndim else instants)
@@ -232,9 +228,7 @@ def _as_counts(counts: npt.ArrayLike, expected: int) -> Ints:
         index = int(np.argmax(weights < 0))
         raise InvalidRecordError(f"count {weights[index]} at index {index}: expected an integer >= 0")
     if weights.sum(dtype=np.float64) > MOST_AT_ONCE:
-        raise InvalidRecordError(
-            f"counts add up to more than {MOST_AT_ONCE}: expected fewer observations a call"
-        )
+        raise InvalidRecordError(f"counts add up to more than {MOST_AT_ONCE}: expected fewer observations a call")
     return weights.astype(np.int64, copy=False)
 
 

@@ -46,9 +46,9 @@ class Verdict:
         self._rejections = rejections
         self.good: Mask = np.ones(len(rows), dtype=np.bool_)
 
-    def refuse(self, bad: Mask, reason: str, columns: Iterable[IntEnum]) -> None:
+    def refuse(self, bad: Mask | np.bool_, reason: str, columns: Iterable[IntEnum]) -> None:
         """Reject the rows of ``bad`` that still were good; ``columns`` are what the message shows."""
-        bad = bad & self.good
+        bad = np.logical_and(bad, self.good)
         count = int(np.count_nonzero(bad))
         if not count:
             return

@@ -44,9 +44,7 @@ class ExponentialHistogram:
         "zero_count",
     )
 
-    def __init__(
-        self, scale: int = 6, *, thresholds: Iterable[float] = (), max_buckets: int | None = None
-    ) -> None:
+    def __init__(self, scale: int = 6, *, thresholds: Iterable[float] = (), max_buckets: int | None = None) -> None:
         self._store = BucketStore(bucket_layout(scale).scale, max_buckets)
         self._thresholds = _checked_thresholds(thresholds)
         self._reset()
@@ -170,9 +168,7 @@ class ExponentialHistogram:
                 f"cannot merge thresholds {other._thresholds} into {self._thresholds}: expected equal ones"
             )
         if self.count + other.count >= 2**63:
-            raise MergeError(
-                f"cannot merge {other.count} observations into {self.count}: expected < 2^63 in all"
-            )
+            raise MergeError(f"cannot merge {other.count} observations into {self.count}: expected < 2^63 in all")
         self._store.downscale(min(self.scale, other.scale))
         self.add_counts(other.bucketed(), other._below)
 
@@ -190,9 +186,7 @@ class ExponentialHistogram:
     def downscaled(self, scale: int) -> ExponentialHistogram:
         """The same observations in coarser buckets, exactly; ConfigurationError if ``scale`` is finer."""
         if type(scale) is not int or not MIN_SCALE <= scale <= self.scale:
-            raise ConfigurationError(
-                "scale", scale, f"an integer from {MIN_SCALE} to {self.scale} (the own scale)"
-            )
+            raise ConfigurationError("scale", scale, f"an integer from {MIN_SCALE} to {self.scale} (the own scale)")
         twin = ExponentialHistogram(self.scale, thresholds=self._thresholds)
         twin._store = self._store.copy()
         twin._store.downscale(scale)
@@ -236,9 +230,7 @@ class ExponentialHistogram:
     def cumulative_count_at(self, threshold: float) -> int:
         """How many observations are <= ``threshold``, exactly; ConfigurationError if it was not declared."""
         if threshold not in self._thresholds:
-            raise ConfigurationError(
-                "threshold", threshold, f"one of {self._thresholds}, declared at construction"
-            )
+            raise ConfigurationError("threshold", threshold, f"one of {self._thresholds}, declared at construction")
         return int(self._below[self._thresholds.index(threshold)])
 
     def to_dict(self) -> dict[str, Any]:

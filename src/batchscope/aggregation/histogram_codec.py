@@ -125,18 +125,14 @@ def _check_places(batch: BucketedValues) -> None:
     if not used and batch.offset:
         raise DecodeError(f"offset = {batch.offset}: expected 0 without counts")
     if used and not layout.first <= batch.offset <= batch.offset + used - 1 <= layout.last:
-        raise DecodeError(
-            f"offset = {batch.offset}: expected {used} buckets within {layout.first}..{layout.last}"
-        )
+        raise DecodeError(f"offset = {batch.offset}: expected {used} buckets within {layout.first}..{layout.last}")
     if not batch.total:
         return
     below, beyond = layout.first - 1, layout.last + 1
     first = below if batch.zero_count else batch.offset if used else beyond
     last = beyond if batch.overflow_count else batch.offset + used - 1 if used else below
     if (bucket_of(layout, batch.min), bucket_of(layout, batch.max)) != (first, last):
-        raise DecodeError(
-            f"min, max = {batch.min}, {batch.max}: expected values of the outermost buckets in use"
-        )
+        raise DecodeError(f"min, max = {batch.min}, {batch.max}: expected values of the outermost buckets in use")
 
 
 def _below(document: Mapping[str, Any], count: int) -> dict[float, int]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from batchscope.configuration import SchedulerLimits
-from batchscope.records import BatchLimiter
 from batchscope.recording.rows import LIMITER_CODES, Floats, IterationColumn
+from batchscope.records import BatchLimiter
 
 
 def infer(rows: Floats, limits: SchedulerLimits) -> Floats:

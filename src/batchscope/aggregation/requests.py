@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.aggregation.checks import NOT_A_NUMBER, OUT_OF_ORDER, Rejections, Verdict
+from batchscope.aggregation.checks import NOT_A_NUMBER, Rejections, Verdict
 from batchscope.aggregation.instrument import Instrument
 from batchscope.aggregation.row_buffer import RowBuffer
 from batchscope.aggregation.sliding_window import SlidingWindowCounter
@@ -63,7 +63,9 @@ class ClassNames:
 class RequestAggregate:
     """All that is known of requests since the last reset; fed in blocks, in the order of their instants."""
 
-    def __init__(self, configuration: MetricsConfiguration, classes: ClassNames, rejections: Rejections, now: float) -> None:
+    def __init__(
+        self, configuration: MetricsConfiguration, classes: ClassNames, rejections: Rejections, now: float
+    ) -> None:
         self._classes = classes
         self._rejections = rejections
         self.samples = RowBuffer(configuration.max_request_samples, len(COLUMNS[Kind.REQUEST]))

@@ -44,9 +44,7 @@ class SlidingWindowCounter:
         self._advance(now)
         self._count(self._grid.cell_of(now), count)
 
-    def add_many(
-        self, counts: npt.NDArray[np.int64], at: npt.NDArray[np.float64], *, now: float | None = None
-    ) -> None:
+    def add_many(self, counts: npt.NDArray[np.int64], at: npt.NDArray[np.float64], *, now: float | None = None) -> None:
         """Add ``counts[k]`` at the instant ``at[k]``, in any order; those older than the window are ignored.
 
         ``now``, where given, is the present.

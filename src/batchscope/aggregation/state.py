@@ -121,6 +121,4 @@ def _pairs(values: Floats, rejections: Rejections) -> Iterable[Gaps]:
             refused = int(np.count_nonzero(~fit))
             if refused:
                 rejections.add(NOT_WHOLE, refused, "the count of a (latency, count) pair")
-            yield Gaps(
-                column, of_column[fit, GapColumn.AT], of_column[fit, column], counts[fit].astype(np.int64)
-            )
+            yield Gaps(column, of_column[fit, GapColumn.AT], of_column[fit, column], counts[fit].astype(np.int64))

@@ -19,9 +19,7 @@ class WindowedHistogram:
     instant seen, in an observation or a reading, is the present; it never goes back. Not thread-safe.
     """
 
-    def __init__(
-        self, window_seconds: float, *, cells: int = 60, scale: int = 6, max_buckets: int = 640
-    ) -> None:
+    def __init__(self, window_seconds: float, *, cells: int = 60, scale: int = 6, max_buckets: int = 640) -> None:
         self.grid = cell_grid(window_seconds, cells)
         self._scale = bucket_layout(scale).scale
         self._total = BucketStore(scale, max_buckets)

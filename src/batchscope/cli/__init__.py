@@ -1,0 +1,45 @@
+"""The command line. This module alone turns an error into one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+from batchscope.errors import BatchscopeError, ConfigurationError
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """The command ``batchscope``: ends the process with 0, 2 (wrong use or input) or 130 (Ctrl-C)."""
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """Do what ``arguments`` say; gives the exit code."""
+    import typer  # noqa: PLC0415  (so that Ctrl-C while the program loads is caught as well)
+
+    from batchscope.cli.application import application  # noqa: PLC0415
+    from batchscope.cli.options import in_terms_of_options  # noqa: PLC0415
+
+    wrong_use = typer.BadParameter.__mro__[1]  # click's UsageError; newer typers bring a click of their own
+    try:
+        code = typer.main.get_command(application)(arguments, "batchscope", standalone_mode=False)
+    except wrong_use as error:
+        return _failed(error.format_message())  # type: ignore[attr-defined]
+    except ConfigurationError as error:
+        return _failed(in_terms_of_options(error))
+    except BatchscopeError as error:
+        return _failed(str(error))
+    return int(code or 0)
+
+
+def _failed(message: str) -> int:
+    """One line, whatever the message quotes: control characters are shown, not sent to the terminal."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    print(f"error: {line}", file=sys.stderr)  # noqa: T201
+    return USAGE_ERROR

@@ -31,9 +31,7 @@ WRONG_TYPE = "wrong_type"
 class Derivation:
     """The state of a tracker between drains: who is in flight, and what was counted since the last reset."""
 
-    def __init__(
-        self, class_codes: Mapping[str | None, float], other_class: float, limits: SchedulerLimits
-    ) -> None:
+    def __init__(self, class_codes: Mapping[str | None, float], other_class: float, limits: SchedulerLimits) -> None:
         self.table = SlotTable()
         self.received = 0
         self.lost = 0
@@ -69,7 +67,7 @@ class Derivation:
         logged = [(position, event) for position, event in enumerate(events) if type(event) is Iteration]
         if logged:
             batch = gather(logged, self.reject)
-            if batch.count:
+            if batch.size:
                 out += self._iterate(batch, leaving, moves)
         out += self._leave([event for _, event in leaving.values()])
         return out
@@ -106,9 +104,9 @@ class Derivation:
             if not np.isfinite(event.at) or not np.isfinite(event.prompt_tokens):
                 return WRONG_TYPE
             self._class_codes.get(event.request_class)
-            return NEGATIVE if event.prompt_tokens < 0 else None
         except TypeError:  # an id that cannot be hashed, an instant that is no number
             return WRONG_TYPE
+        return NEGATIVE if event.prompt_tokens < 0 else None
 
     def _leaving(self, events: Sequence[Event]) -> dict[int, tuple[int, Finish | Loss]]:
         """Slot index -> (position in the log, event) of the requests that end; each can end once."""
@@ -144,9 +142,7 @@ class Derivation:
 
     def _known(self, batch: IterationBatch) -> Elements:
         """The elements whose handle means a request in flight."""
-        elements = Elements(
-            batch.handles & INDEX_MASK, batch.iteration, batch.tokens, batch.scheduled, batch.evicted
-        )
+        elements = Elements(batch.handles & INDEX_MASK, batch.iteration, batch.tokens, batch.scheduled, batch.evicted)
         valid = self.table.valid(batch.handles)
         if valid.all():
             return elements
@@ -202,7 +198,7 @@ class Derivation:
         unknown = np.isnan(batch.started)
         if not unknown.any():
             return batch.started
-        earliest = np.full(batch.count, np.inf)
+        earliest = np.full(batch.size, np.inf)
         np.minimum.at(earliest, history.iteration, self.table.arrived_at[history.slot])
         before = np.append(self._last_finish, batch.finished[:-1])
         estimate = np.minimum(np.fmax(before, earliest), batch.finished)

@@ -91,9 +91,9 @@ class History:
         if self.evicted is not None:
             opens[1:] |= self.evicted[:-1]
         segments = np.flatnonzero(opens)
-        emitted_before = np.cumsum(emits) - emits
+        emitted_before: Ints = np.cumsum(emits) - emits
         lengths = np.diff(np.append(segments, len(self.slot)))
-        since = emitted_before - np.repeat(emitted_before[segments], lengths)
+        since: Ints = emitted_before - np.repeat(emitted_before[segments], lengths)
         inherited = self.first[segments] & table.decoding[self.slot[segments]]
         return (since > 0) | np.repeat(inherited, lengths)
 

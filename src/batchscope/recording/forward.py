@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from batchscope.configuration import SchedulerLimits
-from batchscope.records import IterationResult, RequestResult, SchedulerMetrics
 from batchscope.recording.rings import Recording
 from batchscope.recording.rows import (
     LIMITERS,
@@ -23,6 +22,7 @@ from batchscope.recording.rows import (
     Rows,
 )
 from batchscope.recording.source import Source
+from batchscope.records import IterationResult, RequestResult, SchedulerMetrics
 
 _REQUEST_FIELDS = [
     (column.name.lower(), column)

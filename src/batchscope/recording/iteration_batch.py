@@ -32,7 +32,7 @@ Reject = Callable[[str, int], None]
 
 
 class IterationBatch(NamedTuple):
-    """``count`` iterations and their elements, flat, in the order reported.
+    """``size`` iterations and their elements, flat, in the order reported.
 
     ``position`` is where an iteration stands in the log; ``tokens`` None = one each, ``scheduled`` None = not
     given (``UNKNOWN_TOKENS`` where only some are); ``evicted`` None = nobody was.
@@ -49,7 +49,7 @@ class IterationBatch(NamedTuple):
     evicted: npt.NDArray[np.bool_] | None
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """How many iterations."""
         return len(self.started)
 

@@ -21,7 +21,7 @@ def iteration_rows(
     limits: SchedulerLimits,
 ) -> tuple[Rows, Rows]:
     """An ITERATION and a BATCH row for each iteration; running and waiting are left to be filled."""
-    rows = empty_rows(Kind.ITERATION, batch.count)
+    rows = empty_rows(Kind.ITERATION, batch.size)
     rows[:, FIELDS] = batch.fields
     rows[:, C.AT] = rows[:, C.FINISHED_AT] = batch.finished
     rows[:, C.STARTED_AT] = started
@@ -30,7 +30,7 @@ def iteration_rows(
     rows[:, C.RANK] = np.nan_to_num(rows[:, C.RANK])
     _count(rows, history, decoding)
 
-    batches = empty_rows(Kind.BATCH, batch.count)
+    batches = empty_rows(Kind.BATCH, batch.size)
     batches[:, BatchColumn.AT] = batch.finished
     batches[:, BatchColumn.REQUEST_COUNT] = rows[:, C.REQUEST_COUNT]
     batches[:, BatchColumn.MEMORY_BYTES_USED] = rows[:, C.MEMORY_BYTES_USED]

@@ -14,9 +14,7 @@ C = RequestColumn
 OUT_OF_ORDER = "out_of_order"
 
 
-def request_rows(
-    finishes: Sequence[Finish], table: SlotTable, reject: Callable[[str, int], None]
-) -> tuple[Rows, int]:
+def request_rows(finishes: Sequence[Finish], table: SlotTable, reject: Callable[[str, int], None]) -> tuple[Rows, int]:
     """A REQUEST row for each request that finished after all else that is known of it, and their number."""
     index = np.array([event.handle & INDEX_MASK for event in finishes], dtype=np.intp)
     at = np.array([event.at for event in finishes])

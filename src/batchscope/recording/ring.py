@@ -43,7 +43,7 @@ class Ring:
     the record is dropped and counted in ``dropped``.
     """
 
-    __slots__ = ("_allocated", "_block_rows", "_first", "_free", "_max_blocks", "block", "dropped", "kind", "relieve")
+    __slots__ = ("_allocated", "_block_rows", "_first", "_free", "_max_blocks", "_relieve", "block", "dropped", "kind")
 
     def __init__(self, kind: Kind, *, block_rows: int, max_blocks: int, relieve: Callable[[], object]) -> None:
         self.kind = kind
@@ -54,12 +54,12 @@ class Ring:
         self._allocated = 0
         self._block_rows = block_rows
         self._max_blocks = max_blocks
-        self.relieve = relieve
+        self._relieve = relieve
 
     def next_block(self) -> Block | None:
         """Writer: the current block is full; link an empty one, or count a dropped record and give None."""
         if self._allocated - len(self._free) >= UNREAD_BLOCKS_BEFORE_RELIEF:
-            self.relieve()
+            self._relieve()
         fresh = self._take()
         if fresh is None:
             self.dropped += 1

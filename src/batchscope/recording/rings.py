@@ -40,18 +40,18 @@ class GapLog:
     copied, so nothing is lost or seen twice. ``column`` is the ``GapColumn`` that the values belong to.
     """
 
-    __slots__ = ("_entries", "dropped", "relieve")
+    __slots__ = ("_entries", "_relieve", "dropped")
 
     def __init__(self, relieve: Callable[[], object]) -> None:
         self._entries: list[tuple[float, GapColumn, bytes]] = []
-        self.relieve = relieve
+        self._relieve = relieve
         self.dropped = 0
 
     def append(self, at: float, column: GapColumn, values: bytes) -> None:
         """Writer: add packed values of one instant."""
         pending = len(self._entries)
         if pending >= _RELIEF_AT:
-            self.relieve()
+            self._relieve()
             if pending >= _MAX_GAP_ENTRIES and len(self._entries) >= _MAX_GAP_ENTRIES:
                 self.dropped += 1
                 return
@@ -83,12 +83,6 @@ class Rings:
         self.errors = ring(Kind.ERROR)
         self.gap_log = GapLog(shared.relieve)
         self.rejected: dict[str, int] = {}
-
-    def rebind(self, shared: Recording) -> None:
-        """After a fork: ask the child's collector for relief."""
-        for ring in self._all():
-            ring.relieve = shared.relieve
-        self.gap_log.relieve = shared.relieve
 
     def _all(self) -> tuple[Ring, ...]:
         return self.iterations, self.requests, self.batches, self.gaps, self.errors

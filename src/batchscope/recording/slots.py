@@ -88,8 +88,10 @@ class SlotTable:
         index = handles & INDEX_MASK
         known = (handles >= 0) & (index < self.capacity)
         if known.all():
-            return self.handle[index] == handles
-        return known & (self.handle[np.where(known, index, 0)] == handles)
+            same: npt.NDArray[np.bool_] = self.handle[index] == handles
+        else:
+            same = known & (self.handle[np.where(known, index, 0)] == handles)
+        return same
 
 
 def _unset(capacity: int) -> Floats:

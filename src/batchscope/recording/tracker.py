@@ -21,7 +21,6 @@ import numpy.typing as npt
 from batchscope.clock import Clock
 from batchscope.configuration import SloTargets
 from batchscope.errors import InvalidRecordError
-from batchscope.records import BatchLimiter, CompletionReason, SchedulerMetrics
 from batchscope.recording.derivation import WRONG_TYPE, Derivation
 from batchscope.recording.events import Arrival, Event, Finish, Iteration, Loss
 from batchscope.recording.forward import Forward
@@ -29,6 +28,7 @@ from batchscope.recording.live import LiveRequests, live_requests
 from batchscope.recording.rows import LIMITER_CODES, REASONS, Gaps, Rows
 from batchscope.recording.slots import GENERATION
 from batchscope.recording.source import Attachable, SourceCounts
+from batchscope.records import BatchLimiter, CompletionReason, SchedulerMetrics
 
 Whole: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
 _BAD_VALUE = (struct.error, AttributeError, KeyError, TypeError, ValueError, OverflowError)
@@ -131,7 +131,7 @@ class RequestTracker:
                     forward_time, rank, None if limited_by is None else LIMITER_CODES[limited_by],
                 ),
             )  # fmt: skip
-            started_at is None or float(started_at), float(finished)  # noqa: B018  (instants are numbers)
+            started_at is None or float(started_at), float(finished)
         except _BAD_VALUE as error:
             self._misuse(error)
             return

@@ -7,15 +7,15 @@ from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
 from math import nan
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
-from msgspec.structs import astuple
 
 from batchscope.errors import InvalidRecordError
-from batchscope.records import BatchLimiter, CompletionReason, IterationResult, Latencies, RequestResult
 from batchscope.recording.rings import Recording, Rings
 from batchscope.recording.rows import COLUMNS, LIMITER_CODES, REASON_CODES, GapColumn, Kind
+from batchscope.records import BatchLimiter, CompletionReason, IterationResult, Latencies, RequestResult
 
 _REQUEST_BYTES, _ITERATION_BYTES, _BATCH_BYTES, _GAP_BYTES, _ERROR_BYTES = (
     8 * len(COLUMNS[kind]) for kind in (Kind.REQUEST, Kind.ITERATION, Kind.BATCH, Kind.GAP, Kind.ERROR)
@@ -25,6 +25,9 @@ _pack_iteration = struct.Struct("27d").pack_into  # all but the last two, likewi
 _pack_batch = struct.Struct("5d").pack_into
 _pack_gap = struct.Struct("5d").pack_into
 _pack_error = struct.Struct("d").pack_into
+
+_REQUEST_VALUES = attrgetter(*RequestResult.__struct_fields__)
+_ITERATION_VALUES = attrgetter(*IterationResult.__struct_fields__)
 
 _BAD_VALUE = (struct.error, AttributeError, KeyError, TypeError, ValueError, OverflowError)
 """What packing a value of a wrong type raises."""
@@ -253,17 +256,21 @@ class Writer:
 
     def request_result(self, result: RequestResult) -> None:
         """``request`` from a record."""
-        if isinstance(result, RequestResult):
-            self.request(*astuple(result))
+        try:
+            values = _REQUEST_VALUES(result)
+        except _BAD_VALUE as error:
+            self._reject(error)
         else:
-            self._reject(TypeError(f"{result!r:.80}: expected a RequestResult"))
+            self.request(*values)
 
     def iteration_result(self, result: IterationResult) -> None:
         """``iteration`` from a record."""
-        if isinstance(result, IterationResult):
-            self.iteration(*astuple(result))
+        try:
+            values = _ITERATION_VALUES(result)
+        except _BAD_VALUE as error:
+            self._reject(error)
         else:
-            self._reject(TypeError(f"{result!r:.80}: expected an IterationResult"))
+            self.iteration(*values)
 
     def _latencies(self, at: float, column: GapColumn, latencies: Latencies) -> None:
         if isinstance(latencies, np.ndarray):

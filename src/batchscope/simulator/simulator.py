@@ -105,9 +105,7 @@ class Simulator:
             done = self._serve(lambda: interrupted() or bool(should_stop and should_stop()), on_progress)
         return self._result(interrupted=not done)
 
-    def _serve(
-        self, stopped: Callable[[], bool], on_progress: Callable[[SimulationResult], None] | None
-    ) -> bool:
+    def _serve(self, stopped: Callable[[], bool], on_progress: Callable[[SimulationResult], None] | None) -> bool:
         """The engine's loop; whether everything was served."""
         while not stopped():
             self._take_arrivals()

@@ -116,8 +116,7 @@ def build_snapshot(cut: Cut, identity: Identity, definitions: dict[str, str]) ->
         totals=cumulative,
         gauges=cut.gauges(),
         windowed={
-            name: window_statistics(WINDOWS[name], cut.elapsed, found)
-            for name, found in windowed_histograms.items()
+            name: window_statistics(WINDOWS[name], cut.elapsed, found) for name, found in windowed_histograms.items()
         },
         histograms=cut.histograms(),
         windowed_histograms=windowed_histograms,
@@ -138,9 +137,7 @@ def build_snapshot(cut: Cut, identity: Identity, definitions: dict[str, str]) ->
 def window_statistics(seconds: float, elapsed: float, histograms: Histograms) -> WindowStatistics:
     """Summaries of a window's histograms, request classes together."""
     span = min(seconds, elapsed)
-    summaries = {
-        name: summarize_histogram(merged(by_class.values()), span) for name, by_class in histograms.items()
-    }
+    summaries = {name: summarize_histogram(merged(by_class.values()), span) for name, by_class in histograms.items()}
     return WindowStatistics(window_seconds=seconds, span_seconds=span, summaries=summaries)
 
 

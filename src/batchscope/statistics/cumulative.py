@@ -6,13 +6,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from batchscope.aggregation.slo import SloResult
 from batchscope.aggregation.state import State
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits, SloTargets
 from batchscope.recording.live import LiveRequests
-from batchscope.recording.rows import LIMITERS, REASONS, IterationColumn
+from batchscope.recording.rows import LIMITERS, REASONS, Floats, IterationColumn
 from batchscope.statistics.counted import Counted
 from batchscope.statistics.snapshot import Histograms
 from batchscope.statistics.totals import Gauges, Totals, WindowTotals
@@ -28,9 +26,7 @@ class CumulativeState(NamedTuple):
     histograms: Histograms
 
 
-def totals(
-    state: State, limits: SchedulerLimits, classes: Sequence[str], counted: Counted, elapsed: float
-) -> Totals:
+def totals(state: State, limits: SchedulerLimits, classes: Sequence[str], counted: Counted, elapsed: float) -> Totals:
     """Everything cumulative; ``counted`` is what producers counted."""
     requests, iterations = state.requests, state.iterations
     sums, busy = iterations.sums, iterations.busy_seconds
@@ -74,11 +70,13 @@ def totals(
     )
 
 
-def _by_limiter(values: np.ndarray) -> dict[str, float]:  # type: ignore[type-arg]
+def _by_limiter(values: Floats) -> dict[str, float]:
     return {str(limiter): float(value) for limiter, value in zip(LIMITERS, values, strict=True)}
 
 
-def window_totals(state: State, configuration: MetricsConfiguration, classes: Sequence[str], now: float) -> WindowTotals:
+def window_totals(
+    state: State, configuration: MetricsConfiguration, classes: Sequence[str], now: float
+) -> WindowTotals:
     """What the rate window holds at ``now``."""
     requests, iterations = state.requests, state.iterations
     return WindowTotals(
@@ -88,9 +86,7 @@ def window_totals(state: State, configuration: MetricsConfiguration, classes: Se
         iterations=iterations.in_window.total(now),
         tokens_of_iterations=iterations.tokens_in_window.total(now),
         tokens_of_requests=requests.tokens_in_window.total(now),
-        slo_met={
-            name: counter.total(now) for name, counter in zip(classes, requests.met_in_window, strict=True)
-        },
+        slo_met={name: counter.total(now) for name, counter in zip(classes, requests.met_in_window, strict=True)},
     )
 
 

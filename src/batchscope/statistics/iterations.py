@@ -88,9 +88,7 @@ def batch_sizes(batches: BatchAggregate) -> tuple[int | None, int | None]:
     return (int(known.min()), int(known.max())) if len(known) else (None, None)
 
 
-def batch_statistics(
-    total: int, means: dict[str, Mean], smallest: int | None, largest: int | None
-) -> BatchStatistics:
+def batch_statistics(total: int, means: dict[str, Mean], smallest: int | None, largest: int | None) -> BatchStatistics:
     """The statistics from their parts."""
     return BatchStatistics(
         total_batches=total,

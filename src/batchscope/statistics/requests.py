@@ -10,8 +10,8 @@ from batchscope.aggregation.requests import AT_FINISH, AT_START, RequestAggregat
 from batchscope.aggregation.slo import COMPLETED, OUTCOME_OF_REASON, SloResult, wilson_interval
 from batchscope.aggregation.state import State
 from batchscope.configuration import SloTargets
-from batchscope.records import Outcome
 from batchscope.recording.rows import REASONS, RequestColumn
+from batchscope.records import Outcome
 from batchscope.statistics.distributions import mean_of, span_of, summarize, summarize_histogram
 from batchscope.statistics.summaries import RequestStatistics, SloStatistics
 from batchscope.statistics.totals import Mean, WindowTotals
@@ -31,8 +31,7 @@ def request_statistics(
     completed = OUTCOME_OF_REASON[samples.column(RequestColumn.REASON).astype(np.int64)] == COMPLETED
     span = span_of(samples.column(RequestColumn.AT)[completed])
     summaries = {
-        name: summarize(samples.column(column)[completed], span)
-        for name, column in {**AT_START, **AT_FINISH}.items()
+        name: summarize(samples.column(column)[completed], span) for name, column in {**AT_START, **AT_FINISH}.items()
     }
     means = {
         TOKENS_MEAN: mean_of(samples.column(RequestColumn.TOKENS_GENERATED)[completed]),

@@ -1,0 +1,49 @@
+"""The application: which commands there are."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from batchscope.cli.demo import demo
+from batchscope.cli.replay import replay
+
+application = typer.Typer(
+    help="Scheduler metrics for continuous batching: is the batch full, if not why, are users served in time?",
+    epilog="Example: [bold]batchscope demo[/bold]   then   [bold]batchscope replay --help[/bold]",
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"batchscope {version('batchscope')}")
+        raise typer.Exit
+
+
+@application.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+application.command(
+    epilog="Examples: [bold]batchscope demo[/bold]\n\n"
+    "[bold]batchscope demo --kv-cache-blocks 8000[/bold]   (does more memory help?)\n\n"
+    "[bold]batchscope demo --json | jq .iteration_stats.limited_by[/bold]"
+)(demo)
+application.command(
+    epilog="Examples: [bold]batchscope replay AzureLLMInferenceTrace_conv.csv --slo-ttft 1 --slo-tpot 0.05[/bold]\n\n"
+    "[bold]batchscope replay conversation_trace.jsonl.gz --rate-scale 2 --kv-cache-blocks 20000[/bold]\n\n"
+    "[bold]batchscope replay trace.csv --json > snapshot.json[/bold]"
+)(replay)

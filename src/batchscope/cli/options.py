@@ -1,0 +1,71 @@
+"""The options that commands share, and the way from a setting's name to its option's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from batchscope.errors import BatchscopeError, ConfigurationError
+from batchscope.simulator import SchedulerOptions
+
+DEFAULTS = SchedulerOptions()
+
+OPTION_OF = {
+    "max_running_requests": "--max-running-requests",
+    "max_scheduled_tokens": "--max-scheduled-tokens",
+    "kv_cache_blocks": "--kv-cache-blocks",
+    "time_to_first_token": "--slo-ttft",
+    "time_per_output_token": "--slo-tpot",
+    "e2e_latency": "--slo-e2e",
+    "rate_scale": "--rate-scale",
+    "limit": "--limit",
+    "requests": "--requests",
+    "speed": "--speed",
+}
+"""Setting -> option of the command line."""
+
+
+class CommandError(BatchscopeError):
+    """What was asked for cannot be done; the message is what the user reads."""
+
+
+def in_terms_of_options(error: ConfigurationError) -> str:
+    """The error's message with the names that were typed: options, not fields."""
+    allowed = re.sub(r"\bmax_running_requests\b", OPTION_OF["max_running_requests"], error.allowed)
+    allowed = re.sub(r",? or None.*|None for as fast as possible, or ", "", allowed)
+    return f"{OPTION_OF.get(error.field, error.field)} {error.value}: expected {allowed}"
+
+
+MaxRunningRequests = Annotated[int, typer.Option("--max-running-requests", metavar="N", help="Places in the batch.")]
+MaxScheduledTokens = Annotated[
+    int,
+    typer.Option(
+        "--max-scheduled-tokens",
+        metavar="N",
+        help="Token budget of an iteration; at least --max-running-requests.",
+    ),
+]
+KvCacheBlocks = Annotated[int, typer.Option("--kv-cache-blocks", metavar="N", help="KV-cache blocks of 16 tokens.")]
+Speed = Annotated[
+    float | None,
+    typer.Option(
+        "--speed", metavar="X", help="1 = in real time, 10 = ten times as fast; default: as fast as possible."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the snapshot as one JSON document, nothing else.")]
+Svg = Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Also write the report as a picture.")]
+
+
+def check_svg(path: Path | None, source: Path | None = None) -> None:
+    """Refuse at once what could not be written after a long run, or what would overwrite the trace."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise CommandError(f"--svg {path}: is a directory, expected a file to write")
+    if not path.absolute().parent.is_dir():
+        raise CommandError(f"--svg {path}: there is no directory {path.parent}, expected an existing one")
+    if source is not None and path.exists() and source.exists() and path.samefile(source):
+        raise CommandError(f"--svg {path}: is the trace itself, expected another file")

@@ -1,0 +1,154 @@
+"""What ``demo`` and ``replay`` have in common: serve a workload through a collector, show what came of it."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from batchscope import MetricsConfiguration, RequestTracker, SchedulerLimits, SchedulerMetricsCollector, SloTargets
+from batchscope.cli.options import CommandError
+from batchscope.cli.report import Report
+from batchscope.cli.timeline import Timeline
+from batchscope.simulator import (
+    Disturbances,
+    RequestSpec,
+    SchedulerOptions,
+    SimulationResult,
+    Simulator,
+    VirtualClock,
+    Workload,
+)
+from batchscope.statistics.snapshot import MetricsSnapshot
+
+SAMPLES = 100_000
+"""Requests whose exact latencies the report is about; of a longer run the last ones."""
+LONGEST_WINDOW = 86_400
+REPORT_WIDTH = 100
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A workload, what serves it, and how the report calls it; ``total`` requests, ``None`` = not known."""
+
+    title: str
+    workload: Workload
+    options: SchedulerOptions
+    slo: SloTargets | Mapping[str, SloTargets] | None
+    disturbances: Disturbances = Disturbances()
+    total: int | None = None
+    seed: int = 0
+    speed: float | None = None
+
+
+def serve(plan: Plan) -> tuple[SimulationResult, Report]:
+    """Run the plan to its end, or until Ctrl-C."""
+    clock, timeline = VirtualClock(), Timeline()
+    limits = SchedulerLimits(
+        max_running_requests=plan.options.max_running_requests,
+        max_scheduled_tokens=plan.options.max_scheduled_tokens,
+        kv_cache_blocks=plan.options.kv_cache_blocks,
+    )
+    configuration = MetricsConfiguration(
+        max_request_samples=SAMPLES, counter_window_seconds=LONGEST_WINDOW, slo=plan.slo
+    )
+    with SchedulerMetricsCollector(configuration, limits=limits, clock=clock) as collector, _progress() as progress:
+        collector.subscribe(timeline)
+        simulator = Simulator(
+            _announced(plan, progress),
+            RequestTracker(collector),
+            options=plan.options,
+            disturbances=plan.disturbances,
+            clock=clock,
+            seed=plan.seed,
+            speed=plan.speed,
+        )
+        task = progress.add_task(plan.title, total=plan.total)
+        result = simulator.run(lambda so_far: progress.update(task, completed=so_far.arrived - so_far.in_flight))
+        snapshot = collector.get_snapshot()
+    return result, Report(snapshot, timeline, title=plan.title, interrupted=result.interrupted)
+
+
+def show(report: Report, *, as_json: bool, svg: Path | None) -> None:
+    """Write what was asked for: the picture first, so that its failure leaves nothing half-printed."""
+    if svg is not None:
+        _write_svg(report, svg)
+    _print(_document(report.snapshot, report.interrupted) if as_json else _text(report))
+
+
+def note(message: str) -> None:
+    """Tell the user something that is not the report."""
+    print(f"note: {message}", file=sys.stderr)  # noqa: T201
+
+
+def _announced(plan: Plan, progress: Progress) -> Iterator[RequestSpec]:
+    """The workload; says that it begins once the simulator asks for it, from when on Ctrl-C ends in a report."""
+    progress.console.print(f"note: serving {plan.title}", soft_wrap=True, markup=False, highlight=False)
+    yield from plan.workload
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.completed:,.0f} requests served", style="bold"),
+        BarColumn(),
+        TaskProgressColumn(show_speed=True),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not (sys.stderr and sys.stderr.isatty()),
+    )
+
+
+def _document(snapshot: MetricsSnapshot, interrupted: bool) -> bytes:
+    if interrupted:
+        snapshot = msgspec.structs.replace(snapshot, labels={**snapshot.labels, "interrupted": "true"})
+    return snapshot.to_json() + b"\n"
+
+
+def _text(report: Report) -> bytes:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=REPORT_WIDTH)
+    with console.capture() as captured:
+        console.print(report)
+    text = captured.get()
+    if not console.is_terminal:
+        text = "".join(line.rstrip() + "\n" for line in text.splitlines())
+    return text.encode(console.encoding, errors="replace")
+
+
+def _write_svg(report: Report, path: Path) -> None:
+    console = Console(
+        record=True, width=REPORT_WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor"
+    )
+    console.print(report)
+    try:
+        path.write_text(console.export_svg(title="batchscope", unique_id="batchscope"), encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"--svg {path}: cannot be written: {error.strerror or error}") from None
+
+
+def _print(output: bytes) -> None:
+    """To stdout. A reader that has seen enough (``| head``) is no error; a full disk is."""
+    if sys.stdout is None:
+        raise CommandError("stdout is closed: the report has nowhere to go")
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(output)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        _discard_stdout()
+    except OSError as error:
+        _discard_stdout()
+        raise CommandError(f"stdout: the report cannot be written: {error.strerror or error}") from None
+
+
+def _discard_stdout() -> None:
+    """So that the interpreter's own flush at the end has nothing to complain about."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

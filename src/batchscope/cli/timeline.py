@@ -1,0 +1,61 @@
+"""Quantities over time in bounded memory: a fixed number of cells that double in width as time goes on."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from batchscope.recording.rows import Gaps, IterationColumn, Kind, Rows
+
+Floats = npt.NDArray[np.float64]
+
+CELLS = 512
+QUANTITIES = (IterationColumn.REQUEST_COUNT, IterationColumn.KV_CACHE_USAGE, IterationColumn.WAITING_REQUESTS)
+
+
+class Timeline:
+    """Integrals over time of what iterations report: subscribe it to a collector.
+
+    An iteration's values hold for its busy time; between iterations they are 0. ``means(quantity, n)`` are
+    time-weighted over n equal parts of the run; ``nan`` where the scheduler did not report the quantity.
+    """
+
+    def __init__(self, cell_seconds: float = 1 / 16) -> None:
+        self._width = cell_seconds
+        self._integrals = np.zeros((len(QUANTITIES), CELLS))
+        self.end = 0.0
+
+    def __call__(self, block: Rows | Gaps) -> None:
+        """Count a drained block."""
+        if isinstance(block, Rows) and block.kind is Kind.ITERATION and len(block.values):
+            self._add(block.values)
+
+    def _add(self, rows: Floats) -> None:
+        finished, busy = rows[:, IterationColumn.FINISHED_AT], rows[:, IterationColumn.BUSY_TIME]
+        rows = rows[np.isfinite(finished) & (busy > 0)]
+        if not len(rows):
+            return
+        finished, busy = rows[:, IterationColumn.FINISHED_AT], rows[:, IterationColumn.BUSY_TIME]
+        self.end = max(self.end, float(finished.max()))
+        while self.end > CELLS * self._width:
+            self._double()
+        instants = np.column_stack([finished - busy, finished]).ravel()
+        edges = np.arange(CELLS + 1) * self._width
+        for row, quantity in enumerate(QUANTITIES):
+            parts = np.column_stack([np.zeros(len(rows)), rows[:, quantity] * busy]).ravel()
+            self._integrals[row] += np.diff(np.interp(edges, instants, np.cumsum(parts)))
+
+    def _double(self) -> None:
+        pairs = self._integrals.reshape(len(QUANTITIES), CELLS // 2, 2).sum(axis=2)
+        self._integrals = np.concatenate([pairs, np.zeros_like(pairs)], axis=1)
+        self._width *= 2
+
+    def means(self, quantity: IterationColumn, parts: int) -> Floats:
+        """The quantity's time-weighted mean in each of ``parts`` equal parts of the run so far."""
+        if not self.end:
+            return np.full(parts, np.nan)
+        total = np.concatenate([[0.0], np.cumsum(self._integrals[QUANTITIES.index(quantity)])])
+        edges = np.linspace(0.0, self.end, parts + 1)
+        at_edges: Floats = np.interp(edges, np.arange(CELLS + 1) * self._width, total)
+        means: Floats = np.diff(at_edges) / (self.end / parts)
+        return means
