@@ -34,9 +34,9 @@ class Request:
 class TinyEngine:
     """First come, first served; a request that has a place emits a token in every iteration."""
 
-    def __init__(self, places: int = 8) -> None:
+    def __init__(self, clock: Clock, places: int = 8) -> None:
+        self.clock = clock
         self.places = places
-        self.clock = Clock()
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
 
@@ -44,16 +44,19 @@ class TinyEngine:
         """A request arrives."""
         self.waiting.append(request)
 
-    def step(self) -> list[Request]:
-        """One iteration: fill the free places, let everybody emit a token. Returns who took part."""
+    def form_batch(self) -> list[Request]:
+        """Fill the free places; everybody who has one takes part."""
         while self.waiting and len(self.running) < self.places:
             self.running.append(self.waiting.popleft())
-        prefill_tokens = sum(request.prompt_tokens for request in self.running if not request.prefilled)
-        self.clock.now += 0.02 + 0.0001 * prefill_tokens + 0.0005 * len(self.running)
-        for request in self.running:
+        return list(self.running)
+
+    def forward(self, batch: list[Request]) -> None:
+        """One iteration: everybody in the batch emits a token at its end."""
+        prefill_tokens = sum(request.prompt_tokens for request in batch if not request.prefilled)
+        self.clock.now += 0.02 + 0.0001 * prefill_tokens + 0.0005 * len(batch)
+        for request in batch:
             request.prefilled = True
             request.left -= 1
-        return list(self.running)
 
     def retire(self, request: Request) -> None:
         """A request has emitted its last token and leaves its place."""
@@ -67,7 +70,9 @@ class TinyEngine:
                 self.clock.now = max(self.clock.now, due[0].arrival)
             while due and due[0].arrival <= self.clock.now:
                 self.submit(due.popleft())
-            for request in self.step():
+            batch = self.form_batch()
+            self.forward(batch)
+            for request in batch:
                 if request.left == 0:
                     self.retire(request)
 
@@ -82,6 +87,6 @@ def toy_workload(count: int = 200, seed: int = 1) -> list[Request]:
 
 
 if __name__ == "__main__":
-    engine = TinyEngine()
+    engine = TinyEngine(Clock())
     engine.serve(toy_workload())
     print(f"served in {engine.clock.now:.1f} virtual seconds; how it went, nobody knows")

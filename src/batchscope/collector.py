@@ -109,13 +109,21 @@ class SchedulerMetricsCollector:
 
     def record_iteration(self, result: IterationResult) -> None:
         """Report one iteration of the scheduler."""
-        self.writer().iteration_result(result)
+        try:
+            writer: Writer = self._local.writer
+        except AttributeError:
+            writer = self.writer()
+        writer.iteration_result(result)
         if self._shared.eager:
             self._check()
 
     def record_request_completion(self, result: RequestResult) -> None:
         """Report a request that left the scheduler, whatever the reason."""
-        self.writer().request_result(result)
+        try:
+            writer: Writer = self._local.writer
+        except AttributeError:
+            writer = self.writer()
+        writer.request_result(result)
         if self._shared.eager:
             self._check()
 

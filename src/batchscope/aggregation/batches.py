@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from batchscope.aggregation.checks import NOT_A_NUMBER, Rejections, Verdict
+from batchscope.aggregation.checks import INFINITE, NOT_A_NUMBER, Rejections, Verdict
 from batchscope.aggregation.row_buffer import RowBuffer
 from batchscope.configuration import MetricsConfiguration
 from batchscope.recording.rows import COLUMNS, BatchColumn, Floats, Kind, Rows
@@ -26,6 +26,7 @@ class BatchAggregate:
         with np.errstate(invalid="ignore"):
             empty = np.isnan(values[:, C.UTILIZATION]) & np.isnan(values[:, C.REQUEST_COUNT])
             verdict.refuse(empty, NOT_A_NUMBER, (C.UTILIZATION,))
+            verdict.refuse(np.isinf(values[:, C.BATCH_ID]), INFINITE, (C.BATCH_ID,))
             verdict.amounts((C.UTILIZATION, C.REQUEST_COUNT, C.MEMORY_BYTES_USED), due=(), whole=(C.REQUEST_COUNT,))
         values, _ = verdict.keep(None)
         self.count += len(values)

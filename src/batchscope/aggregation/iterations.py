@@ -72,7 +72,7 @@ class IterationAggregate:
         with np.errstate(invalid="ignore"):
             verdict.instants((C.STARTED_AT, C.FINISHED_AT))
             _derive(values)
-            verdict.amounts(_AMOUNTS, due=_DUE, whole=_WHOLE)
+            verdict.amounts(_AMOUNTS, due=(*_DUE, C.RANK), whole=_WHOLE)
         values, _ = verdict.keep(None)
         if len(values):
             self._complete(values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import cast
 
 from batchscope.errors import BatchscopeError, ConfigurationError
 
@@ -26,7 +27,8 @@ def run(arguments: list[str]) -> int:
     from batchscope.cli.application import application  # noqa: PLC0415
     from batchscope.cli.options import in_terms_of_options  # noqa: PLC0415
 
-    wrong_use = typer.BadParameter.__mro__[1]  # click's UsageError; newer typers bring a click of their own
+    # click's UsageError; newer typers bring a click of their own.
+    wrong_use = cast("type[Exception]", typer.BadParameter.__mro__[1])
     try:
         code = typer.main.get_command(application)(arguments, "batchscope", standalone_mode=False)
     except wrong_use as error:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
 from batchscope.cli.demo import demo
 from batchscope.cli.replay import replay
+from batchscope.version import __version__
 
 application = typer.Typer(
     help="Scheduler metrics for continuous batching: is the batch full, if not why, are users served in time?",
@@ -21,7 +21,7 @@ application = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"batchscope {version('batchscope')}")
+        typer.echo(f"batchscope {__version__}")
         raise typer.Exit
 
 

@@ -26,15 +26,15 @@ SLO = {
 }
 CLASSES = (RequestClass("interactive", share=3, priority=1), RequestClass("batch", share=1))
 DISTURBANCES = Disturbances(cancel_probability=0.02, timeout_probability=0.02, timeout_seconds=20.0)
-RATE = 3.2
+RATE = 3.0
 BURSTINESS = 3.0
 
 
 def demo(
     requests: Annotated[int, typer.Option(metavar="N", help="How many requests.")] = 3000,
-    max_running_requests: MaxRunningRequests = 96,
+    max_running_requests: MaxRunningRequests = 64,
     max_scheduled_tokens: MaxScheduledTokens = 1024,
-    kv_cache_blocks: KvCacheBlocks = 7000,
+    kv_cache_blocks: KvCacheBlocks = 5500,
     speed: Speed = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Another number, another workload.")] = 0,
     as_json: Json = False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -54,8 +56,10 @@ class Timeline:
         """The quantity's time-weighted mean in each of ``parts`` equal parts of the run so far."""
         if not self.end:
             return np.full(parts, np.nan)
-        total = np.concatenate([[0.0], np.cumsum(self._integrals[QUANTITIES.index(quantity)])])
+        cells = math.ceil(self.end / self._width)
+        integrals = self._integrals[QUANTITIES.index(quantity), :cells]
+        bounds = np.minimum(np.arange(cells + 1) * self._width, self.end)
         edges = np.linspace(0.0, self.end, parts + 1)
-        at_edges: Floats = np.interp(edges, np.arange(CELLS + 1) * self._width, total)
+        at_edges: Floats = np.interp(edges, bounds, np.concatenate([[0.0], np.cumsum(integrals)]))
         means: Floats = np.diff(at_edges) / (self.end / parts)
         return means

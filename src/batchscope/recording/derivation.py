@@ -125,8 +125,7 @@ class Derivation:
     def _iterate(
         self, batch: IterationBatch, leaving: Mapping[int, tuple[int, Finish | Loss]], moves: Moves
     ) -> list[Rows | Gaps]:
-        elements = self._not_left(self._known(batch), batch, leaving)
-        history = self._consistent(elements, batch.finished)
+        history = self._consistent(self._known(batch), batch, leaving)
         started = self._starts(batch, history)
         found = emissions(history, self.table, batch.finished)
         decoding = history.decoding(self.table)
@@ -142,34 +141,24 @@ class Derivation:
 
     def _known(self, batch: IterationBatch) -> Elements:
         """The elements whose handle means a request in flight."""
-        elements = Elements(batch.handles & INDEX_MASK, batch.iteration, batch.tokens, batch.scheduled, batch.evicted)
-        valid = self.table.valid(batch.handles)
+        index = batch.handles & INDEX_MASK
+        elements = Elements(index, batch.iteration, batch.tokens, batch.scheduled, batch.evicted)
+        valid = self.table.valid(batch.handles, index)
         if valid.all():
             return elements
         self.reject(STALE_SLOT, int(np.count_nonzero(~valid)))
         return elements.take(valid)
 
-    def _not_left(
+    def _consistent(
         self, elements: Elements, batch: IterationBatch, leaving: Mapping[int, tuple[int, Finish | Loss]]
-    ) -> Elements:
-        """Without those of requests that had already been reported as gone."""
-        if not leaving or max(batch.position) < min(position for position, _ in leaving.values()):
-            return elements
-        gone_at = np.full(self.table.capacity, np.iinfo(np.int64).max)
-        gone_at[list(leaving)] = [position for position, _ in leaving.values()]
-        late = batch.position[elements.iteration] > gone_at[elements.slot]
-        if not late.any():
-            return elements
-        self.reject(STALE_SLOT, int(np.count_nonzero(late)))
-        return elements.take(~late)
-
-    def _consistent(self, elements: Elements, finished: Floats) -> History:
+    ) -> History:
         """Sorted by slot, without what cannot be: a slot twice, time going back, evicting who does not run."""
         while True:
             history = History(elements, self.table.capacity)
             for reason, bad in (
                 (DUPLICATE_SLOT, history.repeated()),
-                (OUT_OF_ORDER, self._going_back(history, finished)),
+                (STALE_SLOT, self._gone(history, batch.position, leaving)),
+                (OUT_OF_ORDER, self._going_back(history, batch.finished)),
                 (NOT_RUNNING, history.not_running(self.table)),
             ):
                 count = int(np.count_nonzero(bad))
@@ -181,6 +170,22 @@ class Derivation:
                     break
             else:
                 return history
+
+    @staticmethod
+    def _gone(
+        history: History, position: npt.NDArray[np.int64], leaving: Mapping[int, tuple[int, Finish | Loss]]
+    ) -> npt.NDArray[np.bool_]:
+        """Elements of requests that had already been reported as gone; only slots that end are looked at."""
+        bad = np.zeros(len(history.slot), dtype=np.bool_)
+        ends = dict(
+            zip(history.slots.tolist(), zip(history.starts.tolist(), history.ends.tolist(), strict=True), strict=True)
+        )
+        for slot, (gone_at, _) in leaving.items():
+            first, last = ends.get(slot, (0, -1))
+            if last >= 0 and position[history.iteration[last]] > gone_at:
+                part = slice(first, last + 1)
+                bad[part] = position[history.iteration[part]] > gone_at
+        return bad
 
     def _going_back(self, history: History, finished: Floats) -> npt.NDArray[np.bool_]:
         """Elements of iterations that ended before the same request's arrival or last emission."""

@@ -53,7 +53,7 @@ class History:
     @property
     def ends(self) -> Indices:
         """The position of each slot's last element."""
-        return np.append(self.starts[1:], len(self.slot)) - 1
+        return np.append(self.starts[1:], len(self.slot))[: len(self.starts)] - 1
 
     def repeated(self) -> Mask:
         """Elements that name a slot a second time in the same iteration."""
@@ -143,10 +143,12 @@ def emissions(history: History, table: SlotTable, finished: Floats) -> Emissions
 
 def gaps(found: Emissions, finished: Floats) -> list[Gaps]:
     """Inter-token and inter-emission latencies; slots that emitted in two iterations running share one pair."""
-    shared = np.bincount(found.iteration[found.follows], minlength=len(finished))[1:]
+    own = np.flatnonzero(~found.follows)
+    shared = np.bincount(found.iteration, minlength=len(finished))
+    shared = (shared - np.bincount(found.iteration[own], minlength=len(finished)))[1:]
     used = np.flatnonzero(shared)
     common, counts, at = np.diff(finished)[used], shared[used], finished[1:][used]
-    own = ~(found.follows | np.isnan(found.gap))
+    own = own[~np.isnan(found.gap[own])]
     own_gap, own_at = found.gap[own], found.at[own]
     ones = np.ones(len(own_gap), dtype=np.int64)
     own_tokens = ones if found.tokens is None else found.tokens[own]

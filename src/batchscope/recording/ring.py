@@ -18,7 +18,7 @@ import numpy as np
 
 from batchscope.recording.rows import COLUMNS, Kind, Rows
 
-UNREAD_BLOCKS_BEFORE_RELIEF = 2
+UNREAD_BLOCKS_BEFORE_RELIEF = 4
 
 
 class Block:

@@ -83,14 +83,11 @@ class SlotTable:
         """The indices of all requests in flight."""
         return np.flatnonzero(self.handle != FREE)
 
-    def valid(self, handles: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """Which handles mean a request in flight."""
-        index = handles & INDEX_MASK
-        known = (handles >= 0) & (index < self.capacity)
-        if known.all():
-            same: npt.NDArray[np.bool_] = self.handle[index] == handles
-        else:
-            same = known & (self.handle[np.where(known, index, 0)] == handles)
+    def valid(self, handles: npt.NDArray[np.int64], index: Indices) -> npt.NDArray[np.bool_]:
+        """Which handles, whose ``index`` is given, mean a request in flight."""
+        if len(index) and index.max() >= self.capacity:
+            index = np.where(index < self.capacity, index, 0)
+        same: npt.NDArray[np.bool_] = self.handle[index] == handles
         return same
 
 

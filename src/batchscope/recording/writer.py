@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
 from math import nan
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
+from msgspec.structs import astuple
 
 from batchscope.errors import InvalidRecordError
 from batchscope.recording.rings import Recording, Rings
@@ -26,8 +26,8 @@ _pack_batch = struct.Struct("5d").pack_into
 _pack_gap = struct.Struct("5d").pack_into
 _pack_error = struct.Struct("d").pack_into
 
-_REQUEST_VALUES = attrgetter(*RequestResult.__struct_fields__)
-_ITERATION_VALUES = attrgetter(*IterationResult.__struct_fields__)
+_REQUEST_RECORD: type = RequestResult  # callers may pass anything, whatever the annotations say
+_ITERATION_RECORD: type = IterationResult
 
 _BAD_VALUE = (struct.error, AttributeError, KeyError, TypeError, ValueError, OverflowError)
 """What packing a value of a wrong type raises."""
@@ -256,21 +256,17 @@ class Writer:
 
     def request_result(self, result: RequestResult) -> None:
         """``request`` from a record."""
-        try:
-            values = _REQUEST_VALUES(result)
-        except _BAD_VALUE as error:
-            self._reject(error)
+        if isinstance(result, _REQUEST_RECORD):
+            self.request(*astuple(result))
         else:
-            self.request(*values)
+            self._reject(TypeError(f"{result!r:.80}: expected a RequestResult"))
 
     def iteration_result(self, result: IterationResult) -> None:
         """``iteration`` from a record."""
-        try:
-            values = _ITERATION_VALUES(result)
-        except _BAD_VALUE as error:
-            self._reject(error)
+        if isinstance(result, _ITERATION_RECORD):
+            self.iteration(*astuple(result))
         else:
-            self.iteration(*values)
+            self._reject(TypeError(f"{result!r:.80}: expected an IterationResult"))
 
     def _latencies(self, at: float, column: GapColumn, latencies: Latencies) -> None:
         if isinstance(latencies, np.ndarray):

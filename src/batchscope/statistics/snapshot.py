@@ -91,7 +91,7 @@ def decode_snapshot(document: bytes | str) -> MetricsSnapshot:
     """The way back from ``to_json``; unknown keys are ignored, anything else is a ``DecodeError``."""
     try:
         raw = msgspec.json.decode(document)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise DecodeError(f"not a snapshot: {error}; expected the JSON document of MetricsSnapshot.to_json") from error
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
         found = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__

@@ -1,0 +1,57 @@
+# On a machine with python3 >= 3.11 and make, nothing else:
+#   make demo     a simulated engine serves a built-in workload; ends with the report
+#   make test     the whole test suite
+# For developers: make check (all that CI asks for), make bench, make report-image, make clean.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DELETE_ON_ERROR:
+.PHONY: demo test check lint package bench report-image clean
+
+demo: $(READY)
+	@$(BIN)/batchscope demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+# The tests come last: their summary is the last thing on the screen.
+check: lint package
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+package: $(READY)
+	rm -rf dist build/smoke
+	$(BIN)/python -m build --wheel --outdir dist
+	$(BIN)/python -m venv build/smoke
+	build/smoke/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd build && smoke/bin/python ../tests/cli/smoke.py smoke/bin/batchscope
+
+bench: $(READY)
+	$(BIN)/python benchmarks/replay.py
+
+report-image: $(READY)
+	$(BIN)/batchscope demo --svg docs/images/report.svg > /dev/null
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip 23 does not know dependency groups: the list is read from pyproject.toml.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
+	  echo "error: batchscope needs Python 3.11 or newer, '$(PYTHON)' is: $$($(PYTHON) --version 2>&1);" \
+	    "name another one: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
+	  echo "error: $(PYTHON) cannot make environments; on Debian: apt-get install python3-venv" >&2; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' > $(VENV)/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/dev.txt -e .
+	@touch $@
