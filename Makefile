@@ -38,6 +38,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/replay.py
 
 report-image: $(READY)
+	@mkdir -p docs/images
 	$(BIN)/batchscope demo --svg docs/images/report.svg > /dev/null
 
 clean:

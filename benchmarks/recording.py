@@ -44,9 +44,7 @@ Body = Callable[[int], None]
 def the_same_request() -> Body:
     registry = CollectorRegistry()
     edges = [0.001 * 1.7**k for k in range(20)]
-    histograms = [
-        Histogram(f"h{k}", "h", ["model"], buckets=edges, registry=registry).labels("m") for k in range(6)
-    ]
+    histograms = [Histogram(f"h{k}", "h", ["model"], buckets=edges, registry=registry).labels("m") for k in range(6)]
     counters = [Counter(f"c{k}", "c", ["model"], registry=registry).labels("m") for k in range(3)]
 
     def body(count: int) -> None:
@@ -225,7 +223,9 @@ def full_collector() -> SchedulerMetricsCollector:
     writer, rng = collector.writer(), np.random.default_rng(1)
     for k, value in enumerate(rng.lognormal(0, 1, 12_000).tolist()):
         writer.request(k, 100, EOS, value, value / 10, 1.1 * value, value / 5, value / 10, value / 2, 0.0, 100, 0, 0, 0)
-        writer.iteration(k, 200, 200, 1, value / 100, 10**9, running_requests=200, waiting_requests=3, scheduled_tokens=200)
+        writer.iteration(
+            k, 200, 200, 1, value / 100, 10**9, running_requests=200, waiting_requests=3, scheduled_tokens=200
+        )
         writer.batch(0.8, k, 200, 10**9)
         if k % 500 == 0:
             collector._relieve()
@@ -291,7 +291,9 @@ def table(rounds: int) -> list[dict[str, Any]]:
     add("a record's p99.9 at 10 Hz snapshots", "<= 10 us", tail, "us", met=tail <= 10)
     add("a record's maximum (reported)", "-", longest, "us", met=True)
     for name, (fastest, median) in found.items():
-        rows.append({"what": name, "target": "-", "measured": round(fastest, 1), "unit": "ns", "median": round(median, 1)})
+        rows.append(
+            {"what": name, "target": "-", "measured": round(fastest, 1), "unit": "ns", "median": round(median, 1)}
+        )
     return rows
 
 

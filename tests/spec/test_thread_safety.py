@@ -10,6 +10,7 @@ from batchscope import BatchLimiter, CompletionReason, MetricsConfiguration, Sch
 
 WRITERS, READERS, RECORDS = 8, 2, 200_000
 EACH = RECORDS // WRITERS // 4  # of each of the four kinds
+ROUND = 1250
 REASONS = (EOS, CompletionReason.TIMEOUT, CompletionReason.CANCELLED, CompletionReason.ERROR)
 
 
@@ -78,6 +79,8 @@ def test_eight_writers_and_two_readers_lose_nothing_and_count_nothing_twice():
     configuration = MetricsConfiguration(slo=SloTargets(e2e_latency=1.0), max_request_samples=RECORDS)
     collector, _ = make(configuration, limits=SchedulerLimits(max_running_requests=8))
     written = threading.Event()
+    # A full ring drops, and counts, what nobody drains in time; here every ring is emptied after each round.
+    end_of_round = threading.Barrier(WRITERS, action=collector.get_snapshot)
     writers, readers, seen = Threads(), Threads(), [[] for _ in range(READERS)]
 
     def read(mine):
@@ -88,6 +91,8 @@ def test_eight_writers_and_two_readers_lose_nothing_and_count_nothing_twice():
 
     def write_all(name):
         for number in range(EACH):
+            if number % ROUND == 0:
+                end_of_round.wait(50)
             write(collector, name, number)
 
     for mine in seen:
@@ -112,6 +117,24 @@ def test_eight_writers_and_two_readers_lose_nothing_and_count_nothing_twice():
         for before, after in zip(mine, mine[1:], strict=False):
             assert all(one <= other for one, other in zip(before, after, strict=True))
             assert after[-1] > before[-1]
+
+
+def test_writers_faster_than_every_reader_drop_records_and_count_each_of_them():
+    collector, _ = make(MetricsConfiguration(max_request_samples=RECORDS))
+    threads = Threads()
+
+    def write_all(name):
+        writer = collector.writer()
+        for number in range(12_500):
+            writer.request((name, number), 3, EOS, 0.5)
+
+    for name in range(WRITERS):
+        threads.start(write_all, name)
+    threads.join()
+    snapshot = collector.get_snapshot()
+    assert snapshot.request_stats.total_requests + snapshot.totals.dropped_records == 12_500 * WRITERS
+    ids = [kept.request_id for kept in collector.request_samples()]
+    assert len(set(ids)) == len(ids) == snapshot.request_stats.total_requests
 
 
 def test_each_writers_records_keep_their_order():

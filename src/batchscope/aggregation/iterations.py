@@ -124,9 +124,11 @@ def _derive(values: Floats) -> None:
     duration = values[:, C.PROCESSING_TIME]
     span = values[:, C.FINISHED_AT] - values[:, C.STARTED_AT]
     values[:, C.PROCESSING_TIME] = np.where(np.isnan(duration), span, duration)
-    for column, estimate in (
-        (C.FINISHED_AT, values[:, C.STARTED_AT] + values[:, C.PROCESSING_TIME]),
-        (C.FINISHED_AT, values[:, C.AT]),
-        (C.STARTED_AT, values[:, C.FINISHED_AT] - values[:, C.PROCESSING_TIME]),
-    ):
-        values[:, column] = np.where(np.isnan(values[:, column]), estimate, values[:, column])
+    # One after the other: the start follows from a finish that may itself be estimated.
+    _fill(values, C.FINISHED_AT, values[:, C.STARTED_AT] + values[:, C.PROCESSING_TIME])
+    _fill(values, C.FINISHED_AT, values[:, C.AT])
+    _fill(values, C.STARTED_AT, values[:, C.FINISHED_AT] - values[:, C.PROCESSING_TIME])
+
+
+def _fill(values: Floats, column: C, estimate: Floats) -> None:
+    values[:, column] = np.where(np.isnan(values[:, column]), estimate, values[:, column])

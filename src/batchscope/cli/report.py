@@ -44,7 +44,7 @@ _TARGETS = {
     "e2e_latency": "e2e",
     "max_emission_gap": "gap",
 }
-_SHARE_WORTH_NAMING = 0.1
+_WORTH_NAMING = 0.1
 
 
 class Report:
@@ -108,9 +108,9 @@ class Report:
         iterations = self.snapshot.iteration_stats
         text = Text.assemble((percent(iterations.time_weighted_utilization), "bold"), " full while busy")
         for limiter, share in _by_share(iterations.limited_by):
-            if limiter in _ADVICE and share >= _SHARE_WORTH_NAMING:
+            if limiter in _ADVICE and share >= _WORTH_NAMING:
                 text.append(f"; limited {percent(share)} of the time by ")
-                text.append(limiter.replace("_", " "), style=f"bold {_COLOR[limiter]}")
+                text.append(_name(limiter), style=f"bold {_COLOR[limiter]}")
                 break
         else:
             text.append("; mostly there was no more to do" if iterations.limited_by else "")
@@ -164,7 +164,7 @@ class Report:
             lost = statistics.lost_slot_seconds.get(limiter, math.nan)
             color = _COLOR.get(limiter, "blue")
             chart = Text(bar(share, 20, ascii_only=ascii_only), style=color)
-            table.add_row(limiter.replace("_", " "), percent(share), chart, count(lost), self._advice(limiter))
+            table.add_row(_name(limiter), percent(share), chart, count(lost), self._advice(limiter))
         if not statistics.limited_by:
             table.add_row(MISSING, MISSING, "", MISSING, MISSING)
         return table
@@ -219,6 +219,10 @@ def _figures(summary: DistributionSummary) -> Iterator[str]:
 def _by_share(shares: dict[str, float]) -> list[tuple[BatchLimiter, float]]:
     pairs = ((BatchLimiter(name), share) for name, share in shares.items() if share > 0)
     return sorted(pairs, key=lambda pair: -pair[1])
+
+
+def _name(limiter: BatchLimiter) -> str:
+    return limiter.replace("_", " ").replace("kv", "KV")
 
 
 def _separated(number: int, what: str, details: str = "") -> str:

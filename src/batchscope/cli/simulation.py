@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -129,9 +131,25 @@ def _write_svg(report: Report, path: Path) -> None:
     )
     console.print(report)
     try:
-        path.write_text(console.export_svg(title="batchscope", unique_id="batchscope"), encoding="utf-8")
+        path.write_text(_aligned(console.export_svg(title="batchscope", unique_id="batchscope")), encoding="utf-8")
     except OSError as error:
         raise CommandError(f"--svg {path}: cannot be written: {error.strerror or error}") from None
+
+
+_PADDED_TEXT = re.compile(r'x="([\d.]+)"([^>]*) textLength="([\d.]+)"([^>]*)>((?:&#160;)*)([^<]*?)((?:&#160;)*)</text>')
+
+
+def _aligned(svg: str) -> str:
+    """The picture with its texts placed by position: some viewers drop the blanks that rich places them by."""
+
+    def place(found: re.Match[str]) -> str:
+        x, before, length, after, left, text, right = found.groups()
+        blanks, trailing = len(left) // len("&#160;"), len(right) // len("&#160;")
+        characters = len(html.unescape(text))
+        width = float(length) / max(1, blanks + characters + trailing)
+        return f'x="{float(x) + width * blanks:.1f}"{before} textLength="{width * characters:.1f}"{after}>{text}</text>'
+
+    return _PADDED_TEXT.sub(place, svg)
 
 
 def _print(output: bytes) -> None:

@@ -19,20 +19,12 @@ from batchscope.aggregation.exponential_histogram import ExponentialHistogram
 from batchscope.aggregation.slo import SloResult
 from batchscope.configuration import SchedulerLimits
 from batchscope.errors import MergeError
+from batchscope.statistics import summaries
 from batchscope.statistics.build import WINDOWS, window_statistics
 from batchscope.statistics.distributions import merged, summarize_histogram
 from batchscope.statistics.iterations import batch_statistics, iteration_statistics
 from batchscope.statistics.requests import PROCESSING_MEAN, QUEUE_MEAN, TOKENS_MEAN, attainment
 from batchscope.statistics.snapshot import Histograms, MetricsSnapshot
-from batchscope.statistics.summaries import (
-    BatchStatistics,
-    DistributionSummary,
-    ErrorStatistics,
-    IterationStatistics,
-    RequestStatistics,
-    ResourceStatistics,
-    SloStatistics,
-)
 from batchscope.statistics.totals import Gauges, Mean, Totals, WindowTotals
 
 MIXED_ROLE = "mixed"
@@ -98,7 +90,7 @@ class _Parts(NamedTuple):
     windowed: dict[str, Histograms]
     elapsed: float
 
-    def summary(self, name: str) -> DistributionSummary:
+    def summary(self, name: str) -> summaries.DistributionSummary:
         """A histogram in seven numbers, its request classes together."""
         return summarize_histogram(merged(self.histograms.get(name, {}).values()), self.elapsed)
 
@@ -119,7 +111,7 @@ def _checked_instances(snapshots: Sequence[MetricsSnapshot]) -> list[str]:
         raise MergeError("no snapshots: expected at least one to merge")
     instances: list[str] = []
     for snapshot in snapshots:
-        own = _instances(snapshot)
+        own = snapshot.merged_from or [name for name in (snapshot.instance_id,) if name]
         if not snapshot.histograms and _observed(snapshot):
             raise MergeError(f"no histograms of instance {own}: ask for histograms, to_json(histograms=True)")
         instances += own
@@ -127,10 +119,6 @@ def _checked_instances(snapshots: Sequence[MetricsSnapshot]) -> list[str]:
     if twice:
         raise MergeError(f"instance {', '.join(twice)} would count twice: expected one snapshot of each")
     return sorted(instances)
-
-
-def _instances(snapshot: MetricsSnapshot) -> list[str]:
-    return list(snapshot.merged_from) or ([snapshot.instance_id] if snapshot.instance_id else [])
 
 
 def _observed(snapshot: MetricsSnapshot) -> bool:
@@ -145,10 +133,8 @@ def _added(values: Iterable[Any]) -> Any:
     known = [value for value in values if value is not None]
     if not known:
         return None
-    if isinstance(known[0], ExponentialHistogram):
-        return _histogram(known)
     if not isinstance(known[0], dict):
-        return reduce(add, known)
+        return _histogram(known) if isinstance(known[0], ExponentialHistogram) else reduce(add, known)
     keys = dict.fromkeys(key for table in known for key in table)
     return {key: _added(table[key] for table in known if key in table) for key in keys}
 
@@ -184,12 +170,12 @@ def _histogram(series: Sequence[ExponentialHistogram]) -> ExponentialHistogram:
     return whole
 
 
-def _request_statistics(snapshots: Sequence[MetricsSnapshot], parts: _Parts) -> RequestStatistics:
+def _request_statistics(snapshots: Sequence[MetricsSnapshot], parts: _Parts) -> summaries.RequestStatistics:
     means, window, totals = parts.means, parts.window, parts.totals
-    summaries: dict[str, Any] = {name: parts.summary(name) for name in _LATENCIES}
-    total_time = summaries["total_time"]
+    latencies: dict[str, Any] = {name: parts.summary(name) for name in _LATENCIES}
+    total_time = latencies["total_time"]
     in_window = window.tokens_of_iterations if totals.iterations else window.tokens_of_requests
-    return RequestStatistics(
+    return summaries.RequestStatistics(
         **_sums([snapshot.request_stats for snapshot in snapshots], _OUTCOMES),
         average_tokens_per_request=means[TOKENS_MEAN].value,
         p50_latency=total_time.p50,
@@ -200,11 +186,11 @@ def _request_statistics(snapshots: Sequence[MetricsSnapshot], parts: _Parts) -> 
         average_queue_time=means[QUEUE_MEAN].value,
         average_processing_time=means[PROCESSING_MEAN].value,
         rejected_records=dict(totals.rejected_records),
-        **summaries,
+        **latencies,
     )
 
 
-def _iteration_statistics(parts: _Parts, limits: SchedulerLimits) -> IterationStatistics:
+def _iteration_statistics(parts: _Parts, limits: SchedulerLimits) -> summaries.IterationStatistics:
     duration = parts.summary("iteration_duration")
     statistics = iteration_statistics(parts.totals, parts.means, parts.window, duration)
     if limits.max_running_requests is None:  # then slot_seconds are those of some engines only
@@ -212,7 +198,7 @@ def _iteration_statistics(parts: _Parts, limits: SchedulerLimits) -> IterationSt
     return statistics
 
 
-def _batch_statistics(snapshots: Sequence[MetricsSnapshot], parts: _Parts) -> BatchStatistics:
+def _batch_statistics(snapshots: Sequence[MetricsSnapshot], parts: _Parts) -> summaries.BatchStatistics:
     found = [snapshot.batch_stats for snapshot in snapshots]
     smallest = [batches.min_batch_size for batches in found if batches.min_batch_size is not None]
     largest = [batches.max_batch_size for batches in found if batches.max_batch_size is not None]
@@ -220,12 +206,12 @@ def _batch_statistics(snapshots: Sequence[MetricsSnapshot], parts: _Parts) -> Ba
     return batch_statistics(total, parts.means, min(smallest, default=None), max(largest, default=None))
 
 
-def _error_statistics(snapshots: Sequence[MetricsSnapshot]) -> ErrorStatistics:
+def _error_statistics(snapshots: Sequence[MetricsSnapshot]) -> summaries.ErrorStatistics:
     found = [snapshot.error_stats for snapshot in snapshots]
     total = sum(errors.total_errors for errors in found)
     finished = sum(snapshot.request_stats.total_requests for snapshot in snapshots)
     times = [errors.last_error_time for errors in found if errors.last_error_time is not None]
-    return ErrorStatistics(
+    return summaries.ErrorStatistics(
         total_errors=total,
         errors_by_type=_added(errors.errors_by_type for errors in found),
         error_rate=total / finished if finished else math.nan,
@@ -233,9 +219,9 @@ def _error_statistics(snapshots: Sequence[MetricsSnapshot]) -> ErrorStatistics:
     )
 
 
-def _slo_statistics(snapshots: Sequence[MetricsSnapshot], window: WindowTotals) -> dict[str, SloStatistics]:
+def _slo_statistics(snapshots: Sequence[MetricsSnapshot], window: WindowTotals) -> dict[str, summaries.SloStatistics]:
     """Each request was judged by its own engine's targets; those shown are the ones that all agree on."""
-    by_class: dict[str, list[SloStatistics]] = {}
+    by_class: dict[str, list[summaries.SloStatistics]] = {}
     for snapshot in snapshots:
         for name, statistics in snapshot.slo_stats.items():
             by_class.setdefault(name, []).append(statistics)
@@ -289,9 +275,9 @@ def _limits(snapshots: Sequence[MetricsSnapshot]) -> SchedulerLimits:
     return SchedulerLimits(**_sums([snapshot.limits for snapshot in snapshots], known))
 
 
-def _resources(snapshots: Sequence[MetricsSnapshot]) -> dict[str, ResourceStatistics]:
+def _resources(snapshots: Sequence[MetricsSnapshot]) -> dict[str, summaries.ResourceStatistics]:
     """All resources, as ``instance_id/name``: a name does not depend on who else is merged."""
-    resources: dict[str, ResourceStatistics] = {}
+    resources: dict[str, summaries.ResourceStatistics] = {}
     for snapshot in snapshots:
         prefix = "" if snapshot.merged_from or not snapshot.instance_id else f"{snapshot.instance_id}/"
         for name, statistics in snapshot.resource_stats.items():
