@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from tiny_engine import Clock, Request, TinyEngine, toy_workload
-
 from batchscope import (
     CompletionReason,
     MetricsConfiguration,
@@ -12,6 +10,7 @@ from batchscope import (
     SchedulerMetricsCollector,
     SloTargets,
 )
+from tiny_engine import Clock, Request, TinyEngine, toy_workload
 
 PLACES = 8
 clock = Clock()

@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import re
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 from command_line import AZURE, COMMAND, HEADER, ROWS, batchscope, environment, needs_azure
@@ -102,7 +104,9 @@ def test_the_picture_is_written_beside_the_report(trace, tmp_path):
     run = batchscope("replay", trace, "--svg", picture)
     assert run.code == 0
     assert "3 arrived" in run.output
-    assert picture.read_text().startswith("<svg")
+    picture_text = picture.read_text()
+    assert picture_text.startswith("<svg")
+    assert not re.search("<text [^>]*>&#160;[^<]*[^<;]", picture_text)  # blanks are not what places a text
 
 
 @pytest.mark.parametrize("arguments", [(), ("--json",)])
@@ -136,6 +140,19 @@ def test_a_reader_that_leaves_early_is_no_error(trace):
     process.stderr.close()
     assert process.wait(60) == 0
     assert errors.splitlines() == ["note: serving trace.csv (azure)"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("arguments", [("replay",), ("replay", "--json"), ("--version",)])
+def test_a_full_disk_is_said_in_one_line(trace, arguments):
+    arguments = [*arguments, str(trace)] if "replay" in arguments else arguments
+    with Path("/dev/full").open("wb") as full:
+        process = subprocess.run(
+            [*COMMAND, *arguments], check=False, stdout=full, stderr=subprocess.PIPE, env=environment()
+        )
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1].startswith(b"error: the output cannot be written: No space left")
+    assert b"Traceback" not in process.stderr
 
 
 def test_an_ascii_terminal_gets_ascii(trace):

@@ -26,6 +26,7 @@ def run(arguments: list[str]) -> int:
 
     from batchscope.cli.application import application  # noqa: PLC0415
     from batchscope.cli.options import in_terms_of_options  # noqa: PLC0415
+    from batchscope.cli.stdout import discard  # noqa: PLC0415
 
     # click's UsageError; newer typers bring a click of their own.
     wrong_use = cast("type[Exception]", typer.BadParameter.__mro__[1])
@@ -37,6 +38,9 @@ def run(arguments: list[str]) -> int:
         return _failed(in_terms_of_options(error))
     except BatchscopeError as error:
         return _failed(str(error))
+    except OSError as error:  # of a file it is told where it happens; this is stdout, on a full disk say
+        discard()
+        return _failed(f"the output cannot be written: {error.strerror or error}")
     return int(code or 0)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import io
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from batchscope import MetricsConfiguration, RequestTracker, SchedulerLimits, SchedulerMetricsCollector, SloTargets
+from batchscope.cli import stdout
 from batchscope.cli.options import CommandError
 from batchscope.cli.report import Report
 from batchscope.cli.timeline import Timeline
@@ -80,7 +80,7 @@ def show(report: Report, *, as_json: bool, svg: Path | None) -> None:
     """Write what was asked for: the picture first, so that its failure leaves nothing half-printed."""
     if svg is not None:
         _write_svg(report, svg)
-    _print(_document(report.snapshot, report.interrupted) if as_json else _text(report))
+    stdout.write(_document(report.snapshot, report.interrupted) if as_json else _text(report))
 
 
 def note(message: str) -> None:
@@ -150,23 +150,3 @@ def _aligned(svg: str) -> str:
         return f'x="{float(x) + width * blanks:.1f}"{before} textLength="{width * characters:.1f}"{after}>{text}</text>'
 
     return _PADDED_TEXT.sub(place, svg)
-
-
-def _print(output: bytes) -> None:
-    """To stdout. A reader that has seen enough (``| head``) is no error; a full disk is."""
-    if sys.stdout is None:
-        raise CommandError("stdout is closed: the report has nowhere to go")
-    try:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(output)
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        _discard_stdout()
-    except OSError as error:
-        _discard_stdout()
-        raise CommandError(f"stdout: the report cannot be written: {error.strerror or error}") from None
-
-
-def _discard_stdout() -> None:
-    """So that the interpreter's own flush at the end has nothing to complain about."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -60,7 +60,7 @@ class Derivation:
 
     def derive(self, events: Sequence[Event]) -> list[Rows | Gaps]:
         """Rows of everything that these events say, in the order they were reported."""
-        self._arrive([event for event in events if type(event) is Arrival])
+        self._arrive(events)
         leaving = self._leaving(events)
         moves = Moves(self.table)
         out: list[Rows | Gaps] = []
@@ -72,18 +72,39 @@ class Derivation:
         out += self._leave([event for _, event in leaving.values()])
         return out
 
-    def _arrive(self, arrivals: Sequence[Arrival]) -> None:
-        admitted: list[Arrival] = []
-        for event in arrivals:
-            reason = self._unfit(event)
-            if reason is None:
-                self._slot_of[event.request_id] = event.handle & INDEX_MASK
-                admitted.append(event)
-            else:
-                self.reject(reason)
-                self.freed.append(event.handle + GENERATION)
-        if not admitted:
+    def _arrive(self, events: Sequence[Event]) -> None:
+        admitted: dict[int, Arrival] = {}
+        for event in events:
+            kind = type(event)
+            if kind is Arrival:
+                self._admit(event, admitted)
+            elif kind is Finish or kind is Loss:
+                self._forget_id(event.handle, admitted)
+        if admitted:
+            self._occupy(list(admitted.values()))
+
+    def _admit(self, event: Arrival, admitted: dict[int, Arrival]) -> None:
+        reason = self._unfit(event)
+        if reason is None:
+            self._slot_of[event.request_id] = event.handle & INDEX_MASK
+            admitted[event.handle] = event
+        else:
+            self.reject(reason)
+            self.freed.append(event.handle + GENERATION)
+
+    def _forget_id(self, handle: int, admitted: Mapping[int, Arrival]) -> None:
+        """A request ends: its id may arrive again, also within this drain."""
+        index = handle & INDEX_MASK
+        if handle in admitted:
+            request_id = admitted[handle].request_id
+        elif handle >= 0 and index < self.table.capacity and self.table.handle[index] == handle:
+            request_id = self.table.request_ids[index]
+        else:
             return
+        if self._slot_of.get(request_id) == index:
+            del self._slot_of[request_id]
+
+    def _occupy(self, admitted: Sequence[Arrival]) -> None:
         handles = np.array([event.handle for event in admitted], dtype=np.int64)
         self.table.reserve(int((handles & INDEX_MASK).max()))
         classes = [self._class_codes.get(event.request_class, self._other_class) for event in admitted]
@@ -224,7 +245,6 @@ class Derivation:
         self.lost += len(events) - good
         for event in events:
             index = event.handle & INDEX_MASK
-            del self._slot_of[self.table.request_ids[index]]
             self.table.release(index)
             self.freed.append(event.handle + GENERATION)
         return [rows] if good else []

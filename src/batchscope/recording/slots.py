@@ -85,10 +85,11 @@ class SlotTable:
 
     def valid(self, handles: npt.NDArray[np.int64], index: Indices) -> npt.NDArray[np.bool_]:
         """Which handles, whose ``index`` is given, mean a request in flight."""
-        if len(index) and index.max() >= self.capacity:
-            index = np.where(index < self.capacity, index, 0)
-        same: npt.NDArray[np.bool_] = self.handle[index] == handles
-        return same
+        if not len(index) or index.max() < self.capacity:
+            same: npt.NDArray[np.bool_] = self.handle[index] == handles
+            return same
+        known = index < self.capacity  # not so: -1, which is FREE
+        return known & (self.handle[np.where(known, index, 0)] == handles)
 
 
 def _unset(capacity: int) -> Floats:
