@@ -5,9 +5,9 @@ import logging
 import threading
 
 import pytest
-from spec.fakes import iteration, make, request
 
 from batchscope import MetricsConfiguration, SchedulerMetricsCollector
+from spec.fakes import iteration, make, request
 
 INTERVAL = 0.005
 

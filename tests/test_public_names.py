@@ -6,13 +6,7 @@ import pytest
 
 import batchscope
 
-NAMES = """
-    SchedulerMetricsCollector MetricsConfiguration SchedulerLimits SloTargets SchedulerMetrics
-    IterationResult RequestResult CompletionReason BatchLimiter RequestMetrics IterationMetrics BatchMetrics
-    RequestStatistics IterationStatistics BatchStatistics ErrorStatistics DistributionSummary MetricsSnapshot
-    decode_snapshot CircularBuffer SlidingWindowCounter ExponentialHistogram RequestTracker
-    BatchscopeError ConfigurationError DecodeError InvalidRecordError MergeError MissingExtraError WorkloadError
-""".split()
+NAMES = ["SchedulerMetricsCollector", "MetricsConfiguration", "SchedulerLimits", "SloTargets", "SchedulerMetrics", "IterationResult", "RequestResult", "CompletionReason", "BatchLimiter", "RequestMetrics", "IterationMetrics", "BatchMetrics", "RequestStatistics", "IterationStatistics", "BatchStatistics", "ErrorStatistics", "DistributionSummary", "MetricsSnapshot", "decode_snapshot", "CircularBuffer", "SlidingWindowCounter", "ExponentialHistogram", "RequestTracker", "BatchscopeError", "ConfigurationError", "DecodeError", "InvalidRecordError", "MergeError", "MissingExtraError", "WorkloadError"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from typing import Protocol
@@ -40,7 +41,8 @@ class DetailedLog:
         try:
             logger.info("batchscope %s", line(self._collector.get_snapshot()))
         except Exception:  # the engine's log handler may raise anything; its metrics go on
-            logger.exception("batchscope: a detailed log line could not be written")
+            with contextlib.suppress(Exception):  # it may be the same handler that fails
+                logger.exception("batchscope: a detailed log line could not be written")
 
     def close(self) -> None:
         """Write a last line and end the thread."""

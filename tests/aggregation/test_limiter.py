@@ -187,8 +187,9 @@ def test_an_iteration_without_instants_ends_when_it_was_recorded():
 
 def test_a_start_alone_is_completed_by_the_duration():
     script = Script()
-    script.now = 9.0
+    script.now = 3.0
     script.collector.record_iteration(IterationResult(1, 4, 0, 0, 2.0, started_at=1.0, waiting_requests=0))
+    script.now = 5.0
     script.collector.record_iteration(IterationResult(2, 4, 0, 0, nan, started_at=2.0, finished_at=5.0))
     assert script.collector.read_totals().totals.busy_seconds == 4.0
 

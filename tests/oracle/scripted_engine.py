@@ -7,7 +7,7 @@ and iteration by iteration, without any arithmetic of the tracker's.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
@@ -16,6 +16,7 @@ from batchscope import BatchLimiter, CompletionReason, RequestTracker, Scheduler
 
 TICK = 1 / 64
 SKIP, EVICT = "skip", "evict"
+ARRIVAL, GIVES_UP, READ = "arrival", "gives up", "read"
 COMPLETED = [reason for reason in CompletionReason if reason.outcome == "completed"]
 FAILED = [reason for reason in CompletionReason if reason.outcome == "failed"]
 CANCELLED = [CompletionReason.CANCELLED]
@@ -38,7 +39,7 @@ class Iterate:
     duration: int
     roles: tuple[str | int, ...]
     one_each: bool
-    arrivals: tuple[int, ...]  # ticks into the iteration at which requests arrive; they wait for the next
+    during: tuple[tuple[int, str], ...]  # (ticks into it, what): reported before the iteration itself is
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ STEPS = st.one_of(
         st.integers(1, 30),
         st.lists(ROLES, min_size=1, max_size=6).map(tuple),
         st.booleans(),
-        st.lists(st.integers(0, 30), max_size=2).map(tuple),
+        st.lists(st.tuples(st.integers(0, 30), st.sampled_from([ARRIVAL, GIVES_UP, READ])), max_size=3).map(tuple),
     ),
     st.builds(
         Iterate, WAITS, st.sampled_from([2, 2, 3]), st.just((1,)), st.booleans(), st.just(())
@@ -131,11 +132,19 @@ class Time:
 
 
 class ScriptedEngine:
-    """``scheduled_given``: says how many tokens each slot was scheduled; ``gives_start``: when iterations began."""
+    """``scheduled_given``: says how many tokens each slot was scheduled; ``read`` reads in the middle."""
 
-    def __init__(self, collector: SchedulerMetricsCollector, time: Time, *, scheduled_given: bool) -> None:
+    def __init__(
+        self,
+        collector: SchedulerMetricsCollector,
+        time: Time,
+        *,
+        scheduled_given: bool,
+        read: Callable[[], object] = lambda: None,
+    ) -> None:
         self.tracker = RequestTracker(collector)
         self.time = time
+        self.read = read
         self.scheduled_given = scheduled_given
         self.requests: list[RequestFacts] = []
         self.iterations: list[IterationFacts] = []
@@ -162,8 +171,16 @@ class ScriptedEngine:
     def _iterate(self, step: Iterate) -> None:
         started = self.time.now
         there = self.live
-        for ticks in sorted(step.arrivals):
-            self._arrive(7, "chat", started + min(ticks, step.duration) * TICK)
+        for ticks, what in sorted(step.during):
+            self.time.now = started + min(ticks, step.duration) * TICK
+            if what == READ:
+                self.read()
+            elif what == ARRIVAL:
+                self._arrive(7, "chat", None)
+            elif self.live:  # somebody who is not in this batch
+                leaver = self.live[-1]
+                if leaver not in there or step.roles[there.index(leaver) % len(step.roles)] == SKIP:
+                    self._end(leaver, 3)
         self.time.now = finished = started + step.duration * TICK
         roles = [step.roles[k % len(step.roles)] for k in range(len(there))]
         evicted = [r for r, role in zip(there, roles, strict=True) if role == EVICT and r.holding]

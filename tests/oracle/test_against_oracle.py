@@ -90,12 +90,13 @@ def play(script, *, scheduled_given: bool = True, reads: bool = True) -> Run:
         limits=SchedulerLimits(max_running_requests=PLACES, max_scheduled_tokens=BUDGET),
         clock=time,
     )
-    engine = ScriptedEngine(collector, time, scheduled_given=scheduled_given)
+    read = collector.get_snapshot if reads else lambda: None
+    engine = ScriptedEngine(collector, time, scheduled_given=scheduled_given, read=read)
     for step in script:
         if not isinstance(step, Read):
             engine.play(step)
-        elif reads:
-            collector.get_snapshot()
+        else:
+            read()
     time.now = math.floor(time.now / CELL + 1) * CELL  # the next cell edge: rates are exact there
     run = Run(engine, collector.get_snapshot(), collector, time.now)
     assert oracle.problems(run.requests) == []

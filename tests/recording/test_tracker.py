@@ -357,7 +357,6 @@ def test_a_wrong_type_is_counted_and_nothing_else_happens(tracked, slots, facts)
         lambda tracker, slot: tracker.lost(slot, at="soon"),
         lambda tracker, slot: tracker.arrived([]),
         lambda tracker, slot: tracker.arrived("b", at="soon"),
-        lambda tracker, slot: tracker.arrived("b", at=math.nan),
         lambda tracker, slot: tracker.arrived("b", prompt_tokens="few"),
         lambda tracker, slot: tracker.arrived("b", prompt_tokens=None),
         lambda tracker, slot: tracker.arrived("b", request_class=[]),
@@ -372,9 +371,18 @@ def test_wrong_types_at_arrival_and_finish_are_counted_and_the_others_go_on(trac
     assert list(tracked.requests) == ["a"]
 
 
-def test_negative_prompt_tokens_are_rejected(tracked):
-    tracked.tracker.arrived("a", prompt_tokens=-1)
-    assert tracked.rejected == {"negative": 1}
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"prompt_tokens": -1}, "negative"),
+        ({"at": math.nan}, "not_a_number"),
+        ({"at": math.inf}, "infinite"),
+        ({"prompt_tokens": math.inf}, "infinite"),
+    ],
+)
+def test_an_arrival_with_an_impossible_value_is_rejected_by_reason(tracked, facts, reason):
+    tracked.tracker.arrived("a", **facts)
+    assert tracked.rejected == {reason: 1}
     assert tracked.totals.requests_received == 0
 
 
@@ -550,3 +558,18 @@ def test_what_is_forwarded_to_a_collector_gives_the_same_statistics_as_a_tracker
     assert forwarded.totals.rejected_records == {}
     assert forwarded.iteration_stats.average_tokens_per_iteration == mine.iteration_stats.average_tokens_per_iteration
     assert forwarded.iteration_stats.preemptions == mine.iteration_stats.preemptions == 1
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_who_left_while_an_iteration_ran_was_there_when_its_batch_was_formed(tracked, read):
+    a, b, c = tracked.arrive("a", "b", "c")
+    tracked.run([a, b], started=0.0, finished=1.0)
+    tracked.tracker.finished(c, CANCELLED, at=1.5)  # waited
+    tracked.tracker.finished(b, CANCELLED, at=1.5)  # held a place
+    if read:
+        tracked.clock.now = 1.75
+        tracked.collector.get_snapshot()
+    tracked.run([a], started=1.0, finished=2.0)
+    tracked.run([a], started=2.0, finished=3.0)
+    counted = [(sample.running_requests, sample.waiting_requests) for sample in tracked.iterations]
+    assert counted == [(2, 1), (2, 1), (1, 0)]

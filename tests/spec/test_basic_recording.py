@@ -4,9 +4,9 @@ import datetime as dt
 from math import isnan
 
 import pytest
-from spec.fakes import EOS, iteration, make, request
 
 from batchscope import BatchLimiter, CompletionReason, SchedulerMetrics
+from spec.fakes import EOS, iteration, make, request
 
 
 def test_a_recorded_iteration_is_counted_and_kept_as_it_was_given():

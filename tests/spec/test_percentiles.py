@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from spec.fakes import make, request
 
 from batchscope import CompletionReason, MetricsConfiguration
 from batchscope.statistics.distributions import linear_percentile, summarize
+from spec.fakes import make, request
 
 DURATIONS = st.floats(0, 1e6)
 

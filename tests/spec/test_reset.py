@@ -2,9 +2,8 @@
 
 from math import isnan
 
-from spec.fakes import EOS, iteration, make, request, same
-
 from batchscope import RequestTracker, SchedulerLimits, SchedulerMetricsCollector
+from spec.fakes import EOS, iteration, make, request, same
 
 
 def fill(collector):

@@ -6,7 +6,6 @@ from math import isnan, nan
 
 import msgspec
 import pytest
-from spec.fakes import EOS, iteration, make, request, same
 
 from batchscope import (
     DecodeError,
@@ -17,6 +16,7 @@ from batchscope import (
     SloTargets,
     decode_snapshot,
 )
+from spec.fakes import EOS, iteration, make, request, same
 
 
 def filled():

@@ -4,9 +4,9 @@ import datetime as dt
 from math import isnan
 
 import pytest
-from spec.fakes import iteration, make, request
 
 from batchscope import CompletionReason, MetricsConfiguration, SchedulerLimits
+from spec.fakes import iteration, make, request
 
 
 def test_request_statistics_of_three_requests_are_their_hand_computed_values():

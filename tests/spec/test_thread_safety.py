@@ -4,9 +4,9 @@ import gc
 import threading
 
 import pytest
-from spec.fakes import EOS, NAN, iteration, make, request
 
 from batchscope import BatchLimiter, CompletionReason, MetricsConfiguration, SchedulerLimits, SloTargets
+from spec.fakes import EOS, NAN, iteration, make, request
 
 WRITERS, READERS, RECORDS = 8, 2, 200_000
 EACH = RECORDS // WRITERS // 4  # of each of the four kinds

@@ -17,8 +17,8 @@ from batchscope.statistics.snapshot import MetricsSnapshot, decode_snapshot
 from batchscope.statistics.summaries import DistributionSummary, ResourceStatistics
 
 SLO = {
-    "chat": SloTargets(time_to_first_token=1.0, e2e_latency=8.0),
-    "bulk": SloTargets(time_per_output_token=0.5),
+    "chat": SloTargets(time_to_first_token=4.0, e2e_latency=8.0),
+    "bulk": SloTargets(time_per_output_token=2.0),
 }
 CONFIGURATION = MetricsConfiguration(slo=SLO)
 LIMITS = SchedulerLimits(max_running_requests=8, max_scheduled_tokens=64, kv_cache_blocks=100)
@@ -288,6 +288,20 @@ def test_kv_cache_usage_is_weighted_by_blocks(parts, expected):
     for first, *rest in permutations([usage(*part) for part in parts] + [snapshot()]):
         for found in (merge_snapshots([first, *rest]), merge_snapshots([merge_snapshots([first, rest[0]]), *rest[1:]])):
             assert found.gauges.kv_cache_usage == pytest.approx(expected, nan_ok=True)
+
+
+def test_attainment_and_goodput_come_from_counts():
+    def finished(first_token):
+        return RequestResult("a", 3, CompletionReason.EOS_TOKEN_REACHED, 6.0, time_to_first_token=first_token,
+                             request_class="chat")  # fmt: skip
+
+    history = [(finished(0.5), 0, 16), (finished(4.0), 1, 16), (finished(4.5), 0, 16), (finished(math.nan), 1, 16)]
+    one, parts = collected(history, 2)
+    chat = merge_snapshots(parts).slo_stats["chat"]
+    assert (chat.met, chat.missed, chat.unmeasured, chat.evaluated) == (2, 1, 1, 3)
+    assert chat.missed_by == {"failed": 0, "time_to_first_token": 1, "e2e_latency": 0}
+    assert chat.goodput_per_second == 2 / 5
+    assert chat == one.slo_stats["chat"]
 
 
 def test_gauges():

@@ -18,6 +18,9 @@ INFINITE = "infinite"
 NOT_A_NUMBER = "not_a_number"
 NOT_WHOLE = "not_whole"
 OUT_OF_ORDER = "out_of_order"
+TOO_LARGE = "too_large"
+_LARGEST = 2.0**53
+"""Beyond it a float no longer holds every whole number, and sums in int64 would overflow."""
 
 
 class Rejections:
@@ -58,7 +61,7 @@ class Verdict:
         self.good &= ~bad
 
     def amounts(self, columns: tuple[IntEnum, ...], *, due: tuple[IntEnum, ...], whole: tuple[IntEnum, ...]) -> None:
-        """Each of ``columns`` is >= 0 and finite, or ``nan`` unless ``due``; ``whole`` ones are whole numbers."""
+        """Each of ``columns`` is >= 0 and at most 2**53, or ``nan`` unless ``due``; ``whole`` ones are whole numbers."""
         if self._all_fit(columns, due, whole):
             return
         for column in columns:
@@ -68,6 +71,7 @@ class Verdict:
             self.refuse(values == -np.inf, INFINITE, (column,))
             self.refuse(values < 0, NEGATIVE, (column,))
             self.refuse(values == np.inf, INFINITE, (column,))
+            self.refuse(values > _LARGEST, TOO_LARGE, (column,))
         for column in whole:
             values = self._rows[:, column]
             self.refuse(np.isfinite(values) & (values != np.floor(values)), NOT_WHOLE, (column,))
@@ -76,7 +80,7 @@ class Verdict:
         """The common case, in few passes: nothing to refuse."""
         values = self._rows[:, columns]
         counts = self._rows[:, whole]
-        out_of_range = (values < 0) | (values == np.inf)
+        out_of_range = (values < 0) | (values > _LARGEST)
         return not (out_of_range.any() or (counts > np.floor(counts)).any() or np.isnan(self._rows[:, due]).any())
 
     def instants(self, columns: tuple[IntEnum, ...]) -> None:

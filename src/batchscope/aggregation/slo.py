@@ -71,7 +71,7 @@ def _quantity(name: str, rows: Floats, *, cancelled: npt.NDArray[np.bool_]) -> F
         no_token = cancelled & np.isnan(first)
         return np.where(no_token, rows[:, RequestColumn.TOTAL_TIME], first)
     gap = rows[:, RequestColumn.MAX_EMISSION_GAP]
-    few = rows[:, RequestColumn.TOKENS_GENERATED] < 2
+    few = (rows[:, RequestColumn.TOKENS_GENERATED] < 2) | (rows[:, RequestColumn.DECODE_TIME] == 0)  # no gap at all
     stalled = rows[:, RequestColumn.FINISHED_AT] - rows[:, RequestColumn.LAST_TOKEN_AT]
     gap = np.where(few & np.isnan(gap), 0.0, gap)
     return np.where(cancelled, np.fmax(gap, stalled), gap)

@@ -36,7 +36,7 @@ def demo(
     max_scheduled_tokens: MaxScheduledTokens = 1024,
     kv_cache_blocks: KvCacheBlocks = 5500,
     speed: Speed = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Another number, another workload.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Another seed, another workload.")] = 0,
     as_json: Json = False,
     svg: Svg = None,
 ) -> int:

@@ -50,7 +50,7 @@ def replay(
     slo_e2e: Annotated[float | None, typer.Option(metavar="S", help="Target: seconds from arrival to the end.")] = None,
     speed: Speed = None,
     seed: Annotated[
-        int, typer.Option(metavar="N", help="Of what is random; a trace replayed without disturbances has nothing.")
+        int, typer.Option(metavar="N", help="Seed of what is random in the simulator; a plain replay draws nothing.")
     ] = 0,
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Go on behind a broken row, and say how many there were.")
@@ -60,8 +60,7 @@ def replay(
 ) -> int:
     """Replay a trace through the embedded scheduler, and report how it went.
 
-    Time is simulated: a default run does not wait. The scheduler is one engine with continuous batching and
-    chunked prefill on a stated cost model (Qwen-2-7B on one A30).
+    Time is simulated, a default run does not wait: an iteration takes what it takes Qwen-2-7B on one A30.
     """
     options = SchedulerOptions(
         max_running_requests=max_running_requests,

@@ -45,6 +45,8 @@ _TARGETS = {
     "max_emission_gap": "gap",
 }
 _WORTH_NAMING = 0.1
+_ROOM = 100
+"""Columns from which on there is room for words beside the figures."""
 
 
 class Report:
@@ -57,13 +59,17 @@ class Report:
         self._title = title
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        ascii_only = options.ascii_only
+        width, ascii_only = options.max_width, options.ascii_only
         yield self._head()
-        yield _section("Latency", "completed requests; ITL: every token", self._latency())
-        yield _section("Batch over time", self._span(), self._over_time(options.max_width, ascii_only))
-        yield _section("Why the batch was not fuller", "share of busy time", self._limiters(ascii_only))
+        yield _section("Latency", "completed requests; ITL: every token", self._latency(width))
+        yield _section("Batch over time", self._span(), self._over_time(width, ascii_only))
+        yield _section("Why the batch was not fuller", "share of busy time", self._limiters(width, ascii_only))
         if self.snapshot.slo_stats and any(slo.targets for slo in self.snapshot.slo_stats.values()):
-            yield _section("SLO", "all targets met by the same request", self._slo())
+            yield _section(
+                "SLO",
+                "all targets met by the same request; 95 % range: Wilson, as if requests were independent",
+                self._slo(width),
+            )
 
     def _head(self) -> RenderableType:
         lines = Table.grid(padding=(0, 2))
@@ -116,17 +122,17 @@ class Report:
             text.append("; mostly there was no more to do" if iterations.limited_by else "")
         return text
 
-    def _latency(self) -> RenderableType:
-        table = _table("", "count", "mean", "p50", "p90", "p95", "p99", "max")
+    def _latency(self, width: int) -> RenderableType:
+        table = _table(width, "", "count", "mean", "p50", "p90", "p95", "p99", "max")
         requests = self.snapshot.request_stats
         for name, summary in (
             ("queue", requests.queue_time),
-            ("TTFT  time to first token", requests.time_to_first_token),
+            ("TTFT  to the first token", requests.time_to_first_token),
             ("TPOT  per output token", requests.time_per_output_token),
             ("ITL   between tokens", requests.inter_token_latency),
             ("e2e   arrival to end", requests.total_time),
         ):
-            table.add_row(name, *_figures(summary))
+            table.add_row(name if width >= _ROOM else name.split()[0], *_figures(summary))
         return table
 
     def _span(self) -> str:
@@ -152,8 +158,8 @@ class Report:
             table.add_row(f" {name}", Text(sparkline(means, scale, ascii_only=ascii_only), color), label)
         return table
 
-    def _limiters(self, ascii_only: bool) -> RenderableType:
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), header_style="dim")
+    def _limiters(self, width: int, ascii_only: bool) -> RenderableType:
+        table = _grid(width)
         table.add_column("limited by", no_wrap=True)
         table.add_column("share", justify="right")
         table.add_column("", no_wrap=True)
@@ -163,7 +169,7 @@ class Report:
         for limiter, share in _by_share(statistics.limited_by):
             lost = statistics.lost_slot_seconds.get(limiter, math.nan)
             color = _COLOR.get(limiter, "blue")
-            chart = Text(bar(share, 20, ascii_only=ascii_only), style=color)
+            chart = Text(bar(share, 20 if width >= _ROOM else 8, ascii_only=ascii_only), style=color)
             table.add_row(_name(limiter), percent(share), chart, count(lost), self._advice(limiter))
         if not statistics.limited_by:
             table.add_row(MISSING, MISSING, "", MISSING, MISSING)
@@ -174,10 +180,10 @@ class Report:
             return Text(_NOT_A_SETTING[limiter], style="dim")
         field = _ADVICE[limiter]
         present = getattr(self.snapshot.limits, field)
-        return Text.assemble((OPTION_OF[field], "bold"), (f"  now {count(present)}" if present else "", "dim"))
+        return Text.assemble((OPTION_OF[field], "bold"), (f"  now {present}" if present else "", "dim"))
 
-    def _slo(self) -> RenderableType:
-        table = _table("class", "targets", "n", "met", "95 % interval", "goodput", "missed by")
+    def _slo(self, width: int) -> RenderableType:
+        table = _table(width, "class", "targets", "n", "met", "95 % range", "goodput", "missed by")
         for name, slo in self.snapshot.slo_stats.items():
             if name != OTHER_CLASS or slo.evaluated:
                 table.add_row(name, *self._slo_figures(slo))
@@ -192,7 +198,7 @@ class Report:
         yield (
             MISSING
             if math.isnan(slo.attainment_low)
-            else f"{100 * slo.attainment_low:.1f} .. {100 * slo.attainment_high:.1f} %"
+            else f"{100 * slo.attainment_low:.1f}..{100 * slo.attainment_high:.1f} %"
         )
         yield f"{rate(slo.met, self.snapshot.elapsed_seconds)}/s"
         yield "\n".join(f"{_TARGETS.get(name, name)} {count(n)}" for name, n in slo.missed_by.items() if n) or MISSING
@@ -202,8 +208,20 @@ def _section(title: str, about: str, body: RenderableType) -> RenderableType:
     return Group(Text.assemble("\n", (title, "bold"), ("   " + about, "dim")), body)
 
 
-def _table(first: str, *rest: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), header_style="dim")
+def _grid(width: int) -> Table:
+    narrow = width < _ROOM
+    return Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1),
+        collapse_padding=narrow,
+        pad_edge=not narrow,
+        header_style="dim",
+    )
+
+
+def _table(width: int, first: str, *rest: str) -> Table:
+    table = _grid(width)
     table.add_column(first, no_wrap=True)
     for name in rest:
         table.add_column(name, justify="right", no_wrap=True)

@@ -33,6 +33,8 @@ SAMPLES = 100_000
 """Requests whose exact latencies the report is about; of a longer run the last ones."""
 LONGEST_WINDOW = 86_400
 REPORT_WIDTH = 100
+"""Of the picture, and where stdout is no terminal."""
+NARROWEST, WIDEST = 80, 120
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,8 +117,8 @@ def _document(snapshot: MetricsSnapshot, interrupted: bool) -> bytes:
 
 def _text(report: Report) -> bytes:
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=REPORT_WIDTH)
+    width = min(max(console.width, NARROWEST), WIDEST) if console.is_terminal else REPORT_WIDTH
+    console = Console(width=width)
     with console.capture() as captured:
         console.print(report)
     text = captured.get()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from batchscope.recording.elements import Elements, History, emissions, gaps
 from batchscope.recording.events import Arrival, Event, Finish, Iteration, Loss
 from batchscope.recording.iteration_batch import IterationBatch, gather
 from batchscope.recording.iteration_rows import iteration_rows
-from batchscope.recording.occupancy import Moves
+from batchscope.recording.occupancy import Departure, Moves
 from batchscope.recording.progress import emit, first_times, schedule
 from batchscope.recording.request_rows import request_rows
 from batchscope.recording.rows import BatchColumn, Floats, Gaps, IterationColumn, Rows
@@ -26,6 +28,9 @@ NOT_RUNNING = "not_running"
 OUT_OF_ORDER = "out_of_order"
 NEGATIVE = "negative"
 WRONG_TYPE = "wrong_type"
+INFINITE = "infinite"
+NOT_A_NUMBER = "not_a_number"
+_MAX_DEPARTED = 4096
 
 
 class Derivation:
@@ -43,6 +48,7 @@ class Derivation:
         self._limits = limits
         self._iterations = 0
         self._last_finish = np.nan
+        self._departed: deque[Departure] = deque(maxlen=_MAX_DEPARTED)
 
     @property
     def in_flight(self) -> int:
@@ -62,7 +68,7 @@ class Derivation:
         """Rows of everything that these events say, in the order they were reported."""
         self._arrive(events)
         leaving = self._leaving(events)
-        moves = Moves(self.table)
+        moves = Moves(self.table, self._departed)
         out: list[Rows | Gaps] = []
         logged = [(position, event) for position, event in enumerate(events) if type(event) is Iteration]
         if logged:
@@ -75,10 +81,9 @@ class Derivation:
     def _arrive(self, events: Sequence[Event]) -> None:
         admitted: dict[int, Arrival] = {}
         for event in events:
-            kind = type(event)
-            if kind is Arrival:
+            if type(event) is Arrival:
                 self._admit(event, admitted)
-            elif kind is Finish or kind is Loss:
+            elif type(event) is Finish or type(event) is Loss:
                 self._forget_id(event.handle, admitted)
         if admitted:
             self._occupy(list(admitted.values()))
@@ -122,8 +127,10 @@ class Derivation:
         try:
             if event.request_id in self._slot_of:
                 return DUPLICATE_REQUEST
-            if not np.isfinite(event.at) or not np.isfinite(event.prompt_tokens):
-                return WRONG_TYPE
+            if np.isinf(event.at) or np.isinf(event.prompt_tokens):
+                return INFINITE
+            if np.isnan(event.at) or np.isnan(event.prompt_tokens):
+                return NOT_A_NUMBER
             self._class_codes.get(event.request_class)
         except TypeError:  # an id that cannot be hashed, an instant that is no number
             return WRONG_TYPE
@@ -157,6 +164,8 @@ class Derivation:
         rows, batches = iteration_rows(batch, history, started, decoding, self._limits)
         moves.fill(rows.values, [(index, event.at) for index, (_, event) in leaving.items()])
         self._number(rows.values, batches.values)
+        latest = float(started.max())
+        self._departed = deque((one for one in self._departed if one.at > latest), _MAX_DEPARTED)
         self._last_finish = float(np.fmax(self._last_finish, batch.finished.max()))
         return [*out, rows, batches]
 
@@ -245,6 +254,9 @@ class Derivation:
         self.lost += len(events) - good
         for event in events:
             index = event.handle & INDEX_MASK
+            if isfinite(event.at):
+                held = bool(self.table.holding[index])
+                self._departed.append(Departure(float(self.table.arrived_at[index]), event.at, held))
             self.table.release(index)
             self.freed.append(event.handle + GENERATION)
         return [rows] if good else []

@@ -57,8 +57,8 @@ class IterationBatch(NamedTuple):
 def gather(logged: Sequence[tuple[int, Iteration]], reject: Reject) -> IterationBatch:
     """Arrays of those iterations whose values are fit; the others are given to ``reject`` by reason."""
     logged, fields = _readable(logged, reject)
-    started = np.array([event.started_at for _, event in logged])
-    finished = np.array([event.finished_at for _, event in logged])
+    started = np.array([event.started_at for _, event in logged], dtype=np.float64)
+    finished = np.array([event.finished_at for _, event in logged], dtype=np.float64)
     if len(logged):
         reasons = _unfit(started, finished, fields)
         if reasons:

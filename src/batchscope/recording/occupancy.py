@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,12 +12,25 @@ from batchscope.recording.rows import Floats, IterationColumn
 from batchscope.recording.slots import SlotTable
 
 
-class Moves:
-    """Requests taking and leaving places during one drain; made after its arrivals, before its iterations."""
+class Departure(NamedTuple):
+    """A request that ended; ``held``: it had a place until then."""
 
-    def __init__(self, table: SlotTable) -> None:
+    arrived_at: float
+    at: float
+    held: bool
+
+
+class Moves:
+    """Requests taking and leaving places during one drain; made after its arrivals, before its iterations.
+
+    ``departed``: who ended in earlier drains, and may still have been there when an iteration that is
+    reported only now was formed.
+    """
+
+    def __init__(self, table: SlotTable, departed: Sequence[Departure] = ()) -> None:
         self._table = table
-        self._held_before = int(np.count_nonzero(table.holding[table.live()]))
+        self._departed = departed
+        self._held_before = int(np.count_nonzero(table.holding[table.live()])) + sum(one.held for one in departed)
         self._taken: Floats = np.empty(0)
         self._left: Floats = np.empty(0)
 
@@ -39,11 +53,14 @@ class Moves:
         """
         table, started = self._table, rows[:, IterationColumn.STARTED_AT]
         ends = [at for index, at in leaving if table.holding[index]]
+        ends += [one.at for one in self._departed if one.held]
         left = np.concatenate([self._left, ends])
         running = self._held_before + _up_to(self._taken, started) - _up_to(left, started)
-        arrived = table.arrived_at[table.live()]
-        present = _up_to(arrived, started) - _up_to(np.array([at for _, at in leaving]), started)
-        waiting = np.maximum(present - running, 0)
+        arrived = np.append(table.arrived_at[table.live()], [one.arrived_at for one in self._departed])
+        gone = np.array([*(at for _, at in leaving), *(one.at for one in self._departed)])
+        present = _up_to(arrived, started) - _up_to(gone, started)
+        deferred = np.nan_to_num(rows[:, IterationColumn.DEFERRED_REQUESTS])
+        waiting = np.maximum(present - running - deferred, 0)
         for column, counted in (
             (IterationColumn.RUNNING_REQUESTS, running),
             (IterationColumn.WAITING_REQUESTS, waiting),

@@ -89,7 +89,8 @@ class SlotTable:
             same: npt.NDArray[np.bool_] = self.handle[index] == handles
             return same
         known = index < self.capacity  # not so: -1, which is FREE
-        return known & (self.handle[np.where(known, index, 0)] == handles)
+        same = self.handle[np.where(known, index, 0)] == handles
+        return same & known
 
 
 def _unset(capacity: int) -> Floats:

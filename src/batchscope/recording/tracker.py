@@ -150,8 +150,13 @@ class RequestTracker:
         """A request left, for whatever reason; its slot is no longer valid."""
         now = self._clock() if at is None else at
         try:
-            event = Finish(float(now), _whole(slot), REASONS_BY_NAME[reason], cached_tokens, recomputed_tokens)
-            np.array((cached_tokens, recomputed_tokens), dtype=np.float64)
+            event = Finish(
+                float(now),
+                _whole(slot),
+                REASONS_BY_NAME[reason],
+                _optional(cached_tokens),
+                _optional(recomputed_tokens),
+            )
         except _BAD_VALUE as error:
             self._misuse(error)
             return
@@ -228,6 +233,10 @@ class RequestTracker:
 
 def _whole(slot: int) -> int:
     return operator.index(slot)
+
+
+def _optional(count: int | None) -> int | None:
+    return None if count is None else operator.index(count)
 
 
 def _packed(values: Whole) -> bytes:

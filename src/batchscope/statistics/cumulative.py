@@ -112,7 +112,7 @@ def gauges(
     in_flight = sum(part.in_flight for part in live)
     if live:
         running = sum(part.running for part in live)
-        waiting = in_flight - running
+        waiting = max(in_flight - running - (_whole(said(C.DEFERRED_REQUESTS)) or 0), 0)
         if in_flight == 0 and last is not None and not math.isnan(last[C.KV_CACHE_USAGE]):
             kv_cache_usage = 0.0
     oldest = min((part.oldest_waiting for part in live), default=math.inf)
