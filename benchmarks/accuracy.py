@@ -66,9 +66,7 @@ def synthetic() -> Iterator[Data]:
     yield Data("lognormal", "itl", generator.lognormal(math.log(0.03), 0.6, n))
     yield Data("gamma", "ttft", generator.gamma(2.0, 0.2, n))
     slow = generator.random(n) < 0.03
-    yield Data(
-        "bimodal", "itl", generator.normal(np.where(slow, 0.4, 0.025), np.where(slow, 0.03, 0.002)).clip(1e-4)
-    )
+    yield Data("bimodal", "itl", generator.normal(np.where(slow, 0.4, 0.025), np.where(slow, 0.03, 0.002)).clip(1e-4))
     yield Data("pareto", "e2e", 0.5 * (1 + generator.pareto(1.3, n)))
 
 
@@ -78,9 +76,7 @@ def traces(folder: Path, say: Callable[[str], None]) -> Iterator[Data]:
         with requests.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         for kind, end in (("ttft", "prefill_completed_at"), ("e2e", "completed_at")):
-            yield Data(
-                f"vidur {kind}", kind, np.array([float(row[end]) - float(row["arrived_at"]) for row in rows])
-            )
+            yield Data(f"vidur {kind}", kind, np.array([float(row[end]) - float(row["arrived_at"]) for row in rows]))
     else:
         say(f"skipped: vidur, no {requests}")
     recordings = sorted((folder / "llmperf").glob("individual_*.json"))
@@ -217,16 +213,12 @@ def table(rows: list[dict[str, Any]]) -> Table:
     sizes = {row["data"]: row["n"] for row in rows}
     for data, size in sizes.items():
         cells = [worst[data, name] for name in names]
-        shown.add_row(
-            data, f"{size:,}", *(f"{100 * max(cell.values()):.3f}" if cell else "absent" for cell in cells)
-        )
+        shown.add_row(data, f"{size:,}", *(f"{100 * max(cell.values()):.3f}" if cell else "absent" for cell in cells))
     return shown
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every error there")
     parser.add_argument("--traces", type=Path, default=TRACES, metavar="DIR", help=f"default: {TRACES}")
     arguments = parser.parse_args()

@@ -9,7 +9,6 @@ from math import inf, isnan, nan
 
 import numpy as np
 import pytest
-from spec.fakes import EOS, iteration, make, request
 
 from batchscope import (
     BatchLimiter,
@@ -23,6 +22,7 @@ from batchscope import (
     SloTargets,
 )
 from batchscope.recording.rows import Gaps, Kind, Rows
+from spec.fakes import EOS, iteration, make, request
 
 LIMITS = SchedulerLimits(max_running_requests=8, max_scheduled_tokens=100, kv_cache_blocks=10)
 

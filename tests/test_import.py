@@ -6,6 +6,7 @@ import sys
 PROGRAM = """
 import sys, sysconfig
 from pathlib import Path
+import msgspec, numpy  # and whatever these import themselves
 before = set(sys.modules)
 import batchscope
 outside = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")]
@@ -22,7 +23,7 @@ print(" ".join(sorted(set(sys.modules) - before)))
 def test_importing_it_imports_no_other_package_than_numpy_and_msgspec():
     run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=60)
     packages, modules = run.stdout.splitlines()
-    assert packages.split() == ["msgspec", "numpy"]
+    assert set(packages.split()) <= {"msgspec", "numpy"}
     for module in ("rich", "typer", "prometheus_client", "batchscope.cli", "batchscope.simulator", "asyncio"):
         assert module not in modules.split()
 

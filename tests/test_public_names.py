@@ -6,7 +6,38 @@ import pytest
 
 import batchscope
 
-NAMES = ["SchedulerMetricsCollector", "MetricsConfiguration", "SchedulerLimits", "SloTargets", "SchedulerMetrics", "IterationResult", "RequestResult", "CompletionReason", "BatchLimiter", "RequestMetrics", "IterationMetrics", "BatchMetrics", "RequestStatistics", "IterationStatistics", "BatchStatistics", "ErrorStatistics", "DistributionSummary", "MetricsSnapshot", "decode_snapshot", "CircularBuffer", "SlidingWindowCounter", "ExponentialHistogram", "RequestTracker", "BatchscopeError", "ConfigurationError", "DecodeError", "InvalidRecordError", "MergeError", "MissingExtraError", "WorkloadError"]
+NAMES = [
+    "SchedulerMetricsCollector",
+    "MetricsConfiguration",
+    "SchedulerLimits",
+    "SloTargets",
+    "SchedulerMetrics",
+    "IterationResult",
+    "RequestResult",
+    "CompletionReason",
+    "BatchLimiter",
+    "RequestMetrics",
+    "IterationMetrics",
+    "BatchMetrics",
+    "RequestStatistics",
+    "IterationStatistics",
+    "BatchStatistics",
+    "ErrorStatistics",
+    "DistributionSummary",
+    "MetricsSnapshot",
+    "decode_snapshot",
+    "CircularBuffer",
+    "SlidingWindowCounter",
+    "ExponentialHistogram",
+    "RequestTracker",
+    "BatchscopeError",
+    "ConfigurationError",
+    "DecodeError",
+    "InvalidRecordError",
+    "MergeError",
+    "MissingExtraError",
+    "WorkloadError",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -77,9 +77,7 @@ def test_the_range_has_about_sixty_octaves_of_buckets(scale):
     assert layout.last - layout.first + 1 <= 60 * 2.0**scale + 2
 
 
-@pytest.mark.parametrize(
-    ("scale", "per_cent"), [(2, 8.64), (5, 1.083), (6, 0.5415), (9, 0.06769), (12, 0.008461)]
-)
+@pytest.mark.parametrize(("scale", "per_cent"), [(2, 8.64), (5, 1.083), (6, 0.5415), (9, 0.06769), (12, 0.008461)])
 def test_the_relative_error_is_the_published_one(scale, per_cent):
     assert bucket_layout(scale).relative_error * 100 == pytest.approx(per_cent, rel=1e-3)
 

@@ -32,10 +32,7 @@ def test_what_was_written_is_read_back_equal(values, scale):
     histogram.record_many(values)
     text = json.dumps(histogram.to_dict(), allow_nan=False)
     assert ExponentialHistogram.from_dict(json.loads(text)) == histogram
-    assert (
-        ExponentialHistogram.from_dict(msgspec.json.decode(msgspec.json.encode(histogram.to_dict())))
-        == histogram
-    )
+    assert ExponentialHistogram.from_dict(msgspec.json.decode(msgspec.json.encode(histogram.to_dict()))) == histogram
 
 
 @given(values=st.lists(ANY, min_size=1, max_size=40), coarse=st.integers(MIN_SCALE, 6))
@@ -160,6 +157,4 @@ def test_an_error_message_quotes_at_most_a_line():
 
 
 def test_an_unknown_key_is_left_to_later_versions():
-    assert ExponentialHistogram.from_dict(document(exemplars=[])) == ExponentialHistogram.from_dict(
-        document()
-    )
+    assert ExponentialHistogram.from_dict(document(exemplars=[])) == ExponentialHistogram.from_dict(document())

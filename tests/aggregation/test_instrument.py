@@ -49,9 +49,7 @@ def test_lifetime_and_windows_are_what_brute_force_remembers(blocks, weighted):
 def test_the_order_of_instants_does_not_matter(seen):
     shuffled, in_order = Instrument(6), Instrument(6)
     for instrument, block in ((shuffled, seen), (in_order, sorted(seen, key=lambda one: one[1]))):
-        instrument.observe(
-            [value for value, _, _ in block], np.array([at for _, at, _ in block], dtype=float)
-        )
+        instrument.observe([value for value, _, _ in block], np.array([at for _, at, _ in block], dtype=float))
     same(shuffled.lifetime, in_order.lifetime)
     for window in (60.0, 300.0):
         same(shuffled.windowed(window, 400.0), in_order.windowed(window, 400.0))
@@ -164,9 +162,7 @@ def test_memory_is_constant_after_the_windows_are_full():
 
     sizes = []
     for minute in range(30):
-        instrument.observe(
-            generator.uniform(0.01, 0.1, 3000), np.sort(generator.uniform(0, 60, 3000)) + 60 * minute
-        )
+        instrument.observe(generator.uniform(0.01, 0.1, 3000), np.sort(generator.uniform(0, 60, 3000)) + 60 * minute)
         sizes.append(size())
     assert max(sizes[10:]) <= 1.05 * max(sizes[:10])
     assert max(sizes) < 512 * 1024

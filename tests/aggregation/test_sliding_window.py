@@ -47,9 +47,7 @@ def test_adding_many_in_any_order_is_adding_each_in_order(events, window, end):
     assert many.rate(end * 8) == one.rate(end * 8)
 
 
-@given(
-    blocks=st.lists(st.tuples(st.lists(st.integers(-40, 0), max_size=5), st.integers(1, 200)), max_size=20)
-)
+@given(blocks=st.lists(st.tuples(st.lists(st.integers(-40, 0), max_size=5), st.integers(1, 200)), max_size=20))
 def test_blocks_that_overlap_in_time_are_counted_exactly(blocks):
     counter, seen, now = SlidingWindowCounter(8, cells=8), [], 0
     for offsets, step in blocks:
@@ -153,9 +151,7 @@ def test_nothing_is_added_by_nothing():
     assert counter.total(1.0) == 0
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"window_seconds": 0}, {"window_seconds": nan}, {"cells": 0}, {"start": inf}]
-)
+@pytest.mark.parametrize("wrong", [{"window_seconds": 0}, {"window_seconds": nan}, {"cells": 0}, {"start": inf}])
 def test_a_wrong_argument_is_refused(wrong):
     with pytest.raises(ConfigurationError):
         SlidingWindowCounter(**wrong)

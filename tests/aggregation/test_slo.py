@@ -19,9 +19,7 @@ class Judge:
 
     def __init__(self, slo=ALL, **options):
         self.now = 0.0
-        self.collector = SchedulerMetricsCollector(
-            MetricsConfiguration(slo=slo, **options), clock=lambda: self.now
-        )
+        self.collector = SchedulerMetricsCollector(MetricsConfiguration(slo=slo, **options), clock=lambda: self.now)
 
     def finished(self, reason=EOS, tokens=11, processing_time=3.0, **fields):
         self.collector.record_request_completion(RequestResult("r", tokens, reason, processing_time, **fields))
@@ -148,7 +146,13 @@ def test_with_one_objective_for_all_the_class_of_a_request_does_not_matter():
 
 
 def test_classes_have_their_own_targets_and_an_undeclared_one_folds_into_other():
-    judge = Judge({"chat": SloTargets(e2e_latency=2.0), "batch": SloTargets(e2e_latency=60.0), "other": SloTargets(e2e_latency=4.0)})
+    judge = Judge(
+        {
+            "chat": SloTargets(e2e_latency=2.0),
+            "batch": SloTargets(e2e_latency=60.0),
+            "other": SloTargets(e2e_latency=4.0),
+        }
+    )
     for name in ("chat", "batch", "surprise", None):
         judge.finished(processing_time=3.0, request_class=name)
     assert (judge.of("chat").met, judge.of("chat").missed) == (0, 1)

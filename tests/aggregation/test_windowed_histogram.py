@@ -52,9 +52,7 @@ def test_the_window_holds_just_what_brute_force_remembers(steps, max_buckets):
         assert len(histogram.counts) <= max_buckets
 
 
-@given(
-    values=st.lists(st.tuples(st.integers(0, 100), VALUES), min_size=1, max_size=30), now=st.integers(50, 120)
-)
+@given(values=st.lists(st.tuples(st.integers(0, 100), VALUES), min_size=1, max_size=30), now=st.integers(50, 120))
 def test_at_the_end_of_a_cell_the_window_is_exact(values, now):
     window = WindowedHistogram(60.0)
     for at, value in sorted(values):

@@ -184,7 +184,9 @@ class ScriptedEngine:
         self.time.now = finished = started + step.duration * TICK
         roles = [step.roles[k % len(step.roles)] for k in range(len(there))]
         evicted = [r for r, role in zip(there, roles, strict=True) if role == EVICT and r.holding]
-        batch = [(r, 1 if step.one_each else role) for r, role in zip(there, roles, strict=True) if role not in (SKIP, EVICT)]
+        batch = [
+            (r, 1 if step.one_each else role) for r, role in zip(there, roles, strict=True) if role not in (SKIP, EVICT)
+        ]
         chunks = [1 if r.decoding else 3 + r.request_id for r, _ in batch]
         self.tracker.iteration(
             [r.slot for r, _ in batch],

@@ -337,7 +337,14 @@ def test_samples_say_each_iteration_and_each_request_as_it_was(script, given_):
     run = play(script, scheduled_given=given_)
     samples = run.collector.iteration_samples()
     assert [
-        (s.request_count, s.tokens_generated, s.processing_time, s.running_requests, s.waiting_requests, s.scheduled_tokens)
+        (
+            s.request_count,
+            s.tokens_generated,
+            s.processing_time,
+            s.running_requests,
+            s.waiting_requests,
+            s.scheduled_tokens,
+        )
         for s in samples
     ] == [(f.size, f.tokens, f.finished - f.started, f.running, f.waiting, f.scheduled) for f in run.engine.iterations]
     facts = {f.request_id: f for f in run.engine.requests if f.reason}
@@ -345,7 +352,11 @@ def test_samples_say_each_iteration_and_each_request_as_it_was(script, given_):
     assert sorted(s.request_id for s in found) == sorted(facts)
     for sample in found:
         f, r = facts[sample.request_id], as_oracle(facts[sample.request_id])
-        assert (sample.reason, sample.tokens_generated, sample.prompt_tokens) == (f.reason, len(f.token_times), f.prompt)
+        assert (sample.reason, sample.tokens_generated, sample.prompt_tokens) == (
+            f.reason,
+            len(f.token_times),
+            f.prompt,
+        )
         assert (sample.preemptions, sample.preempted_time) == (len(f.evicted), f.preempted_time)
         assert sample.request_class == class_of(f)
         for ours, theirs in (*LATENCIES.items(), ("processing_time", "inference")):

@@ -304,7 +304,9 @@ def test_who_does_not_run_cannot_be_evicted(tracked, read):
     assert tracked.totals.preemptions == 1
 
 
-@pytest.mark.parametrize("facts", [{"tokens": [-1]}, {"scheduled_tokens": [-1]}, {"waiting": -1}, {"kv_cache_usage": -0.5}])
+@pytest.mark.parametrize(
+    "facts", [{"tokens": [-1]}, {"scheduled_tokens": [-1]}, {"waiting": -1}, {"kv_cache_usage": -0.5}]
+)
 def test_negative_values_are_rejected_and_the_iteration_with_them(tracked, facts):
     (slot,) = tracked.arrive("a")
     tracked.tracker.iteration([slot], started_at=0.0, finished_at=1.0, **facts)
@@ -394,7 +396,7 @@ def test_an_iteration_that_ended_before_the_last_emission_of_a_slot_is_out_of_or
         tracked.collector.get_snapshot()
     tracked.run([a, b], started=0.5, finished=1.0)
     assert tracked.rejected == {"out_of_order": 1}
-    assert [sample.request_count for sample in tracked.iterations] in ([1, 1],)
+    assert [sample.request_count for sample in tracked.iterations] == [1, 1]
 
 
 def test_an_iteration_that_ended_before_it_started_is_rejected(tracked):

@@ -102,9 +102,7 @@ class RecordingTracker:
         assert started_at <= finished_at
         if self.iterations:
             assert started_at >= self.iterations[-1].finished_at, "iterations follow each other"
-        self.iterations.append(
-            SeenIteration(slots, tokens, scheduled, started_at, finished_at, preempted, facts)
-        )
+        self.iterations.append(SeenIteration(slots, tokens, scheduled, started_at, finished_at, preempted, facts))
         for slot in preempted:
             self.requests[slot].preempted_at.append(started_at)
         for slot, emitted, size in zip(slots, tokens, scheduled, strict=True):

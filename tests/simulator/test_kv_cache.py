@@ -42,9 +42,7 @@ class CacheMachine(RuleBasedStateMachine):
         while self._held() + PER_HASH * len(self._idle()) > BLOCKS:
             self.resident.remove(self._idle()[0])
 
-    @rule(
-        family=st.integers(0, 1), fork=st.integers(0, 4), tokens=st.integers(1, 50), spare=st.integers(0, 5)
-    )
+    @rule(family=st.integers(0, 1), fork=st.integers(0, 4), tokens=st.integers(1, 50), spare=st.integers(0, 5))
     def reserve(self, family, fork, tokens, spare):
         prefix = [10 * family + (k if k < fork else 5 + k) for k in range(tokens // HASH_TOKENS)]
         owner = _Owner(prefix, tokens)

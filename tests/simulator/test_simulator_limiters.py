@@ -48,17 +48,13 @@ def test_the_cache_is_the_limiter_when_a_waiting_request_does_not_fit():
 
 
 def test_the_watermark_keeps_a_waiting_request_out_though_its_blocks_are_free():
-    tracker, _ = simulate(
-        specs((0, 40, 2), (0, 40, 2)), options=options(kv_cache_blocks=8, watermark_ratio=0.5)
-    )
+    tracker, _ = simulate(specs((0, 40, 2), (0, 40, 2)), options=options(kv_cache_blocks=8, watermark_ratio=0.5))
     assert tracker.limiters == ["kv_cache"] * 2 + ["demand"] * 2
 
 
 def test_the_cache_is_the_limiter_of_an_iteration_that_evicts():
     # Both prompts fill 2 blocks; the first token after them takes a third, and there are only 5.
-    tracker, result = simulate(
-        specs((0, 32, 4), (0, 32, 4)), options=options(kv_cache_blocks=5, watermark_ratio=0.0)
-    )
+    tracker, result = simulate(specs((0, 32, 4), (0, 32, 4)), options=options(kv_cache_blocks=5, watermark_ratio=0.0))
     assert tracker.limiters[:4] == ["demand", "kv_cache", "kv_cache", "kv_cache"]
     assert tracker.iterations[1].preempted == [1]
     assert result.preemptions == 1

@@ -32,9 +32,7 @@ def workloads(draw, *, failures: bool = True):
         prompt = draw(st.integers(1, 60))
         family = draw(st.integers(0, 2))
         forks_at = draw(st.integers(0, 8))
-        hashes = [
-            1000 * (family if k < forks_at else 10 + number) + k for k in range(-(-prompt // HASH_BLOCK))
-        ]
+        hashes = [1000 * (family if k < forks_at else 10 + number) + k for k in range(-(-prompt // HASH_BLOCK))]
         output = draw(st.integers(0 if failures else 1, 20))
         priority = draw(st.integers(0, 2))
         out.append(RequestSpec(number, arrival, prompt, output, tuple(hashes), priority=priority))
@@ -128,9 +126,7 @@ class _CacheAuditor(RecordingTracker):
         per_hash = HASH_BLOCK // BLOCK
         held = sum(request.blocks.private for request in running) + per_hash * len(shared)
         assert all(request.blocks.private >= 0 for request in running)
-        assert (
-            held <= scheduler.cache.held <= scheduler.cache.blocks
-        )  # what ended now is still to be released
+        assert held <= scheduler.cache.held <= scheduler.cache.blocks  # what ended now is still to be released
 
 
 @many
@@ -182,9 +178,7 @@ def test_only_the_last_in_rank_is_evicted(workload, options):
     rank = [(-spec.priority, number) for number, spec in enumerate(workload)]
     for iteration in tracker.iterations:
         if iteration.preempted:
-            assert min(rank[slot] for slot in iteration.preempted) > max(
-                rank[slot] for slot in iteration.slots
-            )
+            assert min(rank[slot] for slot in iteration.preempted) > max(rank[slot] for slot in iteration.slots)
 
 
 @many

@@ -269,9 +269,7 @@ def test_ctrl_c_during_a_long_wait_ends_it():
         real.sleep(seconds)
         signal.raise_signal(signal.SIGINT)
 
-    simulator = Simulator(
-        specs((3600, 10, 5)), RecordingTracker(), speed=1.0, sleep=sleep, real_clock=real.clock
-    )
+    simulator = Simulator(specs((3600, 10, 5)), RecordingTracker(), speed=1.0, sleep=sleep, real_clock=real.clock)
     result = simulator.run()
     assert result.interrupted
     assert result.arrived == 0

@@ -146,13 +146,9 @@ BAD_ROWS = [
     bad(AZURE_HEADER + "yesterday,1,2\n", 2, "TIMESTAMP = 'yesterday'", "2023-11-16 18:15:46.6805900"),
     bad(AZURE_HEADER + "2023-02-30 18:15:47,1,2\n", 2, "TIMESTAMP = '2023-02-30"),
     bad(AZURE_HEADER + "2023-11-16 18:15:47+77:00,1,2\n", 2, "TIMESTAMP = '2023-11-16 18:15:47+77:00'"),
-    bad(
-        AZURE_HEADER + GOOD + "2023-11-16 18:15:46.1805900,1,2\n", 3, "time goes backwards by 0.5 s", "order"
-    ),
+    bad(AZURE_HEADER + GOOD + "2023-11-16 18:15:46.1805900,1,2\n", 3, "time goes backwards by 0.5 s", "order"),
     bad(AZURE_HEADER + GOOD + "\0\0\0\n", 3, "1 values, expected 3"),
-    bad(
-        (AZURE_HEADER + GOOD).encode() + b"2023-11-16 18:15:47,\xff,2\n", 3, "byte 0xff is not text", "UTF-8"
-    ),
+    bad((AZURE_HEADER + GOOD).encode() + b"2023-11-16 18:15:47,\xff,2\n", 3, "byte 0xff is not text", "UTF-8"),
     bad(AZURE_HEADER + GOOD + "x" * 2**21 + "\n", 3, "line is too long", "1048576 bytes"),
     bad(BURSTGPT_HEADER + "5,ChatGPT,0,18,18,API log\n", 2, "Request tokens = 0", "1..2147483647"),
     bad(BURSTGPT_HEADER + "-5,ChatGPT,1,18,18,API log\n", 2, "Timestamp = '-5'", "seconds >= 0"),
@@ -267,9 +263,7 @@ def test_an_error_in_the_middle_comes_after_the_rows_before_it(write):
         next(requests)
 
 
-@pytest.mark.parametrize(
-    "options", [{"limit": 0}, {"limit": 1.5}, {"rate_scale": 0}, {"rate_scale": float("nan")}]
-)
+@pytest.mark.parametrize("options", [{"limit": 0}, {"limit": 1.5}, {"rate_scale": 0}, {"rate_scale": float("nan")}])
 def test_a_wrong_option_is_refused_with_its_name(write, options):
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         open_trace(write(AZURE), **options)

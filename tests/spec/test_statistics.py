@@ -94,7 +94,9 @@ def test_of_nothing_every_average_is_nan_and_every_count_zero():
     clock.advance(1.0)
     requests, iterations = collector.get_request_statistics(), collector.get_iteration_statistics()
     batches, errors = collector.get_batch_statistics(), collector.get_error_statistics()
-    assert (requests.total_requests, iterations.total_iterations, batches.total_batches, errors.total_errors) == (0,) * 4
+    assert (requests.total_requests, iterations.total_iterations, batches.total_batches, errors.total_errors) == (
+        0,
+    ) * 4
     for value in (
         requests.average_tokens_per_request, requests.p50_latency, requests.p99_latency, requests.average_queue_time,
         iterations.average_requests_per_iteration, iterations.average_processing_time_ms,

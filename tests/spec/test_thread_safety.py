@@ -190,13 +190,16 @@ def test_a_reset_in_between_splits_the_records_and_loses_none():
     threads, before = Threads(), []
     collector.subscribe(lambda block: before.append(len(block.values)))
     written = threading.Event()
+    end_of_round = threading.Barrier(4, action=collector.read_totals)
 
     def write_all(name):
         for number in range(5000):
+            if number % ROUND == 0:
+                end_of_round.wait(50)
             collector.record_request_completion(request((name, number)))
 
     def reset():
-        while not written.is_set():
+        while not written.wait(0.002):
             collector.reset()
 
     resetter = Threads()
