@@ -69,6 +69,9 @@ STEPS = st.one_of(
     st.builds(
         Iterate, WAITS, st.sampled_from([2, 2, 3]), st.just((1,)), st.booleans(), st.just(())
     ),  # everybody decodes
+    st.builds(
+        Iterate, WAITS, st.just(9), st.just((SKIP, 1)), st.booleans(), st.just(((3, GIVES_UP), (5, READ), (6, ARRIVAL)))
+    ),  # the newest gives up while the iteration runs, and somebody reads before it is reported
     st.builds(End, WAITS, st.integers(0, 9), st.integers(0, 99)),
     st.builds(Read),
 )

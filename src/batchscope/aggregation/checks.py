@@ -61,7 +61,7 @@ class Verdict:
         self.good &= ~bad
 
     def amounts(self, columns: tuple[IntEnum, ...], *, due: tuple[IntEnum, ...], whole: tuple[IntEnum, ...]) -> None:
-        """Each of ``columns`` is >= 0 and at most 2**53, or ``nan`` unless ``due``; ``whole`` ones are whole numbers."""
+        """Each of ``columns`` is >= 0 and at most 2**53, or ``nan`` unless ``due``; ``whole`` ones are whole."""
         if self._all_fit(columns, due, whole):
             return
         for column in columns:
