@@ -6,16 +6,20 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from oracle_modules import needs_oracle, oracle
 from pytest import approx  # noqa: PT013
 from scripted_engine import (
     CANCELLED,
     COMPLETED,
+    EVICT,
     FAILED,
     NOT_COMPLETED,
     SCRIPTS,
+    Arrive,
+    End,
+    Iterate,
     Read,
     RequestFacts,
     ScriptedEngine,
@@ -136,7 +140,20 @@ def class_of(facts: RequestFacts) -> str:
     return facts.request_class if facts.request_class in SLO else "other"
 
 
-histories = given(SCRIPTS, st.booleans())
+ON_THE_LIMIT = [  # TTFT exactly 0.5 s and TPOT exactly 0.25 s
+    Arrive(0, 3, "chat", True), Iterate(2, 30, (1,), False, ()), Iterate(0, 16, (1,), False, ()), End(0, 0, 1),
+]  # fmt: skip
+OUT_AT_THE_END = [  # completes while it is evicted
+    Arrive(0, 3, None, True), Iterate(0, 4, (1,), True, ()), Iterate(0, 4, (EVICT,), False, ()), End(7, 0, 1),
+]  # fmt: skip
+
+
+def histories(test):
+    """Random ones, and those whose edge cases chance seldom meets."""
+    drawn = given(SCRIPTS, st.booleans())(test)
+    return example(ON_THE_LIMIT, True)(example(OUT_AT_THE_END, True)(drawn))
+
+
 many = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
