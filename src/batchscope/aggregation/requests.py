@@ -71,6 +71,7 @@ class RequestAggregate:
         self.samples = RowBuffer(configuration.max_request_samples, len(COLUMNS[Kind.REQUEST]))
         self.by_reason = np.zeros(len(REASONS), dtype=np.int64)
         self.untracked = 0
+        self.lost = 0
         self.tokens_generated = 0
         self.prompt_tokens_computed = 0
         self.prompt_tokens_cached = 0
@@ -93,6 +94,8 @@ class RequestAggregate:
             outcomes = OUTCOME_OF_REASON[values[:, C.REASON].astype(np.int64)]
             unknown = np.isnan(values[:, C.PROCESSING_TIME]) & (outcomes == COMPLETED)
             verdict.refuse(unknown, NOT_A_NUMBER, (C.PROCESSING_TIME,))
+        # A tracker's request that cannot be counted as finished is not in flight any more either: it is lost.
+        self.lost += int(np.count_nonzero(~verdict.good & (values[:, C.OBSERVED] == 1)))
         values, request_ids = verdict.keep(request_ids)
         if len(values):
             self._count(values, outcomes[verdict.good])

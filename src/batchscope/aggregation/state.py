@@ -31,9 +31,6 @@ class State:
     ) -> None:
         self.started = now
         self.rejections = Rejections()
-        self.dropped = 0
-        self.received = 0
-        self.lost = 0
         self.requests = RequestAggregate(configuration, classes, self.rejections, now)
         self.iterations = IterationAggregate(configuration, limits, self.rejections, now)
         self.batches = BatchAggregate(configuration, self.rejections)

@@ -177,13 +177,16 @@ class Writer:
                 0.0 if rank is None else rank,
                 nan if limited_by is None else LIMITER_CODES[limited_by],
             )  # fmt: skip
-            if inter_token_latencies is not None:
-                self._latencies(at, GapColumn.INTER_TOKEN_LATENCY, inter_token_latencies)
-            if inter_emission_latencies is not None:
-                self._latencies(at, GapColumn.INTER_EMISSION_LATENCY, inter_emission_latencies)
+            # Both are read before either is taken: a record counts whole or not at all.
+            tokens = None if inter_token_latencies is None else _readable(inter_token_latencies)
+            emissions = None if inter_emission_latencies is None else _readable(inter_emission_latencies)
         except _BAD_VALUE as error:
             self._reject(error)
             return
+        if tokens is not None:
+            self._take(at, GapColumn.INTER_TOKEN_LATENCY, tokens)
+        if emissions is not None:
+            self._take(at, GapColumn.INTER_EMISSION_LATENCY, emissions)
         block.head = row + 1
 
     def batch(
@@ -216,9 +219,11 @@ class Writer:
 
     def error(self, error_type: str, exception: BaseException | None = None) -> None:
         """An error by name; without one, the exception's type is the name. The exception is not kept."""
-        name = error_type or (type(exception).__name__ if exception is not None else "")
+        name: object = error_type
+        if isinstance(name, str) and not name and exception is not None:
+            name = type(exception).__name__
         if not isinstance(name, str) or not name:
-            self._reject(TypeError(f"error_type = {error_type!r}: expected a name"))
+            self._reject(TypeError(f"error_type of type {type(error_type).__name__}: expected a name"))
             return
         ring = self._errors
         block = ring.block
@@ -242,17 +247,11 @@ class Writer:
 
     def inter_token_latencies(self, latencies: Latencies) -> None:
         """Many at once: a list or array of latencies, or (latency, count) pairs."""
-        try:
-            self._latencies(self._clock(), GapColumn.INTER_TOKEN_LATENCY, latencies)
-        except _BAD_VALUE as error:
-            self._reject(error)
+        self._latencies(GapColumn.INTER_TOKEN_LATENCY, latencies)
 
     def inter_emission_latencies(self, latencies: Latencies) -> None:
         """Many at once: a list or array of latencies, or (latency, count) pairs."""
-        try:
-            self._latencies(self._clock(), GapColumn.INTER_EMISSION_LATENCY, latencies)
-        except _BAD_VALUE as error:
-            self._reject(error)
+        self._latencies(GapColumn.INTER_EMISSION_LATENCY, latencies)
 
     def request_result(self, result: RequestResult) -> None:
         """``request`` from a record."""
@@ -268,22 +267,23 @@ class Writer:
         else:
             self._reject(TypeError(f"{result!r:.80}: expected an IterationResult"))
 
-    def _latencies(self, at: float, column: GapColumn, latencies: Latencies) -> None:
-        if isinstance(latencies, np.ndarray):
-            if latencies.ndim != 1:
-                raise ValueError(f"latencies of shape {latencies.shape}: expected one dimension")
-            self._rings.gap_log.append(at, column, latencies.astype(np.float64, copy=False).tobytes())
-        elif len(latencies) == 0:
-            return
-        elif isinstance(latencies[0], tuple):
-            for latency, count in latencies:  # type: ignore[misc]
-                if column is GapColumn.INTER_TOKEN_LATENCY:
-                    self._gap(at, latency, count, nan, 0)
-                else:
-                    self._gap(at, nan, 0, latency, count)
+    def _latencies(self, column: GapColumn, latencies: Latencies) -> None:
+        try:
+            read = _readable(latencies)
+        except _BAD_VALUE as error:
+            self._reject(error)
         else:
-            packed = _packer(len(latencies))(*latencies)
-            self._rings.gap_log.append(at, column, packed)
+            self._take(self._clock(), column, read)
+
+    def _take(self, at: float, column: GapColumn, latencies: bytes | list[tuple[float, float]]) -> None:
+        if isinstance(latencies, bytes):
+            self._rings.gap_log.append(at, column, latencies)
+            return
+        for latency, count in latencies:
+            if column is GapColumn.INTER_TOKEN_LATENCY:
+                self._gap(at, latency, count, nan, 0)
+            else:
+                self._gap(at, nan, 0, latency, count)
 
     def _gap(self, at: float, token: float, tokens: float, emission: float, emissions: float) -> None:
         ring = self._gaps
@@ -306,6 +306,19 @@ class Writer:
         rejected[WRONG_TYPE] = rejected.get(WRONG_TYPE, 0) + 1
         if self._strict:
             raise InvalidRecordError(f"record not taken: {error}; see the fields' types in its docstring") from error
+
+
+def _readable(latencies: Latencies) -> bytes | list[tuple[float, float]]:
+    """A copy: packed float64 bytes, or (latency, count) pairs as they came."""
+    if isinstance(latencies, np.ndarray):
+        if latencies.ndim != 1 or latencies.dtype.kind not in "fiu":
+            raise ValueError(
+                f"latencies of {latencies.dtype}, shape {latencies.shape}: expected numbers, one dimension"
+            )
+        return latencies.astype(np.float64, copy=False).tobytes()
+    if len(latencies) and isinstance(latencies[0], tuple):
+        return [(float(latency), float(count)) for latency, count in latencies]  # type: ignore[misc]
+    return _packer(len(latencies))(*latencies)
 
 
 @lru_cache(maxsize=1024)

@@ -30,7 +30,7 @@ class Counted(NamedTuple):
 
 def count(state: State, rings: Iterable[Rings], sources: Iterable[Source]) -> Counted:
     """Everything counted so far, by reason; the drain's lock is held."""
-    received, lost, dropped = state.requests.untracked, 0, 0
+    received, lost, dropped = state.requests.untracked, state.requests.lost, 0
     rejected: dict[str, int] = {}
     _add(rejected, state.rejections.counts)
     for writer_rings in list(rings):
