@@ -35,7 +35,10 @@ package: $(READY)
 	cd build && smoke/bin/python ../tests/cli/smoke.py smoke/bin/batchscope
 
 bench: $(READY)
+	$(BIN)/python benchmarks/recording.py
 	$(BIN)/python benchmarks/replay.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	$(BIN)/python benchmarks/accuracy.py
 
 report-image: $(READY)
 	@mkdir -p docs/images

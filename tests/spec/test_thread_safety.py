@@ -119,20 +119,32 @@ def test_eight_writers_and_two_readers_lose_nothing_and_count_nothing_twice():
             assert after[-1] > before[-1]
 
 
-def test_writers_faster_than_every_reader_drop_records_and_count_each_of_them():
-    collector, _ = make(MetricsConfiguration(max_request_samples=RECORDS))
+def test_eight_writers_at_full_speed_beside_two_readers_lose_nothing_of_200_000_records():
+    collector, _ = make(MetricsConfiguration(max_request_samples=200_000))
+    readers, ended = Threads(), threading.Event()
+
+    def read():
+        while not ended.wait(0.005):
+            check_consistent(collector.get_snapshot())
+
+    readers.start(read)
+    readers.start(read)
     threads = Threads()
 
     def write_all(name):
         writer = collector.writer()
-        for number in range(12_500):
+        for number in range(25_000):
             writer.request((name, number), 3, EOS, 0.5)
 
     for name in range(WRITERS):
         threads.start(write_all, name)
-    threads.join()
+    try:
+        threads.join()
+    finally:
+        ended.set()
+    readers.join()
     snapshot = collector.get_snapshot()
-    assert snapshot.request_stats.total_requests + snapshot.totals.dropped_records == 12_500 * WRITERS
+    assert (snapshot.request_stats.total_requests, snapshot.totals.dropped_records) == (200_000, 0)
     ids = [kept.request_id for kept in collector.request_samples()]
     assert len(set(ids)) == len(ids) == snapshot.request_stats.total_requests
 

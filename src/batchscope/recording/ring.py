@@ -10,6 +10,7 @@ written again, until the writer takes it back from ``free``, whose append and po
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,6 +20,8 @@ import numpy as np
 from batchscope.recording.rows import COLUMNS, Kind, Rows
 
 UNREAD_BLOCKS_BEFORE_RELIEF = 4
+_PAUSES = 100
+_PAUSE_SECONDS = 0.0005
 
 
 class Block:
@@ -40,14 +43,26 @@ class Ring:
     """A chain of blocks of one kind of record, made when first used and bounded by ``max_blocks``.
 
     ``relieve`` is called by the writer when nobody drains: it must not block. When even that frees no block,
-    the record is dropped and counted in ``dropped``.
+    the writer waits once, 50 ms at most; then the record is dropped and counted in ``dropped``.
     """
 
-    __slots__ = ("_allocated", "_block_rows", "_first", "_free", "_max_blocks", "_relieve", "block", "dropped", "kind")
+    __slots__ = (
+        "_allocated",
+        "_block_rows",
+        "_first",
+        "_free",
+        "_max_blocks",
+        "_patient",
+        "_relieve",
+        "block",
+        "dropped",
+        "kind",
+    )
 
     def __init__(self, kind: Kind, *, block_rows: int, max_blocks: int, relieve: Callable[[], object]) -> None:
         self.kind = kind
         self.dropped = 0
+        self._patient = True
         self.block = Block(0, len(COLUMNS[kind]))  # full from the first: memory comes with the first record
         self._first = self.block
         self._free: deque[Block] = deque()
@@ -60,7 +75,7 @@ class Ring:
         """Writer: the current block is full; link an empty one, or count a dropped record and give None."""
         if self._allocated - len(self._free) >= UNREAD_BLOCKS_BEFORE_RELIEF:
             self._relieve()
-        fresh = self._take()
+        fresh = self._take() or self._wait()
         if fresh is None:
             self.dropped += 1
             return None
@@ -68,11 +83,27 @@ class Ring:
         self.block = fresh
         return fresh
 
+    def _wait(self) -> Block | None:
+        """All memory is full while somebody drains: let them have the GIL, once, for a bounded time.
+
+        Only writers that outrun the drain by a whole ring (hundreds of thousands of records a second) come
+        here; if the drain is stuck, the writer does not wait for it again until it has moved.
+        """
+        for _ in range(_PAUSES if self._patient else 0):
+            time.sleep(_PAUSE_SECONDS)
+            self._relieve()
+            fresh = self._take()
+            if fresh is not None:
+                return fresh
+        self._patient = False
+        return None
+
     def _take(self) -> Block | None:
         if self._free:
             block = self._free.popleft()
             block.head = 0
             block.next = None
+            self._patient = True
             return block
         if self._allocated >= self._max_blocks:
             return None

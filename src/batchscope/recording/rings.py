@@ -13,7 +13,7 @@ from batchscope.recording.ring import Ring
 from batchscope.recording.rows import GapColumn, Gaps, Kind, Rows
 
 _BLOCK_ROWS = {Kind.REQUEST: 1024, Kind.ITERATION: 512, Kind.BATCH: 1024, Kind.GAP: 2048, Kind.ERROR: 256}
-_MAX_BLOCKS = 24
+_MAX_BLOCKS = 16
 _RELIEF_AT = 256
 _MAX_GAP_ENTRIES = 4096
 
