@@ -41,7 +41,7 @@ _collectors: weakref.WeakSet[SchedulerMetricsCollector] = weakref.WeakSet()
 class SchedulerMetricsCollector:
     """Collects what a scheduler reports; safe to use from any number of threads.
 
-    ``record_*`` writes raw values into a ring of the calling thread: it never logs, raises or waits for a reader (unless
+    ``record_*`` writes raw values into a ring of the calling thread: it never waits, logs or raises (unless
     ``strict``). Reading drains the rings: statistics contain every record whose call returned before. ``limits``
     are what utilization is measured against, ``labels`` name this collector's series, ``role`` is ``unified``,
     ``prefill`` or ``decode``, ``clock`` gives monotonic seconds. After ``os.fork()`` the child's is empty.

@@ -120,7 +120,7 @@ def test_eight_writers_and_two_readers_lose_nothing_and_count_nothing_twice():
 
 
 def test_eight_writers_at_full_speed_beside_two_readers_lose_nothing_of_200_000_records():
-    collector, _ = make(MetricsConfiguration(max_request_samples=200_000))
+    collector, _ = make(MetricsConfiguration(max_request_samples=200_000, slo=SloTargets(e2e_latency=1.0)))
     readers, ended = Threads(), threading.Event()
 
     def read():
