@@ -176,3 +176,40 @@ def test_threads_alive_at_once_have_rings_of_their_own():
         thread.join()
     assert len(collector._rings) == 4
     assert collector.get_error_statistics().total_errors == 4
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """What a ring asks ``time.sleep`` for, without sleeping."""
+    asked = []
+    monkeypatch.setattr("batchscope.recording.ring.time.sleep", asked.append)
+    return asked
+
+
+def fill(ring, blocks):
+    for _ in range(blocks):
+        block = ring.next_block()
+        block.head = block.size
+
+
+def test_a_full_ring_waits_50_ms_once_and_not_again_while_the_drain_is_stuck(pauses):
+    ring = Ring(Kind.ERROR, block_rows=4, max_blocks=3, relieve=lambda: None)
+    fill(ring, 3)
+    assert ring.next_block() is None
+    assert sum(pauses) == pytest.approx(0.05)
+    assert ring.next_block() is None
+    assert sum(pauses) == pytest.approx(0.05)
+    assert ring.dropped == 2
+
+
+def test_a_full_ring_goes_on_as_soon_as_the_drain_has_moved_and_is_patient_again(pauses):
+    drained = []
+
+    def relieve():
+        if len(pauses) >= 3:  # somebody else drains until the third pause
+            drained.extend(ring.drain())
+
+    ring = Ring(Kind.ERROR, block_rows=4, max_blocks=4, relieve=relieve)
+    fill(ring, 4)
+    assert ring.next_block() is not None
+    assert (len(pauses), ring.dropped, sum(len(rows.values) for rows in drained)) == (3, 0, 16)

@@ -38,8 +38,9 @@ WRONG_TYPE = "wrong_type"
 class Writer:
     """Records from one thread, positionally: for the tightest loops. Get it by ``collector.writer()``.
 
-    It belongs to the thread that uses it; two threads need two writers. Calls never raise, block or log
-    unless the collector is strict: a value of a wrong type is counted in ``rejected_records``.
+    It belongs to the thread that uses it; two threads need two writers. Calls never log or raise (unless the
+    collector is strict): a value of a wrong type is counted in ``rejected_records``. They wait only when the
+    whole ring is full: 50 ms at most, then the record is dropped and counted in ``dropped_records``.
     """
 
     __slots__ = (
