@@ -22,7 +22,14 @@ from batchscope.errors import ConfigurationError, InvalidRecordError
 from batchscope.recording.rings import Recording, Rings
 from batchscope.recording.source import Source
 from batchscope.recording.writer import Writer
-from batchscope.records import BatchMetrics, IterationMetrics, IterationResult, RequestMetrics, RequestResult
+from batchscope.records import (
+    BatchMetrics,
+    EngineInfo,
+    IterationMetrics,
+    IterationResult,
+    RequestMetrics,
+    RequestResult,
+)
 from batchscope.statistics.build import Cut, Identity, build_snapshot, read_cumulative
 from batchscope.statistics.counted import Counted, count
 from batchscope.statistics.cumulative import CumulativeState
@@ -45,7 +52,8 @@ class SchedulerMetricsCollector:
     ``strict``), and waits only when all that memory is full (50 ms at most, then the record is dropped and
     counted). Reading drains the rings: statistics contain every record whose call returned before. ``limits``
     are what utilization is measured against, ``labels`` name this collector's series, ``role`` is ``unified``,
-    ``prefill`` or ``decode``, ``clock`` gives monotonic seconds. After ``os.fork()`` the child's is empty.
+    ``prefill`` or ``decode``, ``clock`` gives monotonic seconds; set ``engine`` and ``definitions`` to say which
+    engine it is and what its figures start and end at. After ``os.fork()`` the child's is empty.
     ``close()`` (or leaving the context) ends its threads; what was recorded stays readable.
     """
 
@@ -62,6 +70,7 @@ class SchedulerMetricsCollector:
         self.limits = limits or SchedulerLimits()
         self.labels = _checked_labels(labels or {})
         self.role = role
+        self.engine = EngineInfo()
         self.definitions: dict[str, str] = {}
         self._clock = clock
         self._classes = ClassNames(self.configuration)
@@ -222,20 +231,21 @@ class SchedulerMetricsCollector:
         with self._lock:
             now = self._drain()
             self._sequence += 1
-            identity = Identity(
-                self._instance_id, self._generation, self._sequence, self._wall, dict(self.labels), self.role
-            )
-            live = [source.live(now, tuple(self._classes.targets.values())) for source in self._sources]
-            cut = Cut(self.configuration, self.limits, self._classes, self._state, self._counted(), live, now)
-            return build_snapshot(cut, identity, self.definitions)
+            return build_snapshot(self._cut(now), self._identity(), self.definitions)
 
     def read_totals(self) -> CumulativeState:
         """Cumulative counts, gauges and live histograms, without percentiles: what exporters read at a scrape."""
         with self._lock:
-            now = self._drain()
-            live = [source.live(now, tuple(self._classes.targets.values())) for source in self._sources]
-            cut = Cut(self.configuration, self.limits, self._classes, self._state, self._counted(), live, now)
-            return read_cumulative(cut)
+            return read_cumulative(self._cut(self._drain()), self._identity())
+
+    def _cut(self, now: float) -> Cut:
+        live = [source.live(now, tuple(self._classes.targets.values())) for source in self._sources]
+        return Cut(self.configuration, self.limits, self._classes, self._state, self._counted(), live, now)
+
+    def _identity(self) -> Identity:
+        return Identity(
+            self._instance_id, self._generation, self._sequence, self._wall, dict(self.labels), self.role, self.engine
+        )
 
     def get_request_statistics(self) -> RequestStatistics:
         """Requests: counts, latencies, rates."""

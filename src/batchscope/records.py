@@ -69,6 +69,13 @@ class BatchLimiter(StrEnum):
     UNKNOWN = "unknown"
 
 
+class EngineInfo(msgspec.Struct, frozen=True):
+    """Which engine the numbers are of: ``vllm``, ``0.32.0``; empty where nobody said."""
+
+    kind: str = ""
+    version: str = ""
+
+
 class RequestResult(msgspec.Struct, frozen=True, gc=False):
     """A request that left the scheduler, as ``record_request_completion`` takes it.
 

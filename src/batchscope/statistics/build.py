@@ -11,6 +11,7 @@ from batchscope.aggregation.state import State
 from batchscope.clock import WallClock
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
 from batchscope.recording.live import LiveRequests
+from batchscope.records import EngineInfo
 from batchscope.statistics.counted import Counted
 from batchscope.statistics.cumulative import CumulativeState, gauges, totals, window_totals
 from batchscope.statistics.distributions import merged, summarize_histogram
@@ -91,11 +92,23 @@ class Identity(NamedTuple):
     wall: WallClock
     labels: dict[str, str]
     role: str
+    engine: EngineInfo
 
 
-def read_cumulative(cut: Cut) -> CumulativeState:
+def read_cumulative(cut: Cut, identity: Identity) -> CumulativeState:
     """What exporters read: no percentile is computed."""
-    return CumulativeState(cut.totals(), cut.gauges(), cut.histograms())
+    return CumulativeState(
+        totals=cut.totals(),
+        gauges=cut.gauges(),
+        histograms=cut.histograms(),
+        resources={},
+        labels=identity.labels,
+        role=identity.role,
+        engine=identity.engine,
+        started_at=identity.wall.at(cut.state.started),
+        instance_id=identity.instance_id,
+        generation=identity.generation,
+    )
 
 
 def build_snapshot(cut: Cut, identity: Identity, definitions: dict[str, str]) -> MetricsSnapshot:
@@ -120,6 +133,7 @@ def build_snapshot(cut: Cut, identity: Identity, definitions: dict[str, str]) ->
         },
         histograms=cut.histograms(),
         windowed_histograms=windowed_histograms,
+        engine=identity.engine,
         definitions=dict(definitions),
         limits=cut.limits,
         labels=identity.labels,

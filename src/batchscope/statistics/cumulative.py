@@ -2,28 +2,63 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from batchscope.aggregation.slo import SloResult
 from batchscope.aggregation.state import State
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits, SloTargets
 from batchscope.recording.live import LiveRequests
 from batchscope.recording.rows import LIMITERS, REASONS, Floats, IterationColumn
+from batchscope.records import EngineInfo
 from batchscope.statistics.counted import Counted
-from batchscope.statistics.snapshot import Histograms
+from batchscope.statistics.snapshot import Histograms, MetricsSnapshot
+from batchscope.statistics.summaries import ResourceStatistics
 from batchscope.statistics.totals import Gauges, Totals, WindowTotals
 
 C = IterationColumn
 
 
 class CumulativeState(NamedTuple):
-    """What an exporter reads at a scrape."""
+    """What an exporter reads at a scrape: no percentile is computed.
+
+    ``started_at`` is when counting began (UTC), new after a ``reset()``, as is ``generation``.
+    """
 
     totals: Totals
     gauges: Gauges
     histograms: Histograms
+    resources: dict[str, ResourceStatistics]
+    labels: dict[str, str]
+    role: str
+    engine: EngineInfo
+    started_at: dt.datetime
+    instance_id: str
+    generation: int
+
+
+class StateSource(Protocol):
+    """What exporters and servers read: a collector, or the merge of many processes."""
+
+    def read_totals(self) -> CumulativeState:
+        """Everything cumulative, present values, histograms."""
+
+    def get_snapshot(self) -> MetricsSnapshot:
+        """Everything, percentiles included."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed: what it says no longer changes."""
+
+
+def cumulative_of(snapshot: MetricsSnapshot) -> CumulativeState:
+    """The cumulative part of a snapshot with histograms."""
+    return CumulativeState(
+        **{field: getattr(snapshot, field) for field in CumulativeState._fields if field != "resources"},
+        resources=snapshot.resource_stats,
+    )
 
 
 def totals(state: State, limits: SchedulerLimits, classes: Sequence[str], counted: Counted, elapsed: float) -> Totals:

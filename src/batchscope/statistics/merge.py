@@ -19,6 +19,7 @@ from batchscope.aggregation.exponential_histogram import ExponentialHistogram
 from batchscope.aggregation.slo import SloResult
 from batchscope.configuration import SchedulerLimits
 from batchscope.errors import MergeError
+from batchscope.records import EngineInfo
 from batchscope.statistics import summaries
 from batchscope.statistics.build import WINDOWS, window_statistics
 from batchscope.statistics.distributions import merged, summarize_histogram
@@ -27,8 +28,8 @@ from batchscope.statistics.requests import PROCESSING_MEAN, QUEUE_MEAN, TOKENS_M
 from batchscope.statistics.snapshot import Histograms, MetricsSnapshot
 from batchscope.statistics.totals import Gauges, Mean, Totals, WindowTotals
 
-MIXED_ROLE = "mixed"
-"""The role of a merge of several roles."""
+MIXED = "mixed"
+"""The role of a merge of several roles, the engine of several engines."""
 _LATENCIES = (
     "queue_time", "prefill_time", "time_to_first_token", "time_per_output_token", "decode_time",
     "preempted_time", "total_time", "inter_token_latency", "inter_emission_latency",
@@ -66,10 +67,11 @@ def merge_snapshots(snapshots: Sequence[MetricsSnapshot]) -> MetricsSnapshot:
         },
         histograms=parts.histograms,
         windowed_histograms=parts.windowed,
+        engine=_engine([snapshot.engine for snapshot in snapshots]),
         definitions=_common([snapshot.definitions for snapshot in snapshots]),
         limits=limits,
         labels=_common([snapshot.labels for snapshot in snapshots]),
-        role=snapshots[0].role if len({snapshot.role for snapshot in snapshots}) == 1 else MIXED_ROLE,
+        role=_same([snapshot.role for snapshot in snapshots]),
         started_at=min(snapshot.started_at for snapshot in snapshots),
         elapsed_seconds=parts.elapsed,
         generation=sum(snapshot.generation for snapshot in snapshots),
@@ -285,6 +287,16 @@ def _resources(snapshots: Sequence[MetricsSnapshot]) -> dict[str, summaries.Reso
                 raise MergeError(f"resource {prefix + name!r} comes twice: expected snapshots with an instance_id")
             resources[prefix + name] = statistics
     return resources
+
+
+def _engine(found: Sequence[EngineInfo]) -> EngineInfo:
+    return EngineInfo(_same([engine.kind for engine in found]), _same([engine.version for engine in found]))
+
+
+def _same(names: Sequence[str]) -> str:
+    """The one name, or ``mixed``."""
+    distinct = set(names)
+    return distinct.pop() if len(distinct) == 1 else MIXED
 
 
 def _common(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

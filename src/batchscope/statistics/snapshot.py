@@ -11,6 +11,7 @@ import msgspec
 from batchscope.aggregation.exponential_histogram import ExponentialHistogram
 from batchscope.configuration import SchedulerLimits
 from batchscope.errors import DecodeError
+from batchscope.records import EngineInfo
 from batchscope.statistics.summaries import (
     BatchStatistics,
     ErrorStatistics,
@@ -33,9 +34,9 @@ class MetricsSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     ``snapshot_time`` and ``started_at`` are wall clock (UTC), for people; all arithmetic was monotonic.
     ``windowed`` holds the distributions of the last 1 and 5 minutes under ``"1m"`` and ``"5m"``.
-    ``definitions`` says what this engine's figures start and end at. ``instance_id`` is new for each collector,
-    ``generation`` counts its resets, ``sequence`` its snapshots. ``means`` and ``window`` are what merging
-    needs; ``merged_from`` names the instances of a merged snapshot.
+    ``engine`` names the engine, ``definitions`` says what its figures start and end at. ``instance_id`` is new
+    for each collector, ``generation`` counts its resets, ``sequence`` its snapshots. ``means`` and ``window``
+    are what merging needs; ``merged_from`` names the instances of a merged snapshot.
     """
 
     request_stats: RequestStatistics
@@ -49,6 +50,7 @@ class MetricsSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     gauges: Gauges = Gauges()
     windowed: dict[str, WindowStatistics] = {}
     histograms: Histograms = {}
+    engine: EngineInfo = EngineInfo()
     definitions: dict[str, str] = {}
     limits: SchedulerLimits = SchedulerLimits()
     labels: dict[str, str] = {}

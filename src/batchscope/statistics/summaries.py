@@ -137,8 +137,15 @@ class SloStatistics(msgspec.Struct, frozen=True):
 
 
 class ResourceStatistics(msgspec.Struct, frozen=True):
-    """One resource's samples: the last value and its distribution over the last samples."""
+    """One quantity of one device: the last value and its distribution over the last samples.
 
+    ``resource`` is ``gpu`` or ``process``, ``device`` which one of them, ``quantity`` what was sampled, its unit in
+    its name (``power_watts``); ``energy_joules`` and ``cpu_seconds`` only grow: their ``last`` is the total.
+    """
+
+    resource: str = ""
+    device: str = ""
+    quantity: str = ""
     unit: str = ""
     last: float = nan
     last_sampled_seconds_ago: float = nan
