@@ -373,7 +373,7 @@ def test_a_writer_made_before_the_fork_works_in_the_child_and_in_the_parent():
 def test_a_fork_while_the_lock_is_held_leaves_the_child_a_free_one():
     collector, _ = make()
     record_of_each(collector)
-    with collector._lock:
+    with collector._draining.lock:
         assert in_a_child(lambda: figures(collector))[:4] == (0, 0, 0, 0)
 
 

@@ -56,7 +56,7 @@ def values(metric: Metric, state: Any) -> Iterator[Value]:
         for label, path in metric.parts.items():
             yield from _known((label,), _at(state, path))
     elif metric.source.startswith(_RESOURCES):
-        yield from _resources(state, *metric.source.removeprefix(_RESOURCES).split("."))
+        yield from _resources(state, metric, *metric.source.removeprefix(_RESOURCES).split("."))
     elif metric.kind is Kind.HISTOGRAM and not metric.labels:
         yield from _known((), _at(state, metric.source).get(""))
     else:
@@ -83,11 +83,36 @@ def _known(labels: tuple[str, ...], value: Any) -> Iterator[Value]:
         yield Value(labels, value)
 
 
-def _resources(state: Any, resource: str, quantity: str) -> Iterator[Value]:
-    """The last value of each device; a process has no device label."""
-    for found in state.resources.values():
-        if found.resource == resource and found.quantity == quantity:
-            yield from _known((found.device,) if resource == "gpu" else (), found.last)
+def _resources(state: Any, metric: Metric, resource: str, quantity: str) -> Iterator[Value]:
+    """The last value of each device; a ``quantity`` that ends in ``*`` stands for all that begin so, by their rest."""
+    start = quantity.removesuffix("*")
+    named = [
+        (name, one)
+        for name, one in state.resources.items()
+        if one.resource == resource and not math.isnan(one.last)
+        and (one.quantity == quantity or (start != quantity and one.quantity.startswith(start)))
+    ]  # fmt: skip
+    return _of_gpus(named, metric, start) if "gpu" in metric.labels else _of_processes(named)
+
+
+def _of_gpus(named: list[tuple[str, Any]], metric: Metric, start: str) -> Iterator[Value]:
+    """By GPU: its index, in a merged state its UUID; one that several processes sampled shows once."""
+    best: dict[tuple[str, ...], tuple[float, float]] = {}
+    for name, one in named:
+        owner, merged, _ = name.rpartition("/")
+        gpu = (one.identity or f"{owner}/{one.device}") if merged else one.device
+        labels = (gpu, one.quantity.removeprefix(start))[: len(metric.labels)]
+        rank = one.last if metric.kind is Kind.COUNTER else -one.last_sampled_seconds_ago
+        if labels not in best or rank > best[labels][0]:
+            best[labels] = rank, one.last
+    for labels, (_, value) in best.items():
+        yield Value(labels, value)
+
+
+def _of_processes(named: list[tuple[str, Any]]) -> Iterator[Value]:
+    """Without a label: memory and CPU time of processes add up."""
+    if named:
+        yield Value((), sum(one.last for _, one in named))
 
 
 _RESOURCES = "resources."
@@ -222,6 +247,10 @@ _GAUGES = (
     _gauge("gpu_temperature_celsius", "celsius", "Temperature.", "resources.gpu.temperature_celsius", "gpu"),
     _gauge("gpu_sm_clock_hertz", "hertz", "Clock of the SMs.", "resources.gpu.sm_clock_hertz", "gpu"),
     _gauge("gpu_throttled", "", "1 while the clock is held down.", "resources.gpu.throttled", "gpu"),
+    _gauge(
+        "gpu_throttle_reason", "", "1 while the clock is held down for this reason.", "resources.gpu.throttle_*",
+        "gpu", "reason",
+    ),
     _gauge(
         "process_resident_memory_bytes", "bytes", "Memory of the process.", "resources.process.resident_memory_bytes"
     ),

@@ -158,7 +158,7 @@ def test_the_rings_of_ended_threads_are_continued_by_new_ones_and_nothing_is_los
         thread.start()
         thread.join()
         gc.collect()
-    assert len(collector._rings) <= 2
+    assert len(collector._draining.writers.rings) <= 2
     assert collector.get_error_statistics().total_errors == 50
 
 
@@ -174,7 +174,7 @@ def test_threads_alive_at_once_have_rings_of_their_own():
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(collector._rings) == 4
+    assert len(collector._draining.writers.rings) == 4
     assert collector.get_error_statistics().total_errors == 4
 
 

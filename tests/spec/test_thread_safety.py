@@ -175,7 +175,7 @@ def test_records_of_threads_that_ended_count_and_their_memory_is_used_again():
     gc.collect()
     snapshot = collector.get_snapshot()
     assert counts(snapshot)[:4] == (50,) * 4
-    assert len(collector._rings) <= 2
+    assert len(collector._draining.writers.rings) <= 2
 
 
 def test_every_thread_has_a_writer_of_its_own():

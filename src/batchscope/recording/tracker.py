@@ -54,6 +54,11 @@ class RequestTracker:
         self._clock = clock or self._shared.clock
         self._forget()
 
+    @property
+    def clock(self) -> Clock:
+        """What says "now" where an instant is left out."""
+        return self._clock
+
     def _forget(self) -> None:
         self._log: list[Event] = []
         self._pending_bytes = 0

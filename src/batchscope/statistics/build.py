@@ -24,6 +24,7 @@ from batchscope.statistics.iterations import (
     processing_times,
 )
 from batchscope.statistics.requests import request_statistics, slo_statistics
+from batchscope.statistics.resources import energy_statistics, resource_statistics
 from batchscope.statistics.snapshot import Histograms, MetricsSnapshot
 from batchscope.statistics.summaries import ErrorStatistics, WindowStatistics
 from batchscope.statistics.totals import Gauges, Totals
@@ -101,7 +102,7 @@ def read_cumulative(cut: Cut, identity: Identity) -> CumulativeState:
         totals=cut.totals(),
         gauges=cut.gauges(),
         histograms=cut.histograms(),
-        resources={},
+        resources=resource_statistics(cut.state.resources, cut.now, summarized=False),
         labels=identity.labels,
         role=identity.role,
         engine=identity.engine,
@@ -125,6 +126,9 @@ def build_snapshot(cut: Cut, identity: Identity, definitions: dict[str, str]) ->
         batch_stats=batch_statistics(state.batches.count, means, *batch_sizes(state.batches)),
         error_stats=_errors(cut, identity, request_stats.total_requests),
         slo_stats=slo_statistics(state.requests, cut.classes.targets, window),
+        resource_stats=resource_statistics(state.resources, cut.now, summarized=True),
+        resource_facts=dict(state.resources.facts),
+        energy_stats=energy_statistics(state.resources, identity.instance_id, iterations=state.iterations.count > 0),
         snapshot_time=identity.wall.at(cut.now),
         totals=cumulative,
         gauges=cut.gauges(),

@@ -14,6 +14,7 @@ from batchscope.errors import DecodeError
 from batchscope.records import EngineInfo
 from batchscope.statistics.summaries import (
     BatchStatistics,
+    EnergyStatistics,
     ErrorStatistics,
     IterationStatistics,
     RequestStatistics,
@@ -33,6 +34,7 @@ class MetricsSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a collector knows, all parts from one drained state: every record whose call had returned.
 
     ``snapshot_time`` and ``started_at`` are wall clock (UTC), for people; all arithmetic was monotonic.
+    ``resource_facts`` says of resources what could not be sampled, and why: no GPU is a fact, not an error.
     ``windowed`` holds the distributions of the last 1 and 5 minutes under ``"1m"`` and ``"5m"``.
     ``engine`` names the engine, ``definitions`` says what its figures start and end at. ``instance_id`` is new
     for each collector, ``generation`` counts its resets, ``sequence`` its snapshots. ``means`` and ``window``
@@ -46,6 +48,8 @@ class MetricsSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_time: dt.datetime
     slo_stats: dict[str, SloStatistics] = {}
     resource_stats: dict[str, ResourceStatistics] = {}
+    resource_facts: dict[str, str] = {}
+    energy_stats: EnergyStatistics = EnergyStatistics()
     totals: Totals = Totals()
     gauges: Gauges = Gauges()
     windowed: dict[str, WindowStatistics] = {}
