@@ -1,7 +1,7 @@
 # On a machine with python3 >= 3.11 and make, nothing else:
 #   make demo     a simulated engine serves a built-in workload; ends with the report
 #   make test     the whole test suite
-# For developers: make check (all that CI asks for), make bench, make report-image, make clean.
+# For developers: make check (lint, wheel, tests), make engines (real engines), make bench, make report-image, make clean.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +10,7 @@ BENCH := build/bench
 READY := $(VENV)/.ready
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check lint package bench bench-docs report-image clean
+.PHONY: demo test check lint package engines bench bench-docs report-image clean
 
 demo: $(READY)
 	@$(BIN)/batchscope demo
@@ -34,6 +34,10 @@ package: $(READY)
 	$(BIN)/python -m venv build/smoke
 	build/smoke/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	cd build && smoke/bin/python ../tests/cli/smoke.py smoke/bin/batchscope
+
+# Real engines, each in an environment of its own (vLLM alone takes minutes to install): make engines ENGINES=llamacpp
+engines:
+	$(PYTHON) engine_tests/run.py $(ENGINES)
 
 bench: $(BENCH)/.ready
 	$(BENCH)/bin/python benchmarks/run.py --json build/benchmarks
