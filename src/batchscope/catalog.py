@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from batchscope.version import __version__
@@ -65,9 +66,14 @@ def values(metric: Metric, state: Any) -> Iterator[Value]:
 
 def _at(value: Any, path: str) -> Any:
     """What ``path`` leads to; an empty table where a table lacks the key."""
-    for part in path.split("."):
-        value = value.get(part, {}) if isinstance(value, Mapping) else getattr(value, part)
+    for part in _steps(path):
+        value = value.get(part, {}) if type(value) is dict else getattr(value, part)
     return value
+
+
+@lru_cache(maxsize=256)
+def _steps(path: str) -> tuple[str, ...]:
+    return tuple(path.split("."))
 
 
 def _nested(labels: tuple[str, ...], value: Any, depth: int) -> Iterator[Value]:
