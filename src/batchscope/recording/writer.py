@@ -13,15 +13,25 @@ import numpy as np
 from msgspec.structs import astuple
 
 from batchscope.errors import InvalidRecordError
+from batchscope.recording.ring import Block
 from batchscope.recording.rings import Recording, Rings
-from batchscope.recording.rows import COLUMNS, LIMITER_CODES, REASON_CODES, GapColumn, Kind
+from batchscope.recording.rows import (
+    COLUMNS,
+    LIMITER_CODES,
+    NOT_GIVEN,
+    REASON_CODES,
+    GapColumn,
+    IterationColumn,
+    Kind,
+    RequestColumn,
+)
 from batchscope.records import BatchLimiter, CompletionReason, IterationResult, Latencies, RequestResult
 
-_REQUEST_BYTES, _ITERATION_BYTES, _BATCH_BYTES, _GAP_BYTES, _ERROR_BYTES = (
-    8 * len(COLUMNS[kind]) for kind in (Kind.REQUEST, Kind.ITERATION, Kind.BATCH, Kind.GAP, Kind.ERROR)
-)
-_pack_request = struct.Struct("22d").pack_into  # all but the last column, which the drain derives
-_pack_iteration = struct.Struct("27d").pack_into  # all but the last two, likewise
+_REQUEST_BYTES, _ITERATION_BYTES = 8 * RequestColumn.OBSERVED, 8 * IterationColumn.LIMITER_REPORTED
+_BATCH_BYTES, _GAP_BYTES, _ERROR_BYTES = (8 * len(COLUMNS[kind]) for kind in (Kind.BATCH, Kind.GAP, Kind.ERROR))
+_pack_request = struct.Struct("dq8d4q7d").pack_into  # see ``rings``; an int is packed faster as one
+_pack_loose_request = struct.Struct("21d").pack_into
+_pack_iteration = struct.Struct("27d").pack_into
 _pack_batch = struct.Struct("5d").pack_into
 _pack_gap = struct.Struct("5d").pack_into
 _pack_error = struct.Struct("d").pack_into
@@ -44,7 +54,7 @@ class Writer:
     """
 
     __slots__ = (
-        "__weakref__", "_batches", "_clock", "_codes", "_errors", "_gaps", "_iterations", "_orphans", "_other",
+        "__weakref__", "_batches", "_clock", "_codes", "_default", "_errors", "_gaps", "_iterations", "_orphans", "_other",
         "_requests", "_rings", "_strict",
     )  # fmt: skip
 
@@ -54,6 +64,7 @@ class Writer:
         self._clock = shared.clock
         self._codes = shared.class_codes
         self._other = shared.other_class
+        self._default = shared.class_codes.get(None, shared.other_class)
         self._strict = shared.strict
         self._requests, self._iterations = rings.requests, rings.iterations
         self._batches, self._gaps, self._errors = rings.batches, rings.gaps, rings.errors
@@ -97,24 +108,46 @@ class Writer:
                 return
             block, row = fresh, 0
         try:
+            at = finished_at if finished_at == finished_at else self._clock()  # noqa: PLR0124  (not nan)
             _pack_request(
-                block.buffer, row * _REQUEST_BYTES,
-                finished_at if finished_at == finished_at else self._clock(),  # noqa: PLR0124  (not nan)
+                block.buffer, row * _REQUEST_BYTES, at,
                 tokens_generated, REASON_CODES[reason], processing_time, queue_time, total_time,
                 time_to_first_token, prefill_time, decode_time, preempted_time,
-                nan if prompt_tokens is None else prompt_tokens,
-                nan if cached_tokens is None else cached_tokens,
-                nan if recomputed_tokens is None else recomputed_tokens,
-                nan if preemptions is None else preemptions,
-                self._codes.get(request_class, self._other),
-                arrived_at, first_scheduled_at, first_token_at, last_token_at, finished_at,
-                max_emission_gap, 0.0,
+                NOT_GIVEN if prompt_tokens is None else prompt_tokens,
+                NOT_GIVEN if cached_tokens is None else cached_tokens,
+                NOT_GIVEN if recomputed_tokens is None else recomputed_tokens,
+                NOT_GIVEN if preemptions is None else preemptions,
+                self._default if request_class is None else self._codes.get(request_class, self._other),
+                arrived_at, first_scheduled_at, first_token_at, last_token_at, finished_at, max_emission_gap,
+            )  # fmt: skip
+        except _BAD_VALUE:
+            if not self._request_loosely(block, row, (
+                tokens_generated, reason, processing_time, queue_time, total_time, time_to_first_token,
+                prefill_time, decode_time, preempted_time, prompt_tokens, cached_tokens, recomputed_tokens,
+                preemptions, request_class, arrived_at, first_scheduled_at, first_token_at, last_token_at,
+                finished_at, max_emission_gap,
+            )):  # fmt: skip
+                return
+        block.objects[row] = request_id
+        block.head = row + 1
+
+    def _request_loosely(self, block: Block, row: int, fields: tuple[Any, ...]) -> bool:
+        """A request whose counts are not all integers, or one that cannot be packed at all."""
+        try:
+            tokens, reason, *durations = fields[:9]
+            *counts, request_class = fields[9:14]
+            finished_at = fields[18]
+            _pack_loose_request(
+                block.buffer, row * _REQUEST_BYTES,
+                finished_at if finished_at == finished_at else self._clock(),  # noqa: PLR0124  (not nan)
+                tokens, REASON_CODES[reason], *durations, *[nan if count is None else count for count in counts],
+                self._codes.get(request_class, self._other), *fields[14:],
             )  # fmt: skip
         except _BAD_VALUE as error:
             self._reject(error)
-            return
-        block.objects[row] = request_id
-        block.head = row + 1
+            return False
+        block.loose.append(row)
+        return True
 
     def iteration(
         self,
