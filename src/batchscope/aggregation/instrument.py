@@ -107,7 +107,7 @@ class Instrument:
 
     def _groups(self, seen: Observations) -> CellGroups:
         if seen.at.ndim == 0:
-            return CellGroups([self._grid.cell_of(float(seen.at))], [0], None)
+            return CellGroups([self._grid.cell_of(float(seen.at))], [0], None, len(seen.values))
         newest = self._grid.cell_of(float(seen.at.max()))
         return group_by_cell(self._grid, seen.at, newest - self._reach)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from batchscope.aggregation.batches import BatchAggregate
+from batchscope.aggregation.cells import FURTHEST
 from batchscope.aggregation.checks import NOT_WHOLE, Rejections, acceptable
 from batchscope.aggregation.failures import ErrorAggregate
 from batchscope.aggregation.instrument import Instrument
@@ -76,7 +77,7 @@ class State:
             return
         token = gaps.column is GapColumn.INTER_TOKEN_LATENCY
         instrument = self.inter_token_latency if token else self.inter_emission_latency
-        instrument.observe(gaps.values, np.minimum(gaps.at, now), gaps.counts)
+        instrument.observe(gaps.values, gaps.at.clip(-FURTHEST, now), gaps.counts)
         self._publish(gaps, sinks)
 
     @staticmethod
@@ -93,10 +94,10 @@ def _in_order(blocks: list[Rows], now: float) -> Rows:
         values = np.concatenate([block.values for block in blocks])
         objects = _joined(blocks)
     at = values[:, 0]
-    np.minimum(at, now, out=at)
+    at.clip(-FURTHEST, now, out=at)
     if len(values) > 1 and (at[1:] < at[:-1]).any():
         order = at.argsort(kind="stable")
-        values = values[order]
+        values = values.T[:, order].T
         objects = objects and [objects[index] for index in order]
     return Rows(blocks[0].kind, values, objects)
 
