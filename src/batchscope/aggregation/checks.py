@@ -143,7 +143,7 @@ class Verdict:
             return self._rows, objects
         if objects is not None:
             objects = [item for item, good in zip(objects, self.good, strict=True) if good]
-        return self._rows.T[:, self.good].T, objects
+        return self._rows.T.compress(self.good, axis=1).T, objects
 
 
 @lru_cache(maxsize=64)

@@ -160,7 +160,7 @@ class RequestAggregate:
                 of_class = values[:, C.REQUEST_CLASS] == code
                 if not of_class.any():
                     continue
-                members, outcomes_of = values.T[:, of_class].T, outcomes[of_class]
+                members, outcomes_of = values.T.compress(of_class, axis=1).T, outcomes[of_class]
             if not targets.declared:
                 self.slo_results[code][SloResult.NOT_EVALUATED] += len(members)
                 continue
@@ -204,7 +204,7 @@ def _chosen(values: Floats, mask: npt.NDArray[np.bool_], known: Ranges) -> tuple
     count = np.count_nonzero(mask)
     if count == len(values):
         return values, known
-    some = values.T[:, mask].T
+    some = values.T.compress(mask, axis=1).T
     return some, ranges(some) if count else NO_RANGES
 
 

@@ -97,8 +97,8 @@ def _in_order(blocks: list[Rows], now: float) -> Rows:
     at.clip(-FURTHEST, now, out=at)
     if len(values) > 1 and (at[1:] < at[:-1]).any():
         order = at.argsort(kind="stable")
-        values = values.T[:, order].T
-        objects = objects and [objects[index] for index in order]
+        values = values.T.take(order, axis=1).T
+        objects = objects and list(map(objects.__getitem__, order.tolist()))
     return Rows(blocks[0].kind, values, objects)
 
 
