@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.configuration import SchedulerLimits
-from batchscope.recording.elements import Elements, History, emissions, gaps
+from batchscope.recording.elements import Elements, covering, long_runs, single_runs
 from batchscope.recording.events import Arrival, Event, Finish, Iteration, Loss
+from batchscope.recording.history import History, emissions, gaps
 from batchscope.recording.iteration_batch import IterationBatch, gather
 from batchscope.recording.iteration_rows import iteration_rows
 from batchscope.recording.occupancy import Departure, Moves
@@ -31,6 +32,10 @@ WRONG_TYPE = "wrong_type"
 INFINITE = "infinite"
 NOT_A_NUMBER = "not_a_number"
 _MAX_DEPARTED = 4096
+
+Mask = npt.NDArray[np.bool_]
+Leaving = Mapping[int, tuple[int, Finish | Loss]]
+"""Slot index -> (position in the log, event) of the requests that end."""
 
 
 class Derivation:
@@ -150,9 +155,7 @@ class Derivation:
                     leaving[index] = (position, event)
         return leaving
 
-    def _iterate(
-        self, batch: IterationBatch, leaving: Mapping[int, tuple[int, Finish | Loss]], moves: Moves
-    ) -> list[Rows | Gaps]:
+    def _iterate(self, batch: IterationBatch, leaving: Leaving, moves: Moves) -> list[Rows | Gaps]:
         history = self._consistent(self._known(batch), batch, leaving)
         started = self._starts(batch, history)
         found = emissions(history, self.table, batch.finished)
@@ -160,7 +163,7 @@ class Derivation:
         out: list[Rows | Gaps] = [*gaps(found, batch.finished), *first_times(history, found, started, self.table)]
         moves.collect(history, started)
         schedule(history, started, decoding, self.table)
-        emit(found, self.table)
+        emit(found, batch.finished, self.table)
         rows, batches = iteration_rows(batch, history, started, decoding, self._limits)
         moves.fill(rows.values, [(index, event.at) for index, (_, event) in leaving.items()])
         self._number(rows.values, batches.values)
@@ -179,62 +182,76 @@ class Derivation:
         self.reject(STALE_SLOT, int(np.count_nonzero(~valid)))
         return elements.take(valid)
 
-    def _consistent(
-        self, elements: Elements, batch: IterationBatch, leaving: Mapping[int, tuple[int, Finish | Loss]]
-    ) -> History:
-        """Sorted by slot, without what cannot be: a slot twice, time going back, evicting who does not run."""
+    def _consistent(self, elements: Elements, batch: IterationBatch, leaving: Leaving) -> History:
+        """By slot, without what cannot be: a slot twice, time going back, evicting who does not run.
+
+        Long runs are tried first; where anything is wrong with them, it is looked for element by element.
+        """
+        capacity = self.table.capacity
+        if (batch.finished[1:] >= batch.finished[:-1]).all():
+            runs = long_runs(elements, capacity, batch.size)
+            if runs is not None:
+                history = History(runs)
+                if not any(bad.any() for _, bad in self._wrong(history, batch, leaving)):
+                    return history
         while True:
-            history = History(elements, self.table.capacity)
-            for reason, bad in (
-                (DUPLICATE_SLOT, history.repeated()),
-                (STALE_SLOT, self._gone(history, batch.position, leaving)),
-                (OUT_OF_ORDER, self._going_back(history, batch.finished)),
-                (NOT_RUNNING, history.not_running(self.table)),
-            ):
+            runs, order = single_runs(elements, capacity)
+            history = History(runs)
+            for reason, bad in self._wrong(history, batch, leaving):
                 count = int(np.count_nonzero(bad))
                 if count:
                     self.reject(reason, count)
                     keep = np.ones(len(bad), dtype=np.bool_)
-                    keep[history.order[bad]] = False
+                    keep[order[bad]] = False
                     elements = elements.take(keep)
                     break
             else:
                 return history
 
+    def _wrong(self, history: History, batch: IterationBatch, leaving: Leaving) -> Iterator[tuple[str, Mask]]:
+        yield DUPLICATE_SLOT, history.repeated()
+        yield STALE_SLOT, self._gone(history, batch.position, leaving)
+        yield OUT_OF_ORDER, self._going_back(history, batch.finished)
+        yield NOT_RUNNING, history.not_running(self.table)
+
     @staticmethod
-    def _gone(
-        history: History, position: npt.NDArray[np.int64], leaving: Mapping[int, tuple[int, Finish | Loss]]
-    ) -> npt.NDArray[np.bool_]:
-        """Elements of requests that had already been reported as gone; only slots that end are looked at."""
+    def _gone(history: History, position: npt.NDArray[np.int64], leaving: Leaving) -> Mask:
+        """Runs of requests that had already been reported as gone at their end; only slots that end are looked at."""
         bad = np.zeros(len(history.slot), dtype=np.bool_)
-        ends = dict(
-            zip(history.slots.tolist(), zip(history.starts.tolist(), history.ends.tolist(), strict=True), strict=True)
-        )
-        for slot, (gone_at, _) in leaving.items():
-            first, last = ends.get(slot, (0, -1))
-            if last >= 0 and position[history.iteration[last]] > gone_at:
-                part = slice(first, last + 1)
-                bad[part] = position[history.iteration[part]] > gone_at
+        if not leaving or not len(history.slot):
+            return bad
+        slots, ends = history.slots, history.ends
+        gone = np.array(list(leaving), dtype=np.intp)
+        gone_at = np.array([at for at, _ in leaving.values()], dtype=np.int64)
+        place = np.minimum(slots.searchsorted(gone), len(slots) - 1)
+        late = (slots[place] == gone) & (position[history.end[ends[place]]] > gone_at)
+        for where, at in zip(place[late].tolist(), gone_at[late].tolist(), strict=True):
+            part = slice(history.starts[where], ends[where] + 1)
+            bad[part] = position[history.end[part]] > at
         return bad
 
-    def _going_back(self, history: History, finished: Floats) -> npt.NDArray[np.bool_]:
-        """Elements of iterations that ended before the same request's arrival or last emission."""
+    def _going_back(self, history: History, finished: Floats) -> Mask:
+        """Runs that begin in iterations that ended before the same request's arrival or last emission."""
         table, slots = self.table, history.slots
         bad = np.zeros(len(history.slot), dtype=np.bool_)
         known = np.fmax(table.arrived_at[slots], table.last_token_at[slots])
-        bad[history.starts] = finished[history.iteration[history.starts]] < known
-        if (finished[1:] < finished[:-1]).any():
-            at = finished[history.iteration]
+        bad[history.starts] = finished[history.begin[history.starts]] < known
+        if (finished[1:] < finished[:-1]).any():  # then runs are single elements
+            at = finished[history.begin]
             bad[1:] |= (at[1:] < at[:-1]) & ~history.first[1:]
         return bad
 
     def _starts(self, batch: IterationBatch, history: History) -> Floats:
-        """When each iteration started; left out: when the one before ended, or its first request arrived."""
+        """When each iteration started; left out: when the one before ended, or its first request arrived.
+
+        Who was in the one before arrived before it ended, so then nobody need look when the others came.
+        """
         unknown = np.isnan(batch.started)
         if not unknown.any():
             return batch.started
         earliest = np.full(batch.size, np.inf)
-        np.minimum.at(earliest, history.iteration, self.table.arrived_at[history.slot])
+        np.minimum.at(earliest, history.begin, self.table.arrived_at[history.slot])
+        earliest[covering(history.begin + 1, history.end, batch.size) > 0] = -np.inf
         before = np.append(self._last_finish, batch.finished[:-1])
         estimate = np.minimum(np.fmax(before, earliest), batch.finished)
         return np.where(unknown, estimate, batch.started)

@@ -43,7 +43,7 @@ class IterationBatch(NamedTuple):
     finished: Floats
     fields: Floats
     handles: Ints
-    iteration: npt.NDArray[np.int32]
+    iteration: Ints
     tokens: Ints | None
     scheduled: Ints | None
     evicted: npt.NDArray[np.bool_] | None
@@ -129,7 +129,7 @@ def _flatten(
     return IterationBatch(
         np.array([position for position, _ in logged], dtype=np.int64), started, finished, fields,
         np.frombuffer(b"".join(parts), dtype=np.int64),
-        np.repeat(np.arange(len(events), dtype=np.int32), counts), tokens, scheduled, evicted,
+        np.repeat(np.arange(len(events)), counts), tokens, scheduled, evicted,
     )  # fmt: skip
 
 
@@ -142,7 +142,9 @@ def _column(parts: list[tuple[bytes, bytes, bytes | None]], default: bytes) -> I
     return np.frombuffer(joined, dtype=np.int64)
 
 
-def _negative_tokens(batch: IterationBatch) -> npt.NDArray[np.int32]:
+def _negative_tokens(batch: IterationBatch) -> Ints:
+    if batch.tokens is None and batch.scheduled is None:
+        return batch.iteration[:0]
     bad = np.zeros(len(batch.handles), dtype=np.bool_)
     if batch.tokens is not None:
         bad |= batch.tokens < 0

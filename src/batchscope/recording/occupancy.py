@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from batchscope.recording.elements import History
+from batchscope.recording.history import History
 from batchscope.recording.rows import Floats, IterationColumn
 from batchscope.recording.slots import SlotTable
 
@@ -36,7 +36,7 @@ class Moves:
 
     def collect(self, history: History, started: Floats) -> None:
         """Places taken (first scheduled or again) and lost (evicted); call before the table changes."""
-        at = started[history.iteration]
+        at = started[history.begin]
         held = np.empty(len(history.slot), dtype=np.bool_)
         held[history.starts] = self._table.holding[history.slots]
         if history.evicted is None:
