@@ -59,8 +59,8 @@ def cell_grid(window_seconds: float, cells: int) -> CellGrid:
 def group_by_cell(grid: CellGrid, at: Floats, oldest: int, *, ascending: bool = False) -> CellGroups:
     """Group instants, at least one, by cell, oldest first; only groups that are not empty.
 
-    ``ascending``: they are, so nobody need look. Those of cells before ``oldest`` are counted into ``oldest``, or into the newest cell if that is older.
-    InvalidRecordError if any is no instant.
+    ``ascending``: they are, so nobody need look. Those of cells before ``oldest`` are counted into ``oldest``,
+    or into the newest cell if that is older. InvalidRecordError if any is no instant.
     """
     newest = grid.cell_of(float(at[-1] if ascending else at.max()))
     oldest = max(grid.cell_of(float(at[0] if ascending else at.min())), min(oldest, newest))

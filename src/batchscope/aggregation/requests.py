@@ -121,9 +121,10 @@ class RequestAggregate:
         tokens = values[:, C.TOKENS_GENERATED]
         self.by_reason += np.bincount(values[:, C.REASON].astype(np.int64), minlength=len(REASONS))
         self.tokens_generated += int(tokens.sum())
-        cells = self.finished_in_window.groups(values[:, C.AT], ascending=True)
-        self.finished_in_window.add_groups(cells)
-        self.tokens_in_window.add_groups(cells, tokens)
+        at = values[:, C.AT]
+        cells, latest = self.finished_in_window.groups(at, ascending=True), float(at[-1])
+        self.finished_in_window.add_groups(cells, now=latest)
+        self.tokens_in_window.add_groups(cells, tokens, now=latest)
         self._count_prompts(values, known)
         outcomes = _outcomes(values)
         self._judge(values, outcomes, known)
@@ -169,7 +170,9 @@ class RequestAggregate:
             for target, count in missed_by.items():
                 self.missed_by[code][target] = self.missed_by[code].get(target, 0) + count
             met = results == SloResult.MET
-            self.met_in_window[code].add_many(met[met].astype(np.int64), members[met, C.AT])
+            self.met_in_window[code].add_many(
+                met[met].astype(np.int64), members[met, C.AT], now=float(members[-1, C.AT])
+            )
 
     def _observe(self, name: str, column: IntEnum, rows: Floats, known: Ranges, class_column: IntEnum) -> None:
         """Give a column, where it is a number, to its instruments; instants stand in column 0."""

@@ -60,8 +60,15 @@ class SlidingWindowCounter:
         """Instants, at least one, by cell: for ``add_groups`` of this counter and of others like it."""
         return group_by_cell(self._grid, at, self._present - self._grid.cells, ascending=ascending)
 
-    def add_groups(self, groups: CellGroups, counts: npt.NDArray[Any] | None = None) -> None:
-        """Add ``counts[k]`` (None: one each), whole numbers, at the instant that was given k-th to ``groups``."""
+    def add_groups(
+        self, groups: CellGroups, counts: npt.NDArray[Any] | None = None, *, now: float | None = None
+    ) -> None:
+        """Add ``counts[k]`` (None: one each), whole numbers, at the instant that was given k-th to ``groups``.
+
+        ``now``, where given, is the present.
+        """
+        if now is not None:
+            self._advance(now)
         if counts is None:
             sums = [stop - start for start, stop in pairwise([*groups.starts, groups.size])]
         elif len(groups.starts) == 1:

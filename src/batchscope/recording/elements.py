@@ -124,11 +124,10 @@ def _joined(steady: Runs, others: Elements, slots: int) -> Runs:
         None if first is None or second is None else np.concatenate((first, second))
         for first, second in zip(steady, single, strict=True)
     ]
-    begin, slot = columns[1], columns[0]
-    assert begin is not None and slot is not None  # noqa: PT018, S101  (only the last three may be None)
-    order = begin.argsort(kind="stable")
-    order = order[sort_order(slot[order], slots)]
-    return Runs(*[None if column is None else column[order] for column in columns])  # type: ignore[arg-type]
+    both = Runs(*columns)  # type: ignore[arg-type]
+    order = both.begin.argsort(kind="stable")
+    order = order[sort_order(both.slot[order], slots)]
+    return Runs(*[None if column is None else column[order] for column in both])  # type: ignore[arg-type]
 
 
 def group_starts(slot: Indices) -> tuple[Indices, Mask]:

@@ -146,8 +146,8 @@ LIMITER_CODES: dict[str, float] = {limiter: float(code) for code, limiter in enu
 class Rows(NamedTuple):
     """Drained rows of one kind, in the order they were recorded: what subscribers of a collector receive.
 
-    ``values`` has shape (n, number of columns), each column contiguous; ``objects`` aligns with it: request ids, error names, or
-    ``None`` where the kind has none.
+    ``values`` has shape (n, number of columns), each column contiguous; ``objects`` aligns with it: request
+    ids, error names, or ``None`` where the kind has none.
     """
 
     kind: Kind

@@ -4,37 +4,35 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Callable
-from functools import lru_cache
 from math import nan
 from typing import Any
 
-import numpy as np
 from msgspec.structs import astuple
 
 from batchscope.errors import InvalidRecordError
+from batchscope.recording.packing import (
+    BATCH_BYTES,
+    ERROR_BYTES,
+    GAP_BYTES,
+    ITERATION_BYTES,
+    REQUEST_BYTES,
+    pack_batch,
+    pack_error,
+    pack_gap,
+    pack_iteration,
+    pack_loose_request,
+    pack_request,
+    readable,
+)
 from batchscope.recording.ring import Block
 from batchscope.recording.rings import Recording, Rings
 from batchscope.recording.rows import (
-    COLUMNS,
     LIMITER_CODES,
     NOT_GIVEN,
     REASON_CODES,
     GapColumn,
-    IterationColumn,
-    Kind,
-    RequestColumn,
 )
 from batchscope.records import BatchLimiter, CompletionReason, IterationResult, Latencies, RequestResult
-
-_REQUEST_BYTES, _ITERATION_BYTES = 8 * RequestColumn.OBSERVED, 8 * IterationColumn.LIMITER_REPORTED
-_BATCH_BYTES, _GAP_BYTES, _ERROR_BYTES = (8 * len(COLUMNS[kind]) for kind in (Kind.BATCH, Kind.GAP, Kind.ERROR))
-_pack_request = struct.Struct("dq8d4q7d").pack_into  # see ``rings``; an int is packed faster as one
-_pack_loose_request = struct.Struct("21d").pack_into
-_pack_iteration = struct.Struct("27d").pack_into
-_pack_batch = struct.Struct("5d").pack_into
-_pack_gap = struct.Struct("5d").pack_into
-_pack_error = struct.Struct("d").pack_into
 
 _REQUEST_RECORD: type = RequestResult  # callers may pass anything, whatever the annotations say
 _ITERATION_RECORD: type = IterationResult
@@ -54,8 +52,8 @@ class Writer:
     """
 
     __slots__ = (
-        "__weakref__", "_batches", "_clock", "_codes", "_default", "_errors", "_gaps", "_iterations", "_orphans", "_other",
-        "_requests", "_rings", "_strict",
+        "__weakref__", "_batches", "_clock", "_codes", "_default", "_errors", "_gaps", "_iterations", "_orphans",
+        "_other", "_requests", "_rings", "_strict",
     )  # fmt: skip
 
     def __init__(self, shared: Recording, rings: Rings, orphans: deque[Rings]) -> None:
@@ -109,8 +107,8 @@ class Writer:
             block, row = fresh, 0
         try:
             at = finished_at if finished_at == finished_at else self._clock()  # noqa: PLR0124  (not nan)
-            _pack_request(
-                block.buffer, row * _REQUEST_BYTES, at,
+            pack_request(
+                block.buffer, row * REQUEST_BYTES, at,
                 tokens_generated, REASON_CODES[reason], processing_time, queue_time, total_time,
                 time_to_first_token, prefill_time, decode_time, preempted_time,
                 NOT_GIVEN if prompt_tokens is None else prompt_tokens,
@@ -137,8 +135,8 @@ class Writer:
             tokens, reason, *durations = fields[:9]
             *counts, request_class = fields[9:14]
             finished_at = fields[18]
-            _pack_loose_request(
-                block.buffer, row * _REQUEST_BYTES,
+            pack_loose_request(
+                block.buffer, row * REQUEST_BYTES,
                 finished_at if finished_at == finished_at else self._clock(),  # noqa: PLR0124  (not nan)
                 tokens, REASON_CODES[reason], *durations, *[nan if count is None else count for count in counts],
                 self._codes.get(request_class, self._other), *fields[14:],
@@ -191,8 +189,8 @@ class Writer:
             block, row = fresh, 0
         try:
             at = finished_at if finished_at == finished_at else self._clock()  # noqa: PLR0124  (not nan)
-            _pack_iteration(
-                block.buffer, row * _ITERATION_BYTES, at,
+            pack_iteration(
+                block.buffer, row * ITERATION_BYTES, at,
                 iteration_number, request_count, tokens_generated, requests_completed, processing_time,
                 nan if memory_bytes_used is None else memory_bytes_used, started_at, finished_at,
                 nan if running_requests is None else running_requests,
@@ -212,8 +210,8 @@ class Writer:
                 nan if limited_by is None else LIMITER_CODES[limited_by],
             )  # fmt: skip
             # Both are read before either is taken: a record counts whole or not at all.
-            tokens = None if inter_token_latencies is None else _readable(inter_token_latencies)
-            emissions = None if inter_emission_latencies is None else _readable(inter_emission_latencies)
+            tokens = None if inter_token_latencies is None else readable(inter_token_latencies)
+            emissions = None if inter_emission_latencies is None else readable(inter_emission_latencies)
         except _BAD_VALUE as error:
             self._reject(error)
             return
@@ -240,8 +238,8 @@ class Writer:
                 return
             block, row = fresh, 0
         try:
-            _pack_batch(
-                block.buffer, row * _BATCH_BYTES, self._clock(), utilization,
+            pack_batch(
+                block.buffer, row * BATCH_BYTES, self._clock(), utilization,
                 nan if batch_id is None else batch_id,
                 nan if request_count is None else request_count,
                 nan if memory_bytes_used is None else memory_bytes_used,
@@ -267,7 +265,7 @@ class Writer:
             if fresh is None:
                 return
             block, row = fresh, 0
-        _pack_error(block.buffer, row * _ERROR_BYTES, self._clock())
+        pack_error(block.buffer, row * ERROR_BYTES, self._clock())
         block.objects[row] = name[:MAX_ERROR_NAME]
         block.head = row + 1
 
@@ -303,7 +301,7 @@ class Writer:
 
     def _latencies(self, column: GapColumn, latencies: Latencies) -> None:
         try:
-            read = _readable(latencies)
+            read = readable(latencies)
         except _BAD_VALUE as error:
             self._reject(error)
         else:
@@ -329,7 +327,7 @@ class Writer:
                 return
             block, row = fresh, 0
         try:
-            _pack_gap(block.buffer, row * _GAP_BYTES, at, token, tokens, emission, emissions)
+            pack_gap(block.buffer, row * GAP_BYTES, at, token, tokens, emission, emissions)
         except _BAD_VALUE as error:
             self._reject(error)
             return
@@ -340,21 +338,3 @@ class Writer:
         rejected[WRONG_TYPE] = rejected.get(WRONG_TYPE, 0) + 1
         if self._strict:
             raise InvalidRecordError(f"record not taken: {error}; see the fields' types in its docstring") from error
-
-
-def _readable(latencies: Latencies) -> bytes | list[tuple[float, float]]:
-    """A copy: packed float64 bytes, or (latency, count) pairs as they came."""
-    if isinstance(latencies, np.ndarray):
-        if latencies.ndim != 1 or latencies.dtype.kind not in "fiu":
-            raise ValueError(
-                f"latencies of {latencies.dtype}, shape {latencies.shape}: expected numbers, one dimension"
-            )
-        return latencies.astype(np.float64, copy=False).tobytes()
-    if len(latencies) and isinstance(latencies[0], tuple):
-        return [(float(latency), float(count)) for latency, count in latencies]  # type: ignore[misc]
-    return _packer(len(latencies))(*latencies)
-
-
-@lru_cache(maxsize=1024)
-def _packer(count: int) -> Callable[..., bytes]:
-    return struct.Struct(f"{count}d").pack
