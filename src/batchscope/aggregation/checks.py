@@ -68,6 +68,11 @@ def ranges(rows: Floats) -> Ranges:
     return Ranges(low.tolist(), high.tolist(), (least == least).tolist())  # noqa: PLR0124  (not nan)
 
 
+def fill(column: Floats, estimate: Floats) -> None:
+    """Put ``estimate`` where ``column`` has no number."""
+    np.copyto(column, estimate, where=np.isnan(column))
+
+
 class Verdict:
     """Checks of one block of rows; a row that fails several counts under the first."""
 

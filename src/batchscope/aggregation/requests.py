@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.aggregation.bucketed_values import Observations
-from batchscope.aggregation.checks import NO_RANGES, NOT_A_NUMBER, Ranges, Rejections, Verdict, ranges
+from batchscope.aggregation.checks import NO_RANGES, NOT_A_NUMBER, Ranges, Rejections, Verdict, fill, ranges
 from batchscope.aggregation.instrument import Instrument
 from batchscope.aggregation.row_buffer import RowBuffer
 from batchscope.aggregation.sliding_window import SlidingWindowCounter
@@ -217,17 +217,13 @@ def _derive(values: Floats) -> None:
     lacking = np.isnan(columns[_FIRST_DURATION : _LAST_DURATION + 1].min(axis=1)).tolist()
     for column, end, start in _DERIVED:
         if lacking[column - _FIRST_DURATION]:
-            _fill(columns[column], columns[end] - columns[start])
+            fill(columns[column], columns[end] - columns[start])
     if lacking[C.TOTAL_TIME - _FIRST_DURATION]:
-        _fill(columns[C.TOTAL_TIME], np.nan_to_num(columns[C.QUEUE_TIME], nan=0.0) + columns[C.PROCESSING_TIME])
+        fill(columns[C.TOTAL_TIME], np.nan_to_num(columns[C.QUEUE_TIME], nan=0.0) + columns[C.PROCESSING_TIME])
     tokens, per_token = columns[C.TOKENS_GENERATED], columns[C.TIME_PER_OUTPUT_TOKEN]
     np.divide(columns[C.DECODE_TIME], tokens - 1, out=per_token)
     if not tokens.min() >= 2:  # one token has no gap; nan is no count at all
         per_token[~(tokens >= 2)] = np.nan
-
-
-def _fill(column: Floats, estimate: Floats) -> None:
-    np.copyto(column, estimate, where=np.isnan(column))
 
 
 def _instruments(classes: ClassNames, scale: int) -> dict[str, dict[str, Instrument]]:

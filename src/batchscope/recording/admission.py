@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.recording.events import Arrival, Finish, Loss
+from batchscope.recording.events import Arrival, Event, Finish, Iteration, Loss
 from batchscope.recording.rows import Floats
 from batchscope.recording.slots import GENERATION, INDEX_MASK, Indices, SlotTable
 
@@ -23,9 +23,6 @@ _BAD_VALUE = (TypeError, ValueError, OverflowError)
 """What an id that cannot be hashed or an instant that is no number raises."""
 _NOBODY = object()
 
-Passing = Arrival | Finish | Loss
-"""Events of requests that come and go."""
-
 
 class Leaving(NamedTuple):
     """The requests that end in a drain: slot indices, positions in the log, instants, events, ids."""
@@ -35,6 +32,15 @@ class Leaving(NamedTuple):
     at: Floats
     events: list[Finish | Loss]
     request_ids: list[Any]
+
+
+class Sorted(NamedTuple):
+    """A log by kind: how many requests were admitted, who leaves, and the iterations with their positions."""
+
+    admitted: int
+    leaving: Leaving
+    iterations: list[Iteration]
+    positions: list[int]
 
 
 class Admission:
@@ -60,12 +66,19 @@ class Admission:
         """Requests that arrived and have not left."""
         return len(self._id_of)
 
-    def advance(self, passing: Iterable[tuple[int, Passing]]) -> tuple[int, Leaving]:
-        """Take in who arrives, into the table too; gives their number, and who leaves. ``passing``: with positions."""
-        admitted: list[tuple[int, float, float, float]] = []
-        left: list[tuple[int, Finish | Loss, Any]] = []
-        for position, event in passing:
-            if isinstance(event, Arrival):
+    def advance(self, events: Iterable[Event]) -> Sorted:
+        """Sort a log; who arrives is taken in, into the table too, before anything else is looked at."""
+        admitted = _Admitted([], [], [], [])
+        iterations: list[Iteration] = []
+        positions: list[int] = []
+        ends: list[Finish | Loss] = []
+        end_positions: list[int] = []
+        ids: list[Any] = []
+        for position, event in enumerate(events):
+            if isinstance(event, Iteration):
+                iterations.append(event)
+                positions.append(position)
+            elif isinstance(event, Arrival):
                 self._admit(event, admitted)
             else:
                 request_id = self._id_of.pop(event.handle, _NOBODY)
@@ -74,46 +87,51 @@ class Admission:
                     continue
                 if self._handle_of.get(request_id) == event.handle:
                     del self._handle_of[request_id]  # the id may arrive again, also within this drain
-                left.append((position, event, request_id))
-        if admitted:
+                ends.append(event)
+                end_positions.append(position)
+                ids.append(request_id)
+        if admitted.handles:
             self._occupy(admitted)
-        return len(admitted), _leaving(left)
+        slots = np.array([event.handle & INDEX_MASK for event in ends], dtype=np.intp)
+        at = np.array([event.at for event in ends], dtype=np.float64)
+        leaving = Leaving(slots, np.array(end_positions, dtype=np.int64), at, ends, ids)
+        return Sorted(len(admitted.handles), leaving, iterations, positions)
 
-    def _admit(self, event: Arrival, admitted: list[tuple[int, float, float, float]]) -> None:
-        reason = WRONG_TYPE
+    def _admit(self, event: Arrival, admitted: _Admitted) -> None:
+        handle, request_id, prompt_tokens, at = event.handle, event.request_id, event.prompt_tokens, event.at
         try:
-            prompt_tokens, at = event.prompt_tokens, event.at
-            if event.request_id in self._handle_of:
+            if request_id in self._handle_of:
                 reason = DUPLICATE_REQUEST
             elif 0 <= prompt_tokens < inf and -inf < at < inf:
                 code = self._class_codes.get(event.request_class, self._other_class)
-                admitted.append((event.handle, float(at), float(prompt_tokens), code))
-                self._handle_of[event.request_id] = event.handle
-                self._id_of[event.handle] = event.request_id
+                size, instant = float(prompt_tokens), float(at)
+                self._handle_of[request_id] = handle
+                self._id_of[handle] = request_id
+                admitted.handles.append(handle)
+                admitted.at.append(instant)
+                admitted.prompt_tokens.append(size)
+                admitted.classes.append(code)
                 return
             else:
                 reason = _unfit(at, prompt_tokens)
         except _BAD_VALUE:
             reason = WRONG_TYPE
         self._reject(reason, 1)
-        self.freed.append(event.handle + GENERATION)
+        self.freed.append(handle + GENERATION)
 
-    def _occupy(self, admitted: list[tuple[int, float, float, float]]) -> None:
-        handles, at, prompt_tokens, codes = zip(*admitted, strict=True)
-        slots = np.array(handles, dtype=np.int64)
+    def _occupy(self, admitted: _Admitted) -> None:
+        slots = np.array(admitted.handles, dtype=np.int64)
         self._table.reserve(int((slots & INDEX_MASK).max()))
-        self._table.occupy(slots, np.array(at), np.array(prompt_tokens), np.array(codes))
+        self._table.occupy(slots, np.array(admitted.at), np.array(admitted.prompt_tokens), np.array(admitted.classes))
 
 
-def _leaving(left: list[tuple[int, Finish | Loss, Any]]) -> Leaving:
-    events = [event for _, event, _ in left]
-    return Leaving(
-        np.array([event.handle & INDEX_MASK for event in events], dtype=np.intp),
-        np.array([position for position, _, _ in left], dtype=np.int64),
-        np.array([event.at for event in events], dtype=np.float64),
-        events,
-        [request_id for _, _, request_id in left],
-    )
+class _Admitted(NamedTuple):
+    """Lists of numbers, not of tuples: the garbage collector has nothing to follow."""
+
+    handles: list[int]
+    at: list[float]
+    prompt_tokens: list[float]
+    classes: list[float]
 
 
 def _unfit(at: float, prompt_tokens: float) -> str:

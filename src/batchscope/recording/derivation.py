@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.configuration import SchedulerLimits
-from batchscope.recording.admission import STALE_SLOT, Admission, Leaving, Passing
+from batchscope.recording.admission import STALE_SLOT, Admission, Leaving
 from batchscope.recording.elements import Elements, covering, long_runs, single_runs
-from batchscope.recording.events import Event, Finish, Iteration
+from batchscope.recording.events import Event, Finish
 from batchscope.recording.history import History, emissions, gaps
 from batchscope.recording.iteration_batch import IterationBatch, gather
 from batchscope.recording.iteration_rows import iteration_rows
@@ -62,24 +62,15 @@ class Derivation:
 
     def derive(self, events: Sequence[Event]) -> list[Rows | Gaps]:
         """Rows of everything that these events say, in the order they were reported."""
-        positions: list[int] = []
-        iterations: list[Iteration] = []
-        passing: list[tuple[int, Passing]] = []
-        for position, event in enumerate(events):
-            if isinstance(event, Iteration):
-                positions.append(position)
-                iterations.append(event)
-            else:
-                passing.append((position, event))
-        admitted, leaving = self._admission.advance(passing)
-        self.received += admitted
+        log = self._admission.advance(events)
+        self.received += log.admitted
         out: list[Rows | Gaps] = []
-        if iterations:
+        if log.iterations:
             moves = Moves(self.table, self._departed)
-            batch = gather(positions, iterations, self.reject)
+            batch = gather(log.positions, log.iterations, self.reject)
             if batch.size:
-                out += self._iterate(batch, leaving, moves)
-        return out + self._leave(leaving) if leaving.events else out
+                out += self._iterate(batch, log.leaving, moves)
+        return out + self._leave(log.leaving) if log.leaving.events else out
 
     def _iterate(self, batch: IterationBatch, leaving: Leaving, moves: Moves) -> list[Rows | Gaps]:
         history = self._consistent(self._known(batch), batch, leaving)
