@@ -138,6 +138,8 @@ class Verdict:
         values = self._rows.T[_places(columns)]
         if (values[1:] >= values[:-1]).all() and values[0].min() > -np.inf and values[-1].max() < np.inf:
             return  # all are given, in order
+        if np.isnan(values).all():
+            return
         self.refuse(np.isinf(values).any(axis=0), INFINITE, columns)
         latest = np.fmax.accumulate(values, axis=0)
         self.refuse((values < latest).any(axis=0), OUT_OF_ORDER, columns)

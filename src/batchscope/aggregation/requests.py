@@ -215,8 +215,9 @@ def _derive(values: Floats) -> None:
     """Fill the durations that are ``nan`` from the instants, then the totals from their parts."""
     columns = values.T
     lacking = np.isnan(columns[_FIRST_DURATION : _LAST_DURATION + 1].min(axis=1)).tolist()
+    some = ~np.isnan(np.fmax.reduce(columns[C.ARRIVED_AT : C.FINISHED_AT + 1], axis=1))
     for column, end, start in _DERIVED:
-        if lacking[column - _FIRST_DURATION]:
+        if lacking[column - _FIRST_DURATION] and some[end - C.ARRIVED_AT] and some[start - C.ARRIVED_AT]:
             fill(columns[column], columns[end] - columns[start])
     if lacking[C.TOTAL_TIME - _FIRST_DURATION]:
         fill(columns[C.TOTAL_TIME], np.nan_to_num(columns[C.QUEUE_TIME], nan=0.0) + columns[C.PROCESSING_TIME])

@@ -21,8 +21,15 @@ pack_gap = struct.Struct("5d").pack_into
 pack_error = struct.Struct("d").pack_into
 
 
+BAD_VALUE = (struct.error, AttributeError, KeyError, TypeError, ValueError, OverflowError)
+"""What packing a value of a wrong type raises."""
+_FLOAT64 = np.dtype(np.float64)
+
+
 def readable(latencies: Latencies) -> bytes | list[tuple[float, float]]:
     """A copy: packed float64 bytes, or (latency, count) pairs as they came."""
+    if type(latencies) is np.ndarray and latencies.dtype is _FLOAT64 and latencies.ndim == 1:
+        return latencies.tobytes()
     if isinstance(latencies, np.ndarray):
         if latencies.ndim != 1 or latencies.dtype.kind not in "fiu":
             raise ValueError(

@@ -34,8 +34,8 @@ from batchscope.records import BatchLimiter, CompletionReason, SchedulerMetrics
 
 Whole: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
 _BAD_VALUE = (struct.error, AttributeError, KeyError, TypeError, ValueError, OverflowError)
-_RELIEF_EVENTS = 2048
-_RELIEF_BYTES = 1 << 19
+_RELIEF_EVENTS = 4096
+_RELIEF_BYTES = 1 << 20
 _MAX_EVENTS = 1 << 17
 _pack_scalars = struct.Struct(f"{2 + len(FIELDS)}d").pack
 

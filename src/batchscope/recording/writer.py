@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import struct
-from collections import deque
 from math import nan
 from typing import Any
 
 from msgspec.structs import astuple
 
-from batchscope.errors import InvalidRecordError
+from batchscope.recording.latency_writer import LatencyWriter
 from batchscope.recording.packing import (
+    BAD_VALUE,
     BATCH_BYTES,
     ERROR_BYTES,
-    GAP_BYTES,
     ITERATION_BYTES,
     REQUEST_BYTES,
     pack_batch,
     pack_error,
-    pack_gap,
     pack_iteration,
     pack_loose_request,
     pack_request,
     readable,
 )
 from batchscope.recording.ring import Block
-from batchscope.recording.rings import Recording, Rings
 from batchscope.recording.rows import (
     LIMITER_CODES,
     NOT_GIVEN,
@@ -37,13 +33,10 @@ from batchscope.records import BatchLimiter, CompletionReason, IterationResult, 
 _REQUEST_RECORD: type = RequestResult  # callers may pass anything, whatever the annotations say
 _ITERATION_RECORD: type = IterationResult
 
-_BAD_VALUE = (struct.error, AttributeError, KeyError, TypeError, ValueError, OverflowError)
-"""What packing a value of a wrong type raises."""
 MAX_ERROR_NAME = 120
-WRONG_TYPE = "wrong_type"
 
 
-class Writer:
+class Writer(LatencyWriter):
     """Records from one thread, positionally: for the tightest loops. Get it by ``collector.writer()``.
 
     It belongs to the thread that uses it; two threads need two writers. Calls never log or raise (unless the
@@ -51,26 +44,7 @@ class Writer:
     whole ring is full: 50 ms at most, then the record is dropped and counted in ``dropped_records``.
     """
 
-    __slots__ = (
-        "__weakref__", "_batches", "_clock", "_codes", "_default", "_errors", "_gaps", "_iterations", "_orphans",
-        "_other", "_requests", "_rings", "_strict",
-    )  # fmt: skip
-
-    def __init__(self, shared: Recording, rings: Rings, orphans: deque[Rings]) -> None:
-        self._rings = rings
-        self._orphans = orphans
-        self._clock = shared.clock
-        self._codes = shared.class_codes
-        self._other = shared.other_class
-        self._default = shared.class_codes.get(None, shared.other_class)
-        self._strict = shared.strict
-        self._requests, self._iterations = rings.requests, rings.iterations
-        self._batches, self._gaps, self._errors = rings.batches, rings.gaps, rings.errors
-
-    def __del__(self) -> None:
-        # Nobody can write to these rings any more: the next thread continues them, so that
-        # memory follows the number of threads alive at once, not the number ever started.
-        self._orphans.append(self._rings)
+    __slots__ = ()
 
     def request(
         self,
@@ -118,15 +92,54 @@ class Writer:
                 self._default if request_class is None else self._codes.get(request_class, self._other),
                 arrived_at, first_scheduled_at, first_token_at, last_token_at, finished_at, max_emission_gap,
             )  # fmt: skip
-        except _BAD_VALUE:
-            if not self._request_loosely(block, row, (
+        except BAD_VALUE:
+            fields = (
                 tokens_generated, reason, processing_time, queue_time, total_time, time_to_first_token,
                 prefill_time, decode_time, preempted_time, prompt_tokens, cached_tokens, recomputed_tokens,
                 preemptions, request_class, arrived_at, first_scheduled_at, first_token_at, last_token_at,
                 finished_at, max_emission_gap,
-            )):  # fmt: skip
+            )  # fmt: skip
+            if not self._request_loosely(block, row, fields):
                 return
         block.objects[row] = request_id
+        block.head = row + 1
+
+    def request_result(self, result: RequestResult) -> None:
+        """``request`` from a record; written out again, since a call of 21 arguments takes as long as packing."""
+        if not isinstance(result, _REQUEST_RECORD):
+            self._reject(TypeError(f"{result!r:.80}: expected a RequestResult"))
+            return
+        ring = self._requests
+        block = ring.block
+        row = block.head
+        if row == block.size:
+            fresh = ring.next_block()
+            if fresh is None:
+                return
+            block, row = fresh, 0
+        fields = astuple(result)
+        try:
+            (
+                _, tokens, reason, processing_time, queue_time, total_time, time_to_first_token,
+                prefill_time, decode_time, preempted_time, prompt, cached, recomputed, preemptions, request_class,
+                arrived_at, first_scheduled_at, first_token_at, last_token_at, finished_at, max_emission_gap,
+            ) = fields  # fmt: skip
+            pack_request(
+                block.buffer, row * REQUEST_BYTES,
+                finished_at if finished_at == finished_at else self._clock(),  # noqa: PLR0124  (not nan)
+                tokens, REASON_CODES[reason], processing_time, queue_time, total_time,
+                time_to_first_token, prefill_time, decode_time, preempted_time,
+                NOT_GIVEN if prompt is None else prompt,
+                NOT_GIVEN if cached is None else cached,
+                NOT_GIVEN if recomputed is None else recomputed,
+                NOT_GIVEN if preemptions is None else preemptions,
+                self._default if request_class is None else self._codes.get(request_class, self._other),
+                arrived_at, first_scheduled_at, first_token_at, last_token_at, finished_at, max_emission_gap,
+            )  # fmt: skip
+        except BAD_VALUE:
+            if not self._request_loosely(block, row, fields[1:]):
+                return
+        block.objects[row] = fields[0]
         block.head = row + 1
 
     def _request_loosely(self, block: Block, row: int, fields: tuple[Any, ...]) -> bool:
@@ -141,7 +154,7 @@ class Writer:
                 tokens, REASON_CODES[reason], *durations, *[nan if count is None else count for count in counts],
                 self._codes.get(request_class, self._other), *fields[14:],
             )  # fmt: skip
-        except _BAD_VALUE as error:
+        except BAD_VALUE as error:
             self._reject(error)
             return False
         block.loose.append(row)
@@ -212,7 +225,7 @@ class Writer:
             # Both are read before either is taken: a record counts whole or not at all.
             tokens = None if inter_token_latencies is None else readable(inter_token_latencies)
             emissions = None if inter_emission_latencies is None else readable(inter_emission_latencies)
-        except _BAD_VALUE as error:
+        except BAD_VALUE as error:
             self._reject(error)
             return
         if tokens is not None:
@@ -244,7 +257,7 @@ class Writer:
                 nan if request_count is None else request_count,
                 nan if memory_bytes_used is None else memory_bytes_used,
             )  # fmt: skip
-        except _BAD_VALUE as error:
+        except BAD_VALUE as error:
             self._reject(error)
             return
         block.head = row + 1
@@ -269,72 +282,9 @@ class Writer:
         block.objects[row] = name[:MAX_ERROR_NAME]
         block.head = row + 1
 
-    def inter_token_latency(self, latency: float, count: int = 1) -> None:
-        """``count`` tokens, each this long after the one before (an emission of k tokens: gap / k)."""
-        self._gap(self._clock(), latency, count, nan, 0)
-
-    def inter_emission_latency(self, latency: float, count: int = 1) -> None:
-        """``count`` emissions (output events), each this long after the one before of its request."""
-        self._gap(self._clock(), nan, 0, latency, count)
-
-    def inter_token_latencies(self, latencies: Latencies) -> None:
-        """Many at once: a list or array of latencies, or (latency, count) pairs."""
-        self._latencies(GapColumn.INTER_TOKEN_LATENCY, latencies)
-
-    def inter_emission_latencies(self, latencies: Latencies) -> None:
-        """Many at once: a list or array of latencies, or (latency, count) pairs."""
-        self._latencies(GapColumn.INTER_EMISSION_LATENCY, latencies)
-
-    def request_result(self, result: RequestResult) -> None:
-        """``request`` from a record."""
-        if isinstance(result, _REQUEST_RECORD):
-            self.request(*astuple(result))
-        else:
-            self._reject(TypeError(f"{result!r:.80}: expected a RequestResult"))
-
     def iteration_result(self, result: IterationResult) -> None:
         """``iteration`` from a record."""
         if isinstance(result, _ITERATION_RECORD):
             self.iteration(*astuple(result))
         else:
             self._reject(TypeError(f"{result!r:.80}: expected an IterationResult"))
-
-    def _latencies(self, column: GapColumn, latencies: Latencies) -> None:
-        try:
-            read = readable(latencies)
-        except _BAD_VALUE as error:
-            self._reject(error)
-        else:
-            self._take(self._clock(), column, read)
-
-    def _take(self, at: float, column: GapColumn, latencies: bytes | list[tuple[float, float]]) -> None:
-        if isinstance(latencies, bytes):
-            self._rings.gap_log.append(at, column, latencies)
-            return
-        for latency, count in latencies:
-            if column is GapColumn.INTER_TOKEN_LATENCY:
-                self._gap(at, latency, count, nan, 0)
-            else:
-                self._gap(at, nan, 0, latency, count)
-
-    def _gap(self, at: float, token: float, tokens: float, emission: float, emissions: float) -> None:
-        ring = self._gaps
-        block = ring.block
-        row = block.head
-        if row == block.size:
-            fresh = ring.next_block()
-            if fresh is None:
-                return
-            block, row = fresh, 0
-        try:
-            pack_gap(block.buffer, row * GAP_BYTES, at, token, tokens, emission, emissions)
-        except _BAD_VALUE as error:
-            self._reject(error)
-            return
-        block.head = row + 1
-
-    def _reject(self, error: Exception) -> None:
-        rejected = self._rings.rejected
-        rejected[WRONG_TYPE] = rejected.get(WRONG_TYPE, 0) + 1
-        if self._strict:
-            raise InvalidRecordError(f"record not taken: {error}; see the fields' types in its docstring") from error
