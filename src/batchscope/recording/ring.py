@@ -20,6 +20,7 @@ import numpy as np
 from batchscope.recording.rows import COLUMNS, NOT_GIVEN, Floats, Kind, Rows
 
 UNREAD_BLOCKS_BEFORE_RELIEF = 4
+_ROWS_AT_ONCE = 512  # rows that stay in the cache while they are read column by column
 _PAUSES = 100
 _PAUSE_SECONDS = 0.0005
 
@@ -159,10 +160,12 @@ class Ring:
         columns[self._layout.packed :] = 0.0
         objects: list[Any] = []
         at = 0
-        for block, start, stop in parts:
-            self._unpack(block, start, stop, columns[:, at : at + stop - start])
-            objects += block.objects[start:stop]
-            at += stop - start
+        for block, begin, end in parts:
+            for start in range(begin, end, _ROWS_AT_ONCE):
+                stop = min(start + _ROWS_AT_ONCE, end)
+                self._unpack(block, start, stop, columns[:, at : at + stop - start])
+                at += stop - start
+            objects += block.objects[begin:end]
         return Rows(self.kind, columns.T, objects)
 
     def _unpack(self, block: Block, start: int, stop: int, columns: Floats) -> None:
