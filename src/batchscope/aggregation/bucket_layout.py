@@ -4,8 +4,8 @@ Problem: the bucket of v at scale s is ceil(log2(v) * 2^s) - 1, and a logarithm 
 bucket beside an edge, exact powers of two included. Naive answer: correct it value by value.
 Chosen idea: a double's bits, read as an integer, are ordered as its value is. Cut each octave into
 2^(s+1) equal slots of the mantissa: a slot is narrower than any bucket, so it holds at most one edge.
-One table gives the bucket at a slot's start, another its edge: a shift, two look-ups and one integer
-comparison are exact for every double, and take 2 ns a value in numpy.
+One table says, a slot, what to add to the bits so that they carry into the next bucket's number just beyond
+the edge: two shifts, a look-up and an addition are exact for every double, and take 2 ns a value in numpy.
 
 Definition: OpenTelemetry data model, "ExponentialHistogram": bucket i covers (b^i, b^(i+1)] with
 b = 2^(2^-scale). Prometheus' native histograms call the same bucket i + 1.
@@ -32,7 +32,6 @@ LOWEST, HIGHEST = 1e-9, 1e9  # buckets cover [LOWEST, HIGHEST)
 _MANTISSA_BITS = 52
 _EXPONENT_BIAS = 1023
 _FIRST_OCTAVE, _LAST_OCTAVE = -30, 29  # 2^-30 < 1e-9 and 1e9 < 2^30
-_NO_EDGE = np.iinfo(np.int64).max
 _LN_2 = 0.6931471805599453
 
 
@@ -47,23 +46,21 @@ class BucketLayout:
         self._shift = _MANTISSA_BITS - self._fine - 1
         self._first_slot = (_FIRST_OCTAVE + _EXPONENT_BIAS) << (self._fine + 1)
         self._mantissas = _edge_mantissas(self._fine)
-        self._bucket_at_start, self._edge_within = self._tables()
+        self._lift = self._table()
         self.first = self.index(LOWEST)
         self.last = self.index(float(np.nextafter(HIGHEST, 0.0)))
 
     def index(self, value: float) -> int:
         """The bucket of ``value``, which must lie in [LOWEST, HIGHEST)."""
         bits: int = _AS_INTEGER.unpack(_AS_DOUBLE.pack(value))[0]
-        slot = (bits >> self._shift) - self._first_slot
-        return self._bucket_at_start.item(slot) + (bits > self._edge_within.item(slot))
+        return (bits + self._lift.item((bits >> self._shift) - self._first_slot)) >> self._shift
 
     def between(self, low: float, high: float) -> BucketFinder:
-        """The tables cut to low..high, both in [LOWEST, HIGHEST), for many values between them."""
+        """The table cut to low..high, both in [LOWEST, HIGHEST), for many values between them."""
         origin = self.index(low) - 1
         first, last = _bits(low) >> self._shift, _bits(high) >> self._shift
         near = slice(first - self._first_slot, last - self._first_slot + 1)
-        buckets = self._bucket_at_start[near] - origin
-        return BucketFinder(origin, self._shift, first, buckets, self._edge_within[near])
+        return BucketFinder(origin, self._shift, first, self._lift[near] - (origin << self._shift))
 
     def edges(self, first: int, count: int) -> Floats:
         """The lower edges b^i of ``count`` buckets from ``first`` on, rounded down to doubles.
@@ -76,17 +73,23 @@ class BucketLayout:
         edges: Floats = ((octaves << _MANTISSA_BITS) | within).view(np.float64)
         return edges
 
-    def _tables(self) -> tuple[Ints, Ints]:
-        """For each slot: the bucket of its first double, and the bits of the edge within it."""
-        starts = np.arange(2 << self._fine, dtype=np.int64) << self._shift
-        ends = starts + (1 << self._shift) - 1
-        before = np.searchsorted(self._mantissas, starts, side="left") - 1
-        after = np.searchsorted(self._mantissas, ends, side="left") - 1
+    def _table(self) -> Ints:
+        """For each slot: what lifts its doubles' bits to (bucket << shift), the ones beyond its edge to the next."""
+        within = np.arange(2 << self._fine, dtype=np.int64) << self._shift
+        last = within + (1 << self._shift) - 1
+        before = np.searchsorted(self._mantissas, within, side="left") - 1
+        after = np.searchsorted(self._mantissas, last, side="left") - 1
         octaves = np.arange(_FIRST_OCTAVE, _LAST_OCTAVE + 1, dtype=np.int64)[:, None]
-        bucket = (octaves << self._fine) + before
-        edge = ((octaves + _EXPONENT_BIAS) << _MANTISSA_BITS) + self._mantissas[after]
-        divides = (bucket >> self._joined) != (((octaves << self._fine) + after) >> self._joined)
-        return (bucket >> self._joined).ravel(), np.where(divides, edge, _NO_EDGE).ravel()
+        octave_bits = (octaves + _EXPONENT_BIAS) << _MANTISSA_BITS
+        bucket = ((octaves << self._fine) + before) >> self._joined
+        following = ((octaves << self._fine) + after) >> self._joined
+        beyond = octave_bits + self._mantissas[after] + 1
+        lift = np.where(
+            following != bucket,
+            (following << self._shift) - beyond,
+            (bucket << self._shift) - (octave_bits + within),
+        )
+        return lift.ravel()
 
 
 class BucketFinder(NamedTuple):
@@ -95,16 +98,16 @@ class BucketFinder(NamedTuple):
     origin: int
     shift: int
     first_slot: int
-    buckets: Ints
-    edges: Ints
+    lift: Ints
 
     def positions(self, values: Floats) -> Ints:
         """The position of each value; ``values`` must be contiguous and in the range."""
         bits = values.view(np.int64)
         slots = bits >> self.shift
         slots -= self.first_slot
-        positions: Ints = self.buckets.take(slots)
-        positions += bits > self.edges.take(slots)
+        positions: Ints = self.lift.take(slots)
+        positions += bits
+        positions >>= self.shift
         return positions
 
 

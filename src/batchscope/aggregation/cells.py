@@ -16,7 +16,8 @@ import numpy.typing as npt
 from batchscope.aggregation.bucket_layout import Floats, Ints
 from batchscope.errors import ConfigurationError, InvalidRecordError
 
-_FURTHEST = 1e12  # seconds: beyond it cells no longer resolve
+FURTHEST = 1e12
+"""Seconds: beyond it cells no longer resolve."""
 _NEAR = 10_000  # cells: as many edges are looked up one by one
 
 
@@ -28,8 +29,8 @@ class CellGrid(NamedTuple):
 
     def cell_of(self, instant: float) -> int:
         """The cell that holds ``instant``; InvalidRecordError if it is not a number, or beyond 1e12 s."""
-        if not -_FURTHEST <= instant <= _FURTHEST:
-            raise InvalidRecordError(f"instant {instant!r}: expected seconds within +-{_FURTHEST:g}")
+        if not -FURTHEST <= instant <= FURTHEST:
+            raise InvalidRecordError(f"instant {instant!r}: expected seconds within +-{FURTHEST:g}")
         window, cells = self
         cell = ceil(instant * cells / window) - 1
         if cell * window / cells >= instant:  # the division rounded up beside an edge
@@ -38,11 +39,12 @@ class CellGrid(NamedTuple):
 
 
 class CellGroups(NamedTuple):
-    """Instants by cell: group k is ``starts[k]`` up to the next start, in ``order`` (None: as they came)."""
+    """``size`` instants by cell: group k is ``starts[k]`` up to the next start, in ``order`` (None: as they came)."""
 
     cells: list[int]
     starts: list[int]
     order: Ints | None
+    size: int
 
 
 def cell_grid(window_seconds: float, cells: int) -> CellGrid:
@@ -54,20 +56,20 @@ def cell_grid(window_seconds: float, cells: int) -> CellGrid:
     return CellGrid(float(window_seconds), cells)
 
 
-def group_by_cell(grid: CellGrid, at: Floats, oldest: int) -> CellGroups:
+def group_by_cell(grid: CellGrid, at: Floats, oldest: int, *, ascending: bool = False) -> CellGroups:
     """Group instants, at least one, by cell, oldest first; only groups that are not empty.
 
-    Those of cells before ``oldest`` are counted into ``oldest``, or into the newest cell if that is older.
-    InvalidRecordError if any is no instant.
+    ``ascending``: they are, so nobody need look. Those of cells before ``oldest`` are counted into ``oldest``,
+    or into the newest cell if that is older. InvalidRecordError if any is no instant.
     """
-    newest = grid.cell_of(float(at.max()))
-    oldest = max(grid.cell_of(float(at.min())), min(oldest, newest))
+    newest = grid.cell_of(float(at[-1] if ascending else at.max()))
+    oldest = max(grid.cell_of(float(at[0] if ascending else at.min())), min(oldest, newest))
     if oldest == newest:
-        return CellGroups([newest], [0], None)
-    if newest - oldest > _NEAR or (at[1:] < at[:-1]).any():
+        return CellGroups([newest], [0], None, len(at))
+    if newest - oldest > _NEAR or not (ascending or (at[1:] >= at[:-1]).all()):
         return _sorted_groups(grid, at, oldest, newest)
     inner = np.arange(oldest + 1, newest + 1) * grid.window / grid.cells
-    groups, start = CellGroups([], [], None), 0
+    groups, start = CellGroups([], [], None, len(at)), 0
     for cell, stop in enumerate([*at.searchsorted(inner, side="right").tolist(), len(at)], oldest):
         if stop > start:
             groups.cells.append(cell)
@@ -86,7 +88,7 @@ def _sorted_groups(grid: CellGrid, at: Floats, oldest: int, newest: int) -> Cell
         found = found.astype(np.uint16)  # those are sorted by radix, five times as fast
     held, sizes = np.unique(found, return_counts=True)
     starts = sizes.cumsum() - sizes
-    return CellGroups([int(cell) + oldest for cell in held], starts.tolist(), found.argsort(kind="stable"))
+    return CellGroups([int(cell) + oldest for cell in held], starts.tolist(), found.argsort(kind="stable"), len(at))
 
 
 def instants(at: npt.ArrayLike, expected: int) -> Floats:

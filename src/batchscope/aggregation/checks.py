@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from typing import Any
+from functools import lru_cache
+from math import nan
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +43,36 @@ class Rejections:
         return sum(self.counts.values())
 
 
+class Ranges(NamedTuple):
+    """Of each column the least and the greatest number (``nan`` where none is), and whether all are numbers."""
+
+    low: list[float]
+    high: list[float]
+    full: list[bool]
+
+    def only(self, column: IntEnum) -> float | None:
+        """The value that all rows have in ``column``; None where they differ, or one has none."""
+        low = self.low[column]
+        return low if low == self.high[column] and self.full[column] else None
+
+
+NO_RANGES = Ranges([nan] * 64, [nan] * 64, [False] * 64)
+"""Of no rows, whatever their columns."""
+
+
+def ranges(rows: Floats) -> Ranges:
+    """The ranges of all columns of ``rows``, at least one row."""
+    columns = rows.T
+    low, high = np.fmin.reduce(columns, axis=1), np.fmax.reduce(columns, axis=1)
+    least = columns.min(axis=1)
+    return Ranges(low.tolist(), high.tolist(), (least == least).tolist())  # noqa: PLR0124  (not nan)
+
+
+def fill(column: Floats, estimate: Floats) -> None:
+    """Put ``estimate`` where ``column`` has no number."""
+    np.copyto(column, estimate, where=np.isnan(column))
+
+
 class Verdict:
     """Checks of one block of rows; a row that fails several counts under the first."""
 
@@ -48,6 +80,7 @@ class Verdict:
         self._rows = rows
         self._rejections = rejections
         self.good: Mask = np.ones(len(rows), dtype=np.bool_)
+        self.refused = 0
 
     def refuse(self, bad: Mask | np.bool_, reason: str, columns: Iterable[IntEnum]) -> None:
         """Reject the rows of ``bad`` that still were good; ``columns`` are what the message shows."""
@@ -58,11 +91,22 @@ class Verdict:
         row = self._rows[int(np.flatnonzero(bad)[0])]
         detail = ", ".join(f"{column.name.lower()} = {row[column]:g}" for column in columns)
         self._rejections.add(reason, count, detail)
+        self.refused += count
         self.good &= ~bad
 
-    def amounts(self, columns: tuple[IntEnum, ...], *, due: tuple[IntEnum, ...], whole: tuple[IntEnum, ...]) -> None:
-        """Each of ``columns`` is >= 0 and at most 2**53, or ``nan`` unless ``due``; ``whole`` ones are whole."""
-        if self._all_fit(columns, due, whole):
+    def amounts(
+        self,
+        columns: tuple[IntEnum, ...],
+        *,
+        due: tuple[IntEnum, ...],
+        whole: tuple[IntEnum, ...],
+        known: Ranges | None = None,
+    ) -> None:
+        """Each of ``columns`` is >= 0 and at most 2**53, or ``nan`` unless ``due``; ``whole`` ones are whole.
+
+        ``known``: the rows' ranges, where somebody has them.
+        """
+        if not len(self._rows) or self._all_fit(columns, due, whole, known or ranges(self._rows)):
             return
         for column in columns:
             values = self._rows[:, column]
@@ -76,27 +120,46 @@ class Verdict:
             values = self._rows[:, column]
             self.refuse(np.isfinite(values) & (values != np.floor(values)), NOT_WHOLE, (column,))
 
-    def _all_fit(self, columns: tuple[IntEnum, ...], due: tuple[IntEnum, ...], whole: tuple[IntEnum, ...]) -> bool:
+    def _all_fit(
+        self, columns: tuple[IntEnum, ...], due: tuple[IntEnum, ...], whole: tuple[IntEnum, ...], known: Ranges
+    ) -> bool:
         """The common case, in few passes: nothing to refuse."""
-        values = self._rows[:, columns]
-        counts = self._rows[:, whole]
-        out_of_range = (values < 0) | (values > _LARGEST)
-        return not (out_of_range.any() or (counts > np.floor(counts)).any() or np.isnan(self._rows[:, due]).any())
+        low, high, full = known
+        if any(low[column] < 0 or high[column] > _LARGEST for column in columns):
+            return False
+        if not all(full[column] for column in due):
+            return False
+        given = [column for column in whole if high[column] > 0]
+        counts = self._rows.T[given]
+        return not (counts > np.floor(counts)).any()
 
     def instants(self, columns: tuple[IntEnum, ...]) -> None:
         """The instants that are given are finite and in this order."""
-        values = self._rows[:, columns]
-        self.refuse(np.isinf(values).any(axis=1), INFINITE, columns)
-        latest = np.fmax.accumulate(values, axis=1)
-        self.refuse((values < latest).any(axis=1), OUT_OF_ORDER, columns)
+        values = self._rows.T[_places(columns)]
+        if (values[1:] >= values[:-1]).all() and values[0].min() > -np.inf and values[-1].max() < np.inf:
+            return  # all are given, in order
+        if np.isnan(values).all():
+            return
+        self.refuse(np.isinf(values).any(axis=0), INFINITE, columns)
+        latest = np.fmax.accumulate(values, axis=0)
+        self.refuse((values < latest).any(axis=0), OUT_OF_ORDER, columns)
 
     def keep(self, objects: list[Any] | None) -> tuple[Floats, list[Any] | None]:
         """The good rows with their objects."""
-        if self.good.all():
+        if not self.refused:
             return self._rows, objects
         if objects is not None:
             objects = [item for item, good in zip(objects, self.good, strict=True) if good]
-        return self._rows[self.good], objects
+        return self._rows.T.compress(self.good, axis=1).T, objects
+
+
+@lru_cache(maxsize=64)
+def _places(columns: tuple[IntEnum, ...]) -> slice | list[int]:
+    """``columns`` as an index: a slice, which copies nothing, where they follow each other."""
+    first, count = columns[0], len(columns)
+    if columns == tuple(range(first, first + count)):
+        return slice(first, first + count)
+    return [int(column) for column in columns]
 
 
 def acceptable(values: Floats, rejections: Rejections) -> Mask:

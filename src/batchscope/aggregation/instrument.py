@@ -1,4 +1,8 @@
-"""One measured quantity: its lifetime histogram and its windows, fed from one pass over the values."""
+"""One measured quantity: its lifetime histogram and its windows, fed from one pass over the values.
+
+What is observed is held as it came and sorted into buckets when somebody reads, or when 16,384 are held: a
+drain brings few values of many quantities, and sorting few costs as much as sorting thousands.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from batchscope.aggregation.bucket_layout import bucket_layout
 from batchscope.aggregation.bucketed_values import Observations, bucketed_groups, checked
 from batchscope.aggregation.cells import CellGroups, cell_grid, group_by_cell
 from batchscope.aggregation.exponential_histogram import ExponentialHistogram
+from batchscope.aggregation.pending import Pending
 from batchscope.aggregation.windowed_histogram import WindowedHistogram
 from batchscope.errors import ConfigurationError
 
@@ -38,11 +43,13 @@ class Instrument:
         }
         self._grid = cell_grid(min(self._windows, default=60.0), cells)
         self._fed = [(_multiple(window, self._grid.window), held) for window, held in self._windows.items()]
+        self._pending = Pending()
         self._reach = cells * max((multiple for multiple, _ in self._fed), default=1)
 
     @property
     def lifetime(self) -> ExponentialHistogram:
-        """Every observation since construction or ``clear()``: the live histogram, to read only."""
+        """Every observation since construction or ``clear()``: the live histogram, to read only, at once."""
+        self._sort()
         return self._lifetime
 
     @property
@@ -55,10 +62,12 @@ class Instrument:
         held = self._windows.get(window)
         if held is None:
             raise ConfigurationError("window", window, f"one of {self.windows} seconds")
+        self._sort()
         return held.histogram(now)
 
     def clear(self) -> None:
         """Forget every observation."""
+        self._pending.clear()
         self._lifetime.clear()
         for held in self._windows.values():
             held.clear()
@@ -70,8 +79,23 @@ class Instrument:
         InvalidRecordError, and nothing is added, where a value, count or instant is not one.
         """
         seen = checked(values, counts, at)
-        if not len(seen.values):
-            return
+        if len(seen.values):
+            for instant in (seen.at.min(), seen.at.max()):
+                self._grid.cell_of(float(instant))
+            self.hold(seen)
+
+    def hold(self, seen: Observations) -> None:
+        """Add observations, at least one, that were checked, their instants too; they are copied."""
+        if not self._pending.add(seen):
+            self._sort()
+            if not self._pending.add(seen):
+                self._sort_in(seen)
+
+    def _sort(self) -> None:
+        if self._pending.size:
+            self._sort_in(self._pending.take())
+
+    def _sort_in(self, seen: Observations) -> None:
         groups = self._groups(seen)
         if groups.order is not None:
             seen = seen.reordered(groups.order)
@@ -83,7 +107,7 @@ class Instrument:
 
     def _groups(self, seen: Observations) -> CellGroups:
         if seen.at.ndim == 0:
-            return CellGroups([self._grid.cell_of(float(seen.at))], [0], None)
+            return CellGroups([self._grid.cell_of(float(seen.at))], [0], None, len(seen.values))
         newest = self._grid.cell_of(float(seen.at.max()))
         return group_by_cell(self._grid, seen.at, newest - self._reach)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from batchscope.aggregation.checks import Rejections, Verdict
+from batchscope.aggregation.bucketed_values import Observations
+from batchscope.aggregation.checks import Ranges, Rejections, Verdict, fill, ranges
 from batchscope.aggregation.instrument import Instrument
 from batchscope.aggregation.limiter import BusyClock, infer
 from batchscope.aggregation.row_buffer import RowBuffer
@@ -67,68 +68,85 @@ class IterationAggregate:
         return float(self.busy_by_limiter.sum())
 
     def consume(self, values: Floats) -> Rows:
-        """Complete, check and count rows; what is returned are the good ones."""
+        """Complete, check and count rows, ordered by instant; what is returned are the good ones."""
         verdict = Verdict(values, self._rejections)
         with np.errstate(invalid="ignore"):
             verdict.instants((C.STARTED_AT, C.FINISHED_AT))
             _derive(values)
-            verdict.amounts(_AMOUNTS, due=(*_DUE, C.RANK), whole=_WHOLE)
-        values, _ = verdict.keep(None)
+            known = ranges(values)
+            verdict.amounts(_AMOUNTS, due=(*_DUE, C.RANK), whole=_WHOLE, known=known)
+        if verdict.refused:
+            values, _ = verdict.keep(None)
+            known = ranges(values) if len(values) else known
         if len(values):
-            self._complete(values)
-            self._count(values)
+            self._complete(values, known)
+            self._count(values, known)
             self.samples.append(values, None)
             self.last = values[-1].copy()
         return Rows(Kind.ITERATION, values)
 
-    def _complete(self, values: Floats) -> None:
-        reported = ~np.isnan(values[:, C.LIMITED_BY])
-        values[:, C.LIMITER_REPORTED] = reported
-        if not reported.all():
+    def _complete(self, values: Floats, known: Ranges) -> None:
+        if known.full[C.LIMITED_BY]:
+            values[:, C.LIMITER_REPORTED] = 1.0
+        else:
+            reported = ~np.isnan(values[:, C.LIMITED_BY])
+            values[:, C.LIMITER_REPORTED] = reported
             with np.errstate(invalid="ignore"):
-                values[~reported, C.LIMITED_BY] = infer(values[~reported], self._limits)
+                inferred = infer(values, self._limits)
+            np.copyto(values[:, C.LIMITED_BY], inferred, where=~reported)
         values[:, C.BUSY_TIME] = self.clock.advance(values)
 
-    def _count(self, values: Floats) -> None:
+    def _count(self, values: Floats, known: Ranges) -> None:
         self.count += len(values)
         for name, column in _SUMMED.items():
-            self.sums[name] += int(np.nansum(values[:, column]))
-        decode = values[:, C.SCHEDULED_TOKENS] - values[:, C.PREFILL_TOKENS]
-        self.decode_tokens += int(np.nansum(decode))
-        self._integrate(values)
+            if known.high[column] > 0:
+                self.sums[name] += int(_sum(values[:, column], full=known.full[column]))
+        if known.high[C.SCHEDULED_TOKENS] > 0:
+            decode = values[:, C.SCHEDULED_TOKENS] - values[:, C.PREFILL_TOKENS]
+            self.decode_tokens += int(np.nansum(decode))
+        self._integrate(values, known)
         at = values[:, C.AT]
-        self.in_window.add_many(np.ones(len(values), dtype=np.int64), at)
-        self.tokens_in_window.add_many(values[:, C.TOKENS_GENERATED].astype(np.int64), at)
+        cells, latest = self.in_window.groups(at, ascending=True), float(at[-1])
+        self.in_window.add_groups(cells, now=latest)
+        self.tokens_in_window.add_groups(cells, values[:, C.TOKENS_GENERATED], now=latest)
         for column, instrument in self.instruments.values():
-            known = ~np.isnan(values[:, column])
-            if known.any():
-                instrument.observe(values[known, column], at[known])
+            if known.full[column]:
+                low, high = known.low[column] + 0.0, known.high[column] + 0.0
+                instrument.hold(Observations(values[:, column], None, at, low, high))
+            elif known.high[column] >= 0:
+                numbers = ~np.isnan(values[:, column])
+                instrument.observe(values[numbers, column], at[numbers])
 
-    def _integrate(self, values: Floats) -> None:
+    def _integrate(self, values: Floats, known: Ranges) -> None:
         # Products and sums, not matrix products: those wake the BLAS library's threads.
         busy, limiter = values[:, C.BUSY_TIME], values[:, C.LIMITED_BY].astype(np.int64)
         size = values[:, C.REQUEST_COUNT]
         self.busy_by_limiter += np.bincount(limiter, weights=busy, minlength=len(LIMITERS))
         self.busy_reported += float((busy * values[:, C.LIMITER_REPORTED]).sum())
         self.scheduled_seconds += float((busy * size).sum())
-        self.running_seconds += float((busy * np.nan_to_num(values[:, C.RUNNING_REQUESTS])).sum())
-        self.waiting_seconds += float((busy * np.nan_to_num(values[:, C.WAITING_REQUESTS])).sum())
+        running, waiting = C.RUNNING_REQUESTS, C.WAITING_REQUESTS
+        self.running_seconds += float(_sum(busy * values[:, running], full=known.full[running]))
+        self.waiting_seconds += float(_sum(busy * values[:, waiting], full=known.full[waiting]))
         places = self._limits.max_running_requests
         if places is not None:
             lost = np.maximum(places - size, 0.0) * busy
             self.lost_slots_by_limiter += np.bincount(limiter, weights=lost, minlength=len(LIMITERS))
 
 
+def _sum(values: Floats, *, full: bool) -> np.float64:
+    """The sum of the numbers among ``values``; ``full``: all are."""
+    total: np.float64 = values.sum() if full else np.nansum(values)
+    return total
+
+
 def _derive(values: Floats) -> None:
     """The span of an iteration from what is given: two of start, finish and duration; else it ends when recorded."""
-    duration = values[:, C.PROCESSING_TIME]
-    span = values[:, C.FINISHED_AT] - values[:, C.STARTED_AT]
-    values[:, C.PROCESSING_TIME] = np.where(np.isnan(duration), span, duration)
+    columns = values.T
+    duration, started, finished = columns[C.PROCESSING_TIME], columns[C.STARTED_AT], columns[C.FINISHED_AT]
+    if not np.isnan(columns[[C.PROCESSING_TIME, C.STARTED_AT, C.FINISHED_AT]].min()):
+        return
+    fill(duration, finished - started)
     # One after the other: the start follows from a finish that may itself be estimated.
-    _fill(values, C.FINISHED_AT, values[:, C.STARTED_AT] + values[:, C.PROCESSING_TIME])
-    _fill(values, C.FINISHED_AT, values[:, C.AT])
-    _fill(values, C.STARTED_AT, values[:, C.FINISHED_AT] - values[:, C.PROCESSING_TIME])
-
-
-def _fill(values: Floats, column: C, estimate: Floats) -> None:
-    values[:, column] = np.where(np.isnan(values[:, column]), estimate, values[:, column])
+    fill(finished, started + duration)
+    fill(finished, columns[C.AT])
+    fill(started, finished - duration)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.aggregation.checks import NOT_A_NUMBER, Rejections, Verdict
+from batchscope.aggregation.bucketed_values import Observations
+from batchscope.aggregation.checks import NO_RANGES, NOT_A_NUMBER, Ranges, Rejections, Verdict, fill, ranges
 from batchscope.aggregation.instrument import Instrument
 from batchscope.aggregation.row_buffer import RowBuffer
 from batchscope.aggregation.sliding_window import SlidingWindowCounter
@@ -28,6 +30,7 @@ _DERIVED = (
     (C.PROCESSING_TIME, C.FINISHED_AT, C.FIRST_SCHEDULED_AT),
     (C.TOTAL_TIME, C.FINISHED_AT, C.ARRIVED_AT),
 )
+_FIRST_DURATION, _LAST_DURATION = C.PROCESSING_TIME, C.DECODE_TIME
 AT_START = {"queue_time": C.QUEUE_TIME, "time_to_first_token": C.TIME_TO_FIRST_TOKEN}
 """Observed when they happen, for every request."""
 AT_FINISH = {
@@ -85,96 +88,143 @@ class RequestAggregate:
         self.instruments = _instruments(classes, configuration.histogram_scale)
 
     def consume(self, values: Floats, request_ids: list[Any] | None) -> Rows:
-        """Complete, check and count rows; what is returned are the good ones."""
+        """Complete, check and count rows, ordered by instant; what is returned are the good ones."""
         verdict = Verdict(values, self._rejections)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", divide="ignore"):
             verdict.instants(_INSTANTS)
             _derive(values)
-            verdict.amounts(_AMOUNTS, due=(C.TOKENS_GENERATED,), whole=_WHOLE)
-            outcomes = OUTCOME_OF_REASON[values[:, C.REASON].astype(np.int64)]
-            unknown = np.isnan(values[:, C.PROCESSING_TIME]) & (outcomes == COMPLETED)
-            verdict.refuse(unknown, NOT_A_NUMBER, (C.PROCESSING_TIME,))
-        # A tracker's request that cannot be counted as finished is not in flight any more either: it is lost.
-        self.lost += int(np.count_nonzero(~verdict.good & (values[:, C.OBSERVED] == 1)))
-        values, request_ids = verdict.keep(request_ids)
+            known = ranges(values)
+            verdict.amounts(_AMOUNTS, due=(C.TOKENS_GENERATED,), whole=_WHOLE, known=known)
+            if not known.full[C.PROCESSING_TIME]:
+                unknown = np.isnan(values[:, C.PROCESSING_TIME]) & (_outcomes(values) == COMPLETED)
+                verdict.refuse(unknown, NOT_A_NUMBER, (C.PROCESSING_TIME,))
+        if verdict.refused:
+            # A tracker's request that cannot be counted as finished is not in flight any more either: it is lost.
+            self.lost += int(np.count_nonzero(~verdict.good & (values[:, C.OBSERVED] == 1)))
+            values, request_ids = verdict.keep(request_ids)
+            known = ranges(values) if len(values) else known
         if len(values):
-            self._count(values, outcomes[verdict.good])
+            self._count(values, known)
             self.samples.append(values, request_ids)
         return Rows(Kind.REQUEST, values, request_ids)
 
     def started(self, values: Floats) -> None:
         """Queue times and TTFTs of requests that have not finished yet."""
+        known = ranges(values)
         for name, column in (
             ("queue_time", StartColumn.QUEUE_TIME),
             ("time_to_first_token", StartColumn.TIME_TO_FIRST_TOKEN),
         ):
-            self._observe(name, values[:, column], values[:, StartColumn.AT], values[:, StartColumn.REQUEST_CLASS])
+            self._observe(name, column, values, known, StartColumn.REQUEST_CLASS)
 
-    def _count(self, values: Floats, outcomes: npt.NDArray[np.int64]) -> None:
-        at, tokens = values[:, C.AT], values[:, C.TOKENS_GENERATED]
+    def _count(self, values: Floats, known: Ranges) -> None:
+        tokens = values[:, C.TOKENS_GENERATED]
         self.by_reason += np.bincount(values[:, C.REASON].astype(np.int64), minlength=len(REASONS))
-        self.untracked += int(np.count_nonzero(values[:, C.OBSERVED] == 0))
         self.tokens_generated += int(tokens.sum())
-        self.finished_in_window.add_many(np.ones(len(values), dtype=np.int64), at)
-        self.tokens_in_window.add_many(tokens.astype(np.int64), at)
-        self._count_prompts(values)
-        self._judge(values, outcomes)
-        classes = values[:, C.REQUEST_CLASS]
-        unobserved = values[:, C.OBSERVED] == 0
+        at = values[:, C.AT]
+        cells, latest = self.finished_in_window.groups(at, ascending=True), float(at[-1])
+        self.finished_in_window.add_groups(cells, now=latest)
+        self.tokens_in_window.add_groups(cells, tokens, now=latest)
+        self._count_prompts(values, known)
+        outcomes = _outcomes(values)
+        self._judge(values, outcomes, known)
+        unobserved, of_them = _chosen(values, values[:, C.OBSERVED] == 0, known)
+        self.untracked += len(unobserved)
         for name, column in AT_START.items():
-            self._observe(name, values[unobserved, column], at[unobserved], classes[unobserved])
-        completed = outcomes == COMPLETED
+            self._observe(name, column, unobserved, of_them, C.REQUEST_CLASS)
+        completed, of_them = _chosen(values, outcomes == COMPLETED, known)
         for name, column in AT_FINISH.items():
-            self._observe(name, values[completed, column], at[completed], classes[completed])
+            self._observe(name, column, completed, of_them, C.REQUEST_CLASS)
 
-    def _count_prompts(self, values: Floats) -> None:
+    def _count_prompts(self, values: Floats, known: Ranges) -> None:
         """Prompts count at the finish of requests whose prefill ended, so that nothing counts twice."""
-        prefilled = values[(values[:, C.TOKENS_GENERATED] > 0) | ~np.isnan(values[:, C.FIRST_TOKEN_AT])]
-        prompts = np.nan_to_num(prefilled[:, C.PROMPT_TOKENS])
-        cached = np.minimum(np.nan_to_num(prefilled[:, C.CACHED_TOKENS]), prompts)
-        self.prompt_tokens_cached += int(cached.sum())
-        self.prompt_tokens_computed += int((prompts - cached).sum())
-        self.recomputed_tokens += int(np.nan_to_num(values[:, C.RECOMPUTED_TOKENS]).sum())
+        if known.high[C.RECOMPUTED_TOKENS] > 0:
+            self.recomputed_tokens += int(np.nan_to_num(values[:, C.RECOMPUTED_TOKENS]).sum())
+        prompts, cached = values[:, C.PROMPT_TOKENS], values[:, C.CACHED_TOKENS]
+        if not (known.low[C.TOKENS_GENERATED] > 0 or known.full[C.FIRST_TOKEN_AT]):
+            prefilled = (values[:, C.TOKENS_GENERATED] > 0) | ~np.isnan(values[:, C.FIRST_TOKEN_AT])
+            prompts, cached = prompts[prefilled], cached[prefilled]
+        if not known.full[C.PROMPT_TOKENS]:
+            prompts = np.nan_to_num(prompts)
+        total, from_cache = int(prompts.sum()), 0
+        if known.high[C.CACHED_TOKENS] > 0:
+            from_cache = int(np.minimum(np.nan_to_num(cached), prompts).sum())
+        self.prompt_tokens_cached += from_cache
+        self.prompt_tokens_computed += total - from_cache
 
-    def _judge(self, values: Floats, outcomes: npt.NDArray[np.int64]) -> None:
+    def _judge(self, values: Floats, outcomes: npt.NDArray[np.int64], known: Ranges) -> None:
         for code, name in enumerate(self._classes.names):
-            of_class = values[:, C.REQUEST_CLASS] == code
-            if not of_class.any():
+            targets = self._classes.targets[name]
+            if known.only(C.REQUEST_CLASS) == code:
+                members = values
+            else:
+                of_class = values[:, C.REQUEST_CLASS] == code
+                if not of_class.any():
+                    continue
+                members, outcomes_of = values.T.compress(of_class, axis=1).T, outcomes[of_class]
+            if not targets.declared:
+                self.slo_results[code][SloResult.NOT_EVALUATED] += len(members)
                 continue
-            members = values[of_class]
-            results, missed_by = evaluate(members, outcomes[of_class], self._classes.targets[name])
+            results, missed_by = evaluate(members, outcomes if members is values else outcomes_of, targets)
             self.slo_results[code] += np.bincount(results, minlength=len(SloResult))
             for target, count in missed_by.items():
                 self.missed_by[code][target] = self.missed_by[code].get(target, 0) + count
             met = results == SloResult.MET
-            self.met_in_window[code].add_many(met[met].astype(np.int64), members[met, C.AT])
+            self.met_in_window[code].add_many(
+                met[met].astype(np.int64), members[met, C.AT], now=float(members[-1, C.AT])
+            )
 
-    def _observe(self, name: str, values: Floats, at: Floats, classes: Floats) -> None:
-        known = ~np.isnan(values)
-        if not known.any():
+    def _observe(self, name: str, column: IntEnum, rows: Floats, known: Ranges, class_column: IntEnum) -> None:
+        """Give a column, where it is a number, to its instruments; instants stand in column 0."""
+        if not known.high[column] >= 0:
             return
-        values, at, classes = values[known], at[known], classes[known]
         instruments = self.instruments[name]
-        if len(instruments) == 1:
-            next(iter(instruments.values())).observe(values, at)
+        if known.full[column] and len(instruments) == 1:
+            low, high = known.low[column] + 0.0, known.high[column] + 0.0
+            for instrument in instruments.values():
+                instrument.hold(Observations(rows[:, column], None, rows[:, 0], low, high))
             return
+        numbers = ~np.isnan(rows[:, column])
         for code, class_name in enumerate(self._classes.names):
-            of_class = classes == code
-            if of_class.any():
-                instruments[class_name].observe(values[of_class], at[of_class])
+            chosen = numbers if len(instruments) == 1 else numbers & (rows[:, class_column] == code)
+            if chosen.any():
+                self._instrument(name, class_name).observe(rows[chosen, column], rows[chosen, 0])
+            if len(instruments) == 1:
+                return
+
+    def _instrument(self, name: str, class_name: str) -> Instrument:
+        instruments = self.instruments[name]
+        return instruments[class_name] if class_name in instruments else instruments[""]
+
+
+def _outcomes(values: Floats) -> npt.NDArray[np.int64]:
+    outcomes: npt.NDArray[np.int64] = OUTCOME_OF_REASON.take(values[:, C.REASON].astype(np.int64))
+    return outcomes
+
+
+def _chosen(values: Floats, mask: npt.NDArray[np.bool_], known: Ranges) -> tuple[Floats, Ranges]:
+    """The rows of ``mask`` and their ranges; all of them without a copy."""
+    count = np.count_nonzero(mask)
+    if count == len(values):
+        return values, known
+    some = values.T.compress(mask, axis=1).T
+    return some, ranges(some) if count else NO_RANGES
 
 
 def _derive(values: Floats) -> None:
     """Fill the durations that are ``nan`` from the instants, then the totals from their parts."""
+    columns = values.T
+    lacking = np.isnan(columns[_FIRST_DURATION : _LAST_DURATION + 1].min(axis=1)).tolist()
+    some = ~np.isnan(np.fmax.reduce(columns[C.ARRIVED_AT : C.FINISHED_AT + 1], axis=1))
     for column, end, start in _DERIVED:
-        missing = np.isnan(values[:, column])
-        values[missing, column] = values[missing, end] - values[missing, start]
-    missing = np.isnan(values[:, C.TOTAL_TIME])
-    parts = np.nan_to_num(values[:, C.QUEUE_TIME], nan=0.0) + values[:, C.PROCESSING_TIME]
-    values[missing, C.TOTAL_TIME] = parts[missing]
-    tokens = values[:, C.TOKENS_GENERATED]
-    per_token = values[:, C.DECODE_TIME] / np.maximum(tokens - 1, 1)
-    values[:, C.TIME_PER_OUTPUT_TOKEN] = np.where(tokens >= 2, per_token, np.nan)
+        if lacking[column - _FIRST_DURATION] and some[end - C.ARRIVED_AT] and some[start - C.ARRIVED_AT]:
+            fill(columns[column], columns[end] - columns[start])
+    if lacking[C.TOTAL_TIME - _FIRST_DURATION]:
+        fill(columns[C.TOTAL_TIME], np.nan_to_num(columns[C.QUEUE_TIME], nan=0.0) + columns[C.PROCESSING_TIME])
+    tokens, per_token = columns[C.TOKENS_GENERATED], columns[C.TIME_PER_OUTPUT_TOKEN]
+    np.divide(columns[C.DECODE_TIME], tokens - 1, out=per_token)
+    if not tokens.min() >= 2:  # one token has no gap; nan is no count at all
+        per_token[~(tokens >= 2)] = np.nan
 
 
 def _instruments(classes: ClassNames, scale: int) -> dict[str, dict[str, Instrument]]:

@@ -33,7 +33,7 @@ class RowBuffer:
 
     def clear(self) -> None:
         """Forget every row and object, and give the memory back."""
-        self._rows: Rows = np.empty((0, self._columns))
+        self._rows: Rows = np.empty((self._columns, 0)).T  # columns lie contiguous: they are what is read
         self._objects: list[Any] | None = None  # made when the first object comes
         self._size = 0
         self._next = 0  # where the next row goes; the oldest row once the buffer is full
@@ -96,7 +96,7 @@ class RowBuffer:
         allocated = max(len(self._rows), _FIRST_ALLOCATION)
         while allocated < wanted:
             allocated *= 2
-        grown = np.empty((min(allocated, self._capacity), self._columns))
+        grown = np.empty((self._columns, min(allocated, self._capacity))).T
         grown[: self._size] = self._rows[: self._size]  # a buffer that still grows has not wrapped
         self._rows = grown
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import isfinite, nan
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.aggregation.cells import cell_grid, group_by_cell, instants
+from batchscope.aggregation.cells import CellGroups, cell_grid, group_by_cell, instants
 from batchscope.errors import ConfigurationError
 
 
@@ -51,14 +53,31 @@ class SlidingWindowCounter:
         """
         if now is not None:
             self._advance(now)
-        if not len(counts):
-            return
-        groups = group_by_cell(self._grid, instants(at, len(counts)), self._present - self._grid.cells)
-        if groups.order is not None:
-            counts = counts[groups.order]
-        sums = [counts.sum()] if len(groups.starts) == 1 else np.add.reduceat(counts, groups.starts)
+        if len(counts):
+            self.add_groups(self.groups(instants(at, len(counts))), counts)
+
+    def groups(self, at: npt.NDArray[np.float64], *, ascending: bool = False) -> CellGroups:
+        """Instants, at least one, by cell: for ``add_groups`` of this counter and of others like it."""
+        return group_by_cell(self._grid, at, self._present - self._grid.cells, ascending=ascending)
+
+    def add_groups(
+        self, groups: CellGroups, counts: npt.NDArray[Any] | None = None, *, now: float | None = None
+    ) -> None:
+        """Add ``counts[k]`` (None: one each), whole numbers, at the instant that was given k-th to ``groups``.
+
+        ``now``, where given, is the present.
+        """
+        if now is not None:
+            self._advance(now)
+        if counts is None:
+            sums = [stop - start for start, stop in pairwise([*groups.starts, groups.size])]
+        elif len(groups.starts) == 1:
+            sums = [int(counts.sum())]
+        else:
+            in_order = counts if groups.order is None else counts[groups.order]
+            sums = [int(total) for total in np.add.reduceat(in_order, groups.starts).tolist()]
         for cell, total in zip(groups.cells, sums, strict=True):
-            self._count(cell, total.item())
+            self._count(cell, total)
 
     def total(self, now: float) -> int:
         """The sum of the counts in (now - W, now]."""

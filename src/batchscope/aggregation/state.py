@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from math import inf
 from typing import Any
 
 import numpy as np
 
 from batchscope.aggregation.batches import BatchAggregate
+from batchscope.aggregation.bucketed_values import Observations
+from batchscope.aggregation.cells import FURTHEST
 from batchscope.aggregation.checks import NOT_WHOLE, Rejections, acceptable
 from batchscope.aggregation.failures import ErrorAggregate
 from batchscope.aggregation.instrument import Instrument
@@ -74,15 +77,21 @@ class State:
         return rows
 
     def _count_gaps(self, gaps: Gaps, now: float, sinks: Iterable[Sink]) -> None:
-        good = acceptable(gaps.values, self.rejections)
-        if not good.all():
-            counts = None if gaps.counts is None else gaps.counts[good]
-            gaps = Gaps(gaps.column, gaps.at[good], gaps.values[good], counts)
         if not len(gaps.values):
             return
+        low, high = float(gaps.values.min()), float(gaps.values.max())
+        if not (low >= 0.0 and high < inf):
+            good = acceptable(gaps.values, self.rejections)
+            counts = None if gaps.counts is None else gaps.counts[good]
+            self._count_gaps(Gaps(gaps.column, gaps.at[good], gaps.values[good], counts), now, sinks)
+            return
+        at = gaps.at
+        if at.max() > now or at.min() < -FURTHEST:
+            at = at.clip(-FURTHEST, now)
         token = gaps.column is GapColumn.INTER_TOKEN_LATENCY
         instrument = self.inter_token_latency if token else self.inter_emission_latency
-        instrument.observe(gaps.values, np.minimum(gaps.at, now), gaps.counts)
+        values = np.ascontiguousarray(gaps.values)
+        instrument.hold(Observations(values, gaps.counts, at, low + 0.0, high + 0.0))  # no negative zero
         self._publish(gaps, sinks)
 
     @staticmethod
@@ -99,11 +108,11 @@ def _in_order(blocks: list[Rows], now: float) -> Rows:
         values = np.concatenate([block.values for block in blocks])
         objects = _joined(blocks)
     at = values[:, 0]
-    np.minimum(at, now, out=at)
+    at.clip(-FURTHEST, now, out=at)
     if len(values) > 1 and (at[1:] < at[:-1]).any():
         order = at.argsort(kind="stable")
-        values = values[order]
-        objects = objects and [objects[index] for index in order]
+        values = values.T.take(order, axis=1).T
+        objects = objects and list(map(objects.__getitem__, order.tolist()))
     return Rows(blocks[0].kind, values, objects)
 
 
@@ -116,12 +125,15 @@ def _joined(blocks: list[Rows]) -> list[Any] | None:
 def _pairs(values: Floats, rejections: Rejections) -> Iterable[Gaps]:
     """(latency, count) rows as gaps; a count that is no whole number > 0 is refused."""
     for column in (GapColumn.INTER_TOKEN_LATENCY, GapColumn.INTER_EMISSION_LATENCY):
-        counted = values[:, column + 1] != 0
-        if counted.any():
-            of_column = values[counted]
-            counts = of_column[:, column + 1]
-            fit = (counts > 0) & (counts < _MAX_COUNT) & (counts == np.floor(counts))
-            refused = int(np.count_nonzero(~fit))
-            if refused:
-                rejections.add(NOT_WHOLE, refused, "the count of a (latency, count) pair")
-            yield Gaps(column, of_column[fit, GapColumn.AT], of_column[fit, column], counts[fit].astype(np.int64))
+        at, latencies, counts = (values[:, place] for place in (GapColumn.AT, column, column + 1))
+        if not counts.all():
+            counted = counts != 0
+            if not counted.any():
+                continue
+            at, latencies, counts = at[counted], latencies[counted], counts[counted]
+        fit = (counts > 0) & (counts < _MAX_COUNT) & (counts == np.floor(counts))
+        refused = len(fit) - int(np.count_nonzero(fit))
+        if refused:
+            rejections.add(NOT_WHOLE, refused, "the count of a (latency, count) pair")
+            at, latencies, counts = at[fit], latencies[fit], counts[fit]
+        yield Gaps(column, at, latencies, counts.astype(np.int64))

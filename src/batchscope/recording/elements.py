@@ -1,8 +1,10 @@
 """What happened to each slot, over many iterations at once: sorted by slot, everything is a difference of rows.
 
-An element is one slot in one iteration: scheduled, with its tokens, or evicted. Sorting the elements by
-slot, stably, puts each request's history side by side, so that gaps, phases and waits are differences of
-neighbours; no Python loop runs over slots.
+An element is one slot in one iteration: scheduled, with its tokens, or evicted. A slot that decodes is in
+every iteration, one token each: such elements in a row are *one* run, and most of what a drain brings are
+few long runs. They are found without sorting: each element sets its flag in a table of slots by
+iterations, and runs begin and end where neighbouring flags differ (2 ns an element). Runs lie by slot, each slot's in
+the order of iterations, so that gaps, phases and waits are differences of neighbours.
 """
 
 from __future__ import annotations
@@ -12,19 +14,22 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.recording.rows import Floats, GapColumn, Gaps
-from batchscope.recording.slots import Indices, SlotTable
+from batchscope.recording.iteration_batch import UNKNOWN_TOKENS
+from batchscope.recording.rows import Floats
+from batchscope.recording.slots import Indices
 
 Mask = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 _RADIX_SLOTS = 1 << 16
+_FLAGS_AN_ELEMENT = 32
+"""Above it the table of flags would cost more than sorting."""
 
 
 class Elements(NamedTuple):
     """Elements in the order of iterations; None: one token each, scheduled tokens not given, nobody evicted."""
 
     slot: Indices
-    iteration: npt.NDArray[np.int32]
+    iteration: Ints
     tokens: Ints | None
     scheduled: Ints | None
     evicted: Mask | None
@@ -34,130 +39,130 @@ class Elements(NamedTuple):
         return Elements(*[None if column is None else column[chosen] for column in self])  # type: ignore[arg-type]
 
 
-class History:
-    """Elements sorted by slot, each slot's in the order of iterations."""
+class Runs(NamedTuple):
+    """Runs by slot: iterations ``begin`` .. ``end`` of one; None as in ``Elements``.
 
-    def __init__(self, elements: Elements, slots: int) -> None:
-        key = elements.slot.astype(np.uint16) if slots <= _RADIX_SLOTS else elements.slot
-        order = key.argsort(kind="stable")  # a radix sort for 16 bits: 2 ns an element
-        by_slot = elements.take(order)
-        self.order = order
-        self.slot, self.iteration, self.tokens, self.scheduled, self.evicted = by_slot
-        self.starts, self.first = group_starts(self.slot)
+    A run of several elements emits one token in each, and none is evicted; ``scheduled`` is its first one's, the rest
+    decodes one token each.
+    """
 
-    @property
-    def slots(self) -> Indices:
-        """The slots, once each, ascending."""
-        return self.slot[self.starts]
+    slot: Indices
+    begin: Ints
+    end: Ints
+    tokens: Ints | None
+    scheduled: Ints | None
+    evicted: Mask | None
 
-    @property
-    def ends(self) -> Indices:
-        """The position of each slot's last element."""
-        return np.append(self.starts[1:], len(self.slot))[: len(self.starts)] - 1
 
-    def repeated(self) -> Mask:
-        """Elements that name a slot a second time in the same iteration."""
-        again = np.zeros(len(self.slot), dtype=np.bool_)
-        np.equal(self.iteration[1:], self.iteration[:-1], out=again[1:])
-        again &= ~self.first
-        return again
+def sort_order(slot: Indices, slots: int) -> Indices:
+    """What sorts by slot, stably; a radix sort for 16 bits: 3 ns an element."""
+    key = slot.astype(np.uint16) if slots <= _RADIX_SLOTS else slot
+    return key.argsort(kind="stable")
 
-    def not_running(self, table: SlotTable) -> Mask:
-        """Evictions of slots that held no place."""
-        if self.evicted is None:
-            return np.zeros(len(self.slot), dtype=np.bool_)
-        held = np.empty(len(self.slot), dtype=np.bool_)
-        held[1:] = ~self.evicted[:-1]
-        held[self.starts] = table.holding[self.slots]
-        return self.evicted & ~held
 
-    def emitting(self) -> Mask | None:
-        """Elements that emit tokens; None = all of them."""
-        if self.tokens is None:
-            return None
-        emits = self.tokens > 0
-        if self.evicted is not None:
-            emits &= ~self.evicted
-        return None if emits.all() else emits
+def single_runs(elements: Elements, slots: int) -> tuple[Runs, Indices]:
+    """A run for each element, and which element each is; ``slots`` is more than any slot."""
+    order = sort_order(elements.slot, slots)
+    slot, iteration, tokens, scheduled, evicted = elements.take(order)
+    return Runs(slot, iteration, iteration, tokens, scheduled, evicted), order
 
-    def decoding(self, table: SlotTable) -> Mask:
-        """Elements of slots that have emitted since they were last taken in: the rest is prefill."""
-        emits = self.emitting()
-        if emits is None:
-            before = np.ones(len(self.slot), dtype=np.bool_)
-            before[self.starts] = table.decoding[self.slots]
-            return before
-        opens = self.first.copy()
-        if self.evicted is not None:
-            opens[1:] |= self.evicted[:-1]
-        segments = np.flatnonzero(opens)
-        emitted_before: Ints = np.cumsum(emits) - emits
-        lengths = np.diff(np.append(segments, len(self.slot)))
-        since: Ints = emitted_before - np.repeat(emitted_before[segments], lengths)
-        inherited = self.first[segments] & table.decoding[self.slot[segments]]
-        return (since > 0) | np.repeat(inherited, lengths)
+
+def long_runs(elements: Elements, slots: int, iterations: int) -> Runs | None:
+    """Few runs of many elements; None where that does not pay, or a slot stands in an iteration twice."""
+    count = len(elements.slot)
+    if not count or slots * (iterations + 1) > _FLAGS_AN_ELEMENT * count + _RADIX_SLOTS:
+        return None
+    plain = _plain(elements)
+    if plain is None:
+        return _flagged_runs(elements, slots, iterations)
+    if 2 * np.count_nonzero(plain) < count:
+        return None
+    steady = _flagged_runs(elements.take(plain), slots, iterations)
+    return None if steady is None else _joined(steady, elements.take(~plain), slots)
+
+
+def _plain(elements: Elements) -> Mask | None:
+    """Elements that can be part of a run; None = all of them."""
+    if elements.tokens is None and elements.scheduled is None:
+        return None  # nobody was evicted either: tokens would be given
+    plain = np.ones(len(elements.slot), dtype=np.bool_)
+    if elements.tokens is not None:
+        plain &= elements.tokens == 1
+    if elements.evicted is not None:
+        plain &= ~elements.evicted
+    if elements.scheduled is not None:
+        plain &= (elements.scheduled == 1) | (elements.scheduled == UNKNOWN_TOKENS)
+    return plain
+
+
+def _flagged_runs(elements: Elements, slots: int, iterations: int) -> Runs | None:
+    """Runs of plain elements; the flag before each slot's first stays down, so that no run goes over to the next."""
+    width = iterations + 1
+    flags = np.zeros(slots * width + 1, dtype=np.bool_)
+    places = elements.slot * width
+    places += elements.iteration
+    places += 1
+    flags[places] = True
+    if np.count_nonzero(flags) != len(places):
+        return None
+    changes = np.flatnonzero(flags[1:] != flags[:-1])
+    opens, ends = changes[0::2], changes[1::2]
+    slot, begin = np.divmod(opens, width)
+    tokens = None if elements.tokens is None else np.ones(len(slot), dtype=np.int64)
+    scheduled = None
+    if elements.scheduled is not None:
+        flags[places] = elements.scheduled == 1
+        scheduled = np.where(flags[opens + 1], 1, UNKNOWN_TOKENS)
+    evicted = None if elements.evicted is None else np.zeros(len(slot), dtype=np.bool_)
+    return Runs(slot, begin, begin + (ends - opens) - 1, tokens, scheduled, evicted)
+
+
+def _joined(steady: Runs, others: Elements, slots: int) -> Runs:
+    """Runs and single elements, by slot and iteration."""
+    single = Runs(others.slot, others.iteration, others.iteration, others.tokens, others.scheduled, others.evicted)
+    columns = [
+        None if first is None or second is None else np.concatenate((first, second))
+        for first, second in zip(steady, single, strict=True)
+    ]
+    both = Runs(*columns)  # type: ignore[arg-type]
+    order = both.begin.argsort(kind="stable")
+    order = order[sort_order(both.slot[order], slots)]
+    return Runs(*[None if column is None else column[order] for column in both])  # type: ignore[arg-type]
 
 
 def group_starts(slot: Indices) -> tuple[Indices, Mask]:
-    """Where each run of equal slots begins, as positions and as a mask."""
+    """Where each group of equal slots begins, as positions and as a mask."""
     first = np.empty(len(slot), dtype=np.bool_)
     first[:1] = True
     np.not_equal(slot[1:], slot[:-1], out=first[1:])
     return np.flatnonzero(first), first
 
 
-class Emissions(NamedTuple):
-    """The elements that emit, with the time since the emission before (``nan`` for a request's first).
+def covering(begin: Ints, end: Ints, iterations: int) -> Ints:
+    """How many of the spans begin .. end hold each iteration; one that ends before it begins holds none."""
+    change: Ints = np.bincount(begin, minlength=iterations + 1)
+    change -= np.bincount(end + 1, minlength=iterations + 1)
+    return change.cumsum()[:iterations]
 
-    ``follows``: one token, and the emission before was in the iteration just before; all such share one gap.
+
+def longest_within(finished: Floats, begin: Ints, end: Ints) -> Floats:
+    """The longest time between two neighbouring iterations of begin .. end; ``nan`` where there is only one.
+
+    By the greatest of every 2^k steps in a row: a span's is the greater of two that overlap.
     """
-
-    slot: Indices
-    iteration: npt.NDArray[np.int32]
-    tokens: Ints | None
-    starts: Indices
-    at: Floats
-    gap: Floats
-    follows: Mask
-
-
-def emissions(history: History, table: SlotTable, finished: Floats) -> Emissions:
-    """Emissions of all slots, sorted by slot."""
-    emits = history.emitting()
-    slot, iteration, tokens, starts = history.slot, history.iteration, history.tokens, history.starts
-    if emits is not None:
-        slot, iteration = slot[emits], iteration[emits]
-        tokens = None if tokens is None else tokens[emits]
-        starts, _ = group_starts(slot)
-    at = finished[iteration]
-    gap = np.empty_like(at)
-    np.subtract(at[1:], at[:-1], out=gap[1:])
-    gap[starts] = at[starts] - table.last_token_at[slot[starts]]
-    follows = np.empty(len(slot), dtype=np.bool_)
-    np.equal(iteration[1:], iteration[:-1] + 1, out=follows[1:])
-    follows[starts] = False
-    if tokens is not None:
-        follows &= tokens == 1
-    return Emissions(slot, iteration, tokens, starts, at, gap, follows)
-
-
-def gaps(found: Emissions, finished: Floats) -> list[Gaps]:
-    """Inter-token and inter-emission latencies; slots that emitted in two iterations running share one pair."""
-    own = np.flatnonzero(~found.follows)
-    shared = np.bincount(found.iteration, minlength=len(finished))
-    shared = (shared - np.bincount(found.iteration[own], minlength=len(finished)))[1:]
-    used = np.flatnonzero(shared)
-    common, counts, at = np.diff(finished)[used], shared[used], finished[1:][used]
-    own = own[~np.isnan(found.gap[own])]
-    own_gap, own_at = found.gap[own], found.at[own]
-    ones = np.ones(len(own_gap), dtype=np.int64)
-    own_tokens = ones if found.tokens is None else found.tokens[own]
-    if not len(common) + len(own_gap):
-        return []
-    instants = np.concatenate([at, own_at])
-    each = np.concatenate([common, own_gap])
-    per_token = np.concatenate([common, own_gap / own_tokens])
-    return [
-        Gaps(GapColumn.INTER_TOKEN_LATENCY, instants, per_token, np.concatenate([counts, own_tokens])),
-        Gaps(GapColumn.INTER_EMISSION_LATENCY, instants, each, np.concatenate([counts, ones])),
-    ]
+    longest = np.full(len(begin), np.nan)
+    several = np.flatnonzero(end > begin)
+    if not len(several):
+        return longest
+    low, steps = begin[several], end[several] - begin[several]
+    level = np.frexp(steps)[1].astype(np.int64) - 1  # the greatest power of two that is not more
+    greatest = np.diff(finished)
+    for power in range(int(level.max()) + 1):
+        if power:
+            half = 1 << (power - 1)
+            greatest = np.maximum(greatest[:-half], greatest[half:])
+        of_level = np.flatnonzero(level == power)
+        left = low[of_level]
+        right = left + steps[of_level] - (1 << power)
+        longest[several[of_level]] = np.maximum(greatest[left], greatest[right])
+    return longest

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
-from batchscope.records import CompletionReason
+import msgspec
 
 
-class Arrival(NamedTuple):
+class Arrival(msgspec.Struct, frozen=True, gc=False):
     """A request entered the system."""
 
     at: float
@@ -17,30 +17,30 @@ class Arrival(NamedTuple):
     request_class: str | None
 
 
-class Iteration(NamedTuple):
-    """An iteration: handles, tokens and scheduled tokens as packed int64, and the scalar fields."""
+class Iteration(msgspec.Struct, frozen=True, gc=False):
+    """An iteration: handles, tokens and scheduled tokens as packed int64; ``scalars`` as packed float64.
 
-    at: float
-    started_at: float
-    finished_at: float
+    The scalars are its start, its finish and ``iteration_batch.FIELDS``, ``nan`` where they were not given.
+    """
+
+    scalars: bytes
     handles: bytes
     tokens: bytes | None
     scheduled: bytes | None
     preempted: bytes
-    fields: tuple[Any, ...]
 
 
-class Finish(NamedTuple):
-    """A request left; tokens that only the engine knows come with it."""
+class Finish(msgspec.Struct, frozen=True, gc=False):
+    """A request left; ``reason`` is its code. Tokens that only the engine knows come with it, else ``nan``."""
 
     at: float
     handle: int
-    reason: CompletionReason
-    cached_tokens: float | None
-    recomputed_tokens: float | None
+    reason: float
+    cached_tokens: float
+    recomputed_tokens: float
 
 
-class Loss(NamedTuple):
+class Loss(msgspec.Struct, frozen=True, gc=False):
     """A request is gone and nobody will say how it ended."""
 
     at: float

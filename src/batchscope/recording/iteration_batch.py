@@ -18,9 +18,8 @@ FIELDS = (
     C.DECODE_CONTEXT_TOKENS, C.DRAFT_TOKENS, C.ACCEPTED_TOKENS, C.KV_CACHE_USAGE, C.SCHEDULE_TIME,
     C.FORWARD_TIME, C.RANK, C.LIMITED_BY,
 )  # fmt: skip
-"""The columns of ``Iteration.fields``, in order."""
+"""What ``Iteration.scalars`` holds after start and finish, in order."""
 
-WRONG_TYPE = "wrong_type"
 NEGATIVE = "negative"
 INFINITE = "infinite"
 OUT_OF_ORDER = "out_of_order"
@@ -43,7 +42,7 @@ class IterationBatch(NamedTuple):
     finished: Floats
     fields: Floats
     handles: Ints
-    iteration: npt.NDArray[np.int32]
+    iteration: Ints
     tokens: Ints | None
     scheduled: Ints | None
     evicted: npt.NDArray[np.bool_] | None
@@ -54,45 +53,21 @@ class IterationBatch(NamedTuple):
         return len(self.started)
 
 
-def gather(logged: Sequence[tuple[int, Iteration]], reject: Reject) -> IterationBatch:
+def gather(positions: Sequence[int], events: Sequence[Iteration], reject: Reject) -> IterationBatch:
     """Arrays of those iterations whose values are fit; the others are given to ``reject`` by reason."""
-    logged, fields = _readable(logged, reject)
-    started = np.array([event.started_at for _, event in logged], dtype=np.float64)
-    finished = np.array([event.finished_at for _, event in logged], dtype=np.float64)
-    if len(logged):
-        reasons = _unfit(started, finished, fields)
-        if reasons:
-            for reason in reasons.values():
-                reject(reason, 1)
-            return gather([entry for row, entry in enumerate(logged) if row not in reasons], reject)
-    batch = _flatten(logged, started, finished, fields)
-    unfit = _negative_tokens(batch)
-    if len(unfit):
-        reject(NEGATIVE, len(unfit))
-        gone = set(unfit.tolist())
-        return gather([entry for row, entry in enumerate(logged) if row not in gone], reject)
-    return batch
-
-
-def _readable(
-    logged: Sequence[tuple[int, Iteration]], reject: Reject
-) -> tuple[Sequence[tuple[int, Iteration]], Floats]:
-    """The iterations whose fields are numbers, and those fields (``None`` becomes ``nan``)."""
-    try:
-        rows = np.array([event.fields for _, event in logged], dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        kept = [entry for entry in logged if _numeric(entry[1])]
-        reject(WRONG_TYPE, len(logged) - len(kept))
-        return _readable(kept, reject)
-    return logged, rows.reshape(len(logged), len(FIELDS))
-
-
-def _numeric(event: Iteration) -> bool:
-    try:
-        np.array(event.fields, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        return False
-    return True
+    scalars = np.frombuffer(b"".join([event.scalars for event in events])).reshape(len(events), 2 + len(FIELDS))
+    started, finished, fields = scalars[:, 0].copy(), scalars[:, 1].copy(), scalars[:, 2:]
+    reasons = _unfit(started, finished, fields)
+    if not reasons:
+        batch = _flatten(positions, events, started, finished, fields)
+        unfit = _negative_tokens(batch)
+        if not len(unfit):
+            return batch
+        reasons = dict.fromkeys(unfit.tolist(), NEGATIVE)
+    for reason in reasons.values():
+        reject(reason, 1)
+    kept = [row for row in range(len(events)) if row not in reasons]
+    return gather([positions[row] for row in kept], [events[row] for row in kept], reject)
 
 
 def _unfit(started: Floats, finished: Floats, fields: Floats) -> dict[int, str]:
@@ -104,15 +79,15 @@ def _unfit(started: Floats, finished: Floats, fields: Floats) -> dict[int, str]:
         (finished < started, OUT_OF_ORDER),
     )
     for bad, reason in checks:
-        for row in np.flatnonzero(bad).tolist():
-            reasons.setdefault(row, reason)
+        if bad.any():
+            for row in np.flatnonzero(bad).tolist():
+                reasons.setdefault(row, reason)
     return reasons
 
 
 def _flatten(
-    logged: Sequence[tuple[int, Iteration]], started: Floats, finished: Floats, fields: Floats
+    positions: Sequence[int], events: Sequence[Iteration], started: Floats, finished: Floats, fields: Floats
 ) -> IterationBatch:
-    events = [event for _, event in logged]
     evicts = any(event.preempted for event in events)
     counts = [(len(event.handles) + len(event.preempted)) >> 3 for event in events]
     tokens = scheduled = evicted = None
@@ -127,9 +102,9 @@ def _flatten(
     if any(event.scheduled is not None for event in events):
         scheduled = _column([(event.preempted, event.handles, event.scheduled) for event in events], _UNKNOWN)
     return IterationBatch(
-        np.array([position for position, _ in logged], dtype=np.int64), started, finished, fields,
+        np.array(positions, dtype=np.int64), started, finished, fields,
         np.frombuffer(b"".join(parts), dtype=np.int64),
-        np.repeat(np.arange(len(events), dtype=np.int32), counts), tokens, scheduled, evicted,
+        np.repeat(np.arange(len(events)), counts), tokens, scheduled, evicted,
     )  # fmt: skip
 
 
@@ -142,7 +117,9 @@ def _column(parts: list[tuple[bytes, bytes, bytes | None]], default: bytes) -> I
     return np.frombuffer(joined, dtype=np.int64)
 
 
-def _negative_tokens(batch: IterationBatch) -> npt.NDArray[np.int32]:
+def _negative_tokens(batch: IterationBatch) -> Ints:
+    if batch.tokens is None and batch.scheduled is None:
+        return batch.iteration[:0]
     bad = np.zeros(len(batch.handles), dtype=np.bool_)
     if batch.tokens is not None:
         bad |= batch.tokens < 0

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.configuration import SchedulerLimits
-from batchscope.recording.elements import History
+from batchscope.recording.elements import covering
+from batchscope.recording.history import History
 from batchscope.recording.iteration_batch import FIELDS, UNKNOWN_TOKENS, IterationBatch
 from batchscope.recording.rows import BatchColumn, Floats, IterationColumn, Kind, Rows, empty_rows
 
@@ -40,23 +41,23 @@ def iteration_rows(
 
 
 def _count(rows: Floats, history: History, decoding: npt.NDArray[np.bool_]) -> None:
+    """A run's first element is looked at by itself; each further one decodes one token."""
     count = len(rows)
-    iteration, tokens = history.iteration, history.tokens
+    begin, end, tokens, scheduled = history.begin, history.end, history.tokens, history.scheduled
     rows[:, C.PREEMPTIONS] = 0
     if history.evicted is not None:
-        rows[:, C.PREEMPTIONS] = np.bincount(iteration[history.evicted], minlength=count)
+        rows[:, C.PREEMPTIONS] = np.bincount(begin[history.evicted], minlength=count)
         stay = ~history.evicted
-        iteration, decoding = iteration[stay], decoding[stay]
+        begin, end, decoding = begin[stay], end[stay], decoding[stay]
         tokens = None if tokens is None else tokens[stay]
-    scheduled = history.scheduled
-    if scheduled is not None and history.evicted is not None:
-        scheduled = scheduled[~history.evicted]
-    rows[:, C.REQUEST_COUNT] = np.bincount(iteration, minlength=count)
+        scheduled = None if scheduled is None else scheduled[stay]
+    further = covering(begin + 1, end, count)
+    rows[:, C.REQUEST_COUNT] = np.bincount(begin, minlength=count) + further
     if tokens is None:
         rows[:, C.TOKENS_GENERATED] = rows[:, C.REQUEST_COUNT]
     else:
-        rows[:, C.TOKENS_GENERATED] = np.bincount(iteration, weights=tokens, minlength=count)
-    prefilling = iteration[~decoding]
+        rows[:, C.TOKENS_GENERATED] = np.bincount(begin, weights=tokens, minlength=count) + further
+    prefilling = begin[~decoding]
     rows[:, C.PREFILL_REQUESTS] = np.bincount(prefilling, minlength=count)
     if scheduled is None:
         decode_only = rows[:, C.PREFILL_REQUESTS] == 0
@@ -64,5 +65,5 @@ def _count(rows: Floats, history: History, decoding: npt.NDArray[np.bool_]) -> N
         rows[:, C.PREFILL_TOKENS] = np.where(decode_only, 0.0, np.nan)
         return
     weights = np.where(scheduled == UNKNOWN_TOKENS, np.where(decoding, 1.0, np.nan), scheduled)
-    rows[:, C.SCHEDULED_TOKENS] = np.bincount(iteration, weights=weights, minlength=count)
+    rows[:, C.SCHEDULED_TOKENS] = np.bincount(begin, weights=weights, minlength=count) + further
     rows[:, C.PREFILL_TOKENS] = np.bincount(prefilling, weights=weights[~decoding], minlength=count)

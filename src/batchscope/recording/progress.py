@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.recording.elements import Emissions, History
+from batchscope.recording.elements import longest_within
+from batchscope.recording.history import Emissions, History
 from batchscope.recording.rows import Floats, Kind, Rows, StartColumn, empty_rows
 from batchscope.recording.slots import Indices, SlotTable
 
@@ -19,7 +20,7 @@ def first_times(history: History, found: Emissions, started: Floats, table: Slot
     """
     new = np.isnan(table.first_scheduled_at[history.slots])
     slot = history.slots[new]
-    at = np.maximum(started[history.iteration[history.starts[new]]], table.arrived_at[slot])
+    at = np.maximum(started[history.begin[history.starts[new]]], table.arrived_at[slot])
     table.first_scheduled_at[slot] = at
     queue = _start_rows(slot, at, StartColumn.QUEUE_TIME, table)
 
@@ -54,7 +55,7 @@ def schedule(history: History, started: Floats, decoding: Mask, table: SlotTable
     _resume_evicted(history, started, table)
     evicted_slots = history.slot[history.evicted]
     np.add.at(table.preemptions, evicted_slots, 1)
-    table.preempted_at[slots[gone]] = started[history.iteration[ends[gone]]]
+    table.preempted_at[slots[gone]] = started[history.begin[ends[gone]]]
 
 
 def _resume_waiting(history: History, started: Floats, table: SlotTable) -> None:
@@ -64,7 +65,7 @@ def _resume_waiting(history: History, started: Floats, table: SlotTable) -> None
     waited = ~np.isnan(since)
     if waited.any():
         slot = slots[waited]
-        table.preempted_time[slot] += started[history.iteration[history.starts[waited]]] - since[waited]
+        table.preempted_time[slot] += started[history.begin[history.starts[waited]]] - since[waited]
         table.preempted_at[slot] = np.nan
 
 
@@ -72,20 +73,21 @@ def _resume_evicted(history: History, started: Floats, table: SlotTable) -> None
     """Slots evicted and scheduled again within this drain."""
     assert history.evicted is not None  # noqa: S101  (the caller looked)
     again = np.flatnonzero(history.evicted[:-1] & ~history.first[1:]) + 1
-    waits = started[history.iteration[again]] - started[history.iteration[again - 1]]
+    waits = started[history.begin[again]] - started[history.begin[again - 1]]
     np.add.at(table.preempted_time, history.slot[again], waits)
 
 
-def emit(found: Emissions, table: SlotTable) -> None:
+def emit(found: Emissions, finished: Floats, table: SlotTable) -> None:
     """Tokens, last emission and longest gap of each slot that emitted."""
     if not len(found.slot):
         return
     slots = found.slot[found.starts]
     ends = np.append(found.starts[1:], len(found.slot)) - 1
-    table.last_token_at[slots] = found.at[ends]
-    if found.tokens is None:
-        table.tokens[slots] += ends - found.starts + 1
-    else:
-        table.tokens[slots] += np.add.reduceat(found.tokens, found.starts)
-    longest = np.fmax.reduceat(found.gap, found.starts)
+    table.last_token_at[slots] = found.last_at[ends]
+    tokens = found.end - found.begin + 1
+    if found.tokens is not None:
+        tokens *= found.tokens  # one each where a run is longer than one
+    table.tokens[slots] += np.add.reduceat(tokens, found.starts)
+    within = longest_within(finished, found.begin, found.end)
+    longest = np.fmax.reduceat(np.fmax(found.gap, within), found.starts)
     table.max_gap[slots] = np.fmax(table.max_gap[slots], longest)

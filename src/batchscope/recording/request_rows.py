@@ -3,46 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from batchscope.recording.events import Finish
-from batchscope.recording.rows import REASON_CODES, Floats, Kind, RequestColumn, Rows, empty_rows
-from batchscope.recording.slots import INDEX_MASK, SlotTable
+from batchscope.recording.rows import REASONS, Floats, Kind, RequestColumn, Rows, empty_rows
+from batchscope.recording.slots import Indices, SlotTable
 from batchscope.records import Outcome
 
 C = RequestColumn
 OUT_OF_ORDER = "out_of_order"
 NEGATIVE = "negative"
 NOT_RUNNING = "not_running"
+_COMPLETED = np.array([reason.outcome is Outcome.COMPLETED for reason in REASONS])
 
 
-def request_rows(finishes: Sequence[Finish], table: SlotTable, reject: Callable[[str, int], None]) -> tuple[Rows, int]:
-    """A REQUEST row for each finish that can be, and their number; the others are rejected by reason.
+def request_rows(
+    finishes: Sequence[Finish],
+    index: Indices,
+    request_ids: Sequence[Any],
+    table: SlotTable,
+    reject: Callable[[str, int], None],
+) -> Rows:
+    """A REQUEST row for each finish that can be; the others are rejected by reason.
 
-    A finish comes after all else that is known of its request, and only who was scheduled can complete.
+    ``index`` and ``request_ids``: slot and id of each. A finish comes after all else that is known of its
+    request, and only who was scheduled can complete.
     """
-    index = np.array([event.handle & INDEX_MASK for event in finishes], dtype=np.intp)
-    at = np.array([event.at for event in finishes], dtype=np.float64)
-    latest = np.fmax(table.arrived_at[index], table.last_token_at[index])
-    latest = np.fmax(latest, np.fmax(table.first_scheduled_at[index], table.preempted_at[index]))
-    completed = np.array([event.reason.outcome is Outcome.COMPLETED for event in finishes], dtype=np.bool_)
-    good = np.ones(len(finishes), dtype=np.bool_)
-    for reason, bad in (
-        (OUT_OF_ORDER, ~((at >= latest) & np.isfinite(at))),
-        (NEGATIVE, np.array([_negative(event) for event in finishes], dtype=np.bool_)),
-        (NOT_RUNNING, completed & np.isnan(table.first_scheduled_at[index])),
-    ):
-        reject(reason, int(np.count_nonzero(bad & good)))
-        good &= ~bad
+    said = np.array(
+        [(event.at, event.reason, event.cached_tokens, event.recomputed_tokens) for event in finishes],
+        dtype=np.float64,
+    ).reshape(len(finishes), 4)
+    good = _fit(said, index, table, reject)
+    ids = list(request_ids)
     if not good.all():
-        finishes = [event for event, fit in zip(finishes, good, strict=True) if fit]
-        index, at = index[good], at[good]
-    rows = empty_rows(Kind.REQUEST, len(finishes))
+        ids = [request_id for request_id, fit in zip(ids, good.tolist(), strict=True) if fit]
+        index, said = index[good], said[good]
+    at = said[:, 0]
+    rows = empty_rows(Kind.REQUEST, len(ids))
     rows[:, C.AT] = rows[:, C.FINISHED_AT] = at
-    rows[:, C.REASON] = [REASON_CODES[event.reason] for event in finishes]
-    rows[:, C.CACHED_TOKENS] = _given([event.cached_tokens for event in finishes])
-    rows[:, C.RECOMPUTED_TOKENS] = _given([event.recomputed_tokens for event in finishes])
+    rows[:, (C.REASON, C.CACHED_TOKENS, C.RECOMPUTED_TOKENS)] = said[:, 1:]
     for column, known in (
         (C.TOKENS_GENERATED, table.tokens),
         (C.PROMPT_TOKENS, table.prompt_tokens),
@@ -58,13 +59,21 @@ def request_rows(finishes: Sequence[Finish], table: SlotTable, reject: Callable[
     still_out = np.nan_to_num(at - table.preempted_at[index])
     rows[:, C.PREEMPTED_TIME] = table.preempted_time[index] + still_out
     rows[:, C.OBSERVED] = 1
-    ids = [table.request_ids[slot] for slot in index.tolist()]
-    return Rows(Kind.REQUEST, rows, ids), len(finishes)
+    return Rows(Kind.REQUEST, rows, ids)
 
 
-def _negative(event: Finish) -> bool:
-    return (event.cached_tokens or 0) < 0 or (event.recomputed_tokens or 0) < 0
-
-
-def _given(values: list[float | None]) -> Floats:
-    return np.array(values, dtype=np.float64)
+def _fit(said: Floats, index: Indices, table: SlotTable, reject: Callable[[str, int], None]) -> np.ndarray[Any, Any]:
+    """Which finishes can be."""
+    at = said[:, 0]
+    latest = np.fmax(table.arrived_at[index], table.last_token_at[index])
+    latest = np.fmax(latest, np.fmax(table.first_scheduled_at[index], table.preempted_at[index]))
+    completed = _COMPLETED[said[:, 1].astype(np.int64)]
+    good = np.ones(len(said), dtype=np.bool_)
+    for reason, bad in (
+        (OUT_OF_ORDER, ~((at >= latest) & np.isfinite(at))),
+        (NEGATIVE, (said[:, 2:] < 0).any(axis=1)),
+        (NOT_RUNNING, completed & np.isnan(table.first_scheduled_at[index])),
+    ):
+        reject(reason, int(np.count_nonzero(bad & good)))
+        good &= ~bad
+    return good

@@ -9,11 +9,18 @@ import numpy as np
 
 from batchscope.clock import Clock
 from batchscope.configuration import SchedulerLimits
-from batchscope.recording.ring import Ring
-from batchscope.recording.rows import GapColumn, Gaps, Kind, Rows
+from batchscope.recording.ring import Layout, Ring
+from batchscope.recording.rows import GapColumn, Gaps, IterationColumn, Kind, RequestColumn, Rows
 
 _BLOCK_ROWS = {Kind.REQUEST: 1024, Kind.ITERATION: 512, Kind.BATCH: 1024, Kind.GAP: 2048, Kind.ERROR: 256}
 _MAX_BLOCKS = 16
+_OPTIONAL_COUNTS = slice(RequestColumn.PROMPT_TOKENS, RequestColumn.PREEMPTIONS + 1)
+_TOKENS = slice(RequestColumn.TOKENS_GENERATED, RequestColumn.TOKENS_GENERATED + 1)
+_LAYOUTS = {
+    Kind.REQUEST: Layout(RequestColumn.OBSERVED, (_TOKENS, _OPTIONAL_COUNTS), _OPTIONAL_COUNTS),
+    Kind.ITERATION: Layout(IterationColumn.LIMITER_REPORTED),
+}
+"""What writers pack: all but the columns that the drain fills; the rest of the kinds is packed whole."""
 _RELIEF_AT = 256
 _MAX_GAP_ENTRIES = 4096
 
@@ -74,7 +81,10 @@ class Rings:
 
     def __init__(self, shared: Recording) -> None:
         def ring(kind: Kind) -> Ring:
-            return Ring(kind, block_rows=_BLOCK_ROWS[kind], max_blocks=_MAX_BLOCKS, relieve=shared.relieve)
+            return Ring(
+                kind, block_rows=_BLOCK_ROWS[kind], max_blocks=_MAX_BLOCKS, relieve=shared.relieve,
+                layout=_LAYOUTS.get(kind),
+            )  # fmt: skip
 
         self.requests = ring(Kind.REQUEST)
         self.iterations = ring(Kind.ITERATION)

@@ -134,6 +134,12 @@ COLUMNS: dict[Kind, type[IntEnum]] = {
     Kind.ERROR: ErrorColumn,
 }
 
+NOT_GIVEN = 1 - (1 << 30)
+"""Stands for a count that was not given where a producer packs counts as int64; ``nan`` once it is drained.
+
+No count is negative; and an int of more than 30 bits takes 20 ns more to pack.
+"""
+
 REASONS = tuple(CompletionReason)
 REASON_CODES: dict[str, float] = {reason: float(code) for code, reason in enumerate(REASONS)}
 LIMITERS = tuple(BatchLimiter)
@@ -143,8 +149,8 @@ LIMITER_CODES: dict[str, float] = {limiter: float(code) for code, limiter in enu
 class Rows(NamedTuple):
     """Drained rows of one kind, in the order they were recorded: what subscribers of a collector receive.
 
-    ``values`` has shape (n, number of columns); ``objects`` aligns with it: request ids, error names, or
-    ``None`` where the kind has none.
+    ``values`` has shape (n, number of columns), each column contiguous; ``objects`` aligns with it: request
+    ids, error names, or ``None`` where the kind has none.
     """
 
     kind: Kind
@@ -165,5 +171,5 @@ class Gaps(NamedTuple):
 
 
 def empty_rows(kind: Kind, count: int) -> Floats:
-    """``count`` rows in which nothing is measured yet."""
-    return np.full((count, len(COLUMNS[kind])), np.nan)
+    """``count`` rows in which nothing is measured yet; each column lies contiguous."""
+    return np.full((len(COLUMNS[kind]), count), np.nan).T

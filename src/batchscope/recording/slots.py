@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -36,7 +34,6 @@ class SlotTable:
         self.preemptions = np.zeros(capacity, dtype=np.int64)
         self.holding = np.zeros(capacity, dtype=np.bool_)  # it has a place in the running set
         self.decoding = np.zeros(capacity, dtype=np.bool_)  # it has emitted since it was last (re)scheduled
-        self.request_ids: list[Any] = [None] * capacity
 
     @property
     def capacity(self) -> int:
@@ -53,7 +50,6 @@ class SlotTable:
             if isinstance(column, np.ndarray):
                 getattr(fresh, name)[: len(column)] = column
                 setattr(self, name, getattr(fresh, name))
-        self.request_ids.extend([None] * (capacity - len(self.request_ids)))
 
     def occupy(
         self, handles: npt.NDArray[np.int64], arrived_at: Floats, prompt_tokens: Floats, classes: Floats
@@ -74,10 +70,9 @@ class SlotTable:
         self.holding[index] = False
         self.decoding[index] = False
 
-    def release(self, index: int) -> None:
-        """End the request at this index."""
+    def release(self, index: Indices) -> None:
+        """End the requests at these indices."""
         self.handle[index] = FREE
-        self.request_ids[index] = None
 
     def live(self) -> Indices:
         """The indices of all requests in flight."""

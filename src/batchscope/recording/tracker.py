@@ -21,22 +21,23 @@ import numpy.typing as npt
 from batchscope.clock import Clock
 from batchscope.configuration import SloTargets
 from batchscope.errors import InvalidRecordError
-from batchscope.recording.derivation import WRONG_TYPE, Derivation
+from batchscope.recording.admission import WRONG_TYPE
+from batchscope.recording.derivation import Derivation
 from batchscope.recording.events import Arrival, Event, Finish, Iteration, Loss
 from batchscope.recording.forward import Forward
+from batchscope.recording.iteration_batch import FIELDS
 from batchscope.recording.live import LiveRequests, live_requests
-from batchscope.recording.rows import LIMITER_CODES, REASONS, Gaps, Rows
-from batchscope.recording.slots import GENERATION
+from batchscope.recording.rows import LIMITER_CODES, REASON_CODES, Gaps, Rows
+from batchscope.recording.slots import FREE, GENERATION
 from batchscope.recording.source import Attachable, SourceCounts
 from batchscope.records import BatchLimiter, CompletionReason, SchedulerMetrics
 
 Whole: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
 _BAD_VALUE = (struct.error, AttributeError, KeyError, TypeError, ValueError, OverflowError)
-_RELIEF_EVENTS = 2048
-_RELIEF_BYTES = 1 << 19
+_RELIEF_EVENTS = 4096
+_RELIEF_BYTES = 1 << 20
 _MAX_EVENTS = 1 << 17
-REASONS_BY_NAME = {reason: reason for reason in REASONS}
-"""Takes a reason or its name, gives the reason."""
+_pack_scalars = struct.Struct(f"{2 + len(FIELDS)}d").pack
 
 
 class RequestTracker:
@@ -125,18 +126,31 @@ class RequestTracker:
         try:
             handles = _packed(slots)
             event = Iteration(
-                finished, nan if started_at is None else started_at, finished, handles,
+                _pack_scalars(
+                    nan if started_at is None else started_at, finished,
+                    nan if iteration_number is None else iteration_number,
+                    nan if requests_completed is None else requests_completed,
+                    nan if memory_bytes_used is None else memory_bytes_used,
+                    nan if running_requests is None else running_requests,
+                    nan if waiting is None else waiting,
+                    nan if deferred_requests is None else deferred_requests,
+                    nan if unscheduled_prefill_tokens is None else unscheduled_prefill_tokens,
+                    nan if cached_prompt_tokens is None else cached_prompt_tokens,
+                    nan if recomputed_tokens is None else recomputed_tokens,
+                    nan if decode_context_tokens is None else decode_context_tokens,
+                    nan if draft_tokens is None else draft_tokens,
+                    nan if accepted_tokens is None else accepted_tokens,
+                    nan if kv_cache_usage is None else kv_cache_usage,
+                    nan if schedule_time is None else schedule_time,
+                    nan if forward_time is None else forward_time,
+                    nan if rank is None else rank,
+                    nan if limited_by is None else LIMITER_CODES[limited_by],
+                ),
+                handles,
                 None if tokens is None else _aligned(tokens, handles),
                 None if scheduled_tokens is None else _aligned(scheduled_tokens, handles),
                 _packed(preempted) if len(preempted) else b"",
-                (
-                    iteration_number, requests_completed, memory_bytes_used, running_requests, waiting,
-                    deferred_requests, unscheduled_prefill_tokens, cached_prompt_tokens, recomputed_tokens,
-                    decode_context_tokens, draft_tokens, accepted_tokens, kv_cache_usage, schedule_time,
-                    forward_time, rank, None if limited_by is None else LIMITER_CODES[limited_by],
-                ),
             )  # fmt: skip
-            started_at is None or float(started_at), float(finished)
         except _BAD_VALUE as error:
             self._misuse(error)
             return
@@ -158,9 +172,9 @@ class RequestTracker:
             event = Finish(
                 float(now),
                 _whole(slot),
-                REASONS_BY_NAME[reason],
-                _optional(cached_tokens),
-                _optional(recomputed_tokens),
+                REASON_CODES[reason],
+                nan if cached_tokens is None else float(operator.index(cached_tokens)),
+                nan if recomputed_tokens is None else float(operator.index(recomputed_tokens)),
             )
         except _BAD_VALUE as error:
             self._misuse(error)
@@ -237,11 +251,8 @@ class RequestTracker:
 
 
 def _whole(slot: int) -> int:
-    return operator.index(slot)
-
-
-def _optional(count: int | None) -> int | None:
-    return None if count is None else operator.index(count)
+    handle = operator.index(slot)
+    return handle if handle.bit_length() < 64 else FREE  # no slot is that large: stale
 
 
 def _packed(values: Whole) -> bytes:

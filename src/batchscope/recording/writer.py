@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-import struct
-from collections import deque
-from collections.abc import Callable
-from functools import lru_cache
 from math import nan
 from typing import Any
 
-import numpy as np
 from msgspec.structs import astuple
 
-from batchscope.errors import InvalidRecordError
-from batchscope.recording.rings import Recording, Rings
-from batchscope.recording.rows import COLUMNS, LIMITER_CODES, REASON_CODES, GapColumn, Kind
-from batchscope.records import BatchLimiter, CompletionReason, IterationResult, Latencies, RequestResult
-
-_REQUEST_BYTES, _ITERATION_BYTES, _BATCH_BYTES, _GAP_BYTES, _ERROR_BYTES = (
-    8 * len(COLUMNS[kind]) for kind in (Kind.REQUEST, Kind.ITERATION, Kind.BATCH, Kind.GAP, Kind.ERROR)
+from batchscope.recording.latency_writer import LatencyWriter
+from batchscope.recording.packing import (
+    BAD_VALUE,
+    BATCH_BYTES,
+    ERROR_BYTES,
+    ITERATION_BYTES,
+    REQUEST_BYTES,
+    pack_batch,
+    pack_error,
+    pack_iteration,
+    pack_loose_request,
+    pack_request,
+    readable,
 )
-_pack_request = struct.Struct("22d").pack_into  # all but the last column, which the drain derives
-_pack_iteration = struct.Struct("27d").pack_into  # all but the last two, likewise
-_pack_batch = struct.Struct("5d").pack_into
-_pack_gap = struct.Struct("5d").pack_into
-_pack_error = struct.Struct("d").pack_into
+from batchscope.recording.ring import Block
+from batchscope.recording.rows import (
+    LIMITER_CODES,
+    NOT_GIVEN,
+    REASON_CODES,
+    GapColumn,
+)
+from batchscope.records import BatchLimiter, CompletionReason, IterationResult, Latencies, RequestResult
 
 _REQUEST_RECORD: type = RequestResult  # callers may pass anything, whatever the annotations say
 _ITERATION_RECORD: type = IterationResult
 
-_BAD_VALUE = (struct.error, AttributeError, KeyError, TypeError, ValueError, OverflowError)
-"""What packing a value of a wrong type raises."""
 MAX_ERROR_NAME = 120
-WRONG_TYPE = "wrong_type"
 
 
-class Writer:
+class Writer(LatencyWriter):
     """Records from one thread, positionally: for the tightest loops. Get it by ``collector.writer()``.
 
     It belongs to the thread that uses it; two threads need two writers. Calls never log or raise (unless the
@@ -43,25 +44,7 @@ class Writer:
     whole ring is full: 50 ms at most, then the record is dropped and counted in ``dropped_records``.
     """
 
-    __slots__ = (
-        "__weakref__", "_batches", "_clock", "_codes", "_errors", "_gaps", "_iterations", "_orphans", "_other",
-        "_requests", "_rings", "_strict",
-    )  # fmt: skip
-
-    def __init__(self, shared: Recording, rings: Rings, orphans: deque[Rings]) -> None:
-        self._rings = rings
-        self._orphans = orphans
-        self._clock = shared.clock
-        self._codes = shared.class_codes
-        self._other = shared.other_class
-        self._strict = shared.strict
-        self._requests, self._iterations = rings.requests, rings.iterations
-        self._batches, self._gaps, self._errors = rings.batches, rings.gaps, rings.errors
-
-    def __del__(self) -> None:
-        # Nobody can write to these rings any more: the next thread continues them, so that
-        # memory follows the number of threads alive at once, not the number ever started.
-        self._orphans.append(self._rings)
+    __slots__ = ()
 
     def request(
         self,
@@ -97,24 +80,85 @@ class Writer:
                 return
             block, row = fresh, 0
         try:
-            _pack_request(
-                block.buffer, row * _REQUEST_BYTES,
-                finished_at if finished_at == finished_at else self._clock(),  # noqa: PLR0124  (not nan)
+            at = finished_at if finished_at == finished_at else self._clock()  # noqa: PLR0124  (not nan)
+            pack_request(
+                block.buffer, row * REQUEST_BYTES, at,
                 tokens_generated, REASON_CODES[reason], processing_time, queue_time, total_time,
                 time_to_first_token, prefill_time, decode_time, preempted_time,
-                nan if prompt_tokens is None else prompt_tokens,
-                nan if cached_tokens is None else cached_tokens,
-                nan if recomputed_tokens is None else recomputed_tokens,
-                nan if preemptions is None else preemptions,
-                self._codes.get(request_class, self._other),
-                arrived_at, first_scheduled_at, first_token_at, last_token_at, finished_at,
-                max_emission_gap, 0.0,
+                NOT_GIVEN if prompt_tokens is None else prompt_tokens,
+                NOT_GIVEN if cached_tokens is None else cached_tokens,
+                NOT_GIVEN if recomputed_tokens is None else recomputed_tokens,
+                NOT_GIVEN if preemptions is None else preemptions,
+                self._default if request_class is None else self._codes.get(request_class, self._other),
+                arrived_at, first_scheduled_at, first_token_at, last_token_at, finished_at, max_emission_gap,
             )  # fmt: skip
-        except _BAD_VALUE as error:
-            self._reject(error)
-            return
+        except BAD_VALUE:
+            fields = (
+                tokens_generated, reason, processing_time, queue_time, total_time, time_to_first_token,
+                prefill_time, decode_time, preempted_time, prompt_tokens, cached_tokens, recomputed_tokens,
+                preemptions, request_class, arrived_at, first_scheduled_at, first_token_at, last_token_at,
+                finished_at, max_emission_gap,
+            )  # fmt: skip
+            if not self._request_loosely(block, row, fields):
+                return
         block.objects[row] = request_id
         block.head = row + 1
+
+    def request_result(self, result: RequestResult) -> None:
+        """``request`` from a record; written out again, since a call of 21 arguments takes as long as packing."""
+        if not isinstance(result, _REQUEST_RECORD):
+            self._reject(TypeError(f"{result!r:.80}: expected a RequestResult"))
+            return
+        ring = self._requests
+        block = ring.block
+        row = block.head
+        if row == block.size:
+            fresh = ring.next_block()
+            if fresh is None:
+                return
+            block, row = fresh, 0
+        fields = astuple(result)
+        try:
+            (
+                _, tokens, reason, processing_time, queue_time, total_time, time_to_first_token,
+                prefill_time, decode_time, preempted_time, prompt, cached, recomputed, preemptions, request_class,
+                arrived_at, first_scheduled_at, first_token_at, last_token_at, finished_at, max_emission_gap,
+            ) = fields  # fmt: skip
+            pack_request(
+                block.buffer, row * REQUEST_BYTES,
+                finished_at if finished_at == finished_at else self._clock(),  # noqa: PLR0124  (not nan)
+                tokens, REASON_CODES[reason], processing_time, queue_time, total_time,
+                time_to_first_token, prefill_time, decode_time, preempted_time,
+                NOT_GIVEN if prompt is None else prompt,
+                NOT_GIVEN if cached is None else cached,
+                NOT_GIVEN if recomputed is None else recomputed,
+                NOT_GIVEN if preemptions is None else preemptions,
+                self._default if request_class is None else self._codes.get(request_class, self._other),
+                arrived_at, first_scheduled_at, first_token_at, last_token_at, finished_at, max_emission_gap,
+            )  # fmt: skip
+        except BAD_VALUE:
+            if not self._request_loosely(block, row, fields[1:]):
+                return
+        block.objects[row] = fields[0]
+        block.head = row + 1
+
+    def _request_loosely(self, block: Block, row: int, fields: tuple[Any, ...]) -> bool:
+        """A request whose counts are not all integers, or one that cannot be packed at all."""
+        try:
+            tokens, reason, *durations = fields[:9]
+            *counts, request_class = fields[9:14]
+            finished_at = fields[18]
+            pack_loose_request(
+                block.buffer, row * REQUEST_BYTES,
+                finished_at if finished_at == finished_at else self._clock(),  # noqa: PLR0124  (not nan)
+                tokens, REASON_CODES[reason], *durations, *[nan if count is None else count for count in counts],
+                self._codes.get(request_class, self._other), *fields[14:],
+            )  # fmt: skip
+        except BAD_VALUE as error:
+            self._reject(error)
+            return False
+        block.loose.append(row)
+        return True
 
     def iteration(
         self,
@@ -158,8 +202,8 @@ class Writer:
             block, row = fresh, 0
         try:
             at = finished_at if finished_at == finished_at else self._clock()  # noqa: PLR0124  (not nan)
-            _pack_iteration(
-                block.buffer, row * _ITERATION_BYTES, at,
+            pack_iteration(
+                block.buffer, row * ITERATION_BYTES, at,
                 iteration_number, request_count, tokens_generated, requests_completed, processing_time,
                 nan if memory_bytes_used is None else memory_bytes_used, started_at, finished_at,
                 nan if running_requests is None else running_requests,
@@ -179,9 +223,9 @@ class Writer:
                 nan if limited_by is None else LIMITER_CODES[limited_by],
             )  # fmt: skip
             # Both are read before either is taken: a record counts whole or not at all.
-            tokens = None if inter_token_latencies is None else _readable(inter_token_latencies)
-            emissions = None if inter_emission_latencies is None else _readable(inter_emission_latencies)
-        except _BAD_VALUE as error:
+            tokens = None if inter_token_latencies is None else readable(inter_token_latencies)
+            emissions = None if inter_emission_latencies is None else readable(inter_emission_latencies)
+        except BAD_VALUE as error:
             self._reject(error)
             return
         if tokens is not None:
@@ -207,13 +251,13 @@ class Writer:
                 return
             block, row = fresh, 0
         try:
-            _pack_batch(
-                block.buffer, row * _BATCH_BYTES, self._clock(), utilization,
+            pack_batch(
+                block.buffer, row * BATCH_BYTES, self._clock(), utilization,
                 nan if batch_id is None else batch_id,
                 nan if request_count is None else request_count,
                 nan if memory_bytes_used is None else memory_bytes_used,
             )  # fmt: skip
-        except _BAD_VALUE as error:
+        except BAD_VALUE as error:
             self._reject(error)
             return
         block.head = row + 1
@@ -234,32 +278,9 @@ class Writer:
             if fresh is None:
                 return
             block, row = fresh, 0
-        _pack_error(block.buffer, row * _ERROR_BYTES, self._clock())
+        pack_error(block.buffer, row * ERROR_BYTES, self._clock())
         block.objects[row] = name[:MAX_ERROR_NAME]
         block.head = row + 1
-
-    def inter_token_latency(self, latency: float, count: int = 1) -> None:
-        """``count`` tokens, each this long after the one before (an emission of k tokens: gap / k)."""
-        self._gap(self._clock(), latency, count, nan, 0)
-
-    def inter_emission_latency(self, latency: float, count: int = 1) -> None:
-        """``count`` emissions (output events), each this long after the one before of its request."""
-        self._gap(self._clock(), nan, 0, latency, count)
-
-    def inter_token_latencies(self, latencies: Latencies) -> None:
-        """Many at once: a list or array of latencies, or (latency, count) pairs."""
-        self._latencies(GapColumn.INTER_TOKEN_LATENCY, latencies)
-
-    def inter_emission_latencies(self, latencies: Latencies) -> None:
-        """Many at once: a list or array of latencies, or (latency, count) pairs."""
-        self._latencies(GapColumn.INTER_EMISSION_LATENCY, latencies)
-
-    def request_result(self, result: RequestResult) -> None:
-        """``request`` from a record."""
-        if isinstance(result, _REQUEST_RECORD):
-            self.request(*astuple(result))
-        else:
-            self._reject(TypeError(f"{result!r:.80}: expected a RequestResult"))
 
     def iteration_result(self, result: IterationResult) -> None:
         """``iteration`` from a record."""
@@ -267,61 +288,3 @@ class Writer:
             self.iteration(*astuple(result))
         else:
             self._reject(TypeError(f"{result!r:.80}: expected an IterationResult"))
-
-    def _latencies(self, column: GapColumn, latencies: Latencies) -> None:
-        try:
-            read = _readable(latencies)
-        except _BAD_VALUE as error:
-            self._reject(error)
-        else:
-            self._take(self._clock(), column, read)
-
-    def _take(self, at: float, column: GapColumn, latencies: bytes | list[tuple[float, float]]) -> None:
-        if isinstance(latencies, bytes):
-            self._rings.gap_log.append(at, column, latencies)
-            return
-        for latency, count in latencies:
-            if column is GapColumn.INTER_TOKEN_LATENCY:
-                self._gap(at, latency, count, nan, 0)
-            else:
-                self._gap(at, nan, 0, latency, count)
-
-    def _gap(self, at: float, token: float, tokens: float, emission: float, emissions: float) -> None:
-        ring = self._gaps
-        block = ring.block
-        row = block.head
-        if row == block.size:
-            fresh = ring.next_block()
-            if fresh is None:
-                return
-            block, row = fresh, 0
-        try:
-            _pack_gap(block.buffer, row * _GAP_BYTES, at, token, tokens, emission, emissions)
-        except _BAD_VALUE as error:
-            self._reject(error)
-            return
-        block.head = row + 1
-
-    def _reject(self, error: Exception) -> None:
-        rejected = self._rings.rejected
-        rejected[WRONG_TYPE] = rejected.get(WRONG_TYPE, 0) + 1
-        if self._strict:
-            raise InvalidRecordError(f"record not taken: {error}; see the fields' types in its docstring") from error
-
-
-def _readable(latencies: Latencies) -> bytes | list[tuple[float, float]]:
-    """A copy: packed float64 bytes, or (latency, count) pairs as they came."""
-    if isinstance(latencies, np.ndarray):
-        if latencies.ndim != 1 or latencies.dtype.kind not in "fiu":
-            raise ValueError(
-                f"latencies of {latencies.dtype}, shape {latencies.shape}: expected numbers, one dimension"
-            )
-        return latencies.astype(np.float64, copy=False).tobytes()
-    if len(latencies) and isinstance(latencies[0], tuple):
-        return [(float(latency), float(count)) for latency, count in latencies]  # type: ignore[misc]
-    return _packer(len(latencies))(*latencies)
-
-
-@lru_cache(maxsize=1024)
-def _packer(count: int) -> Callable[..., bytes]:
-    return struct.Struct(f"{count}d").pack

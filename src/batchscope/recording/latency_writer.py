@@ -1,0 +1,106 @@
+"""The part of a writer that takes latencies between tokens: one by one, as pairs, or many at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from math import nan
+
+from batchscope.errors import InvalidRecordError
+from batchscope.recording.packing import BAD_VALUE, GAP_BYTES, pack_gap, readable
+from batchscope.recording.rings import Recording, Rings
+from batchscope.recording.rows import GapColumn
+from batchscope.records import Latencies
+
+WRONG_TYPE = "wrong_type"
+
+
+class LatencyWriter:
+    """What ``Writer`` is made of: its rings, and the latencies between tokens."""
+
+    __slots__ = (
+        "__weakref__", "_batches", "_clock", "_codes", "_default", "_errors", "_gap_log", "_gaps", "_iterations",
+        "_orphans", "_other", "_requests", "_rings", "_strict",
+    )  # fmt: skip
+
+    def __init__(self, shared: Recording, rings: Rings, orphans: deque[Rings]) -> None:
+        self._rings = rings
+        self._orphans = orphans
+        self._clock = shared.clock
+        self._codes = shared.class_codes
+        self._other = shared.other_class
+        self._default = shared.class_codes.get(None, shared.other_class)
+        self._strict = shared.strict
+        self._requests, self._iterations = rings.requests, rings.iterations
+        self._batches, self._gaps, self._errors = rings.batches, rings.gaps, rings.errors
+        self._gap_log = rings.gap_log
+
+    def __del__(self) -> None:
+        # Nobody can write to these rings any more: the next thread continues them, so that
+        # memory follows the number of threads alive at once, not the number ever started.
+        self._orphans.append(self._rings)
+
+    def inter_token_latency(self, latency: float, count: int = 1) -> None:
+        """``count`` tokens, each this long after the one before (an emission of k tokens: gap / k)."""
+        self._gap(self._clock(), latency, count, nan, 0.0)
+
+    def inter_emission_latency(self, latency: float, count: int = 1) -> None:
+        """``count`` emissions (output events), each this long after the one before of its request."""
+        block = self._gaps.block
+        row = block.head
+        if row == block.size:
+            self._gap(self._clock(), nan, 0.0, latency, count)
+            return
+        try:
+            pack_gap(block.buffer, row * GAP_BYTES, self._clock(), nan, 0.0, latency, count)
+        except BAD_VALUE as error:
+            self._reject(error)
+            return
+        block.head = row + 1
+
+    def inter_token_latencies(self, latencies: Latencies) -> None:
+        """Many at once: a list or array of latencies, or (latency, count) pairs."""
+        self._latencies(GapColumn.INTER_TOKEN_LATENCY, latencies)
+
+    def inter_emission_latencies(self, latencies: Latencies) -> None:
+        """Many at once: a list or array of latencies, or (latency, count) pairs."""
+        self._latencies(GapColumn.INTER_EMISSION_LATENCY, latencies)
+
+    def _latencies(self, column: GapColumn, latencies: Latencies) -> None:
+        try:
+            read = readable(latencies)
+        except BAD_VALUE as error:
+            self._reject(error)
+        else:
+            self._take(self._clock(), column, read)
+
+    def _take(self, at: float, column: GapColumn, latencies: bytes | list[tuple[float, float]]) -> None:
+        if isinstance(latencies, bytes):
+            self._gap_log.append(at, column, latencies)
+            return
+        for latency, count in latencies:
+            if column is GapColumn.INTER_TOKEN_LATENCY:
+                self._gap(at, latency, count, nan, 0.0)
+            else:
+                self._gap(at, nan, 0.0, latency, count)
+
+    def _gap(self, at: float, token: float, tokens: float, emission: float, emissions: float) -> None:
+        ring = self._gaps
+        block = ring.block
+        row = block.head
+        if row == block.size:
+            fresh = ring.next_block()
+            if fresh is None:
+                return
+            block, row = fresh, 0
+        try:
+            pack_gap(block.buffer, row * GAP_BYTES, at, token, tokens, emission, emissions)
+        except BAD_VALUE as error:
+            self._reject(error)
+            return
+        block.head = row + 1
+
+    def _reject(self, error: Exception) -> None:
+        rejected = self._rings.rejected
+        rejected[WRONG_TYPE] = rejected.get(WRONG_TYPE, 0) + 1
+        if self._strict:
+            raise InvalidRecordError(f"record not taken: {error}; see the fields' types in its docstring") from error
