@@ -72,7 +72,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Batch utilization", "Slots taken / slots, over busy time, of all engines.", "percentunit",
             (Query(
-                f"sum({rate('scheduled_request_seconds_total')}) / sum({rate('slot_seconds_total')})", "utilization"
+                f"sum({rate('used_slot_seconds_total')}) / sum({rate('slot_seconds_total')})", "utilization"
             ),), single=True,
         ),
         Panel(

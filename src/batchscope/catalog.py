@@ -166,6 +166,7 @@ _COUNTERS = (
         "totals.lost_slot_seconds_by_limiter", "limited_by",
     ),
     _counter("slot_seconds", "seconds", "Request slots x time in iterations: the capacity.", "totals.slot_seconds"),
+    _counter("used_slot_seconds", "seconds", "Request slots taken x time in iterations.", "totals.used_slot_seconds"),
     _counter(
         "scheduled_request_seconds", "seconds", "Requests in the batch x time in iterations.",
         "totals.scheduled_request_seconds",

@@ -64,13 +64,12 @@ class SchedulerMetricsCollector:
         clock: Clock = time.monotonic,
     ) -> None:
         self.configuration = configuration or MetricsConfiguration.DEFAULT
-        self.limits = limits or SchedulerLimits()
         self.labels = _checked_labels(labels or {})
         self.role = role
         self.engine = EngineInfo()
         self.definitions: dict[str, str] = {}
         self._closed = False
-        self._draining = Draining(self.configuration, self.limits, clock)
+        self._draining = Draining(self.configuration, limits or SchedulerLimits(), clock)
         self._local = self._draining.writers.local
         self._own_writer = self._draining.writers.own
         self._eager = self.configuration.strict
@@ -131,6 +130,15 @@ class SchedulerMetricsCollector:
         could not be sampled and why, by name, and stay until they are reported again; an empty text ends one.
         """
         self._draining.record_resources(samples, facts or {}, interval)
+
+    def set_limits(self, limits: SchedulerLimits) -> None:
+        """The engine's limits became known, or changed: utilization is measured against them from now on."""
+        self._draining.set_limits(limits)
+
+    @property
+    def limits(self) -> SchedulerLimits:
+        """What utilization is measured against."""
+        return self._draining.limits
 
     def attach(self, source: Source) -> Recording:
         """Drain ``source`` (a tracker) with everything else from now on."""

@@ -130,6 +130,16 @@ class Draining:
         if refused and self.configuration.strict:
             raise InvalidRecordError(f"resource sample rejected: {self.state.rejections.last}")
 
+    def set_limits(self, limits: SchedulerLimits) -> None:
+        """Measure against other limits from now on; what was recorded before keeps the old ones."""
+        with self.lock:
+            self.drain()
+            self.limits = limits
+            self.state.iterations.limits = limits
+            self.shared = self.shared._replace(limits=limits)
+            for source in self.sources:
+                source.set_limits(limits)
+
     def cut(self) -> Cut:
         """Everything recorded so far, drained, and what it is read with; the lock is held."""
         now = self.drain()

@@ -88,7 +88,7 @@ def test_counts_equal_the_collectors_to_the_unit(fleet, prometheus, expression, 
 
 def test_utilization_and_limiters_of_the_fleet_come_from_counters(fleet, prometheus):
     merged = fleet.merged()
-    utilization = "sum(batchscope_scheduled_request_seconds_total) / sum(batchscope_slot_seconds_total)"
+    utilization = "sum(batchscope_used_slot_seconds_total) / sum(batchscope_slot_seconds_total)"
     assert prometheus.value(utilization) == pytest.approx(merged.iteration_stats.time_weighted_utilization, rel=1e-9)
     shares = prometheus.query(
         "sum by (limited_by) (batchscope_iteration_busy_seconds_total)"

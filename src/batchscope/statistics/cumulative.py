@@ -90,7 +90,8 @@ def totals(state: State, limits: SchedulerLimits, classes: Sequence[str], counte
         running_request_seconds=iterations.running_seconds,
         waiting_request_seconds=iterations.waiting_seconds,
         scheduled_request_seconds=iterations.scheduled_seconds,
-        slot_seconds=busy * (limits.max_running_requests or 0),
+        slot_seconds=iterations.slot_seconds,
+        used_slot_seconds=iterations.used_slot_seconds,
         rank_seconds=elapsed * iterations.clock.ranks,
         errors_by_type=dict(state.errors.by_type),
         slo_requests={

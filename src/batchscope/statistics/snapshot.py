@@ -12,6 +12,7 @@ from batchscope.aggregation.exponential_histogram import ExponentialHistogram
 from batchscope.configuration import SchedulerLimits
 from batchscope.errors import DecodeError
 from batchscope.records import EngineInfo
+from batchscope.statistics.readable import readable_document
 from batchscope.statistics.summaries import (
     BatchStatistics,
     EnergyStatistics,
@@ -71,12 +72,16 @@ class MetricsSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     merged_from: list[str] = []
 
     def to_json(self, *, histograms: bool = False, indent: int = 0) -> bytes:
-        """The JSON document (UTF-8): keys are the field names, ``nan`` is ``null``.
+        """The JSON document (UTF-8): keys are the field names, ``nan`` is ``null``; lone surrogates are spelled out.
 
         Histograms are left out unless asked for: they are what makes a document mergeable.
         """
         document = self if histograms else msgspec.structs.replace(self, histograms={}, windowed_histograms={})
-        encoded = msgspec.json.encode(document, enc_hook=_encode_histogram)
+        try:
+            encoded = msgspec.json.encode(document, enc_hook=_encode_histogram)
+        except UnicodeEncodeError:  # one error name that is no UTF-8 must not cost the document, nor all that follow
+            plain = msgspec.to_builtins(document, enc_hook=_encode_histogram)
+            encoded = msgspec.json.encode(readable_document(plain))
         return msgspec.json.format(encoded, indent=indent) if indent else encoded
 
     @staticmethod
