@@ -54,7 +54,7 @@ class State:
         for block in drained:
             if isinstance(block, Gaps):
                 self._count_gaps(block, now, sinks)
-            else:
+            elif len(block.values):
                 by_kind.setdefault(block.kind, []).append(block)
         for kind in _ORDER:
             if kind in by_kind:

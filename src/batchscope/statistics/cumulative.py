@@ -151,6 +151,8 @@ def gauges(
         waiting = max(in_flight - running - (_whole(said(C.DEFERRED_REQUESTS)) or 0), 0)
         if in_flight == 0 and last is not None and not math.isnan(last[C.KV_CACHE_USAGE]):
             kv_cache_usage = 0.0
+    # A source that does not know who waits says nan: then nobody knows for all.
+    tells = bool(live) and not any(math.isnan(part.oldest_waiting) for part in live)
     oldest = min((part.oldest_waiting for part in live), default=math.inf)
     return Gauges(
         requests_in_flight=in_flight,
@@ -160,9 +162,9 @@ def gauges(
         requests_overdue={
             name: sum(part.overdue[code] for part in live)
             for code, (name, wanted) in enumerate(targets.items())
-            if wanted.declared and live
+            if wanted.declared and tells
         },
-        oldest_waiting_seconds=max(now - oldest, 0.0) if math.isfinite(oldest) else (0.0 if live else math.nan),
+        oldest_waiting_seconds=(max(now - oldest, 0.0) if math.isfinite(oldest) else 0.0) if tells else math.nan,
         seconds_since_last_iteration=max(age, 0.0),
         kv_cache_usage=kv_cache_usage,
         memory_bytes_used=_whole(said(C.MEMORY_BYTES_USED)),

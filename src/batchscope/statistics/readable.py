@@ -6,7 +6,7 @@ from typing import Any
 
 
 def readable(text: str) -> str:
-    """``text``, with each lone surrogate as ``\\udc80`` in letters: different texts stay different."""
+    """``text``, with each lone surrogate as an escape in letters: different texts stay different."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
