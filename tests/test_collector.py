@@ -536,7 +536,7 @@ def test_contradiction_12_error_names_are_cut_at_120_characters():
 
 
 def test_contradiction_12_exceptions_are_never_kept():
-    class Tensor(Exception):  # noqa: N818
+    class Tensor(Exception):
         pass
 
     collector, _ = make()

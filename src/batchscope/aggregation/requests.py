@@ -41,8 +41,8 @@ AT_FINISH = {
     "preempted_time": C.PREEMPTED_TIME,
 }
 """Observed at the finish, of completed requests."""
-SERVER_TIME_PER_OUTPUT_TOKEN = "server_time_per_output_token"
-"""OpenTelemetry's: (request duration - time to first token) / (tokens - 1), of completed requests; exported there only."""
+SERVER_TPOT = "server_time_per_output_token"
+"""OpenTelemetry's: (request duration - time to first token) / (tokens - 1), of completed requests; for OTLP only."""
 BY_CLASS = {
     "queue_time": None,
     "time_to_first_token": "time_to_first_token",
@@ -206,7 +206,7 @@ class RequestAggregate:
             if not len(after):
                 return
         values = after / (tokens - 1)
-        instrument = self.instruments[SERVER_TIME_PER_OUTPUT_TOKEN][""]
+        instrument = self.instruments[SERVER_TPOT][""]
         instrument.hold(Observations(values, None, at, float(values.min()), float(values.max())))
 
     def _instrument(self, name: str, class_name: str) -> Instrument:
@@ -246,7 +246,7 @@ def _derive(values: Floats) -> None:
 
 def _instruments(classes: ClassNames, scale: int) -> dict[str, dict[str, Instrument]]:
     instruments: dict[str, dict[str, Instrument]] = {}
-    for name in (*AT_START, *AT_FINISH, SERVER_TIME_PER_OUTPUT_TOKEN):
+    for name in (*AT_START, *AT_FINISH, SERVER_TPOT):
         if name not in BY_CLASS:
             instruments[name] = {"": Instrument(scale)}
             continue

@@ -64,8 +64,8 @@ GEN_AI_METRICS = (
 """The model server metrics of the GenAI semantic conventions (status: development), all in seconds.
 
 Source: https://github.com/open-telemetry/semantic-conventions-genai, docs/gen-ai/gen-ai-metrics.md. The convention's
-time per output token is (request duration - time to first token) / (tokens - 1): a histogram of its own beside ours, which
-ends at the last emission.
+time per output token is (request duration - time to first token) / (tokens - 1): a histogram of its own beside
+ours, which ends at the last emission.
 """
 
 
