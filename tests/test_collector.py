@@ -22,6 +22,7 @@ from batchscope import (
     SloTargets,
 )
 from batchscope.recording.rows import Gaps, Kind, Rows
+from batchscope.records import EngineInfo
 from spec.fakes import EOS, iteration, make, request
 
 LIMITS = SchedulerLimits(max_running_requests=8, max_scheduled_tokens=100, kv_cache_blocks=10)
@@ -663,3 +664,20 @@ def test_limits_that_become_known_later_hold_from_then_on():
     assert snapshot.batch_stats.average_utilization == 0.5
     collector.set_limits(SchedulerLimits(max_running_requests=4))
     assert collector.get_snapshot().totals.slot_seconds == 16.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [({"role": None}, "role"), ({"labels": {"model": "x" * 1025}}, "labels"), ({"labels": {"model": 7}}, "labels")],
+)
+def test_texts_that_every_scrape_repeats_are_checked(arguments, field):
+    with pytest.raises(ConfigurationError, match=rf"{field}.* at most 1024 characters"):
+        SchedulerMetricsCollector(**arguments)
+
+
+@pytest.mark.parametrize("engine", [None, "vllm", EngineInfo(kind=None), EngineInfo("vllm", "1" * 2000)])
+def test_an_engine_is_an_engine_info_of_texts(engine):
+    collector = SchedulerMetricsCollector()
+    with pytest.raises(ConfigurationError, match="engine"):
+        collector.engine = engine
+    assert collector.engine == EngineInfo()

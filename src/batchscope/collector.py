@@ -39,6 +39,7 @@ from batchscope.statistics.summaries import (
     RequestStatistics,
 )
 
+_MAX_TEXT = 1024
 _collectors: weakref.WeakSet[SchedulerMetricsCollector] = weakref.WeakSet()
 
 
@@ -65,8 +66,8 @@ class SchedulerMetricsCollector:
     ) -> None:
         self.configuration = configuration or MetricsConfiguration.DEFAULT
         self.labels = _checked_labels(labels or {})
-        self.role = role
-        self.engine = EngineInfo()
+        self.role = _checked_text("role", role)
+        self._engine = EngineInfo()
         self.definitions: dict[str, str] = {}
         self._closed = False
         self._draining = Draining(self.configuration, limits or SchedulerLimits(), clock)
@@ -139,6 +140,19 @@ class SchedulerMetricsCollector:
     def limits(self) -> SchedulerLimits:
         """What utilization is measured against."""
         return self._draining.limits
+
+    @property
+    def engine(self) -> EngineInfo:
+        """Which engine the numbers are of; set it to say so. ConfigurationError for anything but an EngineInfo."""
+        return self._engine
+
+    @engine.setter
+    def engine(self, engine: EngineInfo) -> None:
+        if not isinstance(engine, EngineInfo):
+            raise ConfigurationError("engine", engine, 'an EngineInfo, such as EngineInfo("vllm", "0.32.0")')
+        _checked_text("engine.kind", engine.kind)
+        _checked_text("engine.version", engine.version)
+        self._engine = engine
 
     def attach(self, source: Source) -> Recording:
         """Drain ``source`` (a tracker) with everything else from now on."""
@@ -256,6 +270,13 @@ def _checked_labels(labels: Mapping[str, str]) -> dict[str, str]:
     for name, value in labels.items():
         if not isinstance(name, str) or not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name) or name.startswith("__"):
             raise ConfigurationError("labels", name, "label names of letters, digits and _, not starting with __")
-        if not isinstance(value, str):
-            raise ConfigurationError(f"labels[{name!r}]", value, "a text")
+        _checked_text(f"labels[{name!r}]", value)
     return dict(labels)
+
+
+def _checked_text(field: str, value: str) -> str:
+    """Every scrape repeats it on every series."""
+    if not isinstance(value, str) or len(value) > _MAX_TEXT:
+        shown = value if not isinstance(value, str) else f"{value[:40]}... ({len(value)} characters)"
+        raise ConfigurationError(field, shown, f"a text of at most {_MAX_TEXT} characters")
+    return value
