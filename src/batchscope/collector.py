@@ -21,6 +21,7 @@ from batchscope.detailed_log import DetailedLog
 from batchscope.errors import ConfigurationError, InvalidRecordError
 from batchscope.recording.rings import Recording, Rings
 from batchscope.recording.source import Source
+from batchscope.recording.unread import Unread
 from batchscope.recording.writer import Writer
 from batchscope.records import BatchMetrics, IterationMetrics, IterationResult, RequestMetrics, RequestResult
 from batchscope.statistics.build import Cut, Identity, build_snapshot, read_cumulative
@@ -173,9 +174,9 @@ class SchedulerMetricsCollector:
 
     # Draining.
 
-    def _drained(self) -> Iterator[Drained]:
+    def _drained(self) -> Iterator[Unread | Drained]:
         for rings in list(self._rings):
-            yield from rings.drain()
+            yield from rings.unread()
         for source in self._sources:
             yield from source.drain()
 
@@ -311,8 +312,7 @@ class SchedulerMetricsCollector:
         for source in self._sources:
             source.after_fork()
         for rings in self._rings:
-            for _ in rings.drain():
-                pass
+            rings.discard()
         self._begin()
         if self._log is not None:
             self._log.forget()

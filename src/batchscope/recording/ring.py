@@ -12,45 +12,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
-import numpy as np
+from batchscope.recording.block import Block, Layout, block_of, packed_whole
+from batchscope.recording.rows import Kind
+from batchscope.recording.unread import Part, Unread
 
-from batchscope.recording.rows import COLUMNS, NOT_GIVEN, Floats, Kind, Rows
-
-UNREAD_BLOCKS_BEFORE_RELIEF = 4
 _PAUSES = 100
 _PAUSE_SECONDS = 0.0005
-
-
-class Block:
-    """``size`` rows of ``width`` words, with an object a row beside them; ``loose`` rows hold floats only."""
-
-    __slots__ = ("buffer", "head", "loose", "next", "objects", "read", "size", "values", "whole")
-
-    def __init__(self, size: int, width: int) -> None:
-        self.buffer = bytearray(size * width * 8)
-        self.values = np.frombuffer(self.buffer, dtype=np.float64).reshape(size, width)
-        self.whole = self.values.view(np.int64)
-        self.objects: list[Any] = [None] * size
-        self.loose: list[int] = []
-        self.size = size
-        self.head = 0
-        self.read = 0
-        self.next: Block | None = None
-
-
-class Layout(NamedTuple):
-    """How rows of a kind are packed: their first ``packed`` columns, those of ``whole`` as int64.
-
-    ``optional``: whole ones that may be ``NOT_GIVEN``. A row that does not fit (a count that is no integer) is
-    packed as floats alone, and named in its block's ``loose``.
-    """
-
-    packed: int
-    whole: tuple[slice, ...] = ()
-    optional: slice = slice(0, 0)
 
 
 class Ring:
@@ -68,6 +37,7 @@ class Ring:
         "_layout",
         "_max_blocks",
         "_patient",
+        "_relief_at",
         "_relieve",
         "block",
         "dropped",
@@ -84,7 +54,7 @@ class Ring:
         layout: Layout | None = None,
     ) -> None:
         self.kind = kind
-        self._layout = layout or Layout(len(COLUMNS[kind]))
+        self._layout = layout or packed_whole(kind)
         self.dropped = 0
         self._patient = True
         self.block = Block(0, self._layout.packed)  # full from the first: memory comes with the first record
@@ -93,11 +63,12 @@ class Ring:
         self._allocated = 0
         self._block_rows = block_rows
         self._max_blocks = max_blocks
+        self._relief_at = max_blocks - max_blocks // 5
         self._relieve = relieve
 
     def next_block(self) -> Block | None:
         """Writer: the current block is full; link an empty one, or count a dropped record and give None."""
-        if self._allocated - len(self._free) >= UNREAD_BLOCKS_BEFORE_RELIEF:
+        if self._allocated - len(self._free) >= self._relief_at:
             self._relieve()
         fresh = self._take() or self._wait()
         if fresh is None:
@@ -133,46 +104,28 @@ class Ring:
         if self._allocated >= self._max_blocks:
             return None
         self._allocated += 1
-        return Block(self._block_rows, self._layout.packed)
+        return block_of(self.kind, self._block_rows, self._layout)
 
-    def drain(self) -> Iterator[Rows]:
-        """Reader: a copy of all rows published so far, oldest first, in columns; consume it whole."""
+    def unread(self) -> Unread | None:
+        """Reader: all rows published so far, oldest first, for it to take; None with none."""
+        self.release()
         block: Block | None = self._first
-        chain: list[tuple[Block, int]] = []
+        parts: deque[Part] = deque()
         while block is not None:
             following = block.next  # before head: see the module's text
-            chain.append((block, block.head))
+            head = block.head
+            if head > block.read:
+                parts.append((block, block.read, head))
             block = following
-        parts = [(block, block.read, head) for block, head in chain if head > block.read]
-        if parts:
-            yield self._copied(parts)
-        self._first, read = chain.pop()
-        self._first.read = read
-        for block, _ in chain:
+        return Unread(self.kind, self._layout, parts, self.release) if parts else None
+
+    def release(self) -> None:
+        """Reader: blocks that are read to their end and have a following one go back to the writer."""
+        while self._first.read == self._first.size and self._first.next is not None:
+            block = self._first
+            self._first = self._first.next
             if block.size:
+                if block.objects:
+                    block.objects = [None] * block.size  # no request id is kept for a place in a ring
                 block.read = 0
                 self._free.append(block)
-
-    def _copied(self, parts: list[tuple[Block, int, int]]) -> Rows:
-        """One array of all parts: each column lies contiguous, so that each of the drain's passes is short."""
-        columns = np.empty((len(COLUMNS[self.kind]), sum(stop - start for _, start, stop in parts)))
-        columns[self._layout.packed :] = 0.0
-        objects: list[Any] = []
-        at = 0
-        for block, start, stop in parts:
-            self._unpack(block, start, stop, columns[:, at : at + stop - start])
-            objects += block.objects[start:stop]
-            at += stop - start
-        return Rows(self.kind, columns.T, objects)
-
-    def _unpack(self, block: Block, start: int, stop: int, columns: Floats) -> None:
-        packed, whole, optional = self._layout
-        columns[:packed] = block.values[start:stop].T
-        for part in whole:
-            columns[part] = block.whole[start:stop, part].T
-        missing = columns[optional] == NOT_GIVEN
-        if missing.any():
-            columns[optional][missing] = np.nan
-        for row in block.loose if whole else ():
-            if start <= row < stop:
-                columns[:packed, row - start] = block.values[row]
