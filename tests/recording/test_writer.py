@@ -141,3 +141,44 @@ def test_an_iteration_that_is_rejected_leaves_no_latency_behind(collector):
     collector.writer().iteration(0, 1, 1, 0, 0.5, inter_token_latencies=[0.5], inter_emission_latencies=["x"])
     assert rejected(collector) == {"wrong_type": 1}
     assert collector.get_request_statistics().inter_token_latency.count == 0
+
+
+@pytest.mark.parametrize("said", ["positional", "record"])
+def test_counts_that_are_no_integers_are_taken_as_the_numbers_they_are(collector, said):
+    writer = collector.writer()
+
+    def request(*fields, **named):
+        writer.request(*fields, **named) if said == "positional" else writer.request_result(
+            RequestResult(*fields, **named)
+        )
+
+    request("whole", 3.0, EOS, 2.0, prompt_tokens=np.float64(7), cached_tokens=None, preemptions=np.int64(1))
+    request("int", 3, EOS, 2.0, prompt_tokens=7, preemptions=True)
+    request("half", 3, EOS, 2.0, prompt_tokens=7.5)
+    request("nan", math.nan, EOS, 2.0)
+    request("huge", 3, EOS, 2.0, prompt_tokens=1 << 70)
+    request("below", -1, EOS, 2.0)
+    request("text", 3, EOS, 2.0, prompt_tokens="7")
+    assert rejected(collector) == {"not_whole": 1, "not_a_number": 1, "too_large": 1, "negative": 1, "wrong_type": 1}
+    first, second = collector.request_samples()
+    assert [first.request_id, second.request_id] == ["whole", "int"]
+    for kept in (first, second):
+        assert (kept.tokens_generated, kept.prompt_tokens, kept.cached_tokens, kept.preemptions) == (3, 7, None, 1)
+
+
+def test_rows_of_a_block_that_is_used_again_are_not_taken_for_those_it_held(collector):
+    writer = collector.writer()
+    for number in range(20_000):
+        writer.request(number, 3.0 if number < 3000 and number % 2 else 3, EOS, 2.0)
+    totals = collector.get_snapshot().totals
+    assert (totals.generation_tokens, totals.dropped_records, totals.rejected_records) == (60_000, 0, {})
+
+
+def test_instants_beyond_what_windows_resolve_are_counted_in_no_window_and_break_nothing(collector):
+    writer = collector.writer()
+    writer.request("long ago", 1, EOS, 2.0, finished_at=-1e300)
+    writer.iteration(0, 1, 1, 0, 0.5, finished_at=-1e300, inter_token_latencies=[0.5])
+    snapshot = collector.get_snapshot()
+    assert snapshot.request_stats.total_requests == snapshot.iteration_stats.total_iterations == 1
+    assert snapshot.window.requests == snapshot.window.iterations == 0
+    assert snapshot.request_stats.inter_token_latency.count == 1

@@ -168,8 +168,8 @@ class RequestTracker:
                 float(now),
                 _whole(slot),
                 REASON_CODES[reason],
-                _optional(cached_tokens),
-                _optional(recomputed_tokens),
+                nan if cached_tokens is None else float(operator.index(cached_tokens)),
+                nan if recomputed_tokens is None else float(operator.index(recomputed_tokens)),
             )
         except _BAD_VALUE as error:
             self._misuse(error)
@@ -248,10 +248,6 @@ class RequestTracker:
 def _whole(slot: int) -> int:
     handle = operator.index(slot)
     return handle if handle.bit_length() < 64 else FREE  # no slot is that large: stale
-
-
-def _optional(count: int | None) -> float:
-    return nan if count is None else float(operator.index(count))
 
 
 def _packed(values: Whole) -> bytes:
