@@ -194,13 +194,15 @@ class SchedulerMetricsCollector:
                 self._sinks.remove(sink)
                 self.writer().error("sink_failed", error)
 
-    def _relieve(self) -> None:
-        """A producer's memory runs full and nobody reads: drain, unless somebody does already."""
-        if self._lock.acquire(blocking=False):
-            try:
-                self._drain()
-            finally:
-                self._lock.release()
+    def _relieve(self) -> bool:
+        """A producer's memory runs full and nobody reads: drain, unless somebody does already (False)."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            self._drain()
+        finally:
+            self._lock.release()
+        return True
 
     def _check(self) -> None:
         """Strict mode: drain at once, and raise if a record was rejected."""

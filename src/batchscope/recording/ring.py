@@ -20,6 +20,7 @@ from batchscope.recording.unread import Part, Unread
 
 _PAUSES = 100
 _PAUSE_SECONDS = 0.0005
+_DROPS_A_PAUSE = 512
 
 
 class Ring:
@@ -68,8 +69,8 @@ class Ring:
 
     def next_block(self) -> Block | None:
         """Writer: the current block is full; link an empty one, or count a dropped record and give None."""
-        if self._allocated - len(self._free) >= self._relief_at:
-            self._relieve()
+        if self._allocated - len(self._free) >= self._relief_at and self._relieve() is False and self._patient:
+            time.sleep(_PAUSE_SECONDS)  # somebody else drains: they need the GIL more than we do
         fresh = self._take() or self._wait()
         if fresh is None:
             self.dropped += 1
@@ -82,9 +83,10 @@ class Ring:
         """All memory is full while somebody drains: let them have the GIL, once, for a bounded time.
 
         Only writers that outrun the drain by a whole ring (hundreds of thousands of records a second) come
-        here; if the drain is stuck, the writer does not wait for it again until it has moved.
+        here; if the drain is stuck, the writer drops at its own pace until it has moved, but for a short pause
+        now and then: a writer that only drops would keep the GIL from it.
         """
-        for _ in range(_PAUSES if self._patient else 0):
+        for _ in range(_PAUSES if self._patient else self.dropped % _DROPS_A_PAUSE == 0):
             time.sleep(_PAUSE_SECONDS)
             self._relieve()
             fresh = self._take()

@@ -14,7 +14,7 @@ from batchscope.recording.ring import Ring
 from batchscope.recording.rows import GapColumn, Gaps, IterationColumn, Kind, RequestColumn
 from batchscope.recording.unread import Unread
 
-_BLOCK_ROWS = {Kind.REQUEST: 512, Kind.ITERATION: 256, Kind.BATCH: 512, Kind.GAP: 1024, Kind.ERROR: 128}
+_BLOCK_ROWS = {Kind.REQUEST: 512, Kind.ITERATION: 256, Kind.BATCH: 512, Kind.GAP: 1024, Kind.ERROR: 512}
 _MAX_BLOCKS = 10
 _OPTIONAL_COUNTS = slice(RequestColumn.PROMPT_TOKENS, RequestColumn.PREEMPTIONS + 1)
 _TOKENS = slice(RequestColumn.TOKENS_GENERATED, RequestColumn.TOKENS_GENERATED + 1)
