@@ -20,41 +20,42 @@ from batchscope.recording.unread import Given, Unread
 MOST_ROWS = 4096
 """Rows at once: their columns fit a processor's cache, and numpy's price a call is small beside them."""
 _FEWEST = 64
-_NO_VALUES = np.empty(0)
 
 
 class Scratch:
-    """Memory for a block of rows and for the same in order: as much as the largest so far needed.
-
-    ``kept``: what is given out is to stay as it is, so it is new each time.
-    """
+    """Memory for a block of rows: as much as the largest so far needed."""
 
     def __init__(self) -> None:
-        self._buffers = [_NO_VALUES, _NO_VALUES]
+        self._buffer = np.empty(0)
 
-    def columns(self, kind: Kind, rows: int, *, place: int = 0, kept: bool = False) -> Floats:
-        """An array of (columns of ``kind``, ``rows``) with any content; of ``place`` 0 or 1, which do not overlap."""
-        shape = len(COLUMNS[kind]), rows
-        if kept:
-            return np.empty(shape)
-        needed = shape[0] * rows
-        if needed > len(self._buffers[place]):
-            self._buffers[place] = np.empty(shape[0] * max(_FEWEST, min(2 * rows, MOST_ROWS)))
-        return self._buffers[place][:needed].reshape(shape)
+    def columns(self, kind: Kind, rows: int) -> Floats:
+        """An array of (columns of ``kind``, ``rows``) with any content, good until the next one is asked for."""
+        width = len(COLUMNS[kind])
+        if width * rows > len(self._buffer):
+            self._buffer = np.empty(width * max(_FEWEST, min(2 * rows, MOST_ROWS)))
+        return self._buffer[: width * rows].reshape(width, rows)
+
+
+class Lasting(Scratch):
+    """New memory each time, for whoever keeps what he is given."""
+
+    def columns(self, kind: Kind, rows: int) -> Floats:
+        """As ``Scratch.columns``, and good for ever."""
+        return np.empty((len(COLUMNS[kind]), rows))
 
 
 def in_order(
-    streams: Sequence[Unread | Given], now: float, scratch: Scratch, *, kept: bool = False, most: int = MOST_ROWS
+    streams: Sequence[Unread | Given], now: float, scratch: Scratch, *, most: int = MOST_ROWS
 ) -> Iterator[Rows]:
     """Blocks of at most ``most`` rows by instant; an instant of another clock, later than now, counts as now.
 
-    A block is good until the next one is asked for, if it is not to be ``kept``.
+    A block lies in ``scratch``.
     """
     streams = [stream for stream in streams if stream.size]
     while streams:
         count = min(sum([stream.size for stream in streams]), most)
-        columns = scratch.columns(streams[0].kind, count, kept=kept)
-        yield _sorted(_taken(streams, _shares(streams, now, count), columns), now, scratch, kept)
+        columns = scratch.columns(streams[0].kind, count)
+        yield _sorted(_taken(streams, _shares(streams, now, count), columns), now)
         streams = [stream for stream in streams if stream.size]
 
 
@@ -87,13 +88,13 @@ def _taken(streams: Sequence[Unread | Given], shares: list[int], columns: Floats
     return Rows(streams[0].kind, columns.T, objects)
 
 
-def _sorted(rows: Rows, now: float, scratch: Scratch, kept: bool) -> Rows:  # noqa: FBT001
+def _sorted(rows: Rows, now: float) -> Rows:
     kind, values, objects = rows
     at = values[:, 0]
     at.clip(-FURTHEST, now, out=at)
     if len(values) < 2 or (at[1:] >= at[:-1]).all():
         return rows
     order = at.argsort(kind="stable")
-    ordered = scratch.columns(kind, len(values), place=1, kept=kept)
-    values.T.take(order, axis=1, out=ordered, mode="clip")  # the other modes copy once more
-    return Rows(kind, ordered.T, objects and list(map(objects.__getitem__, order.tolist())))
+    for column in values.T:  # one by one: the copy of all would be as large as the block
+        column[:] = column.take(order)
+    return Rows(kind, values, objects and list(map(objects.__getitem__, order.tolist())))

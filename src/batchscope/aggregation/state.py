@@ -14,7 +14,7 @@ from batchscope.aggregation.checks import NOT_WHOLE, Rejections, acceptable
 from batchscope.aggregation.failures import ErrorAggregate
 from batchscope.aggregation.instrument import Instrument
 from batchscope.aggregation.iterations import IterationAggregate
-from batchscope.aggregation.ordering import Scratch, in_order
+from batchscope.aggregation.ordering import Lasting, Scratch, in_order
 from batchscope.aggregation.requests import ClassNames, RequestAggregate
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
 from batchscope.recording.rows import Floats, GapColumn, Gaps, Kind, Rows
@@ -52,11 +52,11 @@ class State:
                 self._count_gaps(block, now, sinks)
             else:
                 by_kind.setdefault(block.kind, []).append(Given(block) if isinstance(block, Rows) else block)
-        kept = bool(sinks)  # whoever is given rows may keep them
+        scratch = Lasting() if sinks else self._scratch  # whoever is given rows may keep them
         for kind in _ORDER:
-            for rows in in_order(by_kind.get(kind, ()), now, self._scratch, kept=kept):
+            for rows in in_order(by_kind.get(kind, ()), now, scratch):
                 self._publish(self._count(rows), sinks)
-        for rows in in_order(by_kind.get(Kind.GAP, ()), now, self._scratch, kept=kept):
+        for rows in in_order(by_kind.get(Kind.GAP, ()), now, scratch):
             for gaps in _pairs(rows.values, self.rejections):
                 self._count_gaps(gaps, now, sinks)
         for streams in by_kind.values():
