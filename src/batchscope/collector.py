@@ -19,6 +19,7 @@ from batchscope.clock import Clock, WallClock
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
 from batchscope.detailed_log import DetailedLog
 from batchscope.errors import ConfigurationError, InvalidRecordError
+from batchscope.recording.ring import Pressure
 from batchscope.recording.rings import Recording, Rings
 from batchscope.recording.source import Source
 from batchscope.recording.unread import Unread
@@ -75,7 +76,7 @@ class SchedulerMetricsCollector:
         strict = self.configuration.strict
         self._shared = Recording(
             clock, self._classes.codes, self._classes.other, strict, self._check if strict else self._relieve,
-            self.limits, eager=strict,
+            self.limits, eager=strict, pressure=Pressure(),
         )  # fmt: skip
         self._start()
         self._begin()

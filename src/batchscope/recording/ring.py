@@ -23,6 +23,18 @@ _PAUSE_SECONDS = 0.0005
 _DROPS_A_PAUSE = 512
 
 
+class Pressure:
+    """Whether some writer of a collector has no room left: then all of them leave the GIL to whoever drains.
+
+    Writers set ``full``, the reader clears it; a store that is lost to a race costs a short pause, or saves one.
+    """
+
+    __slots__ = ("full",)
+
+    def __init__(self) -> None:
+        self.full = False
+
+
 class Ring:
     """A chain of blocks of one kind of record, made when first used and bounded by ``max_blocks``.
 
@@ -38,6 +50,7 @@ class Ring:
         "_layout",
         "_max_blocks",
         "_patient",
+        "_pressure",
         "_relief_at",
         "_relieve",
         "block",
@@ -53,6 +66,7 @@ class Ring:
         max_blocks: int,
         relieve: Callable[[], object],
         layout: Layout | None = None,
+        pressure: Pressure | None = None,
     ) -> None:
         self.kind = kind
         self._layout = layout or packed_whole(kind)
@@ -66,10 +80,12 @@ class Ring:
         self._max_blocks = max_blocks
         self._relief_at = max_blocks - max_blocks // 5
         self._relieve = relieve
+        self._pressure = pressure or Pressure()
 
     def next_block(self) -> Block | None:
         """Writer: the current block is full; link an empty one, or count a dropped record and give None."""
-        if self._allocated - len(self._free) >= self._relief_at and self._relieve() is False and self._patient:
+        due = self._allocated - len(self._free) >= self._relief_at or self._pressure.full
+        if due and self._relieve() is False and self._patient:
             time.sleep(_PAUSE_SECONDS)  # somebody else drains: they need the GIL more than we do
         fresh = self._take() or self._wait()
         if fresh is None:
@@ -86,6 +102,7 @@ class Ring:
         here; if the drain is stuck, the writer drops at its own pace until it has moved, but for a short pause
         now and then: a writer that only drops would keep the GIL from it.
         """
+        self._pressure.full = True
         for _ in range(_PAUSES if self._patient else self.dropped % _DROPS_A_PAUSE == 0):
             time.sleep(_PAUSE_SECONDS)
             self._relieve()
@@ -123,6 +140,7 @@ class Ring:
 
     def release(self) -> None:
         """Reader: blocks that are read to their end and have a following one go back to the writer."""
+        self._pressure.full = False
         while self._first.read == self._first.size and self._first.next is not None:
             block = self._first
             self._first = self._first.next

@@ -10,7 +10,7 @@ import numpy as np
 from batchscope.clock import Clock
 from batchscope.configuration import SchedulerLimits
 from batchscope.recording.block import Layout
-from batchscope.recording.ring import Ring
+from batchscope.recording.ring import Pressure, Ring
 from batchscope.recording.rows import GapColumn, Gaps, IterationColumn, Kind, RequestColumn
 from batchscope.recording.unread import Unread
 
@@ -43,6 +43,7 @@ class Recording(NamedTuple):
     relieve: Callable[[], object]
     limits: SchedulerLimits = SchedulerLimits()
     eager: bool = False
+    pressure: Pressure | None = None
 
 
 class GapLog:
@@ -95,7 +96,7 @@ class Rings:
         def ring(kind: Kind) -> Ring:
             return Ring(
                 kind, block_rows=_BLOCK_ROWS[kind], max_blocks=_MAX_BLOCKS, relieve=shared.relieve,
-                layout=_LAYOUTS.get(kind),
+                layout=_LAYOUTS.get(kind), pressure=shared.pressure,
             )  # fmt: skip
 
         self.requests = ring(Kind.REQUEST)
