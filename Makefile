@@ -1,15 +1,16 @@
 # On a machine with python3 >= 3.11 and make, nothing else:
 #   make demo     a simulated engine serves a built-in workload; ends with the report
 #   make test     the whole test suite
-# For developers: make check (all that CI asks for), make bench, make report-image, make clean.
+# For developers: make check (lint, wheel, tests), make engines (real engines), make bench, make report-image, make clean.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := build/bench
 READY := $(VENV)/.ready
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check lint package bench report-image clean
+.PHONY: demo test check lint package engines bench bench-docs report-image clean
 
 demo: $(READY)
 	@$(BIN)/batchscope demo
@@ -34,11 +35,22 @@ package: $(READY)
 	build/smoke/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	cd build && smoke/bin/python ../tests/cli/smoke.py smoke/bin/batchscope
 
-bench: $(READY)
-	$(BIN)/python benchmarks/recording.py
-	$(BIN)/python benchmarks/replay.py
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
-	$(BIN)/python benchmarks/accuracy.py
+# Real engines, each in an environment of its own (vLLM alone takes minutes to install): make engines ENGINES=llamacpp
+engines:
+	$(PYTHON) engine_tests/run.py $(ENGINES)
+
+bench: $(BENCH)/.ready
+	$(BENCH)/bin/python benchmarks/run.py --json build/benchmarks
+
+# Writes what was measured into docs/performance.md.
+bench-docs: bench
+	$(BENCH)/bin/python benchmarks/report.py build/benchmarks
+
+# An environment of its own: what is only compared with stays out of the developers'.
+$(BENCH)/.ready: $(READY) benchmarks/requirements.txt
+	$(PYTHON) -m venv --clear $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt -e .
+	@touch $@
 
 report-image: $(READY)
 	@mkdir -p docs/images
@@ -57,5 +69,5 @@ $(READY): pyproject.toml
 	  echo "error: $(PYTHON) cannot make environments; on Debian: apt-get install python3-venv" >&2; exit 2; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' > $(VENV)/dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/dev.txt -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/dev.txt -e '.[all]'
 	@touch $@

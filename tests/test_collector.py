@@ -373,7 +373,7 @@ def test_a_writer_made_before_the_fork_works_in_the_child_and_in_the_parent():
 def test_a_fork_while_the_lock_is_held_leaves_the_child_a_free_one():
     collector, _ = make()
     record_of_each(collector)
-    with collector._lock:
+    with collector._draining.lock:
         assert in_a_child(lambda: figures(collector))[:4] == (0, 0, 0, 0)
 
 
@@ -643,3 +643,23 @@ def test_recording_never_raises_whatever_it_is_given(name):
     collector, _ = make()
     collector.record_error(name)
     assert collector.get_request_statistics().rejected_records == {"wrong_type": 1}
+
+
+def test_limits_that_become_known_later_hold_from_then_on():
+    now = [0.0]
+    collector = SchedulerMetricsCollector(clock=lambda: now[0])
+    tracker = RequestTracker(collector)
+    slots = [tracker.arrived(number, at=0.0) for number in range(4)]
+    for end in (1.0, 2.0, 3.0):
+        now[0] = end
+        tracker.iteration(slots, started_at=end - 1.0)
+        if end == 1.0:
+            collector.set_limits(SchedulerLimits(max_running_requests=8))
+    snapshot = collector.get_snapshot()
+    assert collector.limits == snapshot.limits == SchedulerLimits(max_running_requests=8)
+    assert snapshot.totals.slot_seconds == 16.0
+    assert snapshot.iteration_stats.time_weighted_utilization == 0.5
+    assert sum(snapshot.totals.lost_slot_seconds_by_limiter.values()) == 8.0
+    assert snapshot.batch_stats.average_utilization == 0.5
+    collector.set_limits(SchedulerLimits(max_running_requests=4))
+    assert collector.get_snapshot().totals.slot_seconds == 16.0

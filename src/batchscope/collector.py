@@ -1,32 +1,34 @@
-"""SchedulerMetricsCollector: record from any thread, drain, and one consistent snapshot of everything."""
+"""SchedulerMetricsCollector: record from any thread, and read one consistent snapshot of everything."""
 
 from __future__ import annotations
 
 import os
 import re
-import threading
 import time
-import uuid
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
-from batchscope.aggregation.requests import ClassNames
-from batchscope.aggregation.state import Drained, Sink, State
-from batchscope.clock import Clock, WallClock
+from batchscope.aggregation.state import Sink
+from batchscope.clock import Clock
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
 from batchscope.detailed_log import DetailedLog
-from batchscope.errors import ConfigurationError, InvalidRecordError
-from batchscope.recording.ring import Pressure
-from batchscope.recording.rings import Recording, Rings
+from batchscope.draining import Draining
+from batchscope.errors import ConfigurationError
+from batchscope.recording.rings import Recording
 from batchscope.recording.source import Source
-from batchscope.recording.unread import Unread
 from batchscope.recording.writer import Writer
-from batchscope.records import BatchMetrics, IterationMetrics, IterationResult, RequestMetrics, RequestResult
-from batchscope.statistics.build import Cut, Identity, build_snapshot, read_cumulative
-from batchscope.statistics.counted import Counted, count
+from batchscope.records import (
+    BatchMetrics,
+    EngineInfo,
+    IterationMetrics,
+    IterationResult,
+    RequestMetrics,
+    RequestResult,
+    ResourceSample,
+)
+from batchscope.statistics.build import Identity, build_snapshot, read_cumulative
 from batchscope.statistics.cumulative import CumulativeState
 from batchscope.statistics.samples import batch_metrics, iteration_metrics, request_metrics
 from batchscope.statistics.snapshot import MetricsSnapshot
@@ -47,7 +49,8 @@ class SchedulerMetricsCollector:
     ``strict``), and waits only when all that memory is full (50 ms at most, then the record is dropped and
     counted). Reading drains the rings: statistics contain every record whose call returned before. ``limits``
     are what utilization is measured against, ``labels`` name this collector's series, ``role`` is ``unified``,
-    ``prefill`` or ``decode``, ``clock`` gives monotonic seconds. After ``os.fork()`` the child's is empty.
+    ``prefill`` or ``decode``, ``clock`` gives monotonic seconds; set ``engine`` and ``definitions`` to say which
+    engine it is and what its figures start and end at. After ``os.fork()`` the child's is empty.
     ``close()`` (or leaving the context) ends its threads; what was recorded stays readable.
     """
 
@@ -61,74 +64,43 @@ class SchedulerMetricsCollector:
         clock: Clock = time.monotonic,
     ) -> None:
         self.configuration = configuration or MetricsConfiguration.DEFAULT
-        self.limits = limits or SchedulerLimits()
         self.labels = _checked_labels(labels or {})
         self.role = role
+        self.engine = EngineInfo()
         self.definitions: dict[str, str] = {}
-        self._clock = clock
-        self._classes = ClassNames(self.configuration)
-        self._sources: list[Source] = []
-        self._sinks: list[Sink] = []
         self._closed = False
-        self._local = threading.local()
-        self._rings: list[Rings] = []
-        self._orphans: deque[Rings] = deque()
-        strict = self.configuration.strict
-        self._shared = Recording(
-            clock, self._classes.codes, self._classes.other, strict, self._check if strict else self._relieve,
-            self.limits, eager=strict, pressure=Pressure(),
-        )  # fmt: skip
-        self._start()
-        self._begin()
+        self._draining = Draining(self.configuration, limits or SchedulerLimits(), clock)
+        self._local = self._draining.writers.local
+        self._own_writer = self._draining.writers.own
+        self._eager = self.configuration.strict
         self._log = DetailedLog(self) if self.configuration.enable_detailed_logging else None
         _collectors.add(self)
-
-    def _start(self) -> None:
-        """What a fork's child needs anew. The lock is not reentrant: nothing that runs under it may read."""
-        self._lock = threading.Lock()
-        self._sequence = 0
-        self._generation = 0
-        self._instance_id = uuid.uuid4().hex
-        self._wall = WallClock(self._clock)
-
-    def _begin(self) -> None:
-        self._state = State(self.configuration, self.limits, self._classes, self._clock())
-        self._before = count(self._state, self._rings, self._sources)
 
     # Recording.
 
     def writer(self) -> Writer:
         """The calling thread's writer: positional, for the tightest loops. Do not hand it to another thread."""
-        try:
-            writer: Writer = self._local.writer
-        except AttributeError:
-            try:
-                rings = self._orphans.popleft()
-            except IndexError:
-                rings = Rings(self._shared)
-                self._rings.append(rings)
-            writer = self._local.writer = Writer(self._shared, rings, self._orphans)
-        return writer
+        return self._own_writer()
 
     def record_iteration(self, result: IterationResult) -> None:
         """Report one iteration of the scheduler."""
         try:
             writer: Writer = self._local.writer
         except AttributeError:
-            writer = self.writer()
+            writer = self._own_writer()
         writer.iteration_result(result)
-        if self._shared.eager:
-            self._check()
+        if self._eager:
+            self._draining.check()
 
     def record_request_completion(self, result: RequestResult) -> None:
         """Report a request that left the scheduler, whatever the reason."""
         try:
             writer: Writer = self._local.writer
         except AttributeError:
-            writer = self.writer()
+            writer = self._own_writer()
         writer.request_result(result)
-        if self._shared.eager:
-            self._check()
+        if self._eager:
+            self._draining.check()
 
     def record_batch_utilization(
         self,
@@ -139,21 +111,38 @@ class SchedulerMetricsCollector:
         memory_bytes_used: int | None = None,
     ) -> None:
         """Report how full one batch was, 0..1; what is not given is not averaged in."""
-        self.writer().batch(utilization, batch_id, request_count, memory_bytes_used)
-        if self._shared.eager:
-            self._check()
+        self._own_writer().batch(utilization, batch_id, request_count, memory_bytes_used)
+        if self._eager:
+            self._draining.check()
 
     def record_error(self, error_type: str, exception: BaseException | None = None) -> None:
         """Report an error by name; with an empty name the exception's type. The exception is not kept."""
-        self.writer().error(error_type, exception)
-        if self._shared.eager:
-            self._check()
+        self._own_writer().error(error_type, exception)
+        if self._eager:
+            self._draining.check()
+
+    def record_resources(
+        self, samples: Iterable[ResourceSample], *, facts: Mapping[str, str] | None = None, interval: float = 10.0
+    ) -> None:
+        """Report readings of GPUs and the process, taken now and every ``interval`` seconds: not for the hot loop.
+
+        A quantity that is not reported for three intervals is no longer shown as present. ``facts`` are what
+        could not be sampled and why, by name, and stay until they are reported again; an empty text ends one.
+        """
+        self._draining.record_resources(samples, facts or {}, interval)
+
+    def set_limits(self, limits: SchedulerLimits) -> None:
+        """The engine's limits became known, or changed: utilization is measured against them from now on."""
+        self._draining.set_limits(limits)
+
+    @property
+    def limits(self) -> SchedulerLimits:
+        """What utilization is measured against."""
+        return self._draining.limits
 
     def attach(self, source: Source) -> Recording:
         """Drain ``source`` (a tracker) with everything else from now on."""
-        with self._lock:
-            self._sources.append(source)
-        return self._shared
+        return self._draining.attach(source)
 
     def subscribe(self, sink: Sink) -> Callable[[], None]:
         """Give ``sink`` all rows from now on, in blocks, at each drain; returns what ends the subscription.
@@ -161,85 +150,28 @@ class SchedulerMetricsCollector:
         It runs under the drain's lock: it must be quick and must not use the collector. If it raises, it is
         unsubscribed and the error counted under its name (``sink_failed``): a listener never hurts recording.
         """
-        with self._lock:
-            self._drain()
-            self._sinks.append(sink)
-
-        def unsubscribe() -> None:
-            with self._lock:
-                self._drain()
-                if sink in self._sinks:
-                    self._sinks.remove(sink)
-
-        return unsubscribe
-
-    # Draining.
-
-    def _drained(self) -> Iterator[Unread | Drained]:
-        for rings in list(self._rings):
-            yield from rings.unread()
-        for source in self._sources:
-            yield from source.drain()
-
-    def _drain(self) -> float:
-        """Count everything recorded so far; the lock is held. Gives the instant of the cut."""
-        now = self._clock()
-        self._state.consume(self._drained(), now, (self._publish,) if self._sinks else ())
-        return now
-
-    def _publish(self, block: Drained) -> None:
-        for sink in list(self._sinks):
-            try:
-                sink(block)
-            except Exception as error:  # noqa: BLE001  (whatever a listener raises, recording goes on)
-                self._sinks.remove(sink)
-                self.writer().error("sink_failed", error)
-
-    def _relieve(self) -> bool:
-        """A producer's memory runs full and nobody reads: drain, unless somebody does already (False)."""
-        if not self._lock.acquire(blocking=False):
-            return False
-        try:
-            self._drain()
-        finally:
-            self._lock.release()
-        return True
-
-    def _check(self) -> None:
-        """Strict mode: drain at once, and raise if a record was rejected."""
-        with self._lock:
-            before = sum(self._counted().rejected.values())
-            self._drain()
-            counted = self._counted()
-        if sum(counted.rejected.values()) > before:
-            reason = self._state.rejections.last or ", ".join(counted.rejected)
-            raise InvalidRecordError(f"record rejected: {reason}; durations are seconds >= 0, counts whole numbers")
-
-    def _counted(self) -> Counted:
-        """What producers and checks counted since the last reset; the lock is held."""
-        return count(self._state, self._rings, self._sources).minus(self._before)
+        return self._draining.subscribe(sink)
 
     # Reading.
 
     def get_snapshot(self) -> MetricsSnapshot:
         """Everything, from one drained state."""
-        with self._lock:
-            now = self._drain()
-            self._sequence += 1
-            identity = Identity(
-                self._instance_id, self._generation, self._sequence, self._wall, dict(self.labels), self.role
-            )
-            live = [source.live(now, tuple(self._classes.targets.values())) for source in self._sources]
-            cut = Cut(self.configuration, self.limits, self._classes, self._state, self._counted(), live, now)
-            return build_snapshot(cut, identity, self.definitions)
+        core = self._draining
+        with core.lock:
+            cut = core.cut()
+            core.sequence += 1
+            return build_snapshot(cut, self._identity(), self.definitions)
 
     def read_totals(self) -> CumulativeState:
         """Cumulative counts, gauges and live histograms, without percentiles: what exporters read at a scrape."""
-        with self._lock:
-            now = self._drain()
-            live = [source.live(now, tuple(self._classes.targets.values())) for source in self._sources]
-            cut = Cut(self.configuration, self.limits, self._classes, self._state, self._counted(), live, now)
-            return read_cumulative(cut)
+        with self._draining.lock:
+            return read_cumulative(self._draining.cut(), self._identity())
+
+    def _identity(self) -> Identity:
+        core = self._draining
+        return Identity(
+            core.instance_id, core.generation, core.sequence, core.wall, dict(self.labels), self.role, self.engine
+        )
 
     def get_request_statistics(self) -> RequestStatistics:
         """Requests: counts, latencies, rates."""
@@ -259,35 +191,30 @@ class SchedulerMetricsCollector:
 
     def request_samples(self) -> list[RequestMetrics]:
         """The last finished requests, oldest first."""
-        with self._lock:
-            self._drain()
-            return request_metrics(self._state.requests.samples, self._classes.names, self._wall)
+        core = self._draining
+        with core.lock:
+            core.drain()
+            return request_metrics(core.state.requests.samples, core.classes.names, core.wall)
 
     def iteration_samples(self) -> list[IterationMetrics]:
         """The last iterations, oldest first."""
-        with self._lock:
-            self._drain()
-            return iteration_metrics(self._state.iterations.samples, self._wall)
+        core = self._draining
+        with core.lock:
+            core.drain()
+            return iteration_metrics(core.state.iterations.samples, core.wall)
 
     def batch_samples(self) -> list[BatchMetrics]:
         """The last batch utilization records, oldest first."""
-        with self._lock:
-            self._drain()
-            return batch_metrics(self._state.batches.samples, self._wall)
+        core = self._draining
+        with core.lock:
+            core.drain()
+            return batch_metrics(core.state.batches.samples, core.wall)
 
     # Life.
 
     def reset(self) -> None:
         """Forget everything recorded so far; requests in flight stay, and count when they finish."""
-        with self._lock:
-            self._drain()
-            clock = self._state.iterations.clock
-            for source in self._sources:
-                source.reset()
-            self._generation += 1
-            self._begin()
-            clock.restart()  # no instant counts as busy twice, not even across a reset
-            self._state.iterations.clock = clock
+        self._draining.reset()
 
     def close(self) -> None:
         """End the collector's threads, after a last log line; it can be called again."""
@@ -310,13 +237,8 @@ class SchedulerMetricsCollector:
         self.close()
 
     def _after_fork(self) -> None:
-        """In the child: empty, a new lock, no threads; rows of other threads, even half-written, are gone."""
-        self._start()
-        for source in self._sources:
-            source.after_fork()
-        for rings in self._rings:
-            rings.discard()
-        self._begin()
+        """In the child: empty, a new lock, no threads."""
+        self._draining.after_fork()
         if self._log is not None:
             self._log.forget()
 

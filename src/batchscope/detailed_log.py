@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import threading
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from batchscope.configuration import MetricsConfiguration
+from batchscope.periodic import Periodic
 from batchscope.statistics.snapshot import MetricsSnapshot
 
 logger = logging.getLogger("batchscope")
@@ -29,37 +28,31 @@ class DetailedLog:
 
     def __init__(self, collector: Readable) -> None:
         self._collector = collector
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = threading.Thread(target=self._run, name="batchscope-log", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._collector.configuration.detailed_log_interval_seconds):
-            self._write()
+        interval = collector.configuration.detailed_log_interval_seconds
+        self._periodic = Periodic(self._write, interval, "batchscope-log").start()
 
     def _write(self) -> None:
-        try:
-            logger.info("batchscope %s", line(self._collector.get_snapshot()))
-        except Exception:  # the engine's log handler may raise anything; its metrics go on
-            with contextlib.suppress(Exception):  # it may be the same handler that fails
-                logger.exception("batchscope: a detailed log line could not be written")
+        logger.info("batchscope %s", line(self._collector.get_snapshot()))
 
     def close(self) -> None:
         """Write a last line and end the thread."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._write()
+        self._periodic.close()
 
     def forget(self) -> None:
         """In a forked child the thread does not exist: nothing is logged there."""
-        self._thread = None
+        self._periodic.forget()
 
 
 def line(snapshot: MetricsSnapshot) -> str:
     """The figures of one log line as JSON; ``nan`` is null."""
+    return msgspec.json.encode(figures(snapshot)).decode()
+
+
+def figures(snapshot: MetricsSnapshot) -> dict[str, Any]:
+    """What a log line says of a snapshot."""
     requests, iterations = snapshot.request_stats, snapshot.iteration_stats
-    figures = {
+    return {
+        "labels": snapshot.labels,
         "requests_total": requests.total_requests,
         "requests_completed": requests.completed_requests,
         "requests_failed": requests.failed_requests,
@@ -81,4 +74,3 @@ def line(snapshot: MetricsSnapshot) -> str:
         "rejected_records": requests.rejected_records,
         "dropped_records": snapshot.totals.dropped_records,
     }
-    return msgspec.json.encode(figures).decode()

@@ -7,7 +7,7 @@ clock. "Not measured" is ``nan`` for a float and ``None`` elsewhere; it is never
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from math import nan
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -67,6 +67,13 @@ class BatchLimiter(StrEnum):
     PAUSED = "paused"
     DEMAND = "demand"
     UNKNOWN = "unknown"
+
+
+class EngineInfo(msgspec.Struct, frozen=True):
+    """Which engine the numbers are of: ``vllm``, ``0.32.0``; empty where nobody said."""
+
+    kind: str = ""
+    version: str = ""
 
 
 class RequestResult(msgspec.Struct, frozen=True, gc=False):
@@ -187,6 +194,31 @@ class BatchMetrics(msgspec.Struct, frozen=True):
     utilization: float
     memory_bytes_used: int | None
     timestamp: dt.datetime
+
+
+class ResourceSample(msgspec.Struct, frozen=True):
+    """One reading of one quantity: GPU 0 draws 350 W.
+
+    ``resource`` is ``gpu`` or ``process``; ``device`` which of them (``0``; nothing for the process);
+    ``quantity`` names its unit (``power_watts``). ``energy_joules`` and ``cpu_seconds`` are readings of counters
+    that only grow, from any start. ``identity`` names the device itself, whoever samples it (a GPU's UUID).
+    """
+
+    resource: str
+    device: str
+    quantity: str
+    value: float
+    unit: str = ""
+    identity: str = ""
+
+
+class ResourceMetrics(Protocol):
+    """All that a sampler of resources needs. A bad sample is counted; it raises only if the collector is ``strict``."""
+
+    def record_resources(
+        self, samples: Iterable[ResourceSample], *, facts: Mapping[str, str] | None = None, interval: float = 10.0
+    ) -> None:
+        """Report what was sampled now, and every ``interval`` seconds."""
 
 
 @runtime_checkable

@@ -38,7 +38,7 @@ class IterationAggregate:
     def __init__(
         self, configuration: MetricsConfiguration, limits: SchedulerLimits, rejections: Rejections, now: float
     ) -> None:
-        self._limits = limits
+        self.limits = limits
         self._rejections = rejections
         self.clock = BusyClock()
         self.samples = RowBuffer(configuration.max_iteration_samples, len(COLUMNS[Kind.ITERATION]))
@@ -51,6 +51,8 @@ class IterationAggregate:
         self.running_seconds = 0.0
         self.waiting_seconds = 0.0
         self.scheduled_seconds = 0.0
+        self.slot_seconds = 0.0
+        self.used_slot_seconds = 0.0
         window = configuration.counter_window_seconds
         self.in_window = SlidingWindowCounter(window, start=now)
         self.tokens_in_window = SlidingWindowCounter(window, start=now)
@@ -92,7 +94,7 @@ class IterationAggregate:
             reported = ~np.isnan(values[:, C.LIMITED_BY])
             values[:, C.LIMITER_REPORTED] = reported
             with np.errstate(invalid="ignore"):
-                inferred = infer(values, self._limits)
+                inferred = infer(values, self.limits)
             np.copyto(values[:, C.LIMITED_BY], inferred, where=~reported)
         values[:, C.BUSY_TIME] = self.clock.advance(values)
 
@@ -127,8 +129,10 @@ class IterationAggregate:
         running, waiting = C.RUNNING_REQUESTS, C.WAITING_REQUESTS
         self.running_seconds += float(_sum(busy * values[:, running], full=known.full[running]))
         self.waiting_seconds += float(_sum(busy * values[:, waiting], full=known.full[waiting]))
-        places = self._limits.max_running_requests
+        places = self.limits.max_running_requests
         if places is not None:
+            self.slot_seconds += places * float(busy.sum())
+            self.used_slot_seconds += float((busy * size).sum())
             lost = np.maximum(places - size, 0.0) * busy
             self.lost_slots_by_limiter += np.bincount(limiter, weights=lost, minlength=len(LIMITERS))
 

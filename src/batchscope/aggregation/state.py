@@ -16,6 +16,7 @@ from batchscope.aggregation.instrument import Instrument
 from batchscope.aggregation.iterations import IterationAggregate
 from batchscope.aggregation.ordering import Lasting, Scratch, in_order
 from batchscope.aggregation.requests import ClassNames, RequestAggregate
+from batchscope.aggregation.resources import ResourceAggregate, Tokens
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
 from batchscope.recording.rows import Floats, GapColumn, Gaps, Kind, Rows
 from batchscope.recording.unread import Given, Unread
@@ -43,6 +44,11 @@ class State:
         scale = configuration.histogram_scale
         self.inter_token_latency = Instrument(scale)
         self.inter_emission_latency = Instrument(scale)
+        self.resources = ResourceAggregate(self.rejections)
+
+    def tokens(self) -> Tokens:
+        """Output tokens so far, as iterations and as finished requests count them."""
+        return Tokens(self.iterations.sums["tokens_generated"], self.requests.tokens_generated)
 
     def consume(self, drained: Iterable[Unread | Drained], now: float, sinks: Iterable[Sink] = ()) -> None:
         """Count what was drained: rows of a kind from several writers are put in the order of their instants."""

@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
+from batchscope.cli.check import check
 from batchscope.cli.demo import demo
 from batchscope.cli.replay import replay
+from batchscope.cli.serve import serve
+from batchscope.cli.watch import watch
 from batchscope.version import __version__
 
 application = typer.Typer(
@@ -47,3 +50,17 @@ application.command(
     "[bold]batchscope replay conversation_trace.jsonl.gz --rate-scale 2 --kv-cache-blocks 20000[/bold]\n\n"
     "[bold]batchscope replay trace.csv --json > snapshot.json[/bold]"
 )(replay)
+application.command(
+    epilog="Examples: [bold]batchscope watch http://127.0.0.1:8000[/bold]\n\n"
+    "[bold]batchscope watch http://gpu1:8000 http://gpu2:8000 --interval 10[/bold]\n\n"
+    "[bold]batchscope watch http://127.0.0.1:8000 --count 2 --json | jq .fleet.intervals[/bold]"
+)(watch)
+application.command(
+    epilog="Examples: [bold]batchscope check http://127.0.0.1:8000[/bold]\n\n"
+    "[bold]batchscope check http://127.0.0.1:8000/prometheus/metrics --json[/bold]   (trtllm-serve)"
+)(check)
+application.command(
+    epilog="Examples: [bold]batchscope serve /run/batchscope[/bold]   (what processes publish there)\n\n"
+    "[bold]batchscope serve --replay AzureLLMInferenceTrace_conv.csv --speed 10[/bold]\n\n"
+    "[bold]batchscope serve /run/batchscope --host 0.0.0.0 --token-file token.txt[/bold]"
+)(serve)

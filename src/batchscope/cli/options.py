@@ -24,6 +24,13 @@ OPTION_OF = {
     "limit": "--limit",
     "requests": "--requests",
     "speed": "--speed",
+    "host": "--host",
+    "port": "--port",
+    "token_file": "--token-file",
+    "tls_certificate": "--tls-certificate",
+    "tls_key": "--tls-key",
+    "stall_seconds": "--stall-seconds",
+    "directory": "serve",
 }
 """Setting -> option of the command line."""
 

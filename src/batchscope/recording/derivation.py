@@ -36,7 +36,7 @@ class Derivation:
         self.lost = 0
         self.rejected: dict[str, int] = {}
         self._admission = Admission(self.table, class_codes, other_class, self.reject)
-        self._limits = limits
+        self.limits = limits
         self._iterations = 0
         self._last_finish = np.nan
         self._departed = NOBODY
@@ -81,7 +81,7 @@ class Derivation:
         moves.collect(history, started)
         schedule(history, started, decoding, self.table)
         emit(found, batch.finished, self.table)
-        rows, batches = iteration_rows(batch, history, started, decoding, self._limits)
+        rows, batches = iteration_rows(batch, history, started, decoding, self.limits)
         moves.fill(rows.values, leaving.slot, leaving.at)
         self._number(rows.values, batches.values)
         self._departed = self._departed.after(float(started.max()))

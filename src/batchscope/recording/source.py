@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from batchscope.configuration import SloTargets
+from batchscope.configuration import SchedulerLimits, SloTargets
 from batchscope.recording.live import LiveRequests
 from batchscope.recording.rings import Recording
 from batchscope.recording.rows import Gaps, Rows
@@ -31,6 +31,9 @@ class Source(Protocol):
 
     def counts(self) -> SourceCounts:
         """Counts since the last reset."""
+
+    def set_limits(self, limits: SchedulerLimits) -> None:
+        """The engine's limits became known, or changed: what is derived from now on uses them."""
 
     def reset(self) -> None:
         """Count anew."""

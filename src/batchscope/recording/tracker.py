@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.clock import Clock
-from batchscope.configuration import SloTargets
+from batchscope.configuration import SchedulerLimits, SloTargets
 from batchscope.errors import InvalidRecordError
 from batchscope.recording.admission import WRONG_TYPE
 from batchscope.recording.derivation import Derivation
@@ -53,7 +53,13 @@ class RequestTracker:
         attachable = collector if isinstance(collector, Attachable) else Forward(collector)
         self._shared = attachable.attach(self)
         self._clock = clock or self._shared.clock
+        self._limits = self._shared.limits
         self._forget()
+
+    @property
+    def clock(self) -> Clock:
+        """What says "now" where an instant is left out."""
+        return self._clock
 
     def _forget(self) -> None:
         self._log: list[Event] = []
@@ -62,8 +68,7 @@ class RequestTracker:
         self._fresh = itertools.count()
         self._misused: dict[str, int] = {}
         self._dropped = 0
-        shared = self._shared
-        self._derivation = Derivation(shared.class_codes, shared.other_class, shared.limits)
+        self._derivation = Derivation(self._shared.class_codes, self._shared.other_class, self._limits)
 
     def arrived(
         self,
@@ -233,6 +238,10 @@ class RequestTracker:
         for reason, count in list(self._misused.items()):
             rejected[reason] = rejected.get(reason, 0) + count
         return SourceCounts(derivation.received, derivation.lost, rejected, self._dropped)
+
+    def set_limits(self, limits: SchedulerLimits) -> None:
+        """Utilization is measured against these from now on."""
+        self._limits = self._derivation.limits = limits
 
     def reset(self) -> None:
         """Count anew; requests in flight stay."""

@@ -11,6 +11,7 @@ from batchscope.aggregation.state import State
 from batchscope.clock import WallClock
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
 from batchscope.recording.live import LiveRequests
+from batchscope.records import EngineInfo
 from batchscope.statistics.counted import Counted
 from batchscope.statistics.cumulative import CumulativeState, gauges, totals, window_totals
 from batchscope.statistics.distributions import merged, summarize_histogram
@@ -23,6 +24,7 @@ from batchscope.statistics.iterations import (
     processing_times,
 )
 from batchscope.statistics.requests import request_statistics, slo_statistics
+from batchscope.statistics.resources import energy_statistics, resource_statistics
 from batchscope.statistics.snapshot import Histograms, MetricsSnapshot
 from batchscope.statistics.summaries import ErrorStatistics, WindowStatistics
 from batchscope.statistics.totals import Gauges, Totals
@@ -91,11 +93,23 @@ class Identity(NamedTuple):
     wall: WallClock
     labels: dict[str, str]
     role: str
+    engine: EngineInfo
 
 
-def read_cumulative(cut: Cut) -> CumulativeState:
+def read_cumulative(cut: Cut, identity: Identity) -> CumulativeState:
     """What exporters read: no percentile is computed."""
-    return CumulativeState(cut.totals(), cut.gauges(), cut.histograms())
+    return CumulativeState(
+        totals=cut.totals(),
+        gauges=cut.gauges(),
+        histograms=cut.histograms(),
+        resources=resource_statistics(cut.state.resources, cut.now, summarized=False),
+        labels=identity.labels,
+        role=identity.role,
+        engine=identity.engine,
+        started_at=identity.wall.at(cut.state.started),
+        instance_id=identity.instance_id,
+        generation=identity.generation,
+    )
 
 
 def build_snapshot(cut: Cut, identity: Identity, definitions: dict[str, str]) -> MetricsSnapshot:
@@ -112,6 +126,9 @@ def build_snapshot(cut: Cut, identity: Identity, definitions: dict[str, str]) ->
         batch_stats=batch_statistics(state.batches.count, means, *batch_sizes(state.batches)),
         error_stats=_errors(cut, identity, request_stats.total_requests),
         slo_stats=slo_statistics(state.requests, cut.classes.targets, window),
+        resource_stats=resource_statistics(state.resources, cut.now, summarized=True),
+        resource_facts=dict(state.resources.facts),
+        energy_stats=energy_statistics(state.resources, identity.instance_id, iterations=state.iterations.count > 0),
         snapshot_time=identity.wall.at(cut.now),
         totals=cumulative,
         gauges=cut.gauges(),
@@ -120,6 +137,7 @@ def build_snapshot(cut: Cut, identity: Identity, definitions: dict[str, str]) ->
         },
         histograms=cut.histograms(),
         windowed_histograms=windowed_histograms,
+        engine=identity.engine,
         definitions=dict(definitions),
         limits=cut.limits,
         labels=identity.labels,

@@ -2,28 +2,63 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from batchscope.aggregation.slo import SloResult
 from batchscope.aggregation.state import State
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits, SloTargets
 from batchscope.recording.live import LiveRequests
 from batchscope.recording.rows import LIMITERS, REASONS, Floats, IterationColumn
+from batchscope.records import EngineInfo
 from batchscope.statistics.counted import Counted
-from batchscope.statistics.snapshot import Histograms
+from batchscope.statistics.snapshot import Histograms, MetricsSnapshot
+from batchscope.statistics.summaries import ResourceStatistics
 from batchscope.statistics.totals import Gauges, Totals, WindowTotals
 
 C = IterationColumn
 
 
 class CumulativeState(NamedTuple):
-    """What an exporter reads at a scrape."""
+    """What an exporter reads at a scrape: no percentile is computed.
+
+    ``started_at`` is when counting began (UTC), new after a ``reset()``, as is ``generation``.
+    """
 
     totals: Totals
     gauges: Gauges
     histograms: Histograms
+    resources: dict[str, ResourceStatistics]
+    labels: dict[str, str]
+    role: str
+    engine: EngineInfo
+    started_at: dt.datetime
+    instance_id: str
+    generation: int
+
+
+class StateSource(Protocol):
+    """What exporters and servers read: a collector, or the merge of many processes."""
+
+    def read_totals(self) -> CumulativeState:
+        """Everything cumulative, present values, histograms."""
+
+    def get_snapshot(self) -> MetricsSnapshot:
+        """Everything, percentiles included."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed: what it says no longer changes."""
+
+
+def cumulative_of(snapshot: MetricsSnapshot) -> CumulativeState:
+    """The cumulative part of a snapshot with histograms."""
+    return CumulativeState(
+        **{field: getattr(snapshot, field) for field in CumulativeState._fields if field != "resources"},
+        resources=snapshot.resource_stats,
+    )
 
 
 def totals(state: State, limits: SchedulerLimits, classes: Sequence[str], counted: Counted, elapsed: float) -> Totals:
@@ -55,7 +90,8 @@ def totals(state: State, limits: SchedulerLimits, classes: Sequence[str], counte
         running_request_seconds=iterations.running_seconds,
         waiting_request_seconds=iterations.waiting_seconds,
         scheduled_request_seconds=iterations.scheduled_seconds,
-        slot_seconds=busy * (limits.max_running_requests or 0),
+        slot_seconds=iterations.slot_seconds,
+        used_slot_seconds=iterations.used_slot_seconds,
         rank_seconds=elapsed * iterations.clock.ranks,
         errors_by_type=dict(state.errors.by_type),
         slo_requests={
@@ -115,6 +151,8 @@ def gauges(
         waiting = max(in_flight - running - (_whole(said(C.DEFERRED_REQUESTS)) or 0), 0)
         if in_flight == 0 and last is not None and not math.isnan(last[C.KV_CACHE_USAGE]):
             kv_cache_usage = 0.0
+    # A source that does not know who waits says nan: then nobody knows for all.
+    tells = bool(live) and not any(math.isnan(part.oldest_waiting) for part in live)
     oldest = min((part.oldest_waiting for part in live), default=math.inf)
     return Gauges(
         requests_in_flight=in_flight,
@@ -124,9 +162,9 @@ def gauges(
         requests_overdue={
             name: sum(part.overdue[code] for part in live)
             for code, (name, wanted) in enumerate(targets.items())
-            if wanted.declared and live
+            if wanted.declared and tells
         },
-        oldest_waiting_seconds=max(now - oldest, 0.0) if math.isfinite(oldest) else (0.0 if live else math.nan),
+        oldest_waiting_seconds=(max(now - oldest, 0.0) if math.isfinite(oldest) else 0.0) if tells else math.nan,
         seconds_since_last_iteration=max(age, 0.0),
         kv_cache_usage=kv_cache_usage,
         memory_bytes_used=_whole(said(C.MEMORY_BYTES_USED)),

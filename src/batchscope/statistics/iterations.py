@@ -51,7 +51,7 @@ def iteration_statistics(
         limited_by={limiter: _ratio(time, busy) for limiter, time in totals.busy_seconds_by_limiter.items()},
         lost_slot_seconds=dict(totals.lost_slot_seconds_by_limiter),
         busy_ratio=_ratio(busy, totals.rank_seconds),
-        time_weighted_utilization=_ratio(totals.scheduled_request_seconds, totals.slot_seconds),
+        time_weighted_utilization=_ratio(totals.used_slot_seconds, totals.slot_seconds),
         token_utilization=means["token_utilization"].value,
         average_waiting_requests=means["waiting_requests"].value,
         average_kv_cache_usage=means["kv_cache_usage"].value,

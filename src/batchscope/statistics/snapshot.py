@@ -11,8 +11,11 @@ import msgspec
 from batchscope.aggregation.exponential_histogram import ExponentialHistogram
 from batchscope.configuration import SchedulerLimits
 from batchscope.errors import DecodeError
+from batchscope.records import EngineInfo
+from batchscope.statistics.readable import readable_document
 from batchscope.statistics.summaries import (
     BatchStatistics,
+    EnergyStatistics,
     ErrorStatistics,
     IterationStatistics,
     RequestStatistics,
@@ -32,10 +35,11 @@ class MetricsSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a collector knows, all parts from one drained state: every record whose call had returned.
 
     ``snapshot_time`` and ``started_at`` are wall clock (UTC), for people; all arithmetic was monotonic.
+    ``resource_facts`` says of resources what could not be sampled, and why: no GPU is a fact, not an error.
     ``windowed`` holds the distributions of the last 1 and 5 minutes under ``"1m"`` and ``"5m"``.
-    ``definitions`` says what this engine's figures start and end at. ``instance_id`` is new for each collector,
-    ``generation`` counts its resets, ``sequence`` its snapshots. ``means`` and ``window`` are what merging
-    needs; ``merged_from`` names the instances of a merged snapshot.
+    ``engine`` names the engine, ``definitions`` says what its figures start and end at. ``instance_id`` is new
+    for each collector, ``generation`` counts its resets, ``sequence`` its snapshots. ``means`` and ``window``
+    are what merging needs; ``merged_from`` names the instances of a merged snapshot.
     """
 
     request_stats: RequestStatistics
@@ -45,10 +49,13 @@ class MetricsSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_time: dt.datetime
     slo_stats: dict[str, SloStatistics] = {}
     resource_stats: dict[str, ResourceStatistics] = {}
+    resource_facts: dict[str, str] = {}
+    energy_stats: EnergyStatistics = EnergyStatistics()
     totals: Totals = Totals()
     gauges: Gauges = Gauges()
     windowed: dict[str, WindowStatistics] = {}
     histograms: Histograms = {}
+    engine: EngineInfo = EngineInfo()
     definitions: dict[str, str] = {}
     limits: SchedulerLimits = SchedulerLimits()
     labels: dict[str, str] = {}
@@ -65,12 +72,16 @@ class MetricsSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     merged_from: list[str] = []
 
     def to_json(self, *, histograms: bool = False, indent: int = 0) -> bytes:
-        """The JSON document (UTF-8): keys are the field names, ``nan`` is ``null``.
+        """The JSON document (UTF-8): keys are the field names, ``nan`` is ``null``; lone surrogates are spelled out.
 
         Histograms are left out unless asked for: they are what makes a document mergeable.
         """
         document = self if histograms else msgspec.structs.replace(self, histograms={}, windowed_histograms={})
-        encoded = msgspec.json.encode(document, enc_hook=_encode_histogram)
+        try:
+            encoded = msgspec.json.encode(document, enc_hook=_encode_histogram)
+        except UnicodeEncodeError:  # one error name that is no UTF-8 must not cost the document, nor all that follow
+            plain = msgspec.to_builtins(document, enc_hook=_encode_histogram)
+            encoded = msgspec.json.encode(readable_document(plain))
         return msgspec.json.format(encoded, indent=indent) if indent else encoded
 
     @staticmethod

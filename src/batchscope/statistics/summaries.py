@@ -137,12 +137,38 @@ class SloStatistics(msgspec.Struct, frozen=True):
 
 
 class ResourceStatistics(msgspec.Struct, frozen=True):
-    """One resource's samples: the last value and its distribution over the last samples."""
+    """One quantity of one device: the last value and its distribution over the last samples.
 
+    ``resource`` is ``gpu`` or ``process``, ``device`` which one of them, ``quantity`` what was sampled, its unit in
+    its name (``power_watts``). A ``last`` that is older than three sampling intervals is ``nan``: not present.
+    ``energy_joules`` and ``cpu_seconds`` only grow: their ``last`` is the growth since sampling began or
+    ``reset()``, however old, and they have no distribution. ``identity`` is the device's own name (a GPU's UUID).
+    """
+
+    resource: str = ""
+    device: str = ""
+    quantity: str = ""
     unit: str = ""
     last: float = nan
     last_sampled_seconds_ago: float = nan
     summary: DistributionSummary = EMPTY
+    identity: str = ""
+
+
+class EnergyStatistics(msgspec.Struct, frozen=True):
+    """What an output token costs: the GPUs' energy over the tokens generated in the same span.
+
+    The span goes from the first reading of energy since ``reset()`` to the last. ``joules_by_gpu`` is by UUID
+    (``instance_id/gpu.0.energy_joules`` without one), so that a GPU which several processes sample counts once in
+    a merge. Tokens are those of iterations as soon as one was recorded, else of finished requests.
+    ``joules`` is ``nan`` without a GPU, ``joules_per_token`` without tokens, too.
+    """
+
+    joules_by_gpu: dict[str, float] = {}
+    joules: float = nan
+    tokens_of_iterations: int = 0
+    tokens_of_requests: int = 0
+    joules_per_token: float = nan
 
 
 class WindowStatistics(msgspec.Struct, frozen=True):

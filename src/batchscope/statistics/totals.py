@@ -13,7 +13,8 @@ class Totals(msgspec.Struct, frozen=True):
     Integrals stand beside gauges because a scrape every 15 s cannot see 50 ms iterations, and because
     ratios do not add up over a fleet while seconds do. ``requests_received`` = finished + in flight + lost.
     ``generation_tokens`` are those of iterations as soon as one was recorded, else those of finished requests.
-    ``slot_seconds`` = max_running_requests x busy time, ``rank_seconds`` = time since start x ranks seen.
+    ``slot_seconds`` = max_running_requests x busy time while that limit was known, ``used_slot_seconds`` = requests
+    in the batch x the same time, ``rank_seconds`` = time since start x ranks seen.
     """
 
     requests_received: int = 0
@@ -40,6 +41,7 @@ class Totals(msgspec.Struct, frozen=True):
     waiting_request_seconds: float = 0.0
     scheduled_request_seconds: float = 0.0
     slot_seconds: float = 0.0
+    used_slot_seconds: float = 0.0
     rank_seconds: float = 0.0
     errors_by_type: dict[str, int] = {}
     rejected_records: dict[str, int] = {}

@@ -1,0 +1,14 @@
+"""Installs transformers into an environment of its own and runs serve.py there: ``python engine_tests/transformers/run.py``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from environment import run_in
+
+STEPS = (("torch==2.13.0", "transformers==5.23.0", "accelerate"),)
+
+if __name__ == "__main__":
+    sys.exit(run_in("transformers", STEPS, Path(__file__).with_name("serve.py"), seconds=300))

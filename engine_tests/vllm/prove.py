@@ -1,0 +1,262 @@
+"""Real vLLM under load, with the plug-in: batchscope's figures against vLLM's own. A line a check; exit 0 if all hold.
+
+    python prove.py DIRECTORY [--throughput]
+
+60 streaming requests on loopback, 6 of whose clients go away, with a KV cache small enough to preempt. Then the
+same server with the plug-in switched off, with the scheduler subclass, and vLLM inside a program. Needs vLLM 0.32
+beside batchscope.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from load import requests, serve_all
+from model import write_model
+from theirs import Exposed
+from throughput import measure
+
+from batchscope import MetricsSnapshot, decode_snapshot
+from batchscope.publishing import SnapshotDirectory
+from server import BLOCKS, ENVIRONMENT, MAX_RUNNING, MAX_TOKENS, Server, fetch, free_port
+
+REQUESTS, LEAVING = 60, 6
+SCHEDULER = "batchscope.plugins.vllm_scheduler.ReportingAsyncScheduler"
+HISTOGRAMS = {
+    "time_to_first_token": "vllm:time_to_first_token_seconds",
+    "inter_emission_latency": "vllm:inter_token_latency_seconds",
+    "total_time": "vllm:e2e_request_latency_seconds",
+    "queue_time": "vllm:request_queue_time_seconds",
+    "prefill_time": "vllm:request_prefill_time_seconds",
+    "decode_time": "vllm:request_decode_time_seconds",
+}
+REASONS = {"length": "max_tokens_reached", "stop": "eos_token_reached", "abort": "cancelled", "error": "error"}
+
+
+class Checks:
+    """Counts what does not hold."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def equal(self, what: str, ours: Any, expected: Any) -> None:
+        """Both are the same."""
+        self.holds(what, f"{ours}" if ours == expected else f"{ours}, expected {expected}", ours == expected)
+
+    def holds(self, what: str, detail: str, good: bool) -> None:
+        """One line."""
+        self.failures += not good
+        print(f"{'ok ' if good else 'NOT'} vllm: {what}: {detail}", flush=True)
+
+
+def until(ready: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for it, or go on: the checks say what is missing."""
+    pause, deadline = threading.Event(), time.monotonic() + seconds
+    while not ready() and time.monotonic() < deadline:
+        pause.wait(0.2)
+
+
+def answers(checks: Checks, url: str) -> bool:
+    """Whether the plug-in serves at ``url``: one line, and nothing else can be checked where it does not."""
+    try:
+        fetch(url + "/snapshot")
+    except OSError as error:
+        checks.holds("the plug-in serves", f"{url}: {error}; is the entry point installed?", good=False)
+        return False
+    return True
+
+
+def merged(snapshot: MetricsSnapshot, name: str) -> Any:
+    """A histogram of all request classes."""
+    first, *rest = (histogram.copy() for histogram in snapshot.histograms[name].values())
+    for other in rest:
+        first.merge(other)
+    return first
+
+
+def counts(snapshot: MetricsSnapshot) -> tuple[int, ...]:
+    """A few that tell a whole snapshot from a part."""
+    totals = snapshot.totals
+    return totals.requests_received, totals.requests_lost, totals.iterations, totals.generation_tokens
+
+
+def compare_counts(checks: Checks, ours: MetricsSnapshot, theirs: Exposed) -> None:
+    totals = ours.totals
+    by_reason = {
+        REASONS.get(k, "other"): v for k, v in theirs.by("vllm:request_success_total", "finished_reason").items()
+    }
+    counted = {reason: float(count) for reason, count in totals.requests_by_reason.items() if count}
+    checks.equal("finished requests by reason", counted, by_reason)
+    for what, count, name in (
+        ("generated tokens", totals.generation_tokens, "vllm:generation_tokens_total"),
+        ("tokens of finished requests", totals.generation_tokens_of_requests, "vllm:request_generation_tokens_sum"),
+        ("prompt tokens of finished requests", totals.prompt_tokens_computed, "vllm:request_prompt_tokens_sum"),
+        ("preemptions", totals.preemptions, "vllm:num_preemptions_total"),
+    ):
+        checks.equal(what, float(count), theirs.total(name))
+    checks.holds("the KV cache was too small", f"{totals.preemptions} preemptions", totals.preemptions > 0)
+    checks.equal("requests received", totals.requests_received, REQUESTS)
+    checks.equal("requests lost", totals.requests_lost, LEAVING)
+    checks.equal("finished and lost", float(totals.requests_lost), REQUESTS - sum(by_reason.values()))
+    checks.equal("requests in flight", ours.gauges.requests_in_flight, 0)
+    checks.equal("rejected records", dict(totals.rejected_records), {})
+    checks.equal("dropped records", totals.dropped_records, 0)
+    checks.equal("missing fields", ours.definitions.get("missing"), None)
+    limits = (ours.limits.max_running_requests, ours.limits.max_scheduled_tokens, ours.limits.kv_cache_blocks)
+    checks.equal("limits", limits, (MAX_RUNNING, MAX_TOKENS, BLOCKS))
+    checks.equal(
+        "engine", (ours.engine.kind, ours.engine.version, ours.labels), ("vllm", "0.32.0", {"model_name": "tiny"})
+    )
+
+
+def compare_histograms(checks: Checks, ours: MetricsSnapshot, theirs: Exposed) -> None:
+    for name, their_name in HISTOGRAMS.items():
+        mine, buckets = merged(ours, name), theirs.histogram(their_name)
+        same = mine.count == buckets.count and math.isclose(mine.sum, buckets.sum, rel_tol=1e-9)
+        detail = f"{mine.count}, {mine.sum:.6f} s" + (
+            "" if same else f", expected {buckets.count}, {buckets.sum:.6f} s"
+        )
+        checks.holds(f"count and sum of {name}", detail, same)
+        for q in (0.5, 0.9, 0.95, 0.99):
+            low, high = buckets.interval(q)
+            value, error = mine.quantile(q), mine.relative_error
+            inside = low * (1 - error) <= value <= high * (1 + error)
+            checks.holds(f"p{q * 100:g} of {name} in vLLM's bucket", f"{value:.4f} in ({low}, {high}]", inside)
+    tpot, theirs_tpot = (
+        merged(ours, "time_per_output_token"),
+        theirs.histogram("vllm:request_time_per_output_token_seconds"),
+    )
+    checks.holds(
+        "time_per_output_token: vLLM's without the zeros of one-token answers",
+        f"{tpot.count} of {theirs_tpot.count:.0f}, {tpot.sum:.6f} s",
+        tpot.count < theirs_tpot.count and math.isclose(tpot.sum, theirs_tpot.sum, rel_tol=1e-9),
+    )
+
+
+def switched_on(checks: Checks, home: Path) -> None:
+    port, snapshots = free_port(), home / "snapshots"
+    shutil.rmtree(snapshots, ignore_errors=True)
+    environment = {
+        "BATCHSCOPE_VLLM": "1", "BATCHSCOPE_PORT": str(port), "BATCHSCOPE_SNAPSHOT_DIR": str(snapshots),
+        "BATCHSCOPE_SLO": "time_to_first_token=0.5,time_per_output_token=0.05",
+    }  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+
+    def read() -> MetricsSnapshot:
+        return decode_snapshot(fetch(url + "/snapshot?histograms=1"))
+
+    with Server(home, "on", environment) as server:
+        if not answers(checks, url):
+            return
+        serve_all(server.url, requests(REQUESTS))
+        until(lambda: read().gauges.requests_in_flight == 0)
+        ours, theirs = read(), Exposed(server.metrics())
+        own = Exposed(fetch(url + "/metrics"))
+        threads = [name for name in server.probe()["threads"] if name.startswith("batchscope")]
+        with SnapshotDirectory(snapshots, compact=False) as directory:
+            until(lambda: counts(directory.get_snapshot()) == counts(ours), 5.0)
+            published = directory.get_snapshot()
+    compare_counts(checks, ours, theirs)
+    compare_histograms(checks, ours, theirs)
+    checks.equal("/metrics says lost requests", own.total("batchscope_requests_lost_total"), float(LEAVING))
+    checks.equal("the published snapshot's counts", counts(published), counts(ours))
+    checks.equal("SLO evaluated for", ours.slo_stats["default"].evaluated, REQUESTS - LEAVING)
+    checks.holds("the probe sees the plug-in's threads", ", ".join(threads), bool(threads))
+
+
+def switched_off(checks: Checks, home: Path) -> None:
+    port = free_port()
+    with Server(home, "off", {"BATCHSCOPE_PORT": str(port)}) as server:
+        serve_all(server.url, requests(8, leaving=False))
+        found = server.probe()
+        try:
+            answer = fetch(f"http://127.0.0.1:{port}/metrics", 2.0)
+        except OSError:
+            answer = ""
+    checks.equal("off: threads", [name for name in found["threads"] if "batchscope" in name], [])
+    parts = ("batchscope.engines", "batchscope.server", "batchscope.publishing", "batchscope.plugins.vllm_start")
+    loaded = [name for name in found["modules"] if name.startswith(parts)]
+    checks.equal("off: parts of batchscope imported", loaded, [])
+    checks.equal("off: answer on the port", answer, "")
+    said = [line for line in server.log.read_text(errors="replace").splitlines() if "batchscope" in line.lower()]
+    own = [line for line in said if "-> batchscope.plugins.vllm:" not in line]  # vLLM lists what is installed
+    checks.equal("off: lines in the log", own, [])
+
+
+def reporting_scheduler(checks: Checks, home: Path) -> None:
+    """The opt-in scheduler subclass: the same answers, and the engine's own word on why admission stopped."""
+    port, load = free_port(), requests(REQUESTS, leaving=False)
+    url, tokens = f"http://127.0.0.1:{port}", sum(request.tokens for request in load)
+    environment = {"BATCHSCOPE_VLLM": "1", "BATCHSCOPE_PORT": str(port)}
+    with Server(home, "scheduler", environment, "--scheduler-cls", SCHEDULER) as server:
+        if not answers(checks, url):
+            return
+        serve_all(server.url, load)
+        until(lambda: decode_snapshot(fetch(url + "/snapshot")).gauges.requests_in_flight == 0)
+        ours, theirs = decode_snapshot(fetch(url + "/snapshot")), Exposed(server.metrics())
+    totals, iterations = ours.totals, ours.iteration_stats
+    checks.equal("scheduler: tokens wanted", totals.generation_tokens, tokens)
+    checks.equal("scheduler: tokens", float(totals.generation_tokens), theirs.total("vllm:generation_tokens_total"))
+    checks.equal("scheduler: share of time whose limiter is reported", iterations.limiter_reported_ratio, 1.0)
+    shares = {name: round(share, 3) for name, share in iterations.limited_by.items() if share > 0}
+    checks.holds("scheduler: the KV cache is among the limiters", f"{shares}", shares.get("kv_cache", 0) > 0)
+    checks.equal("scheduler: unknown limiter", shares.get("unknown"), None)
+    prompts = sum(len(request.prompt) for request in load)
+    computed = totals.scheduled_prefill_tokens
+    detail = f"{computed} for {prompts} of prompts and {totals.preemptions} preemptions"
+    checks.holds("scheduler: prefill tokens, recomputed ones included", detail, computed > prompts)
+
+
+def embedded(checks: Checks, home: Path) -> None:
+    """AsyncLLM with a stat logger, and the offline LLM attached to, in a process of their own."""
+    command = [sys.executable, str(Path(__file__).with_name("embedded.py")), str(home / "model")]
+    with (home / "embedded.log").open("w") as log:
+        done = subprocess.run(
+            command,
+            env=os.environ | ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            check=False,
+            timeout=180,
+        )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    for said in map(json.loads, lines):
+        ours = (said["completed"], said["tokens"], said["version"])
+        checks.equal(
+            f"embedded: requests and tokens of {said['what']}", ours, (said["requests"], said["wanted"], "0.32.0")
+        )
+    checks.equal("embedded: engines that answered", len(lines), 2)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--throughput", action="store_true")
+    options = parser.parse_args()
+    write_model(options.directory / "model")
+    checks = Checks()
+    switched_on(checks, options.directory)
+    switched_off(checks, options.directory)
+    reporting_scheduler(checks, options.directory)
+    embedded(checks, options.directory)
+    if options.throughput:
+        measure(options.directory)
+    print(f"vllm: {checks.failures} checks do not hold" if checks.failures else "vllm: all checks hold")
+    return 1 if checks.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""``batchscope check URL``: which numbers an engine's metrics page can give, and which it cannot."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from batchscope.cli import stdout
+from batchscope.cli.figures import count, percent
+from batchscope.cli.options import CommandError
+from batchscope.cli.rendering import rendered
+from batchscope.cli.scraping import MaxMib, Timeout, limits_of
+from batchscope.engines.scraped.checking import CheckReport, GivenNumber, check_report
+from batchscope.engines.scraped.fetch import ScrapeError, metrics_url
+from batchscope.engines.scraped.watcher import UnknownEngineError, scrape
+
+INCOMPLETE = 1
+_SHOWN_NAMES = 40
+
+
+def check(
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="An engine's metrics page; /metrics is added to a bare address.")
+    ],
+    timeout: Timeout = 5.0,
+    max_mib: MaxMib = 16.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")] = False,
+) -> int:
+    """Say which numbers an engine's metrics page gives, which it cannot, and which names are not known.
+
+    Exit code: 0 = an engine that is known, with its key numbers; 1 = the page is there, but is no known engine's or
+    lacks key numbers; 2 = wrong use, or no page to be had.
+    """
+    page = metrics_url(url)
+    try:
+        report = check_report(page.text, scrape(page, limits_of(timeout, max_mib)))
+    except UnknownEngineError as error:
+        report = CheckReport(url=page.text, error=str(error))
+    except ScrapeError as error:
+        raise CommandError(str(error)) from None
+    stdout.write(report.to_json() + b"\n" if as_json else rendered(_view(report)))
+    return 0 if report.complete else INCOMPLETE
+
+
+def _view(report: CheckReport) -> RenderableType:
+    if not report.engine:
+        return Text(report.error)
+    parts: list[RenderableType] = [_head(report), _section("It gives", "since it started"), _given(report)]
+    if report.not_given:
+        parts += [_section("It cannot give", "or does not at present"), _not_given(report)]
+    if report.unknown_names:
+        parts += [_section("Names that are not known", "a newer version's, perhaps"), _unknown(report)]
+    if report.rejected:
+        parts += [_section("Values that cannot be right", "left out"), Text("\n".join(report.rejected[:_SHOWN_NAMES]))]
+    return Group(*parts)
+
+
+def _head(report: CheckReport) -> RenderableType:
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(style="dim", no_wrap=True)
+    lines.add_column(overflow="fold")
+    lines.add_row("page", report.url)
+    lines.add_row("engine", report.title)
+    lines.add_row("version", f"{report.version}, by its names" if report.version else "its names do not tell")
+    lines.add_row("numbers", f"{len(report.given)} given, {len(report.not_given)} not")
+    names = f"{len(report.unknown_names)} of the engine's are not known"
+    lines.add_row("names", f"{names}; {report.foreign_names} of others (process, web server) are not read")
+    lines.add_row("as in", report.names_from)
+    if report.lacking:
+        lines.add_row("LACKING", Text(", ".join(report.lacking), style="bold red"))
+    return lines
+
+
+def _given(report: CheckReport) -> RenderableType:
+    table = _table("number", "now", "name on the page, and what it means")
+    table.columns[1].justify = "right"
+    for name, number in report.given.items():
+        meaning = Text(number.source)
+        if number.definition:
+            meaning.append(f"\n{number.definition}", style="dim")
+        table.add_row(name, _value(number), meaning)
+    return table
+
+
+def _value(number: GivenNumber) -> str:
+    if number.kind == "ratio":
+        return percent(number.value)
+    return f"n = {count(number.value)}" if number.kind == "histogram" else count(number.value)
+
+
+def _not_given(report: CheckReport) -> RenderableType:
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in report.not_given.items():
+        by_reason.setdefault(reason, []).append(name)
+    table = _table("number", "why")
+    for reason, names in by_reason.items():
+        table.add_row("\n".join(names), reason)
+    return table
+
+
+def _unknown(report: CheckReport) -> RenderableType:
+    names = report.unknown_names[:_SHOWN_NAMES]
+    more = len(report.unknown_names) - len(names)
+    return Text("\n".join((*names, *([f"and {more:,} more"] if more else []))))
+
+
+def _section(title: str, about: str) -> Text:
+    return Text.assemble("\n", (title, "bold"), ("   " + about, "dim"))
+
+
+def _table(first: str, *rest: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), header_style="dim")
+    table.add_column(first, no_wrap=True)
+    for name in rest:
+        table.add_column(name, overflow="fold")
+    return table

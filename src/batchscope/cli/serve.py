@@ -1,0 +1,117 @@
+"""``batchscope serve``: the endpoint in front of other processes' snapshots, or of a replay to try it."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from batchscope import RequestTracker, SchedulerLimits, SchedulerMetricsCollector
+from batchscope.cli import INTERRUPTED
+from batchscope.cli.options import CommandError
+from batchscope.cli.simulation import note
+from batchscope.server import DEFAULT_PORT
+from batchscope.server import serve as serve_source
+from batchscope.server.health import STALL_SECONDS
+from batchscope.simulator import SchedulerOptions, Simulator, VirtualClock, open_trace
+from batchscope.statistics.cumulative import StateSource
+
+if TYPE_CHECKING:
+    from batchscope.server.running import ServerHandle
+
+UNIX = "unix:"
+LOOK_SECONDS = 1.0
+"""How often a directory is looked at, scraped or not: what is read and tidied between scrapes delays none."""
+
+
+class _Endpoint(NamedTuple):
+    """Where and how to serve."""
+
+    host: str
+    port: int
+    token_file: Path | None
+    tls_certificate: Path | None
+    tls_key: Path | None
+    vllm_names: bool
+    stall_seconds: float
+
+
+def serve(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[DIRECTORY|unix:PATH]",
+            help="Where processes publish their snapshots: a directory, or a socket to listen on.",
+            show_default=False,
+        ),
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option("--replay", metavar="TRACE", help="Serve a simulated engine that replays a trace.")
+    ] = None,
+    speed: Annotated[
+        float, typer.Option(metavar="X", help="Of the replay: 1 = in real time, 10 = ten times as fast.")
+    ] = 1.0,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 = everywhere.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", help="Port; 0 = any free one.")] = DEFAULT_PORT,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Holds the bearer token to ask for; else the variable BATCHSCOPE_TOKEN."),
+    ] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM: serve https with it.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="PEM: its key, where it is apart.")] = None,
+    vllm_names: Annotated[
+        bool, typer.Option("--vllm-names", help="Also under the metric names that vLLM uses.")
+    ] = False,
+    stall_seconds: Annotated[
+        float, typer.Option(metavar="S", help="/healthz: work and no iteration for longer is a stall.")
+    ] = STALL_SECONDS,
+) -> int:
+    """Serve /metrics, /snapshot and /healthz over HTTP until Ctrl-C.
+
+    In front of the processes that publish into DIRECTORY (SnapshotPublisher), added up; or of a replay.
+    """
+    endpoint = _Endpoint(host, port, token_file, tls_certificate, tls_key, vllm_names, stall_seconds)
+    if (source is None) == (trace is None):
+        raise CommandError("serve: expected a DIRECTORY or unix:PATH to serve, or --replay TRACE, and not both")
+    with suppress(KeyboardInterrupt):
+        if trace is not None:
+            _serve_replay(trace, speed, endpoint)
+        elif source is not None:
+            _serve_processes(source, endpoint)
+    return INTERRUPTED
+
+
+def _serve_processes(place: str, endpoint: _Endpoint) -> None:
+    from batchscope.publishing import SnapshotDirectory, SnapshotSocket  # noqa: PLC0415  (needed here only)
+
+    path = place.removeprefix(UNIX)
+    if not path:
+        raise CommandError(f"serve {place!r}: expected a path")
+    reader = SnapshotSocket(path) if place.startswith(UNIX) else SnapshotDirectory(path, interval=LOOK_SECONDS)
+    with reader, _serving(reader, place, endpoint):
+        threading.Event().wait()
+
+
+def _serve_replay(trace: Path, speed: float, endpoint: _Endpoint) -> None:
+    options, clock = SchedulerOptions(), VirtualClock()
+    limits = SchedulerLimits(
+        max_running_requests=options.max_running_requests,
+        max_scheduled_tokens=options.max_scheduled_tokens,
+        kv_cache_blocks=options.kv_cache_blocks,
+    )
+    workload = open_trace(trace)
+    with SchedulerMetricsCollector(limits=limits, labels={"model_name": "replay"}, clock=clock) as collector:
+        simulator = Simulator(workload, RequestTracker(collector), options=options, clock=clock, speed=speed)
+        with _serving(collector, trace.name, endpoint):
+            if not simulator.run().interrupted:
+                note("the replay is over: its last figures stay until Ctrl-C")
+                threading.Event().wait()
+
+
+def _serving(source: StateSource, name: str, endpoint: _Endpoint) -> ServerHandle:
+    handle = serve_source(source, **endpoint._asdict())
+    note(f"{handle.url}/metrics serves {name}; Ctrl-C ends it")
+    return handle

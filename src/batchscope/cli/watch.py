@@ -1,0 +1,113 @@
+"""``batchscope watch URL...``: running engines from outside, by the metrics pages that they already serve."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from batchscope.cli import INTERRUPTED, stdout
+from batchscope.cli.options import CommandError
+from batchscope.cli.rendering import rendered
+from batchscope.cli.scraping import MaxMib, Timeout, limits_of, seconds
+from batchscope.cli.watch_view import view
+from batchscope.engines.scraped.documents import WatchDocument
+from batchscope.engines.scraped.fetch import metrics_url
+from batchscope.engines.scraped.watcher import Watcher
+from batchscope.errors import ConfigurationError
+
+NOBODY_ANSWERED = 1
+LONGEST_INTERVAL = 86_400
+
+
+def watch(
+    urls: Annotated[
+        list[str],
+        typer.Argument(metavar="URL...", help="Engines' metrics pages; /metrics is added to a bare address."),
+    ],
+    interval: Annotated[float, typer.Option(metavar="S", help="Seconds from one look to the next.")] = 5.0,
+    once: Annotated[bool, typer.Option("--once", help="One look, then end: numbers since the engine started.")] = False,
+    rounds: Annotated[
+        int | None, typer.Option("--count", metavar="N", help="End after N looks.", show_default="until Ctrl-C")
+    ] = None,
+    timeout: Timeout = 5.0,
+    max_mib: MaxMib = 16.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document a look, a line each.")] = False,
+) -> int:
+    """Watch running engines, one or many: vLLM, SGLang, TGI, llama.cpp, TensorRT-LLM, LMDeploy.
+
+    Rates and latencies are of the time between two looks; the first one can only tell numbers since the engine
+    started, and says so. A percentile is shown as the interval that the engine's buckets allow. Exit code: 0; 1 when
+    nobody answered the last look; 130 after Ctrl-C.
+    """
+    seconds("--interval", interval, LONGEST_INTERVAL)
+    if rounds is not None and rounds < 1:
+        raise ConfigurationError("--count", rounds, "a whole number 1..")
+    if once and rounds not in {None, 1}:
+        raise ConfigurationError("--count", rounds, "no --once beside it")
+    watcher = Watcher([metrics_url(url) for url in urls], limits=limits_of(timeout, max_mib))
+    document = None
+    try:
+        with _screen(as_json) as show:
+            for document in _looks(watcher, interval, 1 if once else rounds):
+                show(document)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except _NobodyReadsError:
+        return 0
+    return 0 if document is not None and document.fleet is not None else NOBODY_ANSWERED
+
+
+def _looks(watcher: Watcher, interval: float, rounds: int | None) -> Iterator[WatchDocument]:
+    """A look every ``interval`` seconds, counted from the first: a slow target does not shift the rest."""
+    begin, number = time.monotonic(), 0
+    pause = threading.Event()
+    while True:
+        yield watcher.round()
+        number += 1
+        if number == rounds:
+            return
+        late = time.monotonic() - begin
+        number_due = int(late // interval) + 1
+        pause.wait(begin + number_due * interval - time.monotonic())
+
+
+@contextmanager
+def _screen(as_json: bool) -> Iterator[Callable[[WatchDocument], None]]:
+    """How a look is shown: in place on a terminal, else one block (or JSON line) after the other."""
+    console = Console(emoji=False, highlight=False)
+    if as_json or not console.is_terminal:
+        yield _write_json if as_json else _write_block
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        yield lambda document: live.update(view(document), refresh=True)
+
+
+def _write_json(document: WatchDocument) -> None:
+    _write(document.to_json() + b"\n")
+
+
+def _write_block(document: WatchDocument) -> None:
+    _write(rendered(view(document)) + b"\n")
+
+
+class _NobodyReadsError(Exception):
+    """Whoever read stdout has seen enough (``| head``): no error, but the end."""
+
+
+def _write(output: bytes) -> None:
+    if sys.stdout is None:
+        raise CommandError("stdout is closed: the watch has nowhere to go")
+    try:
+        sys.stdout.buffer.write(output)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        stdout.discard()
+        raise _NobodyReadsError from None

@@ -1,0 +1,172 @@
+"""The core of a collector: one lock, one state, and everything that is drained into it."""
+
+from __future__ import annotations
+
+import math
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from batchscope.aggregation.requests import ClassNames
+from batchscope.aggregation.state import Drained, Sink, State
+from batchscope.clock import Clock, WallClock
+from batchscope.configuration import MetricsConfiguration, SchedulerLimits
+from batchscope.errors import ConfigurationError, InvalidRecordError
+from batchscope.recording.ring import Pressure
+from batchscope.recording.rings import Recording
+from batchscope.recording.source import Source
+from batchscope.recording.unread import Unread
+from batchscope.recording.writers import Writers
+from batchscope.records import ResourceSample
+from batchscope.statistics.build import Cut
+from batchscope.statistics.counted import Counted, count
+
+
+class Draining:
+    """Empties rings and sources into a ``State``, under ``lock``; knows who listens and since when it counts.
+
+    Producers write without the lock, through ``shared``. Methods that say "the lock is held" do not take it: the
+    lock is not reentrant, nothing that runs under it may read the collector.
+    """
+
+    def __init__(self, configuration: MetricsConfiguration, limits: SchedulerLimits, clock: Clock) -> None:
+        self.configuration = configuration
+        self.limits = limits
+        self.clock = clock
+        self.classes = ClassNames(configuration)
+        self.sources: list[Source] = []
+        self.sinks: list[Sink] = []
+        strict = configuration.strict
+        self.shared = Recording(
+            clock, self.classes.codes, self.classes.other, strict, self.check if strict else self.relieve,
+            limits, eager=strict, pressure=Pressure(),
+        )  # fmt: skip
+        self.writers = Writers(self.shared)
+        self._start()
+        self._begin()
+
+    def _start(self) -> None:
+        """What a fork's child needs anew."""
+        self.lock = threading.Lock()
+        self.sequence = 0
+        self.generation = 0
+        self.instance_id = uuid.uuid4().hex
+        self.wall = WallClock(self.clock)
+
+    def _begin(self) -> None:
+        self.state = State(self.configuration, self.limits, self.classes, self.clock())
+        self._before = count(self.state, self.writers.rings, self.sources)
+
+    def attach(self, source: Source) -> Recording:
+        """Drain ``source`` with everything else from now on."""
+        with self.lock:
+            self.sources.append(source)
+        return self.shared
+
+    def subscribe(self, sink: Sink) -> Callable[[], None]:
+        """Give ``sink`` all rows from now on; returns what ends that."""
+        with self.lock:
+            self.drain()
+            self.sinks.append(sink)
+
+        def unsubscribe() -> None:
+            with self.lock:
+                self.drain()
+                if sink in self.sinks:
+                    self.sinks.remove(sink)
+
+        return unsubscribe
+
+    def _drained(self) -> Iterator[Unread | Drained]:
+        for rings in list(self.writers.rings):
+            yield from rings.unread()
+        for source in self.sources:
+            yield from source.drain()
+
+    def drain(self) -> float:
+        """Count everything recorded so far; the lock is held. Gives the instant of the cut."""
+        now = self.clock()
+        self.state.consume(self._drained(), now, (self._publish,) if self.sinks else ())
+        return now
+
+    def _publish(self, block: Drained) -> None:
+        for sink in list(self.sinks):
+            try:
+                sink(block)
+            except Exception as error:  # noqa: BLE001  (whatever a listener raises, recording goes on)
+                self.sinks.remove(sink)
+                self.writers.own().error("sink_failed", error)
+
+    def relieve(self) -> bool:
+        """A producer's memory runs full and nobody reads: drain, unless somebody does already (False)."""
+        if not self.lock.acquire(blocking=False):
+            return False
+        try:
+            self.drain()
+        finally:
+            self.lock.release()
+        return True
+
+    def check(self) -> None:
+        """Strict mode: drain at once, and raise if a record was rejected."""
+        with self.lock:
+            before = sum(self.counted().rejected.values())
+            self.drain()
+            counted = self.counted()
+        if sum(counted.rejected.values()) > before:
+            reason = self.state.rejections.last or ", ".join(counted.rejected)
+            raise InvalidRecordError(f"record rejected: {reason}; durations are seconds >= 0, counts whole numbers")
+
+    def counted(self) -> Counted:
+        """What producers and checks counted since the last reset; the lock is held."""
+        return count(self.state, self.writers.rings, self.sources).minus(self._before)
+
+    def record_resources(self, samples: Iterable[ResourceSample], facts: Mapping[str, str], interval: float) -> None:
+        """Keep what was sampled now; what was recorded before is drained: energy and tokens are of one span."""
+        if not 0 < interval < math.inf:
+            raise ConfigurationError("interval", interval, "seconds > 0")
+        samples = list(samples)
+        with self.lock:
+            now = self.drain()
+            rejected = self.state.rejections.total
+            self.state.resources.record(samples, facts, now, interval, self.state.tokens())
+            refused = self.state.rejections.total > rejected
+        if refused and self.configuration.strict:
+            raise InvalidRecordError(f"resource sample rejected: {self.state.rejections.last}")
+
+    def set_limits(self, limits: SchedulerLimits) -> None:
+        """Measure against other limits from now on; what was recorded before keeps the old ones."""
+        with self.lock:
+            self.drain()
+            self.limits = limits
+            self.state.iterations.limits = limits
+            self.shared = self.shared._replace(limits=limits)
+            for source in self.sources:
+                source.set_limits(limits)
+
+    def cut(self) -> Cut:
+        """Everything recorded so far, drained, and what it is read with; the lock is held."""
+        now = self.drain()
+        live = [source.live(now, tuple(self.classes.targets.values())) for source in self.sources]
+        return Cut(self.configuration, self.limits, self.classes, self.state, self.counted(), live, now)
+
+    def reset(self) -> None:
+        """Forget what was counted; requests in flight stay."""
+        with self.lock:
+            self.drain()
+            clock = self.state.iterations.clock
+            for source in self.sources:
+                source.reset()
+            self.generation += 1
+            self._begin()
+            clock.restart()  # no instant counts as busy twice, not even across a reset
+            self.state.iterations.clock = clock
+
+    def after_fork(self) -> None:
+        """In the child: empty, a new lock; rows of other threads, even half-written, are gone."""
+        self._start()
+        for source in self.sources:
+            source.after_fork()
+        for rings in self.writers.rings:
+            rings.discard()
+        self._begin()

@@ -1,0 +1,93 @@
+"""What an engine's page can give and what it cannot: the answer of ``batchscope check``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+
+from batchscope.engines.scraped.difference import Scrape, difference
+from batchscope.engines.scraped.figures import Figures, figures_of
+from batchscope.engines.scraped.quantities import KEY_NUMBERS, NUMBERS, Kind, Quantity
+from batchscope.engines.scraped.reading import Reading
+from batchscope.engines.scraped.snapshots import not_given
+
+SCHEMA = "batchscope.check/1"
+
+
+class GivenNumber(msgspec.Struct, frozen=True):
+    """A number that the page has: its name there, what it is now (since the engine's start), what it means.
+
+    ``value`` is the count of observations where ``kind`` is ``histogram``.
+    """
+
+    kind: str
+    source: str
+    value: float
+    definition: str = ""
+
+
+class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of one page.
+
+    ``engine`` is empty where no known engine's names are on it. ``lacking``: the key numbers without which the
+    engine cannot be watched in earnest. ``unknown_names``: the engine's own families that the table does not know;
+    ``foreign_names`` counts those of others (the Python process, the web server).
+    """
+
+    url: str
+    engine: str = ""
+    title: str = ""
+    version: str = ""
+    given: Mapping[str, GivenNumber] = {}
+    not_given: Mapping[str, str] = {}
+    lacking: list[str] = []
+    unknown_names: list[str] = []
+    foreign_names: int = 0
+    rejected: list[str] = []
+    names_from: str = ""
+    error: str = ""
+    schema: str = SCHEMA
+
+    @property
+    def complete(self) -> bool:
+        """Whether the engine is known and its key numbers are there."""
+        return bool(self.engine) and not self.lacking
+
+    def to_json(self) -> bytes:
+        """One JSON document (UTF-8)."""
+        return msgspec.json.encode(self)
+
+
+def check_report(url: str, reading: Reading) -> CheckReport:
+    """The report of one reading."""
+    scrape = Scrape(reading, 0.0, math.nan)
+    figures = figures_of(scrape, difference(scrape, None))
+    lacking = [quantity for quantity in KEY_NUMBERS if quantity not in figures.given | reading.announced]
+    return CheckReport(
+        url=url,
+        engine=reading.engine.kind,
+        title=reading.engine.title,
+        version=reading.version,
+        given={quantity: _given(figures, quantity) for quantity in NUMBERS if quantity in figures.given},
+        not_given=not_given(figures, reading.announced),
+        lacking=[str(quantity) for quantity in lacking],
+        unknown_names=reading.unknown,
+        foreign_names=reading.foreign,
+        rejected=reading.rejected,
+        names_from=reading.engine.source,
+    )
+
+
+def _given(figures: Figures, quantity: Quantity) -> GivenNumber:
+    if quantity.kind is Kind.HISTOGRAM:
+        value = figures.histograms[quantity].count
+    elif quantity.kind is Kind.COUNTER:
+        value = figures.total(quantity)
+    elif quantity.kind is Kind.RATIO:
+        value = figures.usage
+    else:
+        value = figures.gauges[quantity]
+    definition = figures.definitions.get(quantity, "")
+    return GivenNumber(quantity.kind, figures.sources.get(quantity, ""), value, definition)

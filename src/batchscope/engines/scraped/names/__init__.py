@@ -1,0 +1,13 @@
+"""The one table: engine by engine, canonical quantity -> the engine's names, newest first."""
+
+from __future__ import annotations
+
+from batchscope.engines.scraped.names.llamacpp import LLAMACPP
+from batchscope.engines.scraped.names.lmdeploy import LMDEPLOY
+from batchscope.engines.scraped.names.sglang import SGLANG
+from batchscope.engines.scraped.names.tensorrt_llm import TRITON_TENSORRT_LLM, TRTLLM_SERVE
+from batchscope.engines.scraped.names.tgi import TGI
+from batchscope.engines.scraped.names.vllm import VLLM
+from batchscope.engines.scraped.quantities import EngineNames
+
+ENGINES: tuple[EngineNames, ...] = (VLLM, SGLANG, TGI, LLAMACPP, TRTLLM_SERVE, TRITON_TENSORRT_LLM, LMDEPLOY)

@@ -1,0 +1,175 @@
+"""Several targets, scraped again and again: each keeps its own state, and one that fails never stops the rest."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from batchscope.engines.scraped.difference import Scrape, difference
+from batchscope.engines.scraped.documents import TargetReport, WatchDocument
+from batchscope.engines.scraped.exposition import read_exposition
+from batchscope.engines.scraped.fetch import MetricsUrl, ScrapeError, ScrapeLimits, countdown, fetch
+from batchscope.engines.scraped.figures import Figures, combined, figures_of
+from batchscope.engines.scraped.names import ENGINES
+from batchscope.engines.scraped.quantities import Quantity
+from batchscope.engines.scraped.reading import Reading, known_samples, read
+from batchscope.engines.scraped.snapshots import Identity, scraped_snapshot
+from batchscope.errors import ConfigurationError
+
+MAX_TARGETS = 256
+"""A thread each while they are scraped."""
+STALE_SECONDS = 30.0
+"""Unfinished requests, and no counter that moves, for so long: stuck."""
+FLEET = "fleet"
+_GRACE_SECONDS = 1.0
+_NOTES = 10
+
+
+class UnknownEngineError(ScrapeError):
+    """The page is Prometheus text, and no known engine's."""
+
+
+def scrape(url: MetricsUrl, limits: ScrapeLimits) -> Reading:
+    """One page, read; ``ScrapeError`` where it cannot be, or is no known engine's."""
+    remaining = countdown(limits.timeout_seconds)
+    pieces = fetch(url, limits, remaining)
+    try:
+        page = read_exposition(pieces, known_samples().__contains__, limits, origin=url.text, check_time=remaining)
+    finally:
+        pieces.close()  # lets go of the connection at once
+    reading = read(page)
+    if reading is None:
+        names = ", ".join(engine.title for engine in ENGINES)
+        raise UnknownEngineError(f"{url.text}: a metrics page, but of no engine that is known: expected {names}")
+    return reading
+
+
+class Target:
+    """One target's memory: its last scrape, since when it is in its state, how often it restarted."""
+
+    def __init__(self, url: MetricsUrl, *, stale_seconds: float = STALE_SECONDS) -> None:
+        self.url = url
+        self.figures: Figures | None = None
+        self._stale_seconds = stale_seconds
+        self._last: Scrape | None = None
+        self._generation = 0
+        self._sequence = 0
+        self._failing_since: float | None = None
+        self._idle_since: tuple[float, float] | None = None
+
+    def answered(self, now: Scrape) -> TargetReport:
+        """The target's page was read."""
+        window = difference(now, self._last)
+        self.figures = figures_of(now, window)
+        self._generation += window.restarted
+        self._sequence += 1
+        self._last, self._failing_since = now, None
+        busy = any(self.figures.gauges.get(q, 0) > 0 for q in (Quantity.REQUESTS_RUNNING, Quantity.REQUESTS_WAITING))
+        if window.since_start or window.moved or not busy:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now.at - window.seconds, now.wall - window.seconds
+        stale = self._idle_since is not None and now.at - self._idle_since[0] >= self._stale_seconds
+        identity = Identity(self.url.text, self._generation, self._sequence, _utc(now.wall))
+        return TargetReport(
+            url=self.url.text,
+            state="stale" if stale else "up",
+            since=_utc(self._idle_since[1]) if stale and self._idle_since else None,
+            notes=_notes(now.reading),
+            unknown_names=now.reading.unknown,
+            scraped=scraped_snapshot(self.figures, identity, now.reading.announced),
+        )
+
+    def failed(self, error: str, wall: float) -> TargetReport:
+        """The target could not be read, at ``wall`` (wall clock, seconds)."""
+        if self._failing_since is None:
+            self._failing_since = wall
+        self.figures = self._idle_since = None
+        state = "vanished" if self._last is not None else "down"
+        return TargetReport(url=self.url.text, state=state, since=_utc(self._failing_since), error=error)
+
+
+class Watcher:
+    """Scrapes all targets at once: ``round()`` is one look at each of them.
+
+    ConfigurationError for a target that is named twice (it would count twice) or more than 256 of them.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[MetricsUrl],
+        *,
+        limits: ScrapeLimits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        stale_seconds: float = STALE_SECONDS,
+    ) -> None:
+        if len(urls) > MAX_TARGETS:
+            raise ConfigurationError("URL", f"({len(urls)} of them)", f"at most {MAX_TARGETS}")
+        for index, url in enumerate(urls):
+            if url in urls[:index]:
+                raise ConfigurationError("URL", url.text, "each target once")
+        self._limits = limits or ScrapeLimits()
+        self._clock, self._wall_clock = clock, wall_clock
+        self._targets = [Target(url, stale_seconds=stale_seconds) for url in urls]
+        self._jobs: dict[MetricsUrl, _Job] = {}
+        self._sequence = 0
+
+    def round(self) -> WatchDocument:
+        """Scrape every target, in parallel; takes hardly longer than the limits allow one."""
+        for target in self._targets:
+            if target.url not in self._jobs:
+                self._jobs[target.url] = _Job(target.url, self._limits, self._clock, self._wall_clock)
+        end = self._clock() + self._limits.timeout_seconds + _GRACE_SECONDS
+        reports = [self._report(target, end) for target in self._targets]
+        up = [target.figures for target in self._targets if target.figures is not None]
+        self._sequence += 1
+        now = _utc(self._wall_clock())
+        identity = Identity(FLEET, 0, self._sequence, now)
+        return WatchDocument(time=now, targets=reports, fleet=scraped_snapshot(combined(up), identity) if up else None)
+
+    def _report(self, target: Target, end: float) -> TargetReport:
+        job = self._jobs[target.url]
+        if not job.done.wait(max(0.0, end - self._clock())):
+            # Name resolution has no deadline of its own: its thread is left to end, and asked again next round.
+            return target.failed(f"{target.url.text}: no answer within {self._limits.timeout_seconds:g} s",
+                                 self._wall_clock())  # fmt: skip
+        del self._jobs[target.url]
+        if isinstance(job.outcome, Scrape):
+            return target.answered(job.outcome)
+        return target.failed(job.outcome, self._wall_clock())
+
+
+class _Job:
+    """One scrape in a thread of its own; ``done`` once ``outcome`` is there."""
+
+    def __init__(
+        self, url: MetricsUrl, limits: ScrapeLimits, clock: Callable[[], float], wall_clock: Callable[[], float]
+    ) -> None:
+        self.done = threading.Event()
+        self.outcome: Scrape | str = f"{url.text}: the scrape ended without a result"
+        self._work = url, limits, clock, wall_clock
+        threading.Thread(target=self._run, name=f"batchscope-scrape-{url.host}", daemon=True).start()
+
+    def _run(self) -> None:
+        url, limits, clock, wall_clock = self._work
+        at, wall = clock(), wall_clock()  # the scrape's time is its start, as Prometheus has it
+        try:
+            self.outcome = Scrape(scrape(url, limits), at, wall)
+        except ScrapeError as error:
+            self.outcome = str(error)
+        except Exception as error:  # noqa: BLE001  (one target's page must not end the watch of the others)
+            self.outcome = f"{url.text}: {type(error).__name__}: {error}"
+        finally:
+            self.done.set()
+
+
+def _notes(reading: Reading) -> list[str]:
+    others = [f"names of {title} are on this page as well, and not read" for title in reading.mixed]
+    return others + [f"left out: {rejected}" for rejected in reading.rejected[:_NOTES]]
+
+
+def _utc(seconds: float) -> dt.datetime:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC)

@@ -1,0 +1,143 @@
+"""Iteration and batch rows from facts: when each iteration began, how many requests were in it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from batchscope.configuration import SchedulerLimits
+from batchscope.engines.vllm_facts import Fact
+from batchscope.recording.rows import (
+    LIMITER_CODES,
+    BatchColumn,
+    Floats,
+    IterationColumn,
+    Kind,
+    Rows,
+    empty_rows,
+)
+from batchscope.records import BatchLimiter
+
+C = IterationColumn
+_COPIED = {
+    C.AT: Fact.AT,
+    C.FINISHED_AT: Fact.AT,
+    C.RANK: Fact.RANK,
+    C.REQUESTS_COMPLETED: Fact.FINISHED,
+    C.WAITING_REQUESTS: Fact.WAITING,
+    C.DEFERRED_REQUESTS: Fact.DEFERRED,
+    C.PREFILL_REQUESTS: Fact.CONTEXT_REQUESTS,
+    C.PREFILL_TOKENS: Fact.CONTEXT_TOKENS,
+    C.CACHED_PROMPT_TOKENS: Fact.CACHED_TOKENS,
+    C.DRAFT_TOKENS: Fact.DRAFT_TOKENS,
+    C.ACCEPTED_TOKENS: Fact.ACCEPTED_TOKENS,
+    C.KV_CACHE_USAGE: Fact.KV_CACHE_USAGE,
+    C.LIMITED_BY: Fact.REPORTED_LIMITER,
+}
+_OF_START = [Fact.RANK, Fact.AT, Fact.LONGEST_FIRST, Fact.RUNNING, Fact.WAITING, Fact.DEFERRED]
+
+
+class IterationRows:
+    """Makes rows, in the order of the facts, measured against ``limits``; remembers each rank's last step.
+
+    A step is an iteration where the scheduler's statistics came with it and somebody was in the engine: vLLM also
+    steps to tidy up after the last request, and to keep data-parallel ranks together. Tokens and preemptions of
+    outputs without statistics (another front end got them) are added to the rank's next iteration.
+    """
+
+    def __init__(self, limits: SchedulerLimits) -> None:
+        self.limits = limits
+        self._count = 0
+        self._ended: dict[float, float] = {}
+        self._worked: dict[float, bool] = {}
+        self._owed: dict[float, tuple[float, float]] = {}
+
+    def make(self, facts: Floats) -> list[Rows]:
+        """An ITERATION and a BATCH row for each iteration."""
+        facts = facts.copy()
+        self._settle(facts)
+        facts = facts[(facts[:, Fact.SCHEDULED] == 1) & ~(facts[:, Fact.DUMMY] > 0) & ~_idle(facts)]
+        if not len(facts):
+            return []
+        rows = empty_rows(Kind.ITERATION, len(facts))
+        for column, fact in _COPIED.items():
+            rows[:, column] = facts[:, fact]
+        self._compose(rows, facts)
+        self._time(rows, facts)
+        own = np.arange(self._count, self._count + len(rows), dtype=np.float64)
+        self._count += len(rows)
+        rows[:, C.ITERATION_NUMBER] = _known(facts[:, Fact.NUMBER], own)
+        rows[facts[:, Fact.SLEEPS] == 1, C.LIMITED_BY] = LIMITER_CODES[BatchLimiter.PAUSED]
+        return [Rows(Kind.ITERATION, rows), Rows(Kind.BATCH, self._batches(rows))]
+
+    def _settle(self, facts: Floats) -> None:
+        """Fill what is missing, and add what outputs without the scheduler's statistics said to the next row."""
+        facts[:, Fact.RANK] = np.nan_to_num(facts[:, Fact.RANK])
+        outputs = facts[:, Fact.FIRST_TOKENS] + facts[:, Fact.EMISSIONS]
+        facts[:, Fact.GENERATED] = _known(facts[:, Fact.GENERATED], outputs)
+        facts[:, Fact.PREEMPTIONS] = np.nan_to_num(facts[:, Fact.PREEMPTIONS])
+        if not self._owed and (facts[:, Fact.SCHEDULED] == 1).all():
+            return
+        for row in facts:
+            rank, amounts = float(row[Fact.RANK]), (float(row[Fact.GENERATED]), float(row[Fact.PREEMPTIONS]))
+            owed = self._owed.pop(rank, (0.0, 0.0))
+            amounts = (amounts[0] + owed[0], amounts[1] + owed[1])
+            if row[Fact.SCHEDULED] == 1 and not row[Fact.DUMMY] > 0:
+                row[Fact.GENERATED], row[Fact.PREEMPTIONS] = amounts
+            elif any(amounts):
+                self._owed[rank] = amounts
+
+    def _compose(self, rows: Floats, facts: Floats) -> None:
+        """Who was in the batch. The scheduler counts after the step: who finished in it was running."""
+        finished = facts[:, Fact.FINISHED]
+        running = facts[:, Fact.RUNNING] + finished
+        if self.limits.max_running_requests:
+            running = np.minimum(running, self.limits.max_running_requests)
+        scheduled = facts[:, Fact.CONTEXT_REQUESTS] + facts[:, Fact.GENERATION_REQUESTS]
+        emitted = facts[:, Fact.FIRST_TOKENS] + facts[:, Fact.EMISSIONS]
+        rows[:, C.RUNNING_REQUESTS] = running
+        rows[:, C.REQUEST_COUNT] = _known(scheduled, _known(running, emitted))
+        rows[:, C.SCHEDULED_TOKENS] = facts[:, Fact.CONTEXT_TOKENS] + facts[:, Fact.GENERATION_TOKENS]
+        rows[:, C.TOKENS_GENERATED] = facts[:, Fact.GENERATED]
+        rows[:, C.PREEMPTIONS] = facts[:, Fact.PREEMPTIONS]
+
+    def _time(self, rows: Floats, facts: Floats) -> None:
+        """The measured span where vLLM gives one; else from the end of the step before, if there was work left."""
+        finished = facts[:, Fact.AT]
+        measured = finished - facts[:, Fact.ELAPSED_MS] / 1000
+        said = facts[:, _OF_START].tolist()
+        rows[:, C.STARTED_AT] = _known(measured, np.array([self._start(*row) for row in said]))
+        rows[:, C.PROCESSING_TIME] = finished - rows[:, C.STARTED_AT]
+
+    def _start(self, rank: float, finished: float, longest: float, *held: float) -> float:
+        """The end of the step before; after idleness not before the first request arrived, else unknown: no time."""
+        ended = self._ended.get(rank, -math.inf)
+        worked = self._worked.get(rank, False)
+        self._ended[rank] = finished
+        self._worked[rank] = any(count > 0 for count in held)
+        if worked:
+            return min(ended, finished)
+        return finished if math.isnan(longest) else min(max(ended, finished - longest), finished)
+
+    def _batches(self, rows: Floats) -> Floats:
+        batches = empty_rows(Kind.BATCH, len(rows))
+        batches[:, BatchColumn.AT] = rows[:, C.AT]
+        batches[:, BatchColumn.BATCH_ID] = rows[:, C.ITERATION_NUMBER]
+        batches[:, BatchColumn.REQUEST_COUNT] = rows[:, C.REQUEST_COUNT]
+        if self.limits.max_running_requests:
+            batches[:, BatchColumn.UTILIZATION] = rows[:, C.REQUEST_COUNT] / self.limits.max_running_requests
+        return batches
+
+
+def _known(values: Floats, otherwise: Floats) -> Floats:
+    return np.where(np.isnan(values), otherwise, values)
+
+
+def _idle(facts: Floats) -> npt.NDArray[np.bool_]:
+    """Steps with nobody in the engine and nothing to tell."""
+    said = facts[:, [Fact.RUNNING, Fact.WAITING, Fact.DEFERRED, Fact.EMISSIONS, Fact.FIRST_TOKENS, Fact.FINISHED]]
+    composed = facts[:, Fact.CONTEXT_REQUESTS] + facts[:, Fact.GENERATION_REQUESTS]
+    nobody: npt.NDArray[np.bool_] = np.nan_to_num(said).sum(axis=1) == 0
+    return nobody & ~(composed > 0)

@@ -1,0 +1,176 @@
+"""OtlpExporter: reads a collector on a timer and sends what it reads, in its own thread, with a bounded queue."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from batchscope.aggregation.bucket_store import MIN_BUCKETS
+from batchscope.errors import ConfigurationError, MissingExtraError
+from batchscope.exporters.otlp.environment import (
+    Transport,
+    chosen_interval,
+    chosen_protocol,
+    disabled,
+    warn_of_temporality,
+)
+from batchscope.exporters.otlp.names import GenAiAttributes
+from batchscope.periodic import Periodic, RateLimitedLog
+from batchscope.statistics.cumulative import CumulativeState, StateSource
+
+_GRACE = 1.0  # seconds for a send that was told to give up
+
+
+class OtlpExporter:
+    """Sends everything cumulative, gauges and histograms of ``source`` over OTLP, every ``interval`` seconds.
+
+    What is not given comes from the OTEL_* variables, else: http/protobuf to http://localhost:4318, a minute, 10 s
+    for a send with its retries. ``endpoint`` without a path gets ``/v1/metrics`` over HTTP. ``gen_ai=None`` leaves
+    the ``gen_ai.server.*`` metrics out. ``max_buckets`` makes histograms coarser that have more (None: as recorded).
+    ``metric_exporter``: a ready exporter of the SDK to send with instead.
+
+    States that could not be sent wait, at most ``queue_size`` of them, and go first the next time; beyond that the
+    oldest is dropped and counted. Nothing cumulative is lost with it: the next state contains it. ``exported``,
+    ``failures`` (attempts) and ``dropped`` (states) count; ``last_error`` says why; a failure is logged once a
+    minute at most. The engine's threads never wait. OTEL_SDK_DISABLED=true: it does nothing. It ends with its
+    source, after a last send. In a forked child it is off: make another one there.
+    """
+
+    def __init__(
+        self,
+        source: StateSource,
+        *,
+        interval: float | None = None,
+        endpoint: str | None = None,
+        protocol: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        compression: str | None = None,
+        service_name: str | None = None,
+        resource_attributes: Mapping[str, str] | None = None,
+        gen_ai: GenAiAttributes | None = GenAiAttributes(),  # noqa: B008  (immutable)
+        max_buckets: int | None = None,
+        queue_size: int = 5,
+        metric_exporter: Any = None,
+    ) -> None:
+        _check(max_buckets, queue_size, timeout)
+        transport = Transport(chosen_protocol(protocol), endpoint, headers, timeout, compression)
+        self.exported = 0
+        self.failures = 0
+        self.dropped = 0
+        self.last_error = ""
+        self._source = source
+        self._gen_ai = gen_ai
+        self._max_buckets = max_buckets
+        self._queue: deque[tuple[int, CumulativeState]] = deque(maxlen=queue_size)
+        self._lock = threading.Lock()  # one send at a time: the timer's, or a caller's of export()
+        self._log = RateLimitedLog()
+        self._process = os.getpid()
+        self._source_ended = False
+        self._closed = disabled()
+        self._periodic = Periodic(self.export, chosen_interval(interval), "batchscope-otlp", log=self._log)
+        if not self._closed:
+            self._load(transport, metric_exporter)
+            self._resources = self._sdk.Resources(service_name, resource_attributes)
+            warn_of_temporality()
+            self._periodic.start()
+
+    def _load(self, transport: Transport, metric_exporter: Any) -> None:
+        try:
+            from batchscope.exporters.otlp import points, sdk  # noqa: PLC0415  (behind an extra)
+
+            self._exporter = metric_exporter or sdk.metric_exporter(transport)
+        except ImportError as error:
+            raise MissingExtraError("OpenTelemetry export", "otlp") from error
+        self._points, self._sdk = points, sdk
+        self._quiet = sdk.Quiet()
+
+    @property
+    def queued(self) -> int:
+        """States that wait to be sent."""
+        return len(self._queue)
+
+    def export(self) -> bool:
+        """Read and send now, in the calling thread, after what waits; says whether all of it was taken."""
+        if self._closed or os.getpid() != self._process:
+            return False
+        with self._lock:
+            self._read()
+            sent = self._send()
+        if self._source_ended and sent:
+            self._periodic.stop()
+        return sent
+
+    def _read(self) -> None:
+        if self._source_ended:
+            return
+        self._source_ended = self._source.closed
+        if len(self._queue) == self._queue.maxlen:
+            self.dropped += 1
+        self._queue.append((time.time_ns(), self._source.read_totals()))
+
+    def _send(self) -> bool:
+        """Oldest first: backends refuse what is older than what they have. Ends at the first failure."""
+        while self._queue:
+            if not self._deliver(*self._queue[0]):
+                self.failures += 1
+                self._log.warning(
+                    "otlp", "batchscope: OTLP export failed (%d failures, %d states dropped so far): %s",
+                    self.failures, self.dropped, self.last_error,
+                )  # fmt: skip
+                return False
+            self._queue.popleft()
+            self.exported += 1
+        return True
+
+    def _deliver(self, at: int, state: CumulativeState) -> bool:
+        translation = self._points.Translation(state, at, self._max_buckets)
+        data = translation.metrics_data(self._resources.of(state), self._gen_ai)
+        with self._quiet.sending():
+            try:
+                result = self._exporter.export(data)
+            except Exception as error:  # noqa: BLE001  (some versions of the SDK let a refused connection through)
+                self.last_error = repr(error)
+                return False
+        if result.name == "SUCCESS":
+            return True
+        self.last_error = self._quiet.reason
+        return False
+
+    def close(self, timeout: float = 5.0) -> bool:
+        """Send a last time and end; says whether everything was sent. Waits ``timeout`` seconds and one more.
+
+        What is not sent by then is dropped and counted.
+        """
+        if self._closed or os.getpid() != self._process:
+            return not self._queue
+        ended = self._periodic.close(timeout)
+        self._closed = True
+        with self._quiet.sending():
+            self._exporter.shutdown(timeout_millis=_GRACE * 1000)  # wakes a send that waits to retry
+        if ended or self._periodic.close(_GRACE):
+            self._quiet.close()  # else the hanging send is still to be kept out of the log
+        self.dropped += len(self._queue)
+        return not self._queue
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _check(max_buckets: int | None, queue_size: int, timeout: float | None) -> None:
+    if max_buckets is not None and not (isinstance(max_buckets, int) and max_buckets >= MIN_BUCKETS):
+        raise ConfigurationError("max_buckets", max_buckets, f"None or an integer >= {MIN_BUCKETS}")
+    if not (isinstance(queue_size, int) and queue_size >= 1):
+        raise ConfigurationError("queue_size", queue_size, "an integer >= 1")
+    if timeout is not None and not 0 < timeout < float("inf"):
+        raise ConfigurationError("timeout", timeout, "seconds > 0, or None (OTEL_EXPORTER_OTLP_TIMEOUT)")

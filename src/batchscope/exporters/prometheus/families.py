@@ -1,0 +1,109 @@
+"""What one exposition holds: the tables' metrics with their known series, within one budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from batchscope.catalog import CATALOG, PREFIX, Kind, Metric, Value, values
+from batchscope.exporters.prometheus.edges import MOST_GRID_EDGES, edges_of
+from batchscope.exporters.prometheus.labels import Labels, common_labels, own_names
+from batchscope.statistics.cumulative import CumulativeState
+
+SERIES_BUDGET = 10_000
+LEFT_OUT = Metric(
+    f"{PREFIX}series_left_out",
+    Kind.GAUGE,
+    "series",
+    "Series that this exposition lacks, because its budget of series was used up.",
+)
+"""The exposition's own metric: not in the catalogue, because no state knows it."""
+
+_LINES_BESIDE_BUCKETS = 3  # +Inf, _sum and _count
+
+
+class Table(NamedTuple):
+    """Metrics, where in a state their values are, and which labels all their series have."""
+
+    metrics: tuple[Metric, ...]
+    own: frozenset[str]
+    view: Callable[[CumulativeState], Any]
+    labels: Callable[[CumulativeState], Mapping[str, str]]
+
+
+CATALOGUE = Table((*CATALOG, LEFT_OUT), own_names(CATALOG), view=lambda state: state, labels=lambda state: state.labels)
+
+
+class Family(NamedTuple):
+    """A metric, the labels of the process, and the series that are known."""
+
+    metric: Metric
+    common: Labels
+    series: list[Value]
+
+
+def families(
+    state: CumulativeState, tables: Sequence[Table], budget: int, names: frozenset[str] | None = None
+) -> list[Family]:
+    """The families that have series; with ``names`` those that one of the names asks for.
+
+    Above ``budget`` the smallest families come first, so that one that grew without bounds costs its own latest
+    series and no other's. A histogram is whole or left out; what was left out is counted in ``LEFT_OUT``.
+    """
+    found = []
+    for table in tables:
+        view, common = table.view(state), common_labels(table.labels(state), table.own)
+        for metric in table.metrics:
+            if names is not None and names.isdisjoint(sample_names(metric)):
+                continue
+            series = [Value((), 0)] if metric is LEFT_OUT else list(values(metric, view))
+            if series:
+                found.append(Family(metric, common, series))
+    return _within(budget, found)
+
+
+def family_name(metric: Metric) -> str:
+    """What OpenMetrics calls it: a counter without ``_total``, an info without ``_info``."""
+    suffix = {Kind.COUNTER: "_total", Kind.INFO: "_info"}.get(metric.kind, "")
+    return metric.name.removesuffix(suffix)
+
+
+def sample_names(metric: Metric) -> tuple[str, ...]:
+    """Every name under which one of its series may be asked for."""
+    name = family_name(metric)
+    if metric.kind is Kind.HISTOGRAM:
+        return (name, f"{name}_bucket", f"{name}_sum", f"{name}_count", f"{name}_created")
+    return (name, metric.name, f"{name}_created") if metric.kind is Kind.COUNTER else (name, metric.name)
+
+
+def _within(budget: int, found: list[Family]) -> list[Family]:
+    most = MOST_GRID_EDGES + _LINES_BESIDE_BUCKETS + 1
+    if sum(len(family.series) for family in found) * most <= budget:
+        return found
+    costs = [[_cost(family.metric, value) for value in family.series] for family in found]
+    total = sum(map(sum, costs))
+    if total <= budget:
+        return found
+    kept: dict[int, list[Value]] = {}
+    left = budget
+    for place in sorted(range(len(found)), key=lambda place: sum(costs[place])):
+        kept[place], left = _first_that_fit(found[place].series, costs[place], left)
+    cut = [family._replace(series=kept[place]) for place, family in enumerate(found) if kept[place]]
+    missing = Value((), total - (budget - left))
+    return [family._replace(series=[missing]) if family.metric is LEFT_OUT else family for family in cut]
+
+
+def _first_that_fit(series: list[Value], costs: list[int], left: int) -> tuple[list[Value], int]:
+    for place, cost in enumerate(costs):
+        if cost > left:
+            return series[:place], left
+        left -= cost
+    return series, left
+
+
+def _cost(metric: Metric, value: Value) -> int:
+    if metric is LEFT_OUT:
+        return 0
+    if metric.kind is not Kind.HISTOGRAM:
+        return 1
+    return len(edges_of(metric, value.value).bounds) + _LINES_BESIDE_BUCKETS

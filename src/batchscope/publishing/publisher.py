@@ -1,0 +1,186 @@
+"""SnapshotPublisher: one process's counts, for whoever reads many processes."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from batchscope.clock import Clock
+from batchscope.errors import ConfigurationError
+from batchscope.periodic import Periodic, RateLimitedLog
+from batchscope.publishing.continuation import Continuation
+from batchscope.publishing.directory_writer import DirectoryWriter
+from batchscope.publishing.publication import INSTANCE, Publication
+from batchscope.publishing.socket_writer import SocketWriter
+from batchscope.statistics.snapshot import MetricsSnapshot
+
+logger = logging.getLogger("batchscope")
+UNIX = "unix:"
+_ATTEMPTS = 5
+
+
+class SnapshotSource(Protocol):
+    """What is published: a collector."""
+
+    def get_snapshot(self) -> MetricsSnapshot:
+        """Everything, with histograms; each call gives a higher ``sequence``."""
+
+
+class Transport(Protocol):
+    """Where publications go."""
+
+    @property
+    def outstanding(self) -> set[int]:
+        """The sequences of the publications that a reader may hold or take."""
+
+    def put(self, publication: Publication) -> int | None:
+        """Publish; None, or the sequence up to which a reader holds this process's counts already."""
+
+    def forget(self) -> None:
+        """In a forked child: what is open is the parent's."""
+
+    def close(self) -> None:
+        """End; what was put stays."""
+
+
+class SnapshotPublisher:
+    """Publishes ``source``'s snapshot every ``interval`` seconds, from a thread of its own.
+
+    ``target`` is a directory, which is made if need be, or ``unix:/path.sock``. A directory is written to at
+    once: ConfigurationError says here what would be wrong with it later. A reader's socket may come later.
+    A failure (disk full, directory removed, no reader) is counted in ``failures``, logged once a minute at
+    most, and tried again after the next interval; it never reaches the engine's threads. ``close()``, leaving
+    the context or the interpreter's normal end publishes once more and says that it was the last. After a fork
+    the child's is closed: make a new one there, or make them only in children. Without an ``interval`` (None)
+    there is no thread: call ``publish_now()``.
+    """
+
+    def __init__(
+        self,
+        source: SnapshotSource,
+        target: str | os.PathLike[str],
+        *,
+        interval: float | None = 1.0,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        where = os.fspath(target)
+        self._source = source
+        self._continuation = Continuation()
+        self._lock = threading.Lock()
+        self._closing = self._closed = False
+        self._log = RateLimitedLog(logger, clock=clock)
+        self._where = where
+        self.failures = 0
+        _check_instance(source.get_snapshot().instance_id)
+        self._transport: Transport
+        if where.startswith(UNIX):
+            self._transport = SocketWriter(where.removeprefix(UNIX))
+        else:
+            self._transport = DirectoryWriter(Path(where))
+            self._publish_first(where)
+        self._periodic = None if interval is None else Periodic(self.publish_now, interval, "batchscope-publish")
+        if self._periodic is not None:
+            self._periodic.start()
+            atexit.register(self.close)  # after the thread's own, so that it comes before it
+        _publishers.add(self)
+
+    def _publish_first(self, directory: str) -> None:
+        try:
+            self._publish(final=False)
+        except OSError as error:
+            raise ConfigurationError(
+                "directory", directory, f"a directory that this process can write to ({error}); choose another one"
+            ) from error
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has published for the last time."""
+        return self._closed
+
+    def publish_now(self) -> bool:
+        """Publish, on the calling thread; whether it succeeded. Does nothing when closed."""
+        with self._lock:
+            if self._closed:
+                return False
+            try:
+                self._publish(final=self._closing)
+            except Exception as error:  # noqa: BLE001  (metrics never hurt the engine; the next interval retries)
+                self.failures += 1
+                self._log.warning(
+                    "publish", "batchscope: could not publish to %s (%d so far): %r", self._where, self.failures, error
+                )
+                return False
+            self._closed = self._closing
+            return True
+
+    def _publish(self, *, final: bool) -> None:
+        """Put the present snapshot, without what a reader says it holds."""
+        for _ in range(_ATTEMPTS):
+            snapshot = self._source.get_snapshot()
+            publication = self._continuation.publication(snapshot, final=final)
+            try:
+                taken = self._transport.put(publication)
+                if taken is not None:
+                    self._continuation.folded(taken)
+            finally:
+                self._continuation.keep(self._transport.outstanding)
+            if taken is None:
+                return
+        raise OSError("a reader took every publication for that of a dead process: raise its dead_after")
+
+    def close(self) -> None:
+        """Publish for the last time and end the thread; it can be called again."""
+        with contextlib.suppress(Exception):
+            self._end()
+
+    def _end(self) -> None:
+        if self._closed:
+            return
+        atexit.unregister(self.close)
+        self._closing = True
+        if self._periodic is not None:
+            self._periodic.stop()
+        self.publish_now()
+        self._closed = True
+        if self._periodic is not None:
+            self._periodic.close()
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _after_fork(self) -> None:
+        """In the child: off. The parent's lock may be held, its files and its connection are not ours."""
+        self._lock = threading.Lock()
+        self._closed = True
+        self._transport.forget()
+
+
+_publishers: weakref.WeakSet[SnapshotPublisher] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for publisher in list(_publishers):
+        publisher._after_fork()  # noqa: SLF001  (one mechanism, two halves)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _check_instance(instance: str) -> None:
+    if not INSTANCE.fullmatch(instance):
+        raise ConfigurationError("source", instance, "one collector, whose instance_id is letters, digits and _")

@@ -1,0 +1,154 @@
+"""What readers of several processes have in common: one merge shared by concurrent scrapes, and complaints."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import logging
+import os
+import threading
+import weakref
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from batchscope.clock import Clock
+from batchscope.errors import ConfigurationError
+from batchscope.publishing.combine import combine
+from batchscope.publishing.members import Members
+from batchscope.publishing.steady import steady
+from batchscope.statistics.cumulative import CumulativeState, cumulative_of
+from batchscope.statistics.snapshot import MetricsSnapshot
+
+logger = logging.getLogger("batchscope")
+_MOST_NAMED = 1000
+SKIPPED = "snapshot_file_"
+
+
+class Skips:
+    """What was not used: each thing is counted and named in the log once, not at every scrape."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self._named: dict[tuple[str, str], None] = {}
+
+    def skip(self, name: str, reason: str, why: object) -> None:
+        """``name`` is not used for ``reason``."""
+        if (name, reason) in self._named:
+            return
+        self._named[name, reason] = None
+        if len(self._named) > _MOST_NAMED:
+            del self._named[next(iter(self._named))]
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        with contextlib.suppress(Exception):  # a handler of the host may raise anything
+            logger.warning("batchscope: %s is skipped (%s): %s", name, reason, why)
+
+
+class FleetReader(abc.ABC):
+    """Many processes as one source of statistics: exporters and servers take it where they take a collector.
+
+    Its counters never fall while it lives. A scrape within ``max_age`` seconds of the one before gets the same
+    merge. ``skipped`` counts, by reason, what could not be used; snapshots show it among ``rejected_records``.
+    """
+
+    def __init__(self, dead_after: float, max_age: float, clock: Clock) -> None:
+        for field, value, least in (("dead_after", dead_after, 0.0), ("max_age", max_age, -1.0)):
+            if not (isinstance(value, int | float) and least < value < threading.TIMEOUT_MAX):
+                raise ConfigurationError(field, value, "seconds > 0" if least == 0 else "seconds >= 0")
+        self._clock = clock
+        self._max_age = float(max_age)
+        self._members = Members(float(dead_after))
+        self._skips = Skips()
+        self._closed = False
+        self._sequence = 0
+        self._merged: MetricsSnapshot | None = None
+        self._merged_at = 0.0
+        self._lock = threading.Lock()
+        _readers.add(self)
+
+    @abc.abstractmethod
+    def _refresh(self, now: float) -> None:
+        """Bring ``_members`` up to date; the lock is held."""
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """What could not be used, by reason, each file or peer once."""
+        return dict(self._skips.counts)
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called: the last merge stays readable."""
+        return self._closed
+
+    def get_snapshot(self) -> MetricsSnapshot:
+        """The merge of all: counts of the living and the dead, gauges and rates of the living."""
+        with self._lock:
+            now = self._clock()
+            if self._merged is None or (now - self._merged_at >= self._max_age and not self._closed):
+                self._merged, self._merged_at = self._merge(now), now
+            return self._merged
+
+    def read_totals(self) -> CumulativeState:
+        """The cumulative part of the same merge."""
+        return cumulative_of(self.get_snapshot())
+
+    def living(self) -> list[str]:
+        """The instances that were alive at the last look."""
+        with self._lock:
+            return [snapshot.instance_id for snapshot in self._members.living(self._clock())]
+
+    def close(self) -> None:
+        """Stop reading; it can be called again."""
+        self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _merge(self, now: float) -> MetricsSnapshot:
+        if not self._closed:
+            self._refresh(now)
+        self._sequence += 1
+        archived = self._members.archive.counts
+        gone = [member.publication.snapshot for member in self._members.gone(now)]
+        whole = combine(
+            self._members.living(now), [*([archived] if archived is not None else []), *gone],
+            lambda instance, why: self._skips.skip(instance, "unmergeable", why),
+        )  # fmt: skip
+        whole = _with_skips(whole, self._skips.counts)
+        whole = msgspec.structs.replace(whole, generation=0, sequence=self._sequence)
+        return whole if self._merged is None else steady(whole, self._merged)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+
+
+def _with_skips(snapshot: MetricsSnapshot, counts: dict[str, int]) -> MetricsSnapshot:
+    """``snapshot`` with what was skipped among its rejected records."""
+    if not counts:
+        return snapshot
+    rejected = dict(snapshot.totals.rejected_records)
+    for reason, count in counts.items():
+        rejected[SKIPPED + reason] = rejected.get(SKIPPED + reason, 0) + count
+    return msgspec.structs.replace(
+        snapshot,
+        totals=msgspec.structs.replace(snapshot.totals, rejected_records=rejected),
+        request_stats=msgspec.structs.replace(snapshot.request_stats, rejected_records=rejected),
+    )
+
+
+_readers: weakref.WeakSet[FleetReader] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for reader in list(_readers):
+        reader._after_fork()  # noqa: SLF001  (one mechanism, two halves)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

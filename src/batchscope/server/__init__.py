@@ -1,0 +1,123 @@
+"""The HTTP endpoint: ``/metrics``, ``/snapshot`` and ``/healthz`` of a collector. Needs the extra ``serve``.
+
+``make_asgi_app`` to mount it in a server that is there already, ``serve`` to run one in a thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+from batchscope.clock import Clock
+from batchscope.errors import ConfigurationError, MissingExtraError
+from batchscope.exporters.prometheus import Exposition
+from batchscope.exporters.prometheus.families import SERIES_BUDGET
+from batchscope.server.access import TOKEN_VARIABLE, find_token
+from batchscope.server.health import STALL_SECONDS, checked_stall_seconds
+from batchscope.server.limits import ConnectionLimits
+from batchscope.statistics.cumulative import StateSource
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from batchscope.server.running import ServerHandle
+
+__all__ = ["DEFAULT_PORT", "ConnectionLimits", "make_asgi_app", "serve"]
+
+DEFAULT_PORT = 9464
+"""What OpenTelemetry's Prometheus exporters listen on."""
+MAX_AGE_SECONDS = 0.1
+"""How old an answer may be that was made for somebody else."""
+
+logger = logging.getLogger("batchscope.server")
+
+
+def make_asgi_app(
+    source: StateSource,
+    *,
+    token: str | None = None,
+    token_file: str | os.PathLike[str] | None = None,
+    vllm_names: bool = False,
+    series_budget: int = SERIES_BUDGET,
+    stall_seconds: float = STALL_SECONDS,
+    max_age: float = MAX_AGE_SECONDS,
+    clock: Clock = time.monotonic,
+) -> ASGIApp:
+    """The endpoint as an ASGI application; mounted at ``/batchscope`` it answers ``/batchscope/metrics`` and so on.
+
+    ``source`` is a collector, or whatever else reads as one. ``token``, else ``token_file``, else the variable
+    BATCHSCOPE_TOKEN: who does not send it gets 401. ``stall_seconds``: ``/healthz`` answers 503 when requests are
+    there and no iteration has ended for longer. ``max_age``: who asks within so many seconds shares an answer.
+    """
+    try:
+        from batchscope.server.app import Endpoints, make_app  # noqa: PLC0415  (starlette is an extra)
+    except ModuleNotFoundError as error:
+        raise _missing("make_asgi_app", error) from error
+    endpoints = Endpoints(
+        source,
+        Exposition(vllm_names=vllm_names, series_budget=series_budget),
+        stall_seconds=checked_stall_seconds(stall_seconds),
+        max_age=max_age,
+        clock=clock,
+    )
+    return make_app(endpoints, find_token(token, token_file))
+
+
+def serve(
+    source: StateSource,
+    host: str = "127.0.0.1",
+    port: int = DEFAULT_PORT,
+    *,
+    token: str | None = None,
+    token_file: str | os.PathLike[str] | None = None,
+    tls_certificate: str | os.PathLike[str] | None = None,
+    tls_key: str | os.PathLike[str] | None = None,
+    vllm_names: bool = False,
+    series_budget: int = SERIES_BUDGET,
+    stall_seconds: float = STALL_SECONDS,
+    limits: ConnectionLimits | None = None,
+) -> ServerHandle:
+    """Run the endpoint in a daemon thread; returns once it answers, a handle with ``.url`` and ``.close()``.
+
+    Port 0 finds a free one. ``tls_certificate`` (with its chain) and ``tls_key`` are PEM files; the key may be in
+    the certificate's. Beyond loopback without a token it says so in the log. ``limits`` bounds the connections.
+    ConfigurationError for a port that is taken, an address that is not ours, files that do not fit.
+    """
+    app = make_asgi_app(
+        source,
+        token=token,
+        token_file=token_file,
+        vllm_names=vllm_names,
+        series_budget=series_budget,
+        stall_seconds=stall_seconds,
+    )
+    try:
+        from batchscope.server.running import beyond_loopback, start  # noqa: PLC0415  (uvicorn is an extra)
+    except ModuleNotFoundError as error:
+        raise _missing("serve", error) from error
+    if tls_key is not None and tls_certificate is None:
+        raise ConfigurationError("tls_certificate", None, "the certificate that belongs to tls_key")
+    handle = start(
+        app,
+        host,
+        port,
+        certificate=None if tls_certificate is None else os.fspath(tls_certificate),
+        key=None if tls_key is None else os.fspath(tls_key),
+        limits=limits or ConnectionLimits(),
+    )
+    if beyond_loopback(handle) and find_token(token, token_file) is None:
+        logger.warning(
+            "batchscope: %s can be read by every machine that reaches it, without a token:"
+            " set token_file or %s, or bind 127.0.0.1",
+            handle.url,
+            TOKEN_VARIABLE,
+        )
+    return handle
+
+
+def _missing(feature: str, error: ModuleNotFoundError) -> Exception:
+    """What to say instead of ``error``: the extra's name, unless it is something else that is missing."""
+    name = (error.name or "").partition(".")[0]
+    return MissingExtraError(f"batchscope.server.{feature}", "serve") if name in {"starlette", "uvicorn"} else error

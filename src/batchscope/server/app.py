@@ -1,0 +1,149 @@
+"""The ASGI application: ``/metrics``, ``/snapshot``, ``/healthz`` and an index."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from batchscope.clock import Clock
+from batchscope.errors import BatchscopeError
+from batchscope.exporters.prometheus import Exposition
+from batchscope.server.access import allows
+from batchscope.server.health import CLOSED, judge
+from batchscope.server.negotiation import accepts_gzip, choose_format
+from batchscope.server.shared import SharedWork
+from batchscope.statistics.cumulative import CumulativeState, StateSource
+from batchscope.version import __version__
+
+ENDPOINTS = {
+    "/metrics": "Prometheus: text, OpenMetrics or protobuf with native histograms, by Accept; ?name[]= to choose",
+    "/snapshot": "everything as one JSON document; ?histograms=1 for one that can be merged",
+    "/healthz": "200, or 503 with the reason",
+}
+_SMALLEST_COMPRESSED = 500
+_COMPRESSION = 4
+_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_JSON = "application/json"
+
+
+class Endpoints:
+    """The answers. Reading and rendering happen in threads, once for all who ask at the same time."""
+
+    def __init__(
+        self, source: StateSource, exposition: Exposition, *, stall_seconds: float, max_age: float, clock: Clock
+    ) -> None:
+        self._source = source
+        self._exposition = exposition
+        self._stall_seconds = stall_seconds
+        self._shared = SharedWork(max_age, clock)
+
+    async def index(self, _request: Request) -> Response:
+        """What there is."""
+        return _json({"batchscope": __version__, "endpoints": ENDPOINTS})
+
+    async def metrics(self, request: Request) -> Response:
+        """The exposition that the client wants; with ``name[]`` only those families."""
+        form = choose_format(", ".join(request.headers.getlist("accept")))
+        names = frozenset(request.query_params.getlist("name[]"))
+
+        def render() -> bytes:
+            return self._exposition.render(self._source.read_totals(), form, names or None)
+
+        return await self._body(request, ("metrics", form, names) if names else ("metrics", form), render, form.value)
+
+    async def snapshot(self, request: Request) -> Response:
+        """The JSON document of ``MetricsSnapshot``."""
+        histograms = request.query_params.get("histograms", "0").lower() in {"1", "true", "yes"}
+
+        def render() -> bytes:
+            return self._source.get_snapshot().to_json(histograms=histograms)
+
+        return await self._body(request, ("snapshot", histograms), render, _JSON)
+
+    async def healthz(self, _request: Request) -> Response:
+        """Whether the scheduler works."""
+        if self._source.closed:
+            return _json(CLOSED, HTTPStatus.SERVICE_UNAVAILABLE)
+        state: CumulativeState = await self._shared.get("state", self._source.read_totals)
+        health = judge(state.gauges, self._stall_seconds)
+        return _json(health, HTTPStatus.OK if health.healthy else HTTPStatus.SERVICE_UNAVAILABLE)
+
+    async def _body(self, request: Request, key: tuple[Any, ...], render: Callable[[], bytes], kind: str) -> Response:
+        if self._source.closed:
+            return _json({"error": CLOSED.reason}, HTTPStatus.SERVICE_UNAVAILABLE)
+        headers = {**_HEADERS, "Content-Type": kind, "Vary": "Accept, Accept-Encoding, Authorization"}
+        if not accepts_gzip(", ".join(request.headers.getlist("accept-encoding"))):
+            return Response(await self._shared.get(key, render), headers=headers)
+        body, compressed = await self._shared.get((*key, "gzip"), lambda: _compressed(render()))
+        return Response(body, headers={**headers, "Content-Encoding": "gzip"} if compressed else headers)
+
+
+class Guarded:
+    """Lets only those in who know the token: whatever the path, so that nobody learns what there is."""
+
+    def __init__(self, app: ASGIApp, token: bytes | None) -> None:
+        self._app = app
+        self._token = token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or allows(self._token, dict(scope["headers"]).get(b"authorization")):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            refused = _json({"error": "a bearer token is needed"}, HTTPStatus.UNAUTHORIZED)
+            refused.headers["WWW-Authenticate"] = 'Bearer realm="batchscope"'
+            await refused(scope, receive, send)
+
+
+def make_app(endpoints: Endpoints, token: bytes | None) -> ASGIApp:
+    """The application around ``endpoints``."""
+    routes = [
+        Route("/", endpoints.index, methods=["GET"]),
+        Route("/metrics", endpoints.metrics, methods=["GET"]),
+        Route("/snapshot", endpoints.snapshot, methods=["GET"]),
+        Route("/healthz", endpoints.healthz, methods=["GET"]),
+    ]
+    handlers: dict[Any, Any] = {HTTPException: _refused, BatchscopeError: _unreadable, Exception: _failed}
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    app.router.redirect_slashes = False
+    return Guarded(app, token)
+
+
+async def _refused(_request: Request, error: HTTPException) -> Response:
+    """404 and 405, in JSON."""
+    reason = f"{error.status_code} {error.detail}: expected GET or HEAD of {', '.join(ENDPOINTS)}"
+    response = _json({"error": reason}, error.status_code)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _unreadable(_request: Request, error: Exception) -> Response:
+    """The source cannot be read now (a directory without snapshots, say)."""
+    return _json({"error": str(error)}, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+async def _failed(_request: Request, error: Exception) -> Response:
+    """A defect; whoever runs the server logs its traceback."""
+    return _json({"error": f"internal error: {type(error).__name__}"}, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+
+def _json(document: Any, status: int = HTTPStatus.OK) -> Response:
+    return Response(msgspec.json.encode(document) + b"\n", status, {**_HEADERS, "Content-Type": _JSON})
+
+
+def _compressed(body: bytes) -> tuple[bytes, bool]:
+    """(body, whether it is compressed): a small one would only grow."""
+    if len(body) < _SMALLEST_COMPRESSED:
+        return body, False
+    return gzip.compress(body, _COMPRESSION, mtime=0), True

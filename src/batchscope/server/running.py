@@ -1,0 +1,203 @@
+"""``serve``: the application in a thread of its own, beside an engine that never waits for a reader."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import socket
+import ssl
+import threading
+import weakref
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from batchscope.errors import BatchscopeError, ConfigurationError
+from batchscope.server.guard import Guard, guarded_protocol
+from batchscope.server.limits import ConnectionLimits
+
+logger = logging.getLogger("batchscope.server")
+
+_BACKLOG = 128
+_GRACE_SECONDS = 2  # for answers under way when the server ends
+_START_SECONDS = 30.0
+
+
+class ServerHandle:
+    """A running endpoint: its ``url``, and ``close()``. Also a context manager."""
+
+    def __init__(self, listener: socket.socket, server: _Server, url: str, handshake_seconds: float) -> None:
+        self.url = url
+        self._handshake_seconds = handshake_seconds
+        self._listener = listener
+        self._server = server
+        self._thread = threading.Thread(target=self._run, name="batchscope-server", daemon=True)
+        self._thread.start()
+        _handles.add(self)
+
+    @property
+    def port(self) -> int:
+        """Where it listens; the one that was found free for port 0."""
+        return int(self.url.rpartition(":")[2])
+
+    def close(self) -> None:
+        """Stop listening, finish what is being answered (2 s at most), end the thread; it can be called again."""
+        self._server.should_exit = True
+        self._thread.join()
+        self._listener.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=partial(_Loop, self._handshake_seconds)) as runner:
+                runner.run(self._server.serve(sockets=[self._listener]))
+        except Exception:  # the engine goes on without its endpoint
+            logger.exception("batchscope: the endpoint %s has ended", self.url)
+        finally:
+            self._server.listening.set()
+
+    def wait_until_listening(self) -> None:
+        """Return when requests are answered; BatchscopeError if that fails."""
+        self._server.listening.wait(_START_SECONDS)
+        if not self._server.started:
+            self.close()
+            raise BatchscopeError(f"the endpoint {self.url} did not start: expected a log line that says why")
+
+    def _after_fork(self) -> None:
+        """The thread is the parent's; a socket kept open here would hold the port after it has ended."""
+        with contextlib.suppress(OSError):
+            os.close(self._listener.detach())
+
+
+def start(
+    app: ASGIApp,
+    host: str,
+    port: int,
+    *,
+    certificate: str | None,
+    key: str | None,
+    limits: ConnectionLimits,
+) -> ServerHandle:
+    """Bind, serve in a thread, return when it answers; ConfigurationError for what cannot be."""
+    guard = Guard(limits)
+    config = _configuration(app, certificate, key, guard)
+    listener = _bind(host, port)
+    scheme = "https" if certificate else "http"
+    handle = ServerHandle(listener, _Server(config, guard), f"{scheme}://{_address(listener)}", limits.header_seconds)
+    handle.wait_until_listening()
+    return handle
+
+
+def beyond_loopback(handle: ServerHandle) -> bool:
+    """Whether other machines can reach it."""
+    return not ipaddress.ip_address(handle._listener.getsockname()[0]).is_loopback  # noqa: SLF001
+
+
+class _Server(uvicorn.Server):
+    """Says when it listens, and tells its guard when it ends."""
+
+    def __init__(self, config: uvicorn.Config, guard: Guard) -> None:
+        super().__init__(config)
+        self.guard = guard
+        self.listening = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.listening.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.guard.closed = True
+        await super().shutdown(sockets=sockets)
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """A TLS handshake has a deadline as well; uvicorn leaves asyncio's minute."""
+
+    def __init__(self, handshake_seconds: float) -> None:
+        super().__init__()
+        self._handshake_seconds = handshake_seconds
+
+    async def create_server(self, *arguments: Any, **options: Any) -> asyncio.Server:
+        if options.get("ssl") is not None:
+            options.setdefault("ssl_handshake_timeout", self._handshake_seconds)
+        return await super().create_server(*arguments, **options)
+
+
+def _configuration(app: ASGIApp, certificate: str | None, key: str | None, guard: Guard) -> uvicorn.Config:
+    """The settings of uvicorn; ``log_config`` None and no ``log_level``: the application's logging is its own."""
+    config = uvicorn.Config(
+        app,
+        loop="none",
+        http=guarded_protocol(guard),
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        proxy_headers=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=guard.limits.keep_alive,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+        h11_max_incomplete_event_size=guard.limits.header_bytes,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+    )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        field = "tls_certificate" if key is None else "tls_certificate and tls_key"
+        raise ConfigurationError(field, (certificate, key), f"PEM files that belong together ({error})") from None
+    return config
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
+        raise ConfigurationError("port", port, "a whole number 0..65535; 0 finds a free one")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError("host", host, f"an address of this machine ({error})") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        reason = error.strerror or str(error)
+        if isinstance(error, PermissionError) or "in use" in reason:
+            raise ConfigurationError("port", port, f"one that is free on {host} ({reason}); 0 finds one") from None
+        raise ConfigurationError("host", host, f"an address of this machine ({reason})") from None
+    return listener
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+_handles: weakref.WeakSet[ServerHandle] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for handle in list(_handles):
+        handle._after_fork()  # noqa: SLF001  (one mechanism, two halves)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

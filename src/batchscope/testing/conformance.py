@@ -1,0 +1,48 @@
+"""Whether what an integration reported can be true: the identities of the glossary, applied to its records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from batchscope.statistics.snapshot import MetricsSnapshot
+from batchscope.testing import iterations, requests, snapshots, together
+from batchscope.testing.double import RecordingMetrics
+
+_SHOWN = 20
+
+
+class ConformanceError(AssertionError):
+    """What was reported contradicts itself; ``violations`` has all of it, the message the first 20."""
+
+    def __init__(self, found: list[str]) -> None:
+        more = f"\n  ... and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        super().__init__(f"{len(found)} contradictions:\n  " + "\n  ".join(found[:_SHOWN]) + more)
+        self.violations = found
+
+
+def violations(reported: RecordingMetrics | MetricsSnapshot, *, drained: bool = False) -> list[str]:
+    """Every contradiction, a sentence each; none: an empty list.
+
+    ``drained``: every request has left, so that totals of iterations and of requests must agree, too.
+    """
+    return list(_found(reported, drained=drained))
+
+
+def assert_conforms(reported: RecordingMetrics | MetricsSnapshot, *, drained: bool = False) -> None:
+    """Raise ``ConformanceError`` if anything contradicts."""
+    found = violations(reported, drained=drained)
+    if found:
+        raise ConformanceError(found)
+
+
+def _found(reported: RecordingMetrics | MetricsSnapshot, *, drained: bool) -> Iterator[str]:
+    if isinstance(reported, MetricsSnapshot):
+        yield from snapshots.check(reported, drained=drained)
+        return
+    yield from requests.check(reported.requests)
+    yield from iterations.check(reported.iterations, reported.limits)
+    for place, batch in enumerate(reported.batches):
+        if not 0 <= batch.utilization <= 1:
+            yield f"batch record {place}: utilization {batch.utilization}: expected 0..1"
+    if drained:
+        yield from together.check(reported.iterations, reported.requests)

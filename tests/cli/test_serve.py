@@ -1,0 +1,132 @@
+"""``batchscope serve``: the endpoint as a command, until Ctrl-C."""
+
+import contextlib
+import json
+import re
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+
+import pytest
+from command_line import COMMAND, HEADER, ROWS, Run, batchscope, environment, refused
+
+from batchscope import SchedulerMetricsCollector
+from batchscope.cli import run
+from batchscope.publishing import SnapshotPublisher
+
+TOKEN = "s3cret"  # noqa: S105  (of this test)
+
+
+@contextlib.contextmanager
+def serving(*arguments, **changes):
+    """(process, url) of a running ``serve``; it must end with 130 at Ctrl-C, and say nothing more."""
+    process = subprocess.Popen(
+        [*COMMAND, "serve", *map(str, arguments), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        env={**environment(), **changes},
+    )
+    try:
+        line = process.stderr.readline()
+        found = re.fullmatch(r"note: (http://127\.0\.0\.1:\d+)/metrics serves (.+); Ctrl-C ends it\n", line)
+        assert found, line + process.stderr.read()
+        yield process, found[1]
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+        assert (process.returncode, output, errors) == (130, "", "")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def get(url, **headers):
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310  (of loopback)
+    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+        return answer.read().decode()
+
+
+def test_a_directory_of_snapshots_is_served_added_up(tmp_path):
+    collectors = [SchedulerMetricsCollector() for _ in range(2)]
+    for collector in collectors:
+        collector.record_error("oom")
+    with contextlib.ExitStack() as stack:
+        for collector in collectors:
+            stack.enter_context(SnapshotPublisher(collector, tmp_path, interval=None))
+        with serving(tmp_path) as (_, url):
+            assert 'batchscope_errors_total{type="oom"} 2\n' in get(f"{url}/metrics")
+            assert json.loads(get(f"{url}/healthz"))["status"] == "ok"
+            assert json.loads(get(f"{url}/snapshot"))["error_stats"]["total_errors"] == 2
+
+
+def test_an_empty_directory_is_served_until_somebody_publishes(tmp_path):
+    with serving(tmp_path / "new", "--vllm-names") as (_, url):
+        text = get(f"{url}/metrics")
+    assert "batchscope_iterations_total 0\n" in text
+    assert "vllm:num_preemptions_total{" in text
+
+
+def test_a_socket_is_served_as_well(tmp_path):
+    with serving(f"unix:{tmp_path}/socket") as (_, url):
+        assert (tmp_path / "socket").is_socket()
+        assert "batchscope_iterations_total 0\n" in get(f"{url}/metrics")
+
+
+def test_a_replay_runs_in_front_of_the_endpoint(tmp_path):
+    path = tmp_path / "long.csv"
+    path.write_text(HEADER + ROWS[0] + "2023-11-16 19:15:50.9951690,396,109\n")
+    with serving("--replay", path, "--speed", 2) as (_, url):
+        text = get(f"{url}/metrics")
+        assert 'batchscope_requests_received_total{model_name="replay"}' in text
+
+
+def test_the_last_figures_of_a_replay_stay(trace):
+    with serving("--replay", trace, "--speed", 1000) as (process, url):
+        assert process.stderr.readline().startswith("note: the replay is over")
+        text = get(f"{url}/metrics")
+        assert 'batchscope_requests_total{reason="eos_token_reached",model_name="replay"} 3\n' in text
+        assert 'batchscope_requests_in_flight{model_name="replay"} 0\n' in text
+
+
+def test_a_token_from_a_file_is_asked_for(tmp_path):
+    (tmp_path / "token").write_text(TOKEN)
+    with serving(tmp_path / "snapshots", "--token-file", tmp_path / "token") as (_, url):
+        with pytest.raises(urllib.error.HTTPError, match="401") as caught:
+            get(f"{url}/metrics")
+        caught.value.close()
+        assert get(f"{url}/metrics", Authorization=f"Bearer {TOKEN}")
+
+
+def test_a_taken_port_is_said_in_one_line(tmp_path):
+    with serving(tmp_path) as (_, url):
+        port = url.rpartition(":")[2]
+        assert refused(batchscope("serve", tmp_path, "--port", port), f"--port {port}", "free on 127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ((), "--replay TRACE"),
+        (("somewhere", "--replay", "trace.csv"), "not both"),
+        (("--replay", "missing.csv"), "missing.csv"),
+        (("unix:",), "expected a path"),
+        (("/dev/null",), "/dev/null"),
+        (("x", "--port", "70000"), "--port 70000"),
+        (("x", "--host", "192.0.2.1"), "--host 192.0.2.1"),
+        (("x", "--stall-seconds", "0"), "--stall-seconds 0"),
+        (("x", "--token-file", "missing"), "--token-file missing"),
+        (("x", "--tls-key", "missing"), "--tls-certificate"),
+        (("x", "--tls-certificate", "missing"), "--tls-certificate"),
+    ],
+)
+def test_wrong_use_is_said_in_one_line(arguments, part, tmp_path, capsys):
+    code = run(["serve", *(str(tmp_path) if one == "x" else one for one in arguments)])
+    said = capsys.readouterr()
+    assert refused(Run(code, said.out, said.err), part)
+
+
+def test_a_wrong_speed_is_refused(trace, capsys):
+    code = run(["serve", "--replay", str(trace), "--speed", "0", "--port", "0"])
+    said = capsys.readouterr()
+    assert refused(Run(code, said.out, said.err), "--speed 0")

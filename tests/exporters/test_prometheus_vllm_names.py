@@ -1,0 +1,96 @@
+"""vLLM's names: what a dashboard made for vLLM finds here."""
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_states import full_collector, full_state
+
+from batchscope import CompletionReason, IterationResult, SchedulerMetricsCollector
+from batchscope.exporters.prometheus import Exposition, Format
+from batchscope.exporters.prometheus.vllm_names import FINISHED_REASON, VLLM_CATALOG
+
+CAPTURE = Path(__file__).resolve().parents[3] / "shared" / "captures" / "vllm_metrics_after.txt"
+
+
+def exported(state, form=Format.TEXT, parse=parse_text):
+    body = Exposition(vllm_names=True).render(state, form).decode()
+    return {family.name: family for family in parse(body)}
+
+
+def value(families, family, **labels):
+    [found] = [
+        sample.value
+        for sample in families[family].samples
+        if labels.items() <= sample.labels.items() and not sample.name.endswith("_created")
+    ]
+    return found
+
+
+@pytest.mark.skipif(not CAPTURE.exists(), reason=f"the capture {CAPTURE} is not there")
+def test_every_name_kind_and_label_is_one_that_vllm_serves():
+    text = CAPTURE.read_text()
+    kinds = dict(re.findall(r"^# TYPE (vllm:\S+) (\w+)$", text, re.MULTILINE))
+    theirs = {family.name: family for family in parse_text(text)}
+    ours = exported(full_state())
+    for metric in VLLM_CATALOG:
+        assert kinds[metric.name] == metric.kind
+        family = ours[metric.name.removesuffix("_total") if metric.kind == "counter" else metric.name]
+        labels = set(theirs[family.name].samples[0].labels) - {"le"}
+        assert labels <= set(family.samples[0].labels)
+    reasons = {sample.labels["finished_reason"] for sample in theirs["vllm:request_success"].samples}
+    assert set(FINISHED_REASON.values()) <= reasons
+
+
+def test_the_numbers_are_ours_by_their_names():
+    state = full_state()
+    families = exported(state)
+    totals, by_reason = state.totals, state.totals.requests_by_reason
+    assert value(families, "vllm:generation_tokens") == totals.generation_tokens
+    assert value(families, "vllm:prompt_tokens") == totals.prompt_tokens_computed + totals.prompt_tokens_cached
+    assert value(families, "vllm:num_preemptions") == totals.preemptions
+    assert value(families, "vllm:request_success", finished_reason="stop") == by_reason["eos_token_reached"]
+    aborted = by_reason["cancelled"] + by_reason["timeout"]
+    assert value(families, "vllm:request_success", finished_reason="abort") == aborted
+    assert value(families, "vllm:num_requests_waiting") == 0
+
+
+def test_request_classes_are_together_and_an_emission_is_an_inter_token_latency():
+    state = full_state()
+    families = exported(state)
+    for name, source in (("e2e_request_latency", "total_time"), ("inter_token_latency", "inter_emission_latency")):
+        family = families[f"vllm:{name}_seconds"]
+        [count] = [sample.value for sample in family.samples if sample.name.endswith("_count")]
+        assert count == sum(one.count for one in state.histograms[source].values()) > 0
+
+
+def test_waiting_is_the_sum_of_its_reasons():
+    collector = SchedulerMetricsCollector()
+    collector.record_iteration(IterationResult(1, 2, 2, 0, 0.1, waiting_requests=3, deferred_requests=4))
+    families = exported(collector.read_totals())
+    assert value(families, "vllm:num_requests_waiting") == 7
+    assert value(families, "vllm:num_requests_waiting_by_reason", reason="capacity") == 3
+    assert value(families, "vllm:num_requests_waiting_by_reason", reason="deferred") == 4
+
+
+def test_model_name_and_engine_are_always_there():
+    labels = exported(full_state())["vllm:generation_tokens"].samples[0].labels
+    assert labels == {"model_name": 'Qwen-2 "7B"', "engine": "0", "rank": "0"}
+    bare = exported(SchedulerMetricsCollector().read_totals())["vllm:generation_tokens"].samples[0].labels
+    assert bare == {"model_name": "unknown", "engine": "0"}
+
+
+def test_ours_stay_beside_them_in_openmetrics_too():
+    families = exported(full_state(), Format.OPENMETRICS, parse_openmetrics)
+    assert families["vllm:iteration_tokens_total"].type == "histogram"
+    assert "batchscope_iterations" in families
+
+
+def test_they_are_not_served_unasked():
+    assert b"vllm" not in Exposition().render(full_collector().read_totals(), Format.TEXT)
+
+
+def test_every_reason_of_ours_but_a_refusal_has_one_of_theirs():
+    assert set(CompletionReason) - set(FINISHED_REASON) == {CompletionReason.REJECTED}

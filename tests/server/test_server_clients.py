@@ -1,0 +1,127 @@
+"""Bad clients, over real loopback: slow, silent, greedy, many. The server lets them go and serves the others."""
+
+import math
+import select
+
+import pytest
+from server_doubles import WAIT, Source, connect, ended, fetch
+
+from batchscope import ConfigurationError
+from batchscope.server import ConnectionLimits, serve
+
+
+@pytest.fixture(autouse=True)
+def _no_token_around(monkeypatch):
+    monkeypatch.delenv("BATCHSCOPE_TOKEN", raising=False)
+
+
+@pytest.fixture
+def handle():
+    with serve(Source(), port=0) as running:
+        yield running
+
+
+def limited(source=None, **limits):
+    return serve(source or Source(), port=0, limits=ConnectionLimits(**limits))
+
+
+def test_oversized_headers_are_refused(handle):
+    with connect(handle) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Large: " + b"a" * 40_000)
+        assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
+        assert ended(connection)
+    assert fetch(handle).status == 200
+
+
+@pytest.mark.parametrize("junk", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"no http at all\r\n\r\n"])
+def test_garbage_is_refused_and_fills_no_log(handle, junk, caplog, capfd):
+    with connect(handle) as connection:
+        connection.sendall(junk)
+        assert ended(connection)
+    assert fetch(handle).status == 200
+    assert not caplog.records
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /metrics HTTP/1.1\r\nHost: x\r\n"])
+def test_who_does_not_finish_its_headers_is_let_go(sent):
+    with limited(header_seconds=0.1) as running, connect(running) as connection:
+        connection.sendall(sent)
+        assert ended(connection)
+        assert fetch(running).status == 200
+
+
+def test_who_does_not_finish_a_second_request_is_let_go():
+    with limited(header_seconds=0.1, idle_seconds=60.0) as running, connect(running) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"GET /healthz HT")
+        assert ended(connection)
+
+
+def test_who_asks_for_nothing_more_is_let_go():
+    with limited(idle_seconds=0.1) as running, connect(running) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert ended(connection)
+
+
+def test_who_does_not_take_its_answers_is_let_go():
+    with limited(answer_seconds=0.2) as running, connect(running) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+        waiting = select.poll()
+        waiting.register(connection, select.POLLHUP | select.POLLERR | select.POLLRDHUP)
+        assert waiting.poll(WAIT * 1000)
+        assert fetch(running).status == 200
+
+
+def test_headers_that_come_in_parts_are_answered(handle):
+    with connect(handle) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHo")
+        assert fetch(handle).status == 200
+        connection.sendall(b"st: x\r\nConnection: close\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        assert ended(connection)
+
+
+def test_idle_connections_are_bounded_and_make_room_for_a_scrape():
+    with limited(connections=50, header_seconds=60.0) as running:
+        idle = [connect(running) for _ in range(200)]
+        assert fetch(running).status == 200
+        assert all(ended(connection) for connection in idle[:150])
+        guard = running._server.guard
+        assert guard.count <= 50
+        for connection in idle:
+            connection.close()
+
+
+def test_with_all_places_busy_a_newcomer_is_refused_and_nobody_is_cut_off():
+    source = Source()
+    source.gate.clear()
+    with limited(source, connections=1) as running, connect(running) as first:
+        first.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert source.reading.wait(WAIT)
+        try:
+            with connect(running) as second:
+                assert ended(second)
+        except ConnectionResetError:
+            pass  # so early that connecting itself failed
+        source.gate.set()
+        assert first.recv(100).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"connections": 0},
+        {"connections": 1.5},
+        {"header_bytes": 100},
+        {"header_seconds": 0},
+        {"answer_seconds": math.inf},
+        {"idle_seconds": math.nan},
+        {"idle_seconds": "1"},
+    ],
+)
+def test_limits_that_are_none_are_refused(bad):
+    [field] = bad
+    with pytest.raises(ConfigurationError, match=field):
+        ConnectionLimits(**bad)

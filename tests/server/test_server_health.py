@@ -1,0 +1,60 @@
+"""The rule of /healthz: work is there, and nothing has been done for too long."""
+
+import math
+
+import pytest
+
+from batchscope import ConfigurationError
+from batchscope.server.health import STALL_SECONDS, checked_stall_seconds, judge
+from batchscope.statistics.totals import Gauges
+
+NEVER = math.nan
+
+
+def gauges(in_flight, running, waiting, silent, oldest):
+    return Gauges(
+        requests_in_flight=in_flight,
+        requests_running=running,
+        requests_waiting=waiting,
+        seconds_since_last_iteration=silent,
+        oldest_waiting_seconds=oldest,
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "status"),
+    [
+        (Gauges(), "ok"),  # nothing is known
+        (gauges(0, 0, 0, 1000.0, 0.0), "ok"),  # idle
+        (gauges(1, 0, 1, 1000.0, 0.1), "ok"),  # the first request after a quiet hour
+        (gauges(1, 0, 1, NEVER, 5.0), "ok"),  # the first request ever
+        (gauges(1, 0, 1, NEVER, 61.0), "stalled"),
+        (gauges(3, 0, 3, 61.0, 300.0), "stalled"),
+        (gauges(3, 0, 3, 59.0, 300.0), "ok"),  # waits long, but iterations go on
+        (gauges(3, 3, 0, 61.0, 0.0), "stalled"),  # all hold a place, none makes progress
+        (gauges(3, 2, 1, 61.0, 1.0), "stalled"),  # a new one has come meanwhile
+        (gauges(3, 3, 0, 60.0, 0.0), "ok"),  # the limit itself
+        (gauges(2, 0, 0, 1000.0, 0.0), "ok"),  # only deferred ones
+        (gauges(0, 3, 0, 100.0, NEVER), "ok"),  # a report of the last iteration, no tracker
+        (gauges(0, 3, 2, 100.0, NEVER), "stalled"),  # it left requests waiting
+        (gauges(0, None, None, NEVER, NEVER), "ok"),
+    ],
+)
+def test_a_scheduler_is_stalled_when_work_waits_and_nothing_ends(found, status):
+    health = judge(found)
+    assert health.status == status
+    assert health.healthy == (status == "ok")
+    assert bool(health.reason) == (status == "stalled")
+    assert all(value is None or not math.isnan(value) for value in health.figures.values())
+
+
+def test_the_limit_can_be_chosen():
+    found = gauges(3, 3, 0, 10.0, 0.0)
+    assert judge(found, 9.0).status == "stalled"
+    assert judge(found, STALL_SECONDS).status == "ok"
+
+
+@pytest.mark.parametrize("bad", [0, -1.0, math.nan, math.inf, True, "60", None])
+def test_a_limit_that_is_none_is_refused(bad):
+    with pytest.raises(ConfigurationError, match="stall_seconds"):
+        checked_stall_seconds(bad)
