@@ -164,6 +164,16 @@ def test_a_gap_log_that_nobody_drains_is_bounded_and_counts_what_it_drops():
     assert log.dropped > 0
 
 
+def test_a_gap_log_gives_a_large_array_back_in_pieces_that_bound_its_memory():
+    log = GapLog(lambda: None)
+    values = np.arange(400_000.0)
+    log.append(7.0, GapColumn.INTER_TOKEN_LATENCY, values.tobytes())
+    pieces = list(log.drain())
+    assert max(piece.values.nbytes for piece in pieces) <= 1024 * 1024
+    assert np.array_equal(np.concatenate([piece.values for piece in pieces]), values)
+    assert all((piece.at == 7.0).all() for piece in pieces)
+
+
 def test_the_rings_of_ended_threads_are_continued_by_new_ones_and_nothing_is_lost():
     collector = SchedulerMetricsCollector()
     for number in range(50):

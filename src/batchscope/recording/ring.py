@@ -38,7 +38,8 @@ class Pressure:
 class Ring:
     """A chain of blocks of one kind of record, made when first used and bounded by ``max_blocks``.
 
-    ``relieve`` is called by the writer when nobody drains: it must not block. When even that frees no block,
+    ``relieve`` is called by the writer when four fifths are unread, or a writer that shares ``pressure`` has no
+    room: it drains, or gives False where somebody else does already; it must not block. When no block comes free,
     the writer waits once, 50 ms at most; then the record is dropped and counted in ``dropped``.
     """
 

@@ -26,6 +26,7 @@ _LAYOUTS = {
 _RELIEF_AT = 256
 _MAX_GAP_ENTRIES = 4096
 _GAP_ENTRIES_AT_ONCE = 256
+_ENTRY_BYTES = 4096  # so that a number of entries bounds their memory
 GapEntry = tuple[float, GapColumn, bytes]
 """Instant, column, packed values."""
 
@@ -68,7 +69,11 @@ class GapLog:
             if pending >= _MAX_GAP_ENTRIES and len(self._entries) >= _MAX_GAP_ENTRIES:
                 self.dropped += 1
                 return
-        self._entries.append((at, column, values))
+        if len(values) <= _ENTRY_BYTES:
+            self._entries.append((at, column, values))
+        else:
+            starts = range(0, len(values), _ENTRY_BYTES)
+            self._entries.extend([(at, column, values[start : start + _ENTRY_BYTES]) for start in starts])
 
     def drain(self) -> Iterator[Gaps]:
         """Reader: everything logged so far, by column, in pieces; consume it whole."""
