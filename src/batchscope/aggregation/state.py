@@ -59,8 +59,8 @@ class State:
             else:
                 by_kind.setdefault(block.kind, []).append(Given(block) if isinstance(block, Rows) else block)
         scratch = Lasting() if sinks else self._scratch  # whoever is given rows may keep them
-        for kind in _ORDER:
-            for rows in in_order(by_kind.get(kind, ()), now, scratch):
+        for kind in filter(by_kind.__contains__, _ORDER):
+            for rows in in_order(by_kind[kind], now, scratch):
                 self._publish(self._count(rows), sinks)
         for rows in in_order(by_kind.get(Kind.GAP, ()), now, scratch):
             for gaps in _pairs(rows.values, self.rejections):
