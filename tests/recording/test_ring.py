@@ -160,7 +160,7 @@ def test_a_gap_log_that_nobody_drains_is_bounded_and_counts_what_it_drops():
         log.append(0.0, GapColumn.INTER_TOKEN_LATENCY, b"\0" * 8)
     pieces = [len(gaps.values) for gaps in log.drain()]
     assert sum(pieces) + log.dropped == 5000
-    assert max(pieces) <= 64
+    assert max(pieces) <= 256
     assert log.dropped > 0
 
 
@@ -169,7 +169,7 @@ def test_a_gap_log_gives_a_large_array_back_in_pieces_that_bound_its_memory():
     values = np.arange(400_000.0)
     log.append(7.0, GapColumn.INTER_TOKEN_LATENCY, values.tobytes())
     pieces = list(log.drain())
-    assert max(piece.values.nbytes for piece in pieces) <= 256 * 1024
+    assert max(piece.values.nbytes for piece in pieces) <= 1024 * 1024
     assert np.array_equal(np.concatenate([piece.values for piece in pieces]), values)
     assert all((piece.at == 7.0).all() for piece in pieces)
 

@@ -25,7 +25,7 @@ _LAYOUTS = {
 """What writers pack: all but the columns that the drain fills; the rest of the kinds is packed whole."""
 _RELIEF_AT = 256
 _MAX_GAP_ENTRIES = 4096
-_GAP_ENTRIES_AT_ONCE = 64  # at most 32,768 values: larger arrays come from the system anew each time
+_GAP_ENTRIES_AT_ONCE = 256  # fewer at once, and sorting them into buckets costs a fifth more
 _ENTRY_BYTES = 4096  # so that a number of entries bounds their memory
 GapEntry = tuple[float, GapColumn, bytes]
 """Instant, column, packed values."""
