@@ -47,11 +47,12 @@ class SchedulerMetricsCollector:
     """Collects what a scheduler reports; safe to use from any number of threads.
 
     ``record_*`` writes raw values into a ring of the calling thread: it never logs or raises (unless
-    ``strict``), and waits only when all that memory is full (50 ms at most, then the record is dropped and
-    counted). Reading drains the rings: statistics contain every record whose call returned before. ``limits``
-    are what utilization is measured against, ``labels`` name this collector's series, ``role`` is ``unified``,
-    ``prefill`` or ``decode``, ``clock`` gives monotonic seconds; set ``engine`` and ``definitions`` to say which
-    engine it is and what its figures start and end at. After ``os.fork()`` the child's is empty.
+    ``strict``). While somebody else drains, a writer whose ring is nearly full pauses for 0.5 ms a block, and one
+    whose ring is full waits 50 ms at most; then the record is dropped and counted. Reading drains the rings:
+    statistics contain every record whose call returned before. ``limits`` are what utilization is measured
+    against, ``labels`` name this collector's series, ``role`` is ``unified``, ``prefill`` or ``decode``, ``clock``
+    gives monotonic seconds; set ``engine`` and ``definitions`` to say which engine it is and what its figures start
+    and end at. After ``os.fork()`` the child's is empty.
     ``close()`` (or leaving the context) ends its threads; what was recorded stays readable.
     """
 
