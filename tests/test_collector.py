@@ -16,11 +16,13 @@ from batchscope import (
     ConfigurationError,
     InvalidRecordError,
     MetricsConfiguration,
+    MetricsSnapshot,
     RequestTracker,
     SchedulerLimits,
     SchedulerMetricsCollector,
     SloTargets,
 )
+from batchscope.errors import MergeError
 from batchscope.recording.rows import Gaps, Kind, Rows
 from batchscope.records import EngineInfo
 from spec.fakes import EOS, iteration, make, request
@@ -681,3 +683,28 @@ def test_an_engine_is_an_engine_info_of_texts(engine):
     with pytest.raises(ConfigurationError, match="engine"):
         collector.engine = engine
     assert collector.engine == EngineInfo()
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"configuration": SchedulerLimits(max_running_requests=8)}, {"labels": "rank=0"}]
+)
+def test_an_argument_in_the_wrong_place_is_said(arguments):
+    with pytest.raises(ConfigurationError, match=r"configuration|labels"):
+        SchedulerMetricsCollector(**arguments)
+
+
+def test_strict_mode_names_what_is_wrong_with_this_call_only():
+    collector = SchedulerMetricsCollector(MetricsConfiguration(strict=True))
+    tracker = RequestTracker(collector)
+    with pytest.raises(InvalidRecordError, match="stale_slot"):
+        tracker.finished(12345, EOS)
+    with pytest.raises(InvalidRecordError) as caught:
+        collector.record_batch_utilization(-1.0)
+    assert "negative" in str(caught.value)
+    assert "stale_slot" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [([],), (None,), (SchedulerMetricsCollector(),)])
+def test_merging_something_else_is_a_merge_error(given):
+    with pytest.raises(MergeError, match="expected snapshots"):
+        MetricsSnapshot.merge(*given)

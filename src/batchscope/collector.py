@@ -65,7 +65,9 @@ class SchedulerMetricsCollector:
         role: str = "unified",
         clock: Clock = time.monotonic,
     ) -> None:
-        self.configuration = configuration or MetricsConfiguration.DEFAULT
+        self.configuration = MetricsConfiguration.DEFAULT if configuration is None else configuration
+        if not isinstance(self.configuration, MetricsConfiguration):
+            raise ConfigurationError("configuration", configuration, "a MetricsConfiguration; limits go in as limits=")
         self.labels = _checked_labels(labels or {})
         self.role = _checked_text("role", role)
         self._engine = EngineInfo()
@@ -268,6 +270,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def _checked_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(labels, Mapping):
+        raise ConfigurationError("labels", labels, 'a mapping such as {"model_name": "m"}')
     for name, value in labels.items():
         if not isinstance(name, str) or not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name) or name.startswith("__"):
             raise ConfigurationError("labels", name, "label names of letters, digits and _, not starting with __")

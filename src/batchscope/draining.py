@@ -110,11 +110,13 @@ class Draining:
     def check(self) -> None:
         """Strict mode: drain at once, and raise if a record was rejected."""
         with self.lock:
-            before = sum(self.counted().rejected.values())
+            before = self.counted().rejected
+            self.state.rejections.last = ""
             self.drain()
-            counted = self.counted()
-        if sum(counted.rejected.values()) > before:
-            reason = self.state.rejections.last or ", ".join(counted.rejected)
+            now = self.counted().rejected
+        grown = [reason for reason, count in now.items() if count > before.get(reason, 0)]
+        if grown:
+            reason = self.state.rejections.last or ", ".join(grown)
             raise InvalidRecordError(f"record rejected: {reason}; durations are seconds >= 0, counts whole numbers")
 
     def counted(self) -> Counted:
