@@ -10,9 +10,15 @@ import logging
 import os
 from typing import Any, Protocol
 
-from vllm.v1.metrics.loggers import AggregateStatLoggerBase  # type: ignore[import-not-found]
-
 from batchscope.plugins.switch import switched_on
+
+try:
+    from vllm.v1.metrics.loggers import AggregateStatLoggerBase  # type: ignore[import-not-found]
+except ModuleNotFoundError as error:
+    raise ImportError(
+        f"batchscope.plugins.vllm is for a process that runs vLLM 0.32, and it cannot be imported here ({error}): "
+        "install vllm, or measure another process with `batchscope watch URL`"
+    ) from error
 
 SWITCH = "BATCHSCOPE_VLLM"
 logger = logging.getLogger("vllm.batchscope")  # below vLLM's own, whose handlers and format it shares
