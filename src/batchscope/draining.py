@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -12,6 +11,7 @@ from batchscope.aggregation.state import Drained, Sink, State
 from batchscope.clock import Clock, WallClock
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
 from batchscope.errors import ConfigurationError, InvalidRecordError
+from batchscope.recording.drain_lock import DrainLock
 from batchscope.recording.rings import Recording
 from batchscope.recording.source import Source
 from batchscope.recording.writers import Writers
@@ -24,7 +24,7 @@ class Draining:
     """Empties rings and sources into a ``State``, under ``lock``; knows who listens and since when it counts.
 
     Producers write without the lock, through ``shared``. Methods that say "the lock is held" do not take it: the
-    lock is not reentrant, nothing that runs under it may read the collector.
+    lock is not reentrant, nothing that runs under it may read the collector (``BusyError``).
     """
 
     def __init__(self, configuration: MetricsConfiguration, limits: SchedulerLimits, clock: Clock) -> None:
@@ -45,7 +45,7 @@ class Draining:
 
     def _start(self) -> None:
         """What a fork's child needs anew."""
-        self.lock = threading.Lock()
+        self.lock = DrainLock()
         self.sequence = 0
         self.generation = 0
         self.instance_id = uuid.uuid4().hex
