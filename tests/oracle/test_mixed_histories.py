@@ -166,7 +166,9 @@ class Engine:
         evicted = [r for r, role in zip(live, roles, strict=True) if role == EVICT and r.holding]
         started, finished = self._span(back, duration, rank, which)
         batch = [(r, role) for r, role in zip(live, roles, strict=True) if role not in (SKIP, EVICT)]
-        if told in (FINISH, NEITHER):
+        if not batch and not evicted:
+            told = BOTH  # an empty one is estimated to take no time: two of them begin at one instant
+        elif told in (FINISH, NEITHER):
             started = self._estimate(which, [*evicted, *[r for r, _ in batch]], finished)
         batch = [(r, role) for r, role in batch if r.arrived <= started]  # who came later is not in it
         self.trackers[which].iteration(
@@ -194,8 +196,6 @@ class Engine:
 
     def _estimate(self, which: int, members: list[Request], finished: float) -> float:
         """A start that nobody told: the end of the iteration before, or when its first request arrived."""
-        if not members:
-            return finished
         before = self.last_finish[which]
         first = min(request.arrived for request in members)
         return min(first if before is None else max(before, first), finished)
