@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 
 from batchscope.aggregation.requests import ClassNames
 from batchscope.aggregation.state import Drained, Sink, State
 from batchscope.clock import Clock, WallClock
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
-from batchscope.errors import ConfigurationError, InvalidRecordError
-from batchscope.recording.drain_lock import DrainLock
+from batchscope.errors import BusyError, ConfigurationError, InvalidRecordError
 from batchscope.recording.rings import Recording
 from batchscope.recording.source import Source
 from batchscope.recording.writers import Writers
@@ -45,7 +46,7 @@ class Draining:
 
     def _start(self) -> None:
         """What a fork's child needs anew."""
-        self.lock = DrainLock()
+        self._lock = threading.RLock()
         self.sequence = 0
         self.generation = 0
         self.instance_id = uuid.uuid4().hex
@@ -54,6 +55,22 @@ class Draining:
     def _begin(self) -> None:
         self.state = State(self.configuration, self.limits, self.classes, self.clock())
         self._before = count(self.state, self.writers.rings, self.sources)
+
+    @property
+    def lock(self) -> AbstractContextManager[object]:
+        """What a reader holds, with ``with``; BusyError where this thread does already.
+
+        A sink, a signal handler or a finalizer that reads in the middle of a read would wait for itself for ever,
+        or see half a state.
+        """
+        if self._held_here():
+            raise BusyError("this thread reads the collector already: read it after the sink, handler or finalizer")
+        return self._lock
+
+    def _held_here(self) -> bool:
+        # Conditions ask the same. A flag of our own would stand wrong after a Ctrl-C beside the lock's own steps.
+        held: bool = self._lock._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001
+        return held
 
     def attach(self, source: Source) -> Recording:
         """Drain ``source`` with everything else from now on."""
@@ -97,11 +114,11 @@ class Draining:
 
     def relieve(self) -> None:
         """A producer's memory runs full and nobody reads: drain, unless somebody does already."""
-        if self.lock.acquire(blocking=False):
+        if not self._held_here() and self._lock.acquire(blocking=False):
             try:
                 self.drain()
             finally:
-                self.lock.release()
+                self._lock.release()
 
     def check(self) -> None:
         """Strict mode: drain at once, and raise if a record was rejected."""

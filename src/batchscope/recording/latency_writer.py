@@ -41,7 +41,9 @@ class LatencyWriter:
         self._orphans.append(self._rings)
 
     def __reduce__(self) -> Never:
-        raise TypeError("a writer cannot be copied: its rings have one writer; expected collector.writer() in each thread")
+        raise TypeError(
+            "a writer cannot be copied: its rings have one writer; expected collector.writer() in each thread"
+        )
 
     def inter_token_latency(self, latency: float, count: int = 1) -> None:
         """``count`` tokens, each this long after the one before (an emission of k tokens: gap / k)."""

@@ -1,41 +1,16 @@
-"""A thread that would wait for itself is told so; all others wait their turn."""
+"""A thread that would wait for itself is told so, and what interrupts a read leaves no lock behind."""
 
 from __future__ import annotations
 
 import os
+import signal
 import threading
 
 import pytest
 
 from batchscope import BusyError, CompletionReason, MetricsConfiguration, RequestTracker, SchedulerMetricsCollector
-from batchscope.recording.drain_lock import DrainLock
 
 EOS = CompletionReason.EOS_TOKEN_REACHED
-
-
-def test_the_owner_is_told_that_it_would_wait_for_itself_and_the_lock_stays_whole():
-    lock = DrainLock()
-    with lock:
-        assert not lock.acquire(blocking=False)
-        with pytest.raises(BusyError, match="this thread"), lock:
-            pytest.fail("entered twice")
-    with lock:
-        pass
-
-
-def test_another_thread_waits_and_then_enters():
-    lock, entered = DrainLock(), threading.Event()
-
-    def enter():
-        with lock:
-            entered.set()
-
-    with lock:
-        other = threading.Thread(target=enter)
-        other.start()
-        assert not entered.wait(0.05)
-    other.join(5)
-    assert entered.is_set()
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -54,7 +29,7 @@ def test_a_handler_that_reads_in_the_middle_of_a_read_gets_an_error_and_the_read
     refused, hooked = [], []
 
     def clock():
-        if hooked and collector._draining.lock._held:
+        if hooked and collector._draining._held_here():
             try:
                 collector.get_snapshot()
             except BusyError as error:
@@ -84,3 +59,29 @@ def test_a_slot_of_the_parent_is_stale_in_a_forked_child():
     tracker.iteration([old])
     tracker.finished(old, EOS)
     assert collector.get_snapshot().request_stats.completed_requests == 1
+
+
+class Interrupted(BaseException):
+    """What Ctrl-C raises, wherever the read is."""
+
+
+def test_an_exception_anywhere_in_a_read_leaves_no_lock_behind():
+    collector = SchedulerMetricsCollector()
+
+    def interrupt(*_):
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for microseconds in range(1, 2000, 40):
+            with pytest.raises(Interrupted):
+                signal.setitimer(signal.ITIMER_REAL, microseconds / 1e6)
+                while True:
+                    collector.get_snapshot()
+            other = threading.Thread(target=collector.get_snapshot, daemon=True)
+            other.start()
+            other.join(10)
+            assert not other.is_alive()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
