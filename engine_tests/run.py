@@ -27,12 +27,14 @@ def main(names: list[str]) -> int:
         print(f"\n== {name}", flush=True)
         start = time.monotonic()
         try:
-            code = subprocess.run([sys.executable, str(HERE / name / "run.py")], timeout=_MOST_SECONDS).returncode
+            command = [sys.executable, str(HERE / name / "run.py")]
+            code = subprocess.run(command, check=False, timeout=_MOST_SECONDS).returncode
         except subprocess.TimeoutExpired:
             code = 1
         outcomes[name] = code
         print(f"== {name}: {SAID.get(code, f'FAILED, exit code {code}')}, {time.monotonic() - start:.0f} s", flush=True)
-    print("\nengines: " + "; ".join(f"{name} {SAID.get(code, 'FAILED').split(' (')[0]}" for name, code in outcomes.items()))
+    summary = (f"{name} {SAID.get(code, 'FAILED').split(' (')[0]}" for name, code in outcomes.items())
+    print("\nengines: " + "; ".join(summary))
     return 1 if any(code not in SAID for code in outcomes.values()) else 0
 
 

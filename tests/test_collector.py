@@ -16,12 +16,15 @@ from batchscope import (
     ConfigurationError,
     InvalidRecordError,
     MetricsConfiguration,
+    MetricsSnapshot,
     RequestTracker,
     SchedulerLimits,
     SchedulerMetricsCollector,
     SloTargets,
 )
+from batchscope.errors import MergeError
 from batchscope.recording.rows import Gaps, Kind, Rows
+from batchscope.records import EngineInfo
 from spec.fakes import EOS, iteration, make, request
 
 LIMITS = SchedulerLimits(max_running_requests=8, max_scheduled_tokens=100, kv_cache_blocks=10)
@@ -536,7 +539,7 @@ def test_contradiction_12_error_names_are_cut_at_120_characters():
 
 
 def test_contradiction_12_exceptions_are_never_kept():
-    class Tensor(Exception):  # noqa: N818
+    class Tensor(Exception):
         pass
 
     collector, _ = make()
@@ -663,3 +666,45 @@ def test_limits_that_become_known_later_hold_from_then_on():
     assert snapshot.batch_stats.average_utilization == 0.5
     collector.set_limits(SchedulerLimits(max_running_requests=4))
     assert collector.get_snapshot().totals.slot_seconds == 16.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [({"role": None}, "role"), ({"labels": {"model": "x" * 1025}}, "labels"), ({"labels": {"model": 7}}, "labels")],
+)
+def test_texts_that_every_scrape_repeats_are_checked(arguments, field):
+    with pytest.raises(ConfigurationError, match=rf"{field}.* at most 1024 characters"):
+        SchedulerMetricsCollector(**arguments)
+
+
+@pytest.mark.parametrize("engine", [None, "vllm", EngineInfo(kind=None), EngineInfo("vllm", "1" * 2000)])
+def test_an_engine_is_an_engine_info_of_texts(engine):
+    collector = SchedulerMetricsCollector()
+    with pytest.raises(ConfigurationError, match="engine"):
+        collector.engine = engine
+    assert collector.engine == EngineInfo()
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"configuration": SchedulerLimits(max_running_requests=8)}, {"labels": "rank=0"}]
+)
+def test_an_argument_in_the_wrong_place_is_said(arguments):
+    with pytest.raises(ConfigurationError, match=r"configuration|labels"):
+        SchedulerMetricsCollector(**arguments)
+
+
+def test_strict_mode_names_what_is_wrong_with_this_call_only():
+    collector = SchedulerMetricsCollector(MetricsConfiguration(strict=True))
+    tracker = RequestTracker(collector)
+    with pytest.raises(InvalidRecordError, match="stale_slot"):
+        tracker.finished(12345, EOS)
+    with pytest.raises(InvalidRecordError) as caught:
+        collector.record_batch_utilization(-1.0)
+    assert "negative" in str(caught.value)
+    assert "stale_slot" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [([],), (None,), (SchedulerMetricsCollector(),)])
+def test_merging_something_else_is_a_merge_error(given):
+    with pytest.raises(MergeError, match="expected snapshots"):
+        MetricsSnapshot.merge(*given)

@@ -65,6 +65,12 @@ class Interrupted(BaseException):
     """What Ctrl-C raises, wherever the read is."""
 
 
+def read_until_interrupted(collector, seconds):
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    while True:
+        collector.get_snapshot()
+
+
 def test_an_exception_anywhere_in_a_read_leaves_no_lock_behind():
     collector = SchedulerMetricsCollector()
 
@@ -75,9 +81,7 @@ def test_an_exception_anywhere_in_a_read_leaves_no_lock_behind():
     try:
         for microseconds in range(1, 2000, 40):
             with pytest.raises(Interrupted):
-                signal.setitimer(signal.ITIMER_REAL, microseconds / 1e6)
-                while True:
-                    collector.get_snapshot()
+                read_until_interrupted(collector, microseconds / 1e6)
             other = threading.Thread(target=collector.get_snapshot, daemon=True)
             other.start()
             other.join(10)

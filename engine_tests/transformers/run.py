@@ -1,4 +1,4 @@
-"""Installs transformers into an environment of its own and runs serve.py there: ``python engine_tests/transformers/run.py``."""
+"""Installs transformers into an environment of its own and runs serve.py there."""
 
 from __future__ import annotations
 

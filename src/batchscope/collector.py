@@ -39,6 +39,7 @@ from batchscope.statistics.summaries import (
     RequestStatistics,
 )
 
+_MAX_TEXT = 1024
 _collectors: weakref.WeakSet[SchedulerMetricsCollector] = weakref.WeakSet()
 
 
@@ -46,11 +47,12 @@ class SchedulerMetricsCollector:
     """Collects what a scheduler reports; safe to use from any number of threads.
 
     ``record_*`` writes raw values into a ring of the calling thread: it never logs or raises (unless
-    ``strict``), and waits only when all that memory is full (50 ms at most, then the record is dropped and
-    counted). Reading drains the rings: statistics contain every record whose call returned before. ``limits``
-    are what utilization is measured against, ``labels`` name this collector's series, ``role`` is ``unified``,
-    ``prefill`` or ``decode``, ``clock`` gives monotonic seconds; set ``engine`` and ``definitions`` to say which
-    engine it is and what its figures start and end at. After ``os.fork()`` the child's is empty.
+    ``strict``). While somebody else drains, a writer whose ring is nearly full pauses for 0.5 ms a block, and one
+    whose ring is full waits 50 ms at most; then the record is dropped and counted. Reading drains the rings:
+    statistics contain every record whose call returned before. ``limits`` are what utilization is measured
+    against, ``labels`` name this collector's series, ``role`` is ``unified``, ``prefill`` or ``decode``, ``clock``
+    gives monotonic seconds; set ``engine`` and ``definitions`` to say which engine it is and what its figures start
+    and end at. After ``os.fork()`` the child's is empty.
     ``close()`` (or leaving the context) ends its threads; what was recorded stays readable.
     """
 
@@ -63,10 +65,12 @@ class SchedulerMetricsCollector:
         role: str = "unified",
         clock: Clock = time.monotonic,
     ) -> None:
-        self.configuration = configuration or MetricsConfiguration.DEFAULT
+        self.configuration = MetricsConfiguration.DEFAULT if configuration is None else configuration
+        if not isinstance(self.configuration, MetricsConfiguration):
+            raise ConfigurationError("configuration", configuration, "a MetricsConfiguration; limits go in as limits=")
         self.labels = _checked_labels(labels or {})
-        self.role = role
-        self.engine = EngineInfo()
+        self.role = _checked_text("role", role)
+        self._engine = EngineInfo()
         self.definitions: dict[str, str] = {}
         self._closed = False
         self._draining = Draining(self.configuration, limits or SchedulerLimits(), clock)
@@ -139,6 +143,19 @@ class SchedulerMetricsCollector:
     def limits(self) -> SchedulerLimits:
         """What utilization is measured against."""
         return self._draining.limits
+
+    @property
+    def engine(self) -> EngineInfo:
+        """Which engine the numbers are of; set it to say so. ConfigurationError for anything but an EngineInfo."""
+        return self._engine
+
+    @engine.setter
+    def engine(self, engine: EngineInfo) -> None:
+        if not isinstance(engine, EngineInfo):
+            raise ConfigurationError("engine", engine, 'an EngineInfo, such as EngineInfo("vllm", "0.32.0")')
+        _checked_text("engine.kind", engine.kind)
+        _checked_text("engine.version", engine.version)
+        self._engine = engine
 
     def attach(self, source: Source) -> Recording:
         """Drain ``source`` (a tracker) with everything else from now on."""
@@ -253,9 +270,18 @@ if hasattr(os, "register_at_fork"):
 
 
 def _checked_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(labels, Mapping):
+        raise ConfigurationError("labels", labels, 'a mapping such as {"model_name": "m"}')
     for name, value in labels.items():
         if not isinstance(name, str) or not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name) or name.startswith("__"):
             raise ConfigurationError("labels", name, "label names of letters, digits and _, not starting with __")
-        if not isinstance(value, str):
-            raise ConfigurationError(f"labels[{name!r}]", value, "a text")
+        _checked_text(f"labels[{name!r}]", value)
     return dict(labels)
+
+
+def _checked_text(field: str, value: str) -> str:
+    """Every scrape repeats it on every series."""
+    if not isinstance(value, str) or len(value) > _MAX_TEXT:
+        shown = value if not isinstance(value, str) else f"{value[:40]}... ({len(value)} characters)"
+        raise ConfigurationError(field, shown, f"a text of at most {_MAX_TEXT} characters")
+    return value

@@ -13,8 +13,10 @@ from batchscope.aggregation.state import Drained, Sink, State
 from batchscope.clock import Clock, WallClock
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
 from batchscope.errors import BusyError, ConfigurationError, InvalidRecordError
+from batchscope.recording.ring import Pressure
 from batchscope.recording.rings import Recording
 from batchscope.recording.source import Source
+from batchscope.recording.unread import Unread
 from batchscope.recording.writers import Writers
 from batchscope.records import ResourceSample
 from batchscope.statistics.build import Cut
@@ -38,7 +40,7 @@ class Draining:
         strict = configuration.strict
         self.shared = Recording(
             clock, self.classes.codes, self.classes.other, strict, self.check if strict else self.relieve,
-            limits, eager=strict,
+            limits, eager=strict, pressure=Pressure(),
         )  # fmt: skip
         self.writers = Writers(self.shared)
         self._start()
@@ -92,9 +94,9 @@ class Draining:
 
         return unsubscribe
 
-    def _drained(self) -> Iterator[Drained]:
+    def _drained(self) -> Iterator[Unread | Drained]:
         for rings in list(self.writers.rings):
-            yield from rings.drain()
+            yield from rings.unread()
         for source in self.sources:
             yield from source.drain()
 
@@ -112,22 +114,26 @@ class Draining:
                 self.sinks.remove(sink)
                 self.writers.own().error("sink_failed", error)
 
-    def relieve(self) -> None:
-        """A producer's memory runs full and nobody reads: drain, unless somebody does already."""
-        if not self._held_here() and self._lock.acquire(blocking=False):
-            try:
-                self.drain()
-            finally:
-                self._lock.release()
+    def relieve(self) -> bool:
+        """A producer's memory runs full and nobody reads: drain, unless somebody does already (False)."""
+        if self._held_here() or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            self.drain()
+        finally:
+            self._lock.release()
+        return True
 
     def check(self) -> None:
         """Strict mode: drain at once, and raise if a record was rejected."""
         with self.lock:
-            before = sum(self.counted().rejected.values())
+            before = self.counted().rejected
+            self.state.rejections.last = ""
             self.drain()
-            counted = self.counted()
-        if sum(counted.rejected.values()) > before:
-            reason = self.state.rejections.last or ", ".join(counted.rejected)
+            now = self.counted().rejected
+        grown = [reason for reason, count in now.items() if count > before.get(reason, 0)]
+        if grown:
+            reason = self.state.rejections.last or ", ".join(grown)
             raise InvalidRecordError(f"record rejected: {reason}; durations are seconds >= 0, counts whole numbers")
 
     def counted(self) -> Counted:
@@ -181,6 +187,5 @@ class Draining:
         for source in self.sources:
             source.after_fork()
         for rings in self.writers.rings:
-            for _ in rings.drain():
-                pass
+            rings.discard()
         self._begin()

@@ -75,3 +75,14 @@ def test_histograms_are_kept_a_class_each_where_classes_are_declared():
     )  # fmt: skip
     histograms = collector.read_totals().histograms["total_time"]
     assert {name: histogram.count for name, histogram in histograms.items()} == {"chat": 1, "other": 1}
+
+
+def test_opentelemetrys_time_per_output_token_ends_with_the_request_not_with_its_last_token():
+    collector = SchedulerMetricsCollector()
+    writer = collector.writer()
+    for tokens, reason in ((5, EOS), (1, EOS), (5, CompletionReason.CANCELLED)):
+        writer.request("a", tokens, reason, 3.0, 0.0, 3.0, 1.0, 1.0, 1.0)
+    writer.request("no first token known", 5, EOS, 3.0)
+    found = collector.read_totals().histograms
+    assert (found["server_time_per_output_token"][""].count, found["server_time_per_output_token"][""].sum) == (1, 0.5)
+    assert found["time_per_output_token"]["default"].sum == 0.25

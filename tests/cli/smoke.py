@@ -35,7 +35,7 @@ def main():
     assert document["totals"]["generation_tokens"] == 44 + 109, document["totals"]
     others = set(output(sys.executable, "-c", OTHERS).split())
     assert not others, f"import batchscope loads more than numpy and msgspec: {others}"
-    print("the wheel works: version, replay, imports")  # noqa: T201
+    print("the wheel works: version, replay, imports")
 
 
 if __name__ == "__main__":

@@ -116,7 +116,12 @@ def test_a_taken_port_is_said_in_one_line(tmp_path):
         (("x", "--host", "192.0.2.1"), "--host 192.0.2.1"),
         (("x", "--stall-seconds", "0"), "--stall-seconds 0"),
         (("x", "--token-file", "missing"), "--token-file missing"),
-        (("x", "--tls-key", "missing"), "--tls-certificate"),
+        (("x", "--tls-key", "missing"), "--tls-key missing: expected --tls-certificate beside it"),
+        (("x", "--tls-certificate", "/dev/null", "--tls-key", "/dev/null"), "--tls-key /dev/null: expected the key"),
+        (("x", "--token-file", "/dev/null"), "--token-file /dev/null: expected a file that holds the token"),
+        (("x", "--host", ""), "--host '': expected"),
+        (("x", "--speed", "5"), "--speed 5: expected --replay"),
+        (("unix:/dev/null",), "serve unix:PATH /dev/null: expected"),
         (("x", "--tls-certificate", "missing"), "--tls-certificate"),
     ],
 )

@@ -236,10 +236,25 @@ def test_a_file_of_something_else_is_refused_and_left_alone(collector, path, con
     JsonLinesExporter(collector, path).close()  # the lock is free again
 
 
+def test_a_symbolic_link_is_the_file_that_it_leads_to(collector, path):
+    path.parent.mkdir()
+    link = path.with_name("link")
+    link.symlink_to(path)
+    with JsonLinesExporter(collector, link, interval=3600, max_bytes=1) as exporter:
+        with pytest.raises(ConfigurationError, match="no other exporter writes"):
+            JsonLinesExporter(collector, path)
+        assert exporter.write()
+        assert exporter.write()  # rotates
+    assert link.is_symlink()
+    assert path.with_name("engine.jsonl.1").exists()
+    assert len(list(read_json_lines(link))) == 3
+
+
 def test_what_is_no_file_is_refused(collector, path):
     path.mkdir(parents=True)
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(IsADirectoryError, match=r"engine\.jsonl"):
         JsonLinesExporter(collector, path)
+    assert not list(path.parent.glob("*.lock"))
     pipe = path / "pipe"
     os.mkfifo(pipe)
     with pytest.raises(ConfigurationError, match="path"):

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from batchscope import SchedulerMetricsCollector
+from batchscope import ConfigurationError, SchedulerMetricsCollector
 from batchscope.exporters.log import LogExporter
 from spec.fakes import request
 
@@ -89,3 +89,10 @@ def test_a_handler_that_raises_is_counted_and_does_not_end_it(collector, logger)
     with LogExporter(collector, logger, interval=0.005) as exporter:
         assert Failing.twice.wait(20)
     assert exporter.failures == Failing.calls >= 2
+
+
+@pytest.mark.parametrize("bad", [{"level": "INFO"}, {"level": None}, {"logger": "batchscope"}])
+def test_a_wrong_argument_is_refused_at_once_not_at_each_record(collector, bad):
+    [field] = bad
+    with pytest.raises(ConfigurationError, match=field):
+        LogExporter(collector, **bad)

@@ -74,7 +74,9 @@ def test_a_request_with_a_value_that_is_none_is_rejected_once(collector, field, 
 def test_an_iteration_with_a_value_that_is_none_is_rejected_once(collector, field, value):
     if field == "inter_token_latencies" and isinstance(value, np.ndarray):
         value = np.array([[1.0]])
-    fields = dict(iteration_number=1, request_count=1, tokens_generated=1, requests_completed=0, processing_time=0.5)
+    fields = {
+        "iteration_number": 1, "request_count": 1, "tokens_generated": 1, "requests_completed": 0, "processing_time": 0.5,
+    }  # fmt: skip
     collector.record_iteration(IterationResult(**fields | {field: value}))
     assert counted(collector) == (0, 0, 1)
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from batchscope import SchedulerMetricsCollector
-from batchscope.recording.ring import Block, Ring
+from batchscope.recording.block import Block
+from batchscope.recording.ring import Pressure, Ring
 from batchscope.recording.rings import GapLog
-from batchscope.recording.rows import COLUMNS, GapColumn, Kind
+from batchscope.recording.rows import COLUMNS, GapColumn, Kind, Rows
 
 WIDTH = len(COLUMNS[Kind.ERROR])
 _pack = struct.Struct("d").pack_into
@@ -46,7 +47,18 @@ class Writer:
         return True
 
     def read(self) -> list[float]:
-        return [float(value) for rows in self.ring.drain() for value in rows.values[:, 0]]
+        return [float(value) for rows in taken(self.ring) for value in rows.values[:, 0]]
+
+
+def taken(ring: Ring, *, at_once: int = 1000) -> list[Rows]:
+    """Everything published, in pieces of ``at_once`` rows, as a drain takes it."""
+    unread, found = ring.unread(), []
+    while unread is not None and unread.size:
+        columns = np.empty((len(COLUMNS[ring.kind]), min(unread.size, at_once)))
+        objects = unread.take(columns)
+        found.append(Rows(ring.kind, columns.T, objects))
+    ring.release()
+    return found
 
 
 def test_a_ring_has_no_memory_before_its_first_record():
@@ -75,7 +87,7 @@ def test_a_block_that_is_half_written_is_read_on_from_where_the_reader_stopped()
 def test_what_is_read_is_a_copy_with_its_objects_beside():
     writer = Writer()
     writer.write(1.0)
-    (rows,) = list(writer.ring.drain())
+    (rows,) = taken(writer.ring)
     assert rows.kind is Kind.ERROR
     assert rows.objects == ["1.0"]
     writer.ring.block.values[0, 0] = 9.0
@@ -146,9 +158,20 @@ def test_a_gap_log_that_nobody_drains_is_bounded_and_counts_what_it_drops():
     log = GapLog(lambda: None)
     for _ in range(5000):
         log.append(0.0, GapColumn.INTER_TOKEN_LATENCY, b"\0" * 8)
-    (gaps,) = log.drain()
-    assert len(gaps.values) + log.dropped == 5000
+    pieces = [len(gaps.values) for gaps in log.drain()]
+    assert sum(pieces) + log.dropped == 5000
+    assert max(pieces) <= 256
     assert log.dropped > 0
+
+
+def test_a_gap_log_gives_a_large_array_back_in_pieces_that_bound_its_memory():
+    log = GapLog(lambda: None)
+    values = np.arange(400_000.0)
+    log.append(7.0, GapColumn.INTER_TOKEN_LATENCY, values.tobytes())
+    pieces = list(log.drain())
+    assert max(piece.values.nbytes for piece in pieces) <= 1024 * 1024
+    assert np.array_equal(np.concatenate([piece.values for piece in pieces]), values)
+    assert all((piece.at == 7.0).all() for piece in pieces)
 
 
 def test_the_rings_of_ended_threads_are_continued_by_new_ones_and_nothing_is_lost():
@@ -202,12 +225,77 @@ def test_a_full_ring_waits_50_ms_once_and_not_again_while_the_drain_is_stuck(pau
     assert ring.dropped == 2
 
 
+def test_a_ring_that_drops_pauses_half_a_millisecond_each_512_records(pauses):
+    ring = Ring(Kind.ERROR, block_rows=4, max_blocks=3, relieve=lambda: None)
+    fill(ring, 3)
+    for _ in range(1025):
+        ring.next_block()
+    assert (ring.dropped, len(pauses)) == (1025, 102)
+
+
+def test_a_ring_nearly_full_leaves_the_gil_for_a_moment_to_somebody_else_who_drains(pauses):
+    ring = Ring(Kind.ERROR, block_rows=4, max_blocks=10, relieve=lambda: False)
+    fill(ring, 8)
+    assert pauses == []
+    fill(ring, 1)
+    assert pauses == [0.0005]
+
+
+def test_when_one_writer_has_no_room_left_the_others_leave_the_gil_to_the_drain_too(pauses):
+    pressure = Pressure()
+    full, other = (
+        Ring(Kind.ERROR, block_rows=4, max_blocks=3, relieve=lambda: False, pressure=pressure) for _ in range(2)
+    )
+    fill(other, 1)
+    assert pauses == []
+    fill(full, 3)
+    assert full.next_block() is None
+    pauses.clear()
+    fill(other, 1)
+    assert pauses == [0.0005]
+    taken(full)
+    fill(other, 1)
+    assert pauses == [0.0005]
+
+
+def test_rows_taken_in_pieces_are_those_published_before_and_the_rest_stays_for_the_next_drain():
+    writer = Writer(max_blocks=20)
+    for value in range(18):
+        writer.write(float(value))
+    unread = writer.ring.unread()
+    writer.write(18.0)
+    columns = np.empty((WIDTH, 7))
+    assert unread.take(columns) == [f"{value}.0" for value in range(7)]
+    assert columns[0].tolist() == list(range(7))
+    assert (unread.size, unread.instants(5).tolist()) == (11, [7, 8, 9, 10, 11])
+    unread.release()
+    assert writer.read() == list(range(7, 19))
+
+
+def test_what_is_skipped_is_gone_and_its_blocks_are_free_again():
+    writer = Writer(block_rows=4, max_blocks=6)
+    for value in range(24):
+        writer.write(float(value))
+    writer.ring.unread().skip()
+    assert all(writer.write(float(value)) for value in range(20))
+    assert writer.read() == list(range(20))
+
+
+def test_a_block_that_was_read_holds_no_objects():
+    writer = Writer()
+    for value in range(9):
+        writer.write(float(value))
+    first = writer.ring._first.next
+    writer.read()
+    assert first.objects == [None] * 4
+
+
 def test_a_full_ring_goes_on_as_soon_as_the_drain_has_moved_and_is_patient_again(pauses):
     drained = []
 
     def relieve():
         if len(pauses) >= 3:  # somebody else drains until the third pause
-            drained.extend(ring.drain())
+            drained.extend(taken(ring))
 
     ring = Ring(Kind.ERROR, block_rows=4, max_blocks=4, relieve=relieve)
     fill(ring, 4)

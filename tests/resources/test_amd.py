@@ -9,7 +9,7 @@ from batchscope.resources.amd import AmdSmi
 from batchscope.resources.gpus import Gpus
 
 
-class AmdSmiException(Exception):  # noqa: N818  (the name the binding gives it)
+class AmdSmiException(Exception):
     def __init__(self, code):
         super().__init__(f"status {code}")
         self.err_code = code

@@ -41,6 +41,19 @@ def test_an_empty_file_or_variable_is_a_mistake_not_an_open_door(tmp_path):
         find_token(token_file=tmp_path / "missing", environment={})
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "it is empty"), ("a" * 5000, "at most 4096"), ("hush\ntwo", "nothing else"), ("\ufeffhush", "nothing else")],
+)
+def test_a_file_that_holds_no_token_is_named_and_its_contents_are_not(content, message, tmp_path):
+    file = tmp_path / "token"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        find_token(token_file=file)
+    assert str(file) in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
 def test_two_sources_at_once_are_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="not both"):
         find_token(SECRET, tmp_path / "token")

@@ -1,5 +1,6 @@
 """The server over real loopback: answers, its beginning and its end."""
 
+import contextlib
 import http.client
 import logging
 import shutil
@@ -200,13 +201,31 @@ def test_who_does_not_finish_its_handshake_is_let_go(certificate, caplog):
 
 
 @needs_openssl
+def test_unfinished_handshakes_are_bounded_and_do_not_hold_up_the_end(certificate, caplog):
+    limits = ConnectionLimits(connections=10, header_seconds=60.0)
+    context = ssl.create_default_context(cafile=certificate[0])
+    with contextlib.ExitStack() as clients:
+        running = serve(Source(), port=0, tls_certificate=certificate[0], tls_key=certificate[1], limits=limits)
+        clients.callback(running.close)
+        silent = [clients.enter_context(connect(running)) for _ in range(30)]
+        connection = http.client.HTTPSConnection("127.0.0.1", running.port, context=context, timeout=WAIT)
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().status == 200
+        connection.close()
+        assert all(ended(one) for one in silent[:20])
+        running.close()
+        assert all(ended(one) for one in silent)
+    assert not caplog.records
+
+
+@needs_openssl
 def test_files_that_do_not_fit_are_refused(certificate, tmp_path):
     pem, key = certificate
-    for given in ({"tls_certificate": pem}, {"tls_certificate": key, "tls_key": pem}, {"tls_certificate": tmp_path}):
-        with pytest.raises(ConfigurationError, match="tls_certificate"):
+    for given in ({"tls_certificate": pem}, {"tls_certificate": tmp_path}):
+        with pytest.raises(ConfigurationError, match="tls_certificate = "):
             serve(Source(), port=0, **given)
-    with pytest.raises(ConfigurationError, match="tls_certificate"):
-        serve(Source(), port=0, tls_key=key)
+    with pytest.raises(ConfigurationError, match=f"tls_key = '{pem}': expected the key of {key}"):
+        serve(Source(), port=0, tls_certificate=key, tls_key=pem)
 
 
 FORKING = """

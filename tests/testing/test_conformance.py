@@ -177,3 +177,48 @@ def test_a_snapshot_says_what_was_refused_lost_or_is_still_in_flight():
     assert any("1 requests in flight" in sentence for sentence in found)
     assert any("1 requests lost" in sentence for sentence in found)
     assert any("rejected" in sentence for sentence in found)
+
+
+def tracked(double):
+    """A request through a tracker, sound so far."""
+    tracker = RequestTracker(double)
+    slot = tracker.arrived("a", prompt_tokens=3, at=0.0)
+    tracker.iteration([slot], started_at=1.0, finished_at=2.0)
+    return tracker, slot
+
+
+def test_a_batch_without_a_limit_has_no_utilization_and_passes():
+    double = RecordingMetrics()
+    tracker, slot = tracked(double)
+    tracker.finished(slot, EOS, at=2.0)
+    assert_conforms(double, drained=True)
+
+
+def test_what_a_tracker_refused_is_found_though_it_never_became_a_record():
+    double = RecordingMetrics()
+    tracker, slot = tracked(double)
+    tracker.iteration([slot, slot], started_at=2.0, finished_at=3.0)
+    tracker.finished(slot, EOS, at=3.0)
+    tracker.finished(slot, EOS, at=3.0)
+    found = violations(double)
+    assert any("refused as stale_slot" in sentence for sentence in found)
+    assert len(found) >= 2
+
+
+def test_what_a_tracker_still_holds_or_lost_has_not_left():
+    double = RecordingMetrics()
+    tracker, _ = tracked(double)
+    tracker.lost(tracker.arrived("b", at=2.0), at=3.0)
+    assert violations(double) == []
+    found = violations(double, drained=True)
+    assert "1 requests of a tracker lost: expected an end of each" in found
+    assert "1 requests arrived and 0 ended: expected that all have left" in found
+
+
+def test_a_completed_request_that_no_iteration_took_is_found():
+    double = RecordingMetrics()
+    tracker = RequestTracker(double)
+    tracker.finished(tracker.arrived("a", at=0.0), EOS, at=1.0)
+    assert violations(double) == ["1 calls of a tracker refused as not_running: expected none"]
+    [found] = violations(recorded(RequestResult("b", 1, EOS, nan)))
+    assert "completed without a processing_time" in found

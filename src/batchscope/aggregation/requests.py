@@ -41,6 +41,8 @@ AT_FINISH = {
     "preempted_time": C.PREEMPTED_TIME,
 }
 """Observed at the finish, of completed requests."""
+SERVER_TPOT = "server_time_per_output_token"
+"""OpenTelemetry's: (request duration - time to first token) / (tokens - 1), of completed requests; for OTLP only."""
 BY_CLASS = {
     "queue_time": None,
     "time_to_first_token": "time_to_first_token",
@@ -135,6 +137,8 @@ class RequestAggregate:
         completed, of_them = _chosen(values, outcomes == COMPLETED, known)
         for name, column in AT_FINISH.items():
             self._observe(name, column, completed, of_them, C.REQUEST_CLASS)
+        if of_them.high[C.TIME_TO_FIRST_TOKEN] >= 0:
+            self._observe_server_time(completed)
 
     def _count_prompts(self, values: Floats, known: Ranges) -> None:
         """Prompts count at the finish of requests whose prefill ended, so that nothing counts twice."""
@@ -192,6 +196,19 @@ class RequestAggregate:
             if len(instruments) == 1:
                 return
 
+    def _observe_server_time(self, rows: Floats) -> None:
+        """What comes after the first token, the end of the request included, over the tokens after the first."""
+        after = rows[:, C.TOTAL_TIME] - rows[:, C.TIME_TO_FIRST_TOKEN]
+        tokens, at = rows[:, C.TOKENS_GENERATED], rows[:, 0]
+        if not (tokens.min() >= 2 and after.min() >= 0):
+            chosen = (tokens >= 2) & (after >= 0)
+            after, tokens, at = after[chosen], tokens[chosen], at[chosen]
+            if not len(after):
+                return
+        values = after / (tokens - 1)
+        instrument = self.instruments[SERVER_TPOT][""]
+        instrument.hold(Observations(values, None, at, float(values.min()), float(values.max())))
+
     def _instrument(self, name: str, class_name: str) -> Instrument:
         instruments = self.instruments[name]
         return instruments[class_name] if class_name in instruments else instruments[""]
@@ -229,7 +246,7 @@ def _derive(values: Floats) -> None:
 
 def _instruments(classes: ClassNames, scale: int) -> dict[str, dict[str, Instrument]]:
     instruments: dict[str, dict[str, Instrument]] = {}
-    for name in (*AT_START, *AT_FINISH):
+    for name in (*AT_START, *AT_FINISH, SERVER_TPOT):
         if name not in BY_CLASS:
             instruments[name] = {"": Instrument(scale)}
             continue

@@ -154,8 +154,9 @@ def _fault(sample: object) -> str:
     texts = (sample.resource, sample.device, sample.quantity, sample.unit, sample.identity)
     if not all(isinstance(text, str) and len(text) <= MAX_TEXT for text in texts) or not sample.quantity:
         return NOT_A_SAMPLE
-    if not isinstance(sample.value, int | float):
+    value: object = sample.value
+    if not isinstance(value, int | float):
         return NOT_A_SAMPLE
-    if math.isinf(sample.value):
+    if math.isinf(value):
         return INFINITE
-    return NEGATIVE if sample.value < 0 and not sample.quantity.endswith(_SIGNED) else ""
+    return NEGATIVE if value < 0 and not sample.quantity.endswith(_SIGNED) else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from math import inf
-from typing import Any
 
 import numpy as np
 
@@ -15,10 +14,12 @@ from batchscope.aggregation.checks import NOT_WHOLE, Rejections, acceptable
 from batchscope.aggregation.failures import ErrorAggregate
 from batchscope.aggregation.instrument import Instrument
 from batchscope.aggregation.iterations import IterationAggregate
+from batchscope.aggregation.ordering import Lasting, Scratch, in_order
 from batchscope.aggregation.requests import ClassNames, RequestAggregate
 from batchscope.aggregation.resources import ResourceAggregate, Tokens
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
 from batchscope.recording.rows import Floats, GapColumn, Gaps, Kind, Rows
+from batchscope.recording.unread import Given, Unread
 
 Drained = Rows | Gaps
 Sink = Callable[[Drained], None]
@@ -34,6 +35,7 @@ class State:
         self, configuration: MetricsConfiguration, limits: SchedulerLimits, classes: ClassNames, now: float
     ) -> None:
         self.started = now
+        self._scratch = Scratch()
         self.rejections = Rejections()
         self.requests = RequestAggregate(configuration, classes, self.rejections, now)
         self.iterations = IterationAggregate(configuration, limits, self.rejections, now)
@@ -48,20 +50,24 @@ class State:
         """Output tokens so far, as iterations and as finished requests count them."""
         return Tokens(self.iterations.sums["tokens_generated"], self.requests.tokens_generated)
 
-    def consume(self, drained: Iterable[Drained], now: float, sinks: Iterable[Sink] = ()) -> None:
+    def consume(self, drained: Iterable[Unread | Drained], now: float, sinks: Iterable[Sink] = ()) -> None:
         """Count what was drained: rows of a kind from several writers are put in the order of their instants."""
-        by_kind: dict[Kind, list[Rows]] = {}
+        by_kind: dict[Kind, list[Unread | Given]] = {}
         for block in drained:
             if isinstance(block, Gaps):
                 self._count_gaps(block, now, sinks)
-            elif len(block.values):
-                by_kind.setdefault(block.kind, []).append(block)
-        for kind in _ORDER:
-            if kind in by_kind:
-                self._publish(self._count(_in_order(by_kind[kind], now)), sinks)
-        for block in by_kind.get(Kind.GAP, ()):
-            for gaps in _pairs(block.values, self.rejections):
+            else:
+                by_kind.setdefault(block.kind, []).append(Given(block) if isinstance(block, Rows) else block)
+        scratch = Lasting() if sinks else self._scratch  # whoever is given rows may keep them
+        for kind in filter(by_kind.__contains__, _ORDER):
+            for rows in in_order(by_kind[kind], now, scratch):
+                self._publish(self._count(rows), sinks)
+        for rows in in_order(by_kind.get(Kind.GAP, ()), now, scratch):
+            for gaps in _pairs(rows.values, self.rejections):
                 self._count_gaps(gaps, now, sinks)
+        for streams in by_kind.values():
+            for stream in streams:
+                stream.release()
 
     def _count(self, rows: Rows) -> Rows:
         if rows.kind is Kind.ITERATION:
@@ -98,28 +104,6 @@ class State:
     def _publish(block: Drained, sinks: Iterable[Sink]) -> None:
         for sink in sinks:
             sink(block)
-
-
-def _in_order(blocks: list[Rows], now: float) -> Rows:
-    """One block of rows by instant; an instant of another clock, later than now, counts as now."""
-    if len(blocks) == 1:
-        values, objects = blocks[0].values, blocks[0].objects
-    else:
-        values = np.concatenate([block.values for block in blocks])
-        objects = _joined(blocks)
-    at = values[:, 0]
-    at.clip(-FURTHEST, now, out=at)
-    if len(values) > 1 and (at[1:] < at[:-1]).any():
-        order = at.argsort(kind="stable")
-        values = values.T.take(order, axis=1).T
-        objects = objects and list(map(objects.__getitem__, order.tolist()))
-    return Rows(blocks[0].kind, values, objects)
-
-
-def _joined(blocks: list[Rows]) -> list[Any] | None:
-    if any(block.objects is None for block in blocks):
-        return None
-    return [item for block in blocks for item in block.objects or ()]
 
 
 def _pairs(values: Floats, rejections: Rejections) -> Iterable[Gaps]:

@@ -31,6 +31,7 @@ OPTION_OF = {
     "tls_key": "--tls-key",
     "stall_seconds": "--stall-seconds",
     "directory": "serve",
+    "path": "serve unix:PATH",
 }
 """Setting -> option of the command line."""
 
@@ -43,7 +44,16 @@ def in_terms_of_options(error: ConfigurationError) -> str:
     """The error's message with the names that were typed: options, not fields."""
     allowed = re.sub(r"\bmax_running_requests\b", OPTION_OF["max_running_requests"], error.allowed)
     allowed = re.sub(r",? or None.*|None for as fast as possible, or ", "", allowed)
-    return f"{OPTION_OF.get(error.field, error.field)} {error.value}: expected {allowed}"
+    for field, option in OPTION_OF.items():
+        if option.startswith("--tls"):
+            allowed = re.sub(rf"\b{field}\b", option, allowed)
+    return f"{OPTION_OF.get(error.field, error.field)} {_shown(error.value)}: expected {allowed}"
+
+
+def _shown(value: object) -> str:
+    """The value as it was typed; in quotes where nothing else of it could be seen."""
+    text = str(value)
+    return text if text.strip() else repr(text)
 
 
 MaxRunningRequests = Annotated[int, typer.Option("--max-running-requests", metavar="N", help="Places in the batch.")]

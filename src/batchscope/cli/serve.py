@@ -76,6 +76,8 @@ def serve(
     endpoint = _Endpoint(host, port, token_file, tls_certificate, tls_key, vllm_names, stall_seconds)
     if (source is None) == (trace is None):
         raise CommandError("serve: expected a DIRECTORY or unix:PATH to serve, or --replay TRACE, and not both")
+    if trace is None and speed != 1.0:
+        raise CommandError(f"--speed {speed:g}: expected --replay TRACE beside it")
     with suppress(KeyboardInterrupt):
         if trace is not None:
             _serve_replay(trace, speed, endpoint)

@@ -9,6 +9,7 @@ from typing import Self
 import msgspec
 
 from batchscope.detailed_log import figures
+from batchscope.errors import ConfigurationError
 from batchscope.periodic import Periodic
 from batchscope.statistics.cumulative import StateSource
 
@@ -30,6 +31,10 @@ class LogExporter:
         level: int = logging.INFO,
         interval: float = 30.0,
     ) -> None:
+        if not isinstance(level, int) or isinstance(level, bool):
+            raise ConfigurationError("level", level, "a level's number, such as logging.INFO")
+        if logger is not None and not hasattr(logger, "isEnabledFor"):
+            raise ConfigurationError("logger", logger, "a logging.Logger, or None for the one named batchscope")
         self._source = source
         self._logger = logger or logging.getLogger("batchscope")
         self._level = level

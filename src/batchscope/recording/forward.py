@@ -58,8 +58,11 @@ class Forward:
         self._classes = _ClassCodes()
 
     def attach(self, source: Source) -> Recording:
-        """Forward ``source``; it drains itself after each call."""
+        """Forward ``source``; it drains itself after each call. A double that wants to know it is told."""
         self._source = source
+        watch = getattr(self._metrics, "watch", None)
+        if callable(watch):
+            watch(source)
         return Recording(
             time.monotonic, self._classes, 0.0, strict=False, relieve=self._forward,
             limits=getattr(self._metrics, "limits", None) or SchedulerLimits(), eager=True,

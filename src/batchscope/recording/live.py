@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import nan
 from typing import NamedTuple
 
 import numpy as np
@@ -14,13 +15,17 @@ from batchscope.recording.slots import Indices, SlotTable
 class LiveRequests(NamedTuple):
     """Requests in flight; ``oldest_waiting`` is the arrival of the oldest that waits (``inf`` with none).
 
-    ``overdue`` counts, by class code, those that can no longer meet a target of theirs.
+    ``overdue`` counts, by class code, those that can no longer meet a target of theirs. ``running`` None: the
+    source does not know who is in flight, and says nothing else. ``deferred`` and ``kv_cache_usage``: where the
+    source is told them apart from iterations.
     """
 
     in_flight: int
-    running: int
+    running: int | None
     oldest_waiting: float
     overdue: tuple[int, ...]
+    deferred: int | None = None
+    kv_cache_usage: float = nan
 
 
 def live_requests(table: SlotTable, now: float, targets: Sequence[SloTargets]) -> LiveRequests:

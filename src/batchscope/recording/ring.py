@@ -12,52 +12,34 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
-import numpy as np
+from batchscope.recording.block import Block, Layout, block_of, packed_whole
+from batchscope.recording.rows import Kind
+from batchscope.recording.unread import Part, Unread
 
-from batchscope.recording.rows import COLUMNS, NOT_GIVEN, Floats, Kind, Rows
-
-UNREAD_BLOCKS_BEFORE_RELIEF = 4
-_ROWS_AT_ONCE = 512  # rows that stay in the cache while they are read column by column
 _PAUSES = 100
 _PAUSE_SECONDS = 0.0005
+_DROPS_A_PAUSE = 512
 
 
-class Block:
-    """``size`` rows of ``width`` words, with an object a row beside them; ``loose`` rows hold floats only."""
+class Pressure:
+    """Whether some writer of a collector has no room left: then all of them leave the GIL to whoever drains.
 
-    __slots__ = ("buffer", "head", "loose", "next", "objects", "read", "size", "values", "whole")
-
-    def __init__(self, size: int, width: int) -> None:
-        self.buffer = bytearray(size * width * 8)
-        self.values = np.frombuffer(self.buffer, dtype=np.float64).reshape(size, width)
-        self.whole = self.values.view(np.int64)
-        self.objects: list[Any] = [None] * size
-        self.loose: list[int] = []
-        self.size = size
-        self.head = 0
-        self.read = 0
-        self.next: Block | None = None
-
-
-class Layout(NamedTuple):
-    """How rows of a kind are packed: their first ``packed`` columns, those of ``whole`` as int64.
-
-    ``optional``: whole ones that may be ``NOT_GIVEN``. A row that does not fit (a count that is no integer) is
-    packed as floats alone, and named in its block's ``loose``.
+    Writers set ``full``, the reader clears it; a store that is lost to a race costs a short pause, or saves one.
     """
 
-    packed: int
-    whole: tuple[slice, ...] = ()
-    optional: slice = slice(0, 0)
+    __slots__ = ("full",)
+
+    def __init__(self) -> None:
+        self.full = False
 
 
 class Ring:
     """A chain of blocks of one kind of record, made when first used and bounded by ``max_blocks``.
 
-    ``relieve`` is called by the writer when nobody drains: it must not block. When even that frees no block,
+    ``relieve`` is called by the writer when four fifths are unread, or a writer that shares ``pressure`` has no
+    room: it drains, or gives False where somebody else does already; it must not block. When no block comes free,
     the writer waits once, 50 ms at most; then the record is dropped and counted in ``dropped``.
     """
 
@@ -69,6 +51,8 @@ class Ring:
         "_layout",
         "_max_blocks",
         "_patient",
+        "_pressure",
+        "_relief_at",
         "_relieve",
         "block",
         "dropped",
@@ -83,9 +67,10 @@ class Ring:
         max_blocks: int,
         relieve: Callable[[], object],
         layout: Layout | None = None,
+        pressure: Pressure | None = None,
     ) -> None:
         self.kind = kind
-        self._layout = layout or Layout(len(COLUMNS[kind]))
+        self._layout = layout or packed_whole(kind)
         self.dropped = 0
         self._patient = True
         self.block = Block(0, self._layout.packed)  # full from the first: memory comes with the first record
@@ -94,12 +79,15 @@ class Ring:
         self._allocated = 0
         self._block_rows = block_rows
         self._max_blocks = max_blocks
+        self._relief_at = max_blocks - max_blocks // 5
         self._relieve = relieve
+        self._pressure = pressure or Pressure()
 
     def next_block(self) -> Block | None:
         """Writer: the current block is full; link an empty one, or count a dropped record and give None."""
-        if self._allocated - len(self._free) >= UNREAD_BLOCKS_BEFORE_RELIEF:
-            self._relieve()
+        due = self._allocated - len(self._free) >= self._relief_at or self._pressure.full
+        if due and self._relieve() is False and self._patient:
+            time.sleep(_PAUSE_SECONDS)  # somebody else drains: they need the GIL more than we do
         fresh = self._take() or self._wait()
         if fresh is None:
             self.dropped += 1
@@ -112,9 +100,11 @@ class Ring:
         """All memory is full while somebody drains: let them have the GIL, once, for a bounded time.
 
         Only writers that outrun the drain by a whole ring (hundreds of thousands of records a second) come
-        here; if the drain is stuck, the writer does not wait for it again until it has moved.
+        here; if the drain is stuck, the writer drops at its own pace until it has moved, but for a short pause
+        now and then: a writer that only drops would keep the GIL from it.
         """
-        for _ in range(_PAUSES if self._patient else 0):
+        self._pressure.full = True
+        for _ in range(_PAUSES if self._patient else self.dropped % _DROPS_A_PAUSE == 0):
             time.sleep(_PAUSE_SECONDS)
             self._relieve()
             fresh = self._take()
@@ -134,48 +124,29 @@ class Ring:
         if self._allocated >= self._max_blocks:
             return None
         self._allocated += 1
-        return Block(self._block_rows, self._layout.packed)
+        return block_of(self.kind, self._block_rows, self._layout)
 
-    def drain(self) -> Iterator[Rows]:
-        """Reader: a copy of all rows published so far, oldest first, in columns; consume it whole."""
+    def unread(self) -> Unread | None:
+        """Reader: all rows published so far, oldest first, for it to take; None with none."""
+        self.release()
         block: Block | None = self._first
-        chain: list[tuple[Block, int]] = []
+        parts: deque[Part] = deque()
         while block is not None:
             following = block.next  # before head: see the module's text
-            chain.append((block, block.head))
+            head = block.head
+            if head > block.read:
+                parts.append((block, block.read, head))
             block = following
-        parts = [(block, block.read, head) for block, head in chain if head > block.read]
-        if parts:
-            yield self._copied(parts)
-        self._first, read = chain.pop()
-        self._first.read = read
-        for block, _ in chain:
+        return Unread(self.kind, self._layout, parts, self.release) if parts else None
+
+    def release(self) -> None:
+        """Reader: blocks that are read to their end and have a following one go back to the writer."""
+        self._pressure.full = False
+        while self._first.read == self._first.size and self._first.next is not None:
+            block = self._first
+            self._first = self._first.next
             if block.size:
+                if block.objects:
+                    block.objects = [None] * block.size  # no request id is kept for a place in a ring
                 block.read = 0
                 self._free.append(block)
-
-    def _copied(self, parts: list[tuple[Block, int, int]]) -> Rows:
-        """One array of all parts: each column lies contiguous, so that each of the drain's passes is short."""
-        columns = np.empty((len(COLUMNS[self.kind]), sum(stop - start for _, start, stop in parts)))
-        columns[self._layout.packed :] = 0.0
-        objects: list[Any] = []
-        at = 0
-        for block, begin, end in parts:
-            for start in range(begin, end, _ROWS_AT_ONCE):
-                stop = min(start + _ROWS_AT_ONCE, end)
-                self._unpack(block, start, stop, columns[:, at : at + stop - start])
-                at += stop - start
-            objects += block.objects[begin:end]
-        return Rows(self.kind, columns.T, objects)
-
-    def _unpack(self, block: Block, start: int, stop: int, columns: Floats) -> None:
-        packed, whole, optional = self._layout
-        columns[:packed] = block.values[start:stop].T
-        for part in whole:
-            columns[part] = block.whole[start:stop, part].T
-        missing = columns[optional] == NOT_GIVEN
-        if missing.any():
-            columns[optional][missing] = np.nan
-        for row in block.loose if whole else ():
-            if start <= row < stop:
-                columns[:packed, row - start] = block.values[row]

@@ -9,11 +9,13 @@ import numpy as np
 
 from batchscope.clock import Clock
 from batchscope.configuration import SchedulerLimits
-from batchscope.recording.ring import Layout, Ring
-from batchscope.recording.rows import GapColumn, Gaps, IterationColumn, Kind, RequestColumn, Rows
+from batchscope.recording.block import Layout
+from batchscope.recording.ring import Pressure, Ring
+from batchscope.recording.rows import GapColumn, Gaps, IterationColumn, Kind, RequestColumn
+from batchscope.recording.unread import Unread
 
-_BLOCK_ROWS = {Kind.REQUEST: 1024, Kind.ITERATION: 512, Kind.BATCH: 1024, Kind.GAP: 2048, Kind.ERROR: 256}
-_MAX_BLOCKS = 16
+_BLOCK_ROWS = {Kind.REQUEST: 512, Kind.ITERATION: 256, Kind.BATCH: 512, Kind.GAP: 1024, Kind.ERROR: 512}
+_MAX_BLOCKS = 10
 _OPTIONAL_COUNTS = slice(RequestColumn.PROMPT_TOKENS, RequestColumn.PREEMPTIONS + 1)
 _TOKENS = slice(RequestColumn.TOKENS_GENERATED, RequestColumn.TOKENS_GENERATED + 1)
 _LAYOUTS = {
@@ -23,6 +25,10 @@ _LAYOUTS = {
 """What writers pack: all but the columns that the drain fills; the rest of the kinds is packed whole."""
 _RELIEF_AT = 256
 _MAX_GAP_ENTRIES = 4096
+_GAP_ENTRIES_AT_ONCE = 256  # fewer at once, and sorting them into buckets costs a fifth more
+_ENTRY_BYTES = 4096  # so that a number of entries bounds their memory
+GapEntry = tuple[float, GapColumn, bytes]
+"""Instant, column, packed values."""
 
 
 class Recording(NamedTuple):
@@ -38,6 +44,7 @@ class Recording(NamedTuple):
     relieve: Callable[[], object]
     limits: SchedulerLimits = SchedulerLimits()
     eager: bool = False
+    pressure: Pressure | None = None
 
 
 class GapLog:
@@ -50,7 +57,7 @@ class GapLog:
     __slots__ = ("_entries", "_relieve", "dropped")
 
     def __init__(self, relieve: Callable[[], object]) -> None:
-        self._entries: list[tuple[float, GapColumn, bytes]] = []
+        self._entries: list[GapEntry] = []
         self._relieve = relieve
         self.dropped = 0
 
@@ -62,18 +69,29 @@ class GapLog:
             if pending >= _MAX_GAP_ENTRIES and len(self._entries) >= _MAX_GAP_ENTRIES:
                 self.dropped += 1
                 return
-        self._entries.append((at, column, values))
+        if len(values) <= _ENTRY_BYTES:
+            self._entries.append((at, column, values))
+        else:
+            starts = range(0, len(values), _ENTRY_BYTES)
+            self._entries.extend([(at, column, values[start : start + _ENTRY_BYTES]) for start in starts])
 
     def drain(self) -> Iterator[Gaps]:
-        """Reader: everything logged so far, by column; consume it whole."""
-        entries = self._entries[:]
-        del self._entries[: len(entries)]
-        for column in (GapColumn.INTER_TOKEN_LATENCY, GapColumn.INTER_EMISSION_LATENCY):
-            chosen = [entry for entry in entries if entry[1] is column]
-            if chosen:
-                lengths = [len(entry[2]) // 8 for entry in chosen]
-                at = np.repeat([entry[0] for entry in chosen], lengths)
-                yield Gaps(column, at, np.frombuffer(b"".join([entry[2] for entry in chosen])))
+        """Reader: everything logged so far, by column, in pieces; consume it whole."""
+        left = len(self._entries)
+        while left:
+            entries = self._entries[: min(left, _GAP_ENTRIES_AT_ONCE)]
+            del self._entries[: len(entries)]
+            left -= len(entries)
+            yield from _joined(entries)
+
+
+def _joined(entries: list[GapEntry]) -> Iterator[Gaps]:
+    for column in (GapColumn.INTER_TOKEN_LATENCY, GapColumn.INTER_EMISSION_LATENCY):
+        chosen = [entry for entry in entries if entry[1] is column]
+        if chosen:
+            lengths = [len(entry[2]) // 8 for entry in chosen]
+            at = np.repeat([entry[0] for entry in chosen], lengths)
+            yield Gaps(column, at, np.frombuffer(b"".join([entry[2] for entry in chosen])))
 
 
 class Rings:
@@ -83,7 +101,7 @@ class Rings:
         def ring(kind: Kind) -> Ring:
             return Ring(
                 kind, block_rows=_BLOCK_ROWS[kind], max_blocks=_MAX_BLOCKS, relieve=shared.relieve,
-                layout=_LAYOUTS.get(kind),
+                layout=_LAYOUTS.get(kind), pressure=shared.pressure,
             )  # fmt: skip
 
         self.requests = ring(Kind.REQUEST)
@@ -97,11 +115,17 @@ class Rings:
     def _all(self) -> tuple[Ring, ...]:
         return self.iterations, self.requests, self.batches, self.gaps, self.errors
 
-    def drain(self) -> Iterator[Rows | Gaps]:
-        """Reader: everything published so far; consume it whole."""
-        for ring in self._all():
-            yield from ring.drain()
+    def unread(self) -> Iterator[Unread | Gaps]:
+        """Reader: everything published so far; what it does not take of the rings stays there."""
+        found = [ring.unread() for ring in self._all()]
+        yield from filter(None, found)
         yield from self.gap_log.drain()
+
+    def discard(self) -> None:
+        """Reader: forget everything published so far."""
+        for unread in self.unread():
+            if isinstance(unread, Unread):
+                unread.skip()
 
     @property
     def dropped(self) -> int:

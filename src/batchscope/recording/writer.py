@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec.structs import astuple
 
+from batchscope.recording.block import Block
 from batchscope.recording.latency_writer import LatencyWriter
 from batchscope.recording.packing import (
     BAD_VALUE,
@@ -21,7 +22,6 @@ from batchscope.recording.packing import (
     pack_request,
     readable,
 )
-from batchscope.recording.ring import Block
 from batchscope.recording.rows import (
     LIMITER_CODES,
     NOT_GIVEN,
@@ -43,8 +43,9 @@ class Writer(LatencyWriter):
     """Records from one thread, positionally: for the tightest loops. Get it by ``collector.writer()``.
 
     It belongs to the thread that uses it; two threads need two writers. Calls never log or raise (unless the
-    collector is strict): a value of a wrong type is counted in ``rejected_records``. They wait only when the
-    whole ring is full: 50 ms at most, then the record is dropped and counted in ``dropped_records``.
+    collector is strict): a value of a wrong type is counted in ``rejected_records``. They wait only
+    while somebody else drains: 0.5 ms a block when a ring is nearly full, 50 ms at most when one is full; then the
+    record is dropped and counted in ``dropped_records``.
     """
 
     __slots__ = ()

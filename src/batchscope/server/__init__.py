@@ -55,13 +55,9 @@ def make_asgi_app(
         from batchscope.server.app import Endpoints, make_app  # noqa: PLC0415  (starlette is an extra)
     except ModuleNotFoundError as error:
         raise _missing("make_asgi_app", error) from error
-    endpoints = Endpoints(
-        source,
-        Exposition(vllm_names=vllm_names, series_budget=series_budget),
-        stall_seconds=checked_stall_seconds(stall_seconds),
-        max_age=max_age,
-        clock=clock,
-    )
+    exposition = Exposition(vllm_names=vllm_names, series_budget=series_budget)
+    stall_seconds = checked_stall_seconds(stall_seconds)
+    endpoints = Endpoints(source, exposition, stall_seconds=stall_seconds, max_age=max_age, clock=clock)
     return make_app(endpoints, find_token(token, token_file))
 
 
@@ -85,10 +81,10 @@ def serve(
     the certificate's. Beyond loopback without a token it says so in the log. ``limits`` bounds the connections.
     ConfigurationError for a port that is taken, an address that is not ours, files that do not fit.
     """
+    secret = find_token(token, token_file)  # once: a pipe can be read once only
     app = make_asgi_app(
         source,
-        token=token,
-        token_file=token_file,
+        token=None if secret is None else secret.decode("ascii"),
         vllm_names=vllm_names,
         series_budget=series_budget,
         stall_seconds=stall_seconds,
@@ -98,7 +94,7 @@ def serve(
     except ModuleNotFoundError as error:
         raise _missing("serve", error) from error
     if tls_key is not None and tls_certificate is None:
-        raise ConfigurationError("tls_certificate", None, "the certificate that belongs to tls_key")
+        raise ConfigurationError("tls_key", str(tls_key), "tls_certificate beside it")
     handle = start(
         app,
         host,
@@ -107,7 +103,7 @@ def serve(
         key=None if tls_key is None else os.fspath(tls_key),
         limits=limits or ConnectionLimits(),
     )
-    if beyond_loopback(handle) and find_token(token, token_file) is None:
+    if secret is None and beyond_loopback(handle):
         logger.warning(
             "batchscope: %s can be read by every machine that reaches it, without a token:"
             " set token_file or %s, or bind 127.0.0.1",

@@ -31,7 +31,7 @@ def find_token(
     if token is not None:
         return _checked("token", token)
     if token_file is not None:
-        return _checked("token_file", _read(token_file))
+        return _from_file(token_file)
     if TOKEN_VARIABLE in environment:
         return _checked(TOKEN_VARIABLE, environment[TOKEN_VARIABLE].strip())
     return None
@@ -51,11 +51,17 @@ def _checked(field: str, token: str) -> bytes:
     return token.encode("ascii")
 
 
-def _read(path: str | os.PathLike[str]) -> str:
+def _from_file(path: str | os.PathLike[str]) -> bytes:
+    """The token in the file; what is wrong is said by the file's name, never by its contents."""
     try:
-        with Path(path).open(encoding="ascii") as file:
-            return file.read(_LARGEST_FILE).strip()
+        with Path(path).open("rb") as file:
+            token = file.read(_LARGEST_FILE + 1).strip()
     except OSError as error:
         raise ConfigurationError("token_file", str(path), f"a readable file ({error.strerror or error})") from None
-    except UnicodeDecodeError:
-        raise ConfigurationError("token_file", str(path), f"a file that holds {_ALLOWED}") from None
+    if not token:
+        raise ConfigurationError("token_file", str(path), f"a file that holds the token ({_ALLOWED}); it is empty")
+    if len(token) > _LARGEST_FILE:
+        raise ConfigurationError("token_file", str(path), f"a token of at most {_LARGEST_FILE} characters")
+    if not _VISIBLE.fullmatch(token.decode("latin-1")):
+        raise ConfigurationError("token_file", str(path), f"a file that holds the token and nothing else: {_ALLOWED}")
+    return token

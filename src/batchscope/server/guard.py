@@ -21,6 +21,14 @@ from batchscope.server.limits import ConnectionLimits
 logger = logging.getLogger("batchscope.server.connections")
 logger.setLevel(logging.ERROR)  # what clients do wrong is theirs: nobody fills our log
 
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """All but an answer that was cut off because the server ends: ``close()`` meant that."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
+
+
+logger.addFilter(_worth_saying)
+
 _AT_ONCE = struct.pack("ii", 1, 0)  # a linger of 0 s: reset, and what was to be sent is dropped
 
 

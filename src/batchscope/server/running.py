@@ -8,12 +8,12 @@ import ipaddress
 import logging
 import os
 import socket
-import ssl
 import threading
 import weakref
 from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from batchscope.errors import BatchscopeError, ConfigurationError
 from batchscope.server.guard import Guard, guarded_protocol
 from batchscope.server.limits import ConnectionLimits
+from batchscope.server.loop import ServerLoop
 
 logger = logging.getLogger("batchscope.server")
 
@@ -32,9 +33,8 @@ _START_SECONDS = 30.0
 class ServerHandle:
     """A running endpoint: its ``url``, and ``close()``. Also a context manager."""
 
-    def __init__(self, listener: socket.socket, server: _Server, url: str, handshake_seconds: float) -> None:
+    def __init__(self, listener: socket.socket, server: _Server, url: str) -> None:
         self.url = url
-        self._handshake_seconds = handshake_seconds
         self._listener = listener
         self._server = server
         self._thread = threading.Thread(target=self._run, name="batchscope-server", daemon=True)
@@ -62,7 +62,7 @@ class ServerHandle:
 
     def _run(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=partial(_Loop, self._handshake_seconds)) as runner:
+            with asyncio.Runner(loop_factory=partial(ServerLoop, self._server.guard.limits)) as runner:
                 runner.run(self._server.serve(sockets=[self._listener]))
         except Exception:  # the engine goes on without its endpoint
             logger.exception("batchscope: the endpoint %s has ended", self.url)
@@ -95,8 +95,8 @@ def start(
     guard = Guard(limits)
     config = _configuration(app, certificate, key, guard)
     listener = _bind(host, port)
-    scheme = "https" if certificate else "http"
-    handle = ServerHandle(listener, _Server(config, guard), f"{scheme}://{_address(listener)}", limits.header_seconds)
+    scheme = "http" if certificate is None else "https"
+    handle = ServerHandle(listener, _Server(config, guard), f"{scheme}://{_address(listener)}")
     handle.wait_until_listening()
     return handle
 
@@ -107,7 +107,7 @@ def beyond_loopback(handle: ServerHandle) -> bool:
 
 
 class _Server(uvicorn.Server):
-    """Says when it listens, and tells its guard when it ends."""
+    """Says when it listens, and tells its guard and its loop when it ends."""
 
     def __init__(self, config: uvicorn.Config, guard: Guard) -> None:
         super().__init__(config)
@@ -120,24 +120,16 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.guard.closed = True
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, ServerLoop):
+            loop.drop_handshakes()
         await super().shutdown(sockets=sockets)
-
-
-class _Loop(asyncio.SelectorEventLoop):
-    """A TLS handshake has a deadline as well; uvicorn leaves asyncio's minute."""
-
-    def __init__(self, handshake_seconds: float) -> None:
-        super().__init__()
-        self._handshake_seconds = handshake_seconds
-
-    async def create_server(self, *arguments: Any, **options: Any) -> asyncio.Server:
-        if options.get("ssl") is not None:
-            options.setdefault("ssl_handshake_timeout", self._handshake_seconds)
-        return await super().create_server(*arguments, **options)
 
 
 def _configuration(app: ASGIApp, certificate: str | None, key: str | None, guard: Guard) -> uvicorn.Config:
     """The settings of uvicorn; ``log_config`` None and no ``log_level``: the application's logging is its own."""
+    for field, path in (("tls_certificate", certificate), ("tls_key", key)):
+        _check_readable(field, path)  # an empty name as well: to uvicorn that is no TLS
     config = uvicorn.Config(
         app,
         loop="none",
@@ -157,15 +149,28 @@ def _configuration(app: ASGIApp, certificate: str | None, key: str | None, guard
     )
     try:
         config.load()
-    except (OSError, ssl.SSLError) as error:
-        field = "tls_certificate" if key is None else "tls_certificate and tls_key"
-        raise ConfigurationError(field, (certificate, key), f"PEM files that belong together ({error})") from None
+    except OSError as error:  # SSLError is one
+        if key is None:
+            allowed = f"a PEM file with a certificate and its key, or tls_key beside it ({error})"
+            raise ConfigurationError("tls_certificate", certificate, allowed) from None
+        raise ConfigurationError("tls_key", key, f"the key of {certificate}, both PEM files ({error})") from None
     return config
+
+
+def _check_readable(field: str, path: str | None) -> None:
+    if path is not None:
+        try:
+            with Path(path).open("rb"):
+                pass
+        except OSError as error:
+            raise ConfigurationError(field, path, f"a readable PEM file ({error.strerror or error})") from None
 
 
 def _bind(host: str, port: int) -> socket.socket:
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
         raise ConfigurationError("port", port, "a whole number 0..65535; 0 finds a free one")
+    if not isinstance(host, str) or not host:  # None would be everywhere
+        raise ConfigurationError("host", host, "an address of this machine, as text; 0.0.0.0 is everywhere")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -138,7 +138,7 @@ def build_snapshot(cut: Cut, identity: Identity, definitions: dict[str, str]) ->
         histograms=cut.histograms(),
         windowed_histograms=windowed_histograms,
         engine=identity.engine,
-        definitions=dict(definitions),
+        definitions={str(name): str(text) for name, text in definitions.items()},
         limits=cut.limits,
         labels=identity.labels,
         role=identity.role,

@@ -135,7 +135,7 @@ def gauges(
     stale_after: float,
 ) -> Gauges:
     """Present values. With trackers they follow the slots; else the last iteration's, until it is too old."""
-    live = list(live)
+    live = [part for part in live if part.running is not None]
     last = state.iterations.last
     age = now - float(last[C.FINISHED_AT]) if last is not None else math.nan
     fresh = last is not None and age <= stale_after
@@ -144,13 +144,17 @@ def gauges(
         return float(last[column]) if fresh and last is not None else math.nan
 
     running, waiting = _whole(said(C.RUNNING_REQUESTS)), _whole(said(C.WAITING_REQUESTS))
-    kv_cache_usage = said(C.KV_CACHE_USAGE)
+    kv_cache_usage, deferred = said(C.KV_CACHE_USAGE), _whole(said(C.DEFERRED_REQUESTS))
     in_flight = sum(part.in_flight for part in live)
     if live:
-        running = sum(part.running for part in live)
-        waiting = max(in_flight - running - (_whole(said(C.DEFERRED_REQUESTS)) or 0), 0)
+        told = [part.deferred for part in live if part.deferred is not None]
+        deferred = sum(told) if told else deferred
+        running = sum(part.running or 0 for part in live)
+        waiting = max(in_flight - running - (deferred or 0), 0)
         if in_flight == 0 and last is not None and not math.isnan(last[C.KV_CACHE_USAGE]):
             kv_cache_usage = 0.0
+        usages = [part.kv_cache_usage for part in live if not math.isnan(part.kv_cache_usage)]
+        kv_cache_usage = usages[0] if len(usages) == 1 else kv_cache_usage
     # A source that does not know who waits says nan: then nobody knows for all.
     tells = bool(live) and not any(math.isnan(part.oldest_waiting) for part in live)
     oldest = min((part.oldest_waiting for part in live), default=math.inf)
@@ -158,7 +162,7 @@ def gauges(
         requests_in_flight=in_flight,
         requests_running=running,
         requests_waiting=waiting,
-        requests_deferred=_whole(said(C.DEFERRED_REQUESTS)),
+        requests_deferred=deferred,
         requests_overdue={
             name: sum(part.overdue[code] for part in live)
             for code, (name, wanted) in enumerate(targets.items())

@@ -107,6 +107,9 @@ def _merged_parts(snapshots: Sequence[MetricsSnapshot]) -> _Parts:
 def _checked_instances(snapshots: Sequence[MetricsSnapshot]) -> list[str]:
     if not snapshots:
         raise MergeError("no snapshots: expected at least one to merge")
+    for snapshot in snapshots:
+        if not isinstance(snapshot, MetricsSnapshot):
+            raise MergeError(f"cannot merge a {type(snapshot).__name__}: expected snapshots, merge(one, other, ...)")
     instances: list[str] = []
     for snapshot in snapshots:
         own = snapshot.merged_from or [name for name in (snapshot.instance_id,) if name]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from batchscope.statistics.snapshot import MetricsSnapshot
-from batchscope.testing import iterations, requests, snapshots, together
+from batchscope.testing import iterations, requests, snapshots, together, trackers
 from batchscope.testing.double import RecordingMetrics
 
 _SHOWN = 20
@@ -42,7 +43,8 @@ def _found(reported: RecordingMetrics | MetricsSnapshot, *, drained: bool) -> It
     yield from requests.check(reported.requests)
     yield from iterations.check(reported.iterations, reported.limits)
     for place, batch in enumerate(reported.batches):
-        if not 0 <= batch.utilization <= 1:
-            yield f"batch record {place}: utilization {batch.utilization}: expected 0..1"
+        if not (math.isnan(batch.utilization) or 0 <= batch.utilization <= 1):
+            yield f"batch record {place}: utilization {batch.utilization}: expected 0..1, or nan without a limit"
+    yield from trackers.check(reported, drained=drained)
     if drained:
         yield from together.check(reported.iterations, reported.requests)

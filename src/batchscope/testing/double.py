@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from batchscope.configuration import SchedulerLimits
+from batchscope.recording.source import Source
 from batchscope.records import IterationResult, RequestResult
 
 
@@ -36,6 +37,11 @@ class RecordingMetrics:
         self.requests: list[RequestResult] = []
         self.batches: list[BatchRecord] = []
         self.errors: list[ErrorRecord] = []
+        self.trackers: list[Source] = []
+
+    def watch(self, tracker: Source) -> None:
+        """A tracker reports here from now on: what it refuses is no record, and is checked all the same."""
+        self.trackers.append(tracker)
 
     def record_iteration(self, result: IterationResult) -> None:
         """Keep one iteration."""

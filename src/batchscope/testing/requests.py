@@ -39,8 +39,15 @@ def _of_one(request: RequestResult) -> Iterator[str]:
     yield from _identities(request)
     if reason.outcome is Outcome.COMPLETED and request.tokens_generated == 0:
         yield "completed without a token: say FAILED reasons or CANCELLED, or report its tokens"
+    if reason.outcome is Outcome.COMPLETED and math.isnan(_processing_time(request)):
+        yield "completed without a processing_time: give it, or when it was first scheduled and finished"
     if (request.cached_tokens or 0) > (request.prompt_tokens or math.inf):
         yield f"{request.cached_tokens} cached tokens of a prompt of {request.prompt_tokens}"
+
+
+def _processing_time(request: RequestResult) -> float:
+    given = request.processing_time
+    return request.finished_at - request.first_scheduled_at if math.isnan(given) else given
 
 
 def not_numbers(record: object, durations: Iterable[str], counts: Iterable[str]) -> Iterator[str]:

@@ -27,18 +27,21 @@ class LinesFile:
     failure; ``rotate`` - a file does once it was rotated or closed, while a line of the present one survives the
     process but not the machine; ``never`` - that is left to the system. A file that was moved or deleted under it
     is made anew. Where rotating fails it goes on in the same file (``rotation_problem``). Not thread-safe.
+    Of a symbolic link it is the file that the link leads to: two ways to one file have one lock.
     ConfigurationError if another writer has ``path``, or it is no regular file or holds no JSON lines; OSError as
     the system has it.
     """
 
     def __init__(self, path: Path, max_bytes: int, keep: int, fsync: Fsync) -> None:
-        self.path = path
+        self.path = path = Path(os.path.realpath(path))
         self.recovered_bytes = 0
         self.rotation_problem: OSError | None = None
         self._max_bytes = max_bytes
         self._keep = keep
         self._fsync = fsync
         self._descriptor = -1
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))  # before there is a lock in it
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = WriterLock(path)
         try:

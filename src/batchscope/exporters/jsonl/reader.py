@@ -22,7 +22,7 @@ class JsonLines:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, rotated: bool = True) -> None:
-        self._path = Path(path)
+        self._path = Path(os.path.realpath(path))  # where the writer rotates
         self._rotated = rotated
         self.skipped = 0
 

@@ -1,6 +1,7 @@
 """The standard OTEL_* variables that the SDK does not read for us, below arguments.
 
-Endpoint, headers, timeout, compression and certificates are read by the SDK's exporters themselves.
+Endpoint, headers and certificates are read by the SDK's exporters themselves; so are timeout and compression, but
+with wrong values these raise or make every attempt fail, differently with each protocol: they are checked here.
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -18,6 +20,8 @@ logger = logging.getLogger("batchscope")
 GRPC, HTTP = "grpc", "http/protobuf"
 _PROTOCOLS = (HTTP, GRPC)
 _DEFAULT_INTERVAL = 60.0
+_DEFAULT_TIMEOUT = 10.0
+_GRPC_COMPRESSIONS = ("none", "gzip")
 
 
 class Transport(NamedTuple):
@@ -61,6 +65,41 @@ def chosen_protocol(protocol: str | None) -> str:
     if found not in _PROTOCOLS:
         raise ConfigurationError(name, found, " or ".join(_PROTOCOLS))
     return found
+
+
+def chosen_timeout(timeout: float | None) -> float | None:
+    """Seconds: the argument, else OTEL_EXPORTER_OTLP_(METRICS_)TIMEOUT, in seconds as the SDK takes it, else None.
+
+    A variable that is no number > 0 is ignored with a warning.
+    """
+    name, said = _said("TIMEOUT")
+    if timeout is not None or not said:
+        return timeout
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
+        logger.warning("%s = %r: expected seconds > 0; taking %g", name, said, _DEFAULT_TIMEOUT)
+        return _DEFAULT_TIMEOUT
+    return seconds
+
+
+def chosen_compression(protocol: str, compression: str | None) -> str | None:
+    """The argument, else None: the SDK reads OTEL_EXPORTER_OTLP_(METRICS_)COMPRESSION. Over gRPC one that is not
+    known makes it raise: that one is ignored with a warning, as it is over HTTP.
+    """
+    name, said = _said("COMPRESSION")
+    if compression is not None or protocol != GRPC or not said or said.lower() in _GRPC_COMPRESSIONS:
+        return compression
+    logger.warning("%s = %r: expected one of %s; taking none", name, said, _GRPC_COMPRESSIONS)
+    return "none"
+
+
+def _said(what: str) -> tuple[str, str]:
+    """The variable that says it, that of metrics first, and its value."""
+    names = (f"OTEL_EXPORTER_OTLP_METRICS_{what}", f"OTEL_EXPORTER_OTLP_{what}")
+    return next(((name, value) for name in names if (value := os.environ.get(name, "").strip())), ("", ""))
 
 
 def warn_of_temporality() -> None:

@@ -14,8 +14,10 @@ from batchscope.aggregation.bucket_store import MIN_BUCKETS
 from batchscope.errors import ConfigurationError, MissingExtraError
 from batchscope.exporters.otlp.environment import (
     Transport,
+    chosen_compression,
     chosen_interval,
     chosen_protocol,
+    chosen_timeout,
     disabled,
     warn_of_temporality,
 )
@@ -23,6 +25,7 @@ from batchscope.exporters.otlp.names import GenAiAttributes
 from batchscope.periodic import Periodic, RateLimitedLog
 from batchscope.statistics.cumulative import CumulativeState, StateSource
 
+_NO_REASON = "the SDK gave no reason (no answer in time, perhaps): check endpoint and headers"
 _GRACE = 1.0  # seconds for a send that was told to give up
 
 
@@ -59,7 +62,9 @@ class OtlpExporter:
         metric_exporter: Any = None,
     ) -> None:
         _check(max_buckets, queue_size, timeout)
-        transport = Transport(chosen_protocol(protocol), endpoint, headers, timeout, compression)
+        protocol = chosen_protocol(protocol)
+        compression = chosen_compression(protocol, compression)
+        transport = Transport(protocol, endpoint, headers, chosen_timeout(timeout), compression)
         self.exported = 0
         self.failures = 0
         self.dropped = 0
@@ -109,10 +114,11 @@ class OtlpExporter:
     def _read(self) -> None:
         if self._source_ended:
             return
-        self._source_ended = self._source.closed
+        ended, at, state = self._source.closed, time.time_ns(), self._source.read_totals()
+        self._source_ended = ended
         if len(self._queue) == self._queue.maxlen:
             self.dropped += 1
-        self._queue.append((time.time_ns(), self._source.read_totals()))
+        self._queue.append((at, state))
 
     def _send(self) -> bool:
         """Oldest first: backends refuse what is older than what they have. Ends at the first failure."""
@@ -139,7 +145,7 @@ class OtlpExporter:
                 return False
         if result.name == "SUCCESS":
             return True
-        self.last_error = self._quiet.reason
+        self.last_error = self._quiet.reason or self.last_error or _NO_REASON
         return False
 
     def close(self, timeout: float = 5.0) -> bool:
@@ -172,5 +178,5 @@ def _check(max_buckets: int | None, queue_size: int, timeout: float | None) -> N
         raise ConfigurationError("max_buckets", max_buckets, f"None or an integer >= {MIN_BUCKETS}")
     if not (isinstance(queue_size, int) and queue_size >= 1):
         raise ConfigurationError("queue_size", queue_size, "an integer >= 1")
-    if timeout is not None and not 0 < timeout < float("inf"):
+    if timeout is not None and not (isinstance(timeout, int | float) and 0 < timeout < float("inf")):
         raise ConfigurationError("timeout", timeout, "seconds > 0, or None (OTEL_EXPORTER_OTLP_TIMEOUT)")

@@ -57,15 +57,15 @@ GEN_AI_METRICS = (
     ),
     GenAiMetric(
         "gen_ai.server.time_per_output_token",
-        "Time per output token after the first, of completed requests: first to last emission over those tokens, "
-        "without what passed between the last emission and the finish.",
-        "time_per_output_token",
+        "Time per output token after the first, of completed requests: what the request took after its first token.",
+        "server_time_per_output_token",
     ),
 )
 """The model server metrics of the GenAI semantic conventions (status: development), all in seconds.
 
 Source: https://github.com/open-telemetry/semantic-conventions-genai, docs/gen-ai/gen-ai-metrics.md. The convention's
-time per output token is (request duration - time to first token) / (tokens - 1); ours ends at the last emission.
+time per output token is (request duration - time to first token) / (tokens - 1): a histogram of its own beside
+ours, which ends at the last emission.
 """
 
 

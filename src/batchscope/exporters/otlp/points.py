@@ -29,6 +29,7 @@ from batchscope.exporters.otlp.buckets import otlp_buckets
 from batchscope.exporters.otlp.names import GEN_AI_METRICS, GenAiAttributes, otlp_name, otlp_unit
 from batchscope.statistics.cumulative import CumulativeState
 from batchscope.statistics.distributions import merged
+from batchscope.statistics.readable import readable
 from batchscope.version import __version__
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -52,13 +53,14 @@ class Translation:
         """Every metric of the catalogue that has a value and, unless None, those of the ``gen_ai`` conventions."""
         metrics = [self._metric(metric) for metric in CATALOG]
         if gen_ai is not None:
-            metrics += self._gen_ai(gen_ai.of(self._state))
+            metrics += self._gen_ai(_readable(gen_ai.of(self._state)))
         scope = ScopeMetrics(_SCOPE, [metric for metric in metrics if metric.data.data_points], "")
         return MetricsData([ResourceMetrics(resource, [scope], "")])
 
     def _metric(self, metric: catalog.Metric) -> Metric:
+        common = self._state.labels
         points: list[Any] = [
-            self._point(metric.kind, {**self._state.labels, **dict(zip(metric.labels, labels, strict=True))}, value)
+            self._point(metric.kind, _readable({**common, **dict(zip(metric.labels, labels, strict=True))}), value)
             for labels, value in catalog.values(metric, self._state)
         ]
         data: Sum | Gauge | ExponentialHistogram
@@ -103,3 +105,8 @@ class Translation:
             min=histogram.min if histogram.count else None,  # type: ignore[arg-type]  # left out: there is none
             max=histogram.max if histogram.count else None,  # type: ignore[arg-type]
         )
+
+
+def _readable(attributes: Mapping[str, str]) -> dict[str, str]:
+    """What protobuf takes: the SDK leaves out an attribute that it does not, and two series become one."""
+    return {name: readable(value) for name, value in attributes.items()}

@@ -16,8 +16,10 @@ from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, OTELR
 from batchscope.errors import ConfigurationError
 from batchscope.exporters.otlp.environment import GRPC, Transport
 from batchscope.statistics.cumulative import CumulativeState
+from batchscope.statistics.readable import readable
 from batchscope.version import __version__
 
+_LONGEST_REASON = 500
 _HTTP_PATH = "/v1/metrics"
 
 
@@ -51,8 +53,15 @@ def _grpc_exporter(transport: Transport) -> MetricExporter:
 
 
 def _with_path(endpoint: str) -> str:
-    """A base URL gets the path of metrics; one with a path is taken as it is."""
-    parts = urlsplit(endpoint)
+    """A base URL gets the path of metrics; one with a path is taken as it is. ConfigurationError if it is no URL."""
+    try:
+        parts = urlsplit(endpoint)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except (ValueError, TypeError, AttributeError):
+        usable = False
+    if not usable:
+        allowed = "http://HOST[:PORT] or https://HOST[:PORT], with a path where it is not /v1/metrics"
+        raise ConfigurationError("endpoint", endpoint, allowed)
     return endpoint if parts.path.strip("/") else urlunsplit(parts._replace(path=_HTTP_PATH))
 
 
@@ -86,8 +95,9 @@ class Resources:
             "batchscope.engine.version": state.engine.version,
             "batchscope.version": __version__,
         }
-        known = {name: value for name, value in ours.items() if value}
-        return self._detected.merge(Resource({**known, **self._environment, **state.labels, **self._attributes}))
+        known = {name: readable(value) for name, value in ours.items() if value}
+        labels = {name: readable(value) for name, value in state.labels.items()}
+        return self._detected.merge(Resource({**known, **self._environment, **labels, **self._attributes}))
 
 
 class Quiet(logging.Filter):
@@ -98,7 +108,7 @@ class Quiet(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reason = ""
+        self._first = self._last = ""
         self._sending: set[int] = set()  # the threads that send for us
         known = [name for name in logging.root.manager.loggerDict if name.startswith("opentelemetry.")]
         self._loggers = [logging.getLogger(name) for name in known]
@@ -109,14 +119,21 @@ class Quiet(logging.Filter):
         """Whether ``record`` is someone else's."""
         if record.thread not in self._sending:
             return True
-        self.reason = record.getMessage()
+        self._last = _one_line(record.getMessage())
+        self._first = self._first or self._last
         return False
+
+    @property
+    def reason(self) -> str:
+        """What the SDK said of the present or last send: how it ended, and what the trouble was at first."""
+        return self._last if self._first == self._last else f"{self._last} (at first: {self._first})"
 
     @contextmanager
     def sending(self) -> Iterator[None]:
         """While this thread sends: its log lines are kept back, and instrumented libraries trace nothing."""
         thread = threading.get_ident()
         self._sending.add(thread)
+        self._first = self._last = ""
         token = attach(set_value(_SUPPRESS_INSTRUMENTATION_KEY, value=True))
         try:
             yield
@@ -128,3 +145,9 @@ class Quiet(logging.Filter):
         """Leave the SDK's loggers as they were."""
         for logger in self._loggers:
             logger.removeFilter(self)
+
+
+def _one_line(text: str) -> str:
+    """What goes into a log line: the other side chose some of it."""
+    text = text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from batchscope.catalog import Metric
+from batchscope.statistics.readable import readable
 
 Labels = tuple[tuple[str, str], ...]
 """(name, value) pairs, names distinct."""
@@ -45,9 +46,7 @@ def _free(name: str, own: frozenset[str], labels: Mapping[str, str]) -> str:
 
 def clean(value: str) -> str:
     """``value`` as every reader takes it: no lone surrogates (no UTF-8), no NUL (Prometheus' lexer ends at it)."""
-    if value.isascii() and "\0" not in value:
-        return value
-    return value.replace("\0", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return readable(value).replace("\0", "\ufffd")
 
 
 def escaped(value: str) -> str:

@@ -1,0 +1,65 @@
+"""A block of rows as a writer packs them, and how they become columns of float64."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from batchscope.recording.rows import COLUMNS, NOT_GIVEN, Floats, Kind
+
+WITH_OBJECTS = frozenset((Kind.REQUEST, Kind.ERROR))
+"""The kinds that have an object beside each row: a request id, an error's name."""
+
+
+class Layout(NamedTuple):
+    """How rows of a kind are packed: their first ``packed`` columns, those of ``whole`` as int64.
+
+    ``optional``: whole ones that may be ``NOT_GIVEN``. A row that does not fit (a count that is no integer) is
+    packed as floats alone, and named in its block's ``loose``.
+    """
+
+    packed: int
+    whole: tuple[slice, ...] = ()
+    optional: slice = slice(0, 0)
+
+
+class Block:
+    """``size`` rows of ``width`` words, with an object a row beside them; ``loose`` rows hold floats only."""
+
+    __slots__ = ("buffer", "head", "loose", "next", "objects", "read", "size", "values", "whole")
+
+    def __init__(self, size: int, width: int, *, objects: bool = True) -> None:
+        self.buffer = bytearray(size * width * 8)
+        self.values = np.frombuffer(self.buffer, dtype=np.float64).reshape(size, width)
+        self.whole = self.values.view(np.int64)
+        self.objects: list[Any] = [None] * size if objects else []
+        self.loose: list[int] = []
+        self.size = size
+        self.head = 0
+        self.read = 0
+        self.next: Block | None = None
+
+    def unpack(self, layout: Layout, start: int, stop: int, columns: Floats) -> None:
+        """Copy rows into ``columns``, shape (all of the kind's, stop - start); those not packed are 0."""
+        packed, whole, optional = layout
+        columns[packed:] = 0.0
+        columns[:packed] = self.values[start:stop].T
+        for part in whole:
+            columns[part] = self.whole[start:stop, part].T
+        missing = columns[optional] == NOT_GIVEN
+        if missing.any():
+            columns[optional][missing] = np.nan
+        for row in self.loose if whole else ():
+            if start <= row < stop:
+                columns[:packed, row - start] = self.values[row]
+
+
+def block_of(kind: Kind, rows: int, layout: Layout) -> Block:
+    """An empty block for rows of ``kind``."""
+    return Block(rows, layout.packed, objects=kind in WITH_OBJECTS)
+
+
+def packed_whole(kind: Kind) -> Layout:
+    """The layout of a kind whose rows are packed as they come out: floats, all columns."""
+    return Layout(len(COLUMNS[kind]))

@@ -1,0 +1,20 @@
+"""What trackers onto the double refused or lost: it never became a record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from batchscope.testing.double import RecordingMetrics
+
+
+def check(recorded: RecordingMetrics, *, drained: bool) -> Iterator[str]:
+    """Calls that a tracker refused, by reason, and requests that did not end."""
+    for tracker in recorded.trackers:
+        counts = tracker.counts()
+        for reason, number in counts.rejected.items():
+            yield f"{number} calls of a tracker refused as {reason}: expected none"
+        if drained and counts.lost:
+            yield f"{counts.lost} requests of a tracker lost: expected an end of each"
+    received = sum(tracker.counts().received - tracker.counts().lost for tracker in recorded.trackers)
+    if drained and recorded.trackers and received > len(recorded.requests):
+        yield f"{received} requests arrived and {len(recorded.requests)} ended: expected that all have left"
