@@ -11,7 +11,6 @@ import pytest
 from batchscope import (
     CompletionReason,
     IterationResult,
-    MetricsConfiguration,
     RequestResult,
     RequestTracker,
     SchedulerMetricsCollector,
