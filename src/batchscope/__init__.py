@@ -11,6 +11,7 @@ from batchscope.collector import SchedulerMetricsCollector
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits, SloTargets
 from batchscope.errors import (
     BatchscopeError,
+    BusyError,
     ConfigurationError,
     DecodeError,
     InvalidRecordError,
@@ -44,6 +45,7 @@ __all__ = [
     "BatchMetrics",
     "BatchStatistics",
     "BatchscopeError",
+    "BusyError",
     "CircularBuffer",
     "CompletionReason",
     "ConfigurationError",

@@ -164,8 +164,9 @@ class SchedulerMetricsCollector:
     def subscribe(self, sink: Sink) -> Callable[[], None]:
         """Give ``sink`` all rows from now on, in blocks, at each drain; returns what ends the subscription.
 
-        It runs under the drain's lock: it must be quick and must not use the collector. If it raises, it is
-        unsubscribed and the error counted under its name (``sink_failed``): a listener never hurts recording.
+        It runs under the drain's lock: it must be quick and cannot read the collector (``BusyError``). If it
+        raises, it is unsubscribed and the error counted under its name (``sink_failed``): a listener never hurts
+        recording.
         """
         return self._draining.subscribe(sink)
 

@@ -6,12 +6,13 @@ import math
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 
 from batchscope.aggregation.requests import ClassNames
 from batchscope.aggregation.state import Drained, Sink, State
 from batchscope.clock import Clock, WallClock
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
-from batchscope.errors import ConfigurationError, InvalidRecordError
+from batchscope.errors import BusyError, ConfigurationError, InvalidRecordError
 from batchscope.recording.ring import Pressure
 from batchscope.recording.rings import Recording
 from batchscope.recording.source import Source
@@ -26,7 +27,7 @@ class Draining:
     """Empties rings and sources into a ``State``, under ``lock``; knows who listens and since when it counts.
 
     Producers write without the lock, through ``shared``. Methods that say "the lock is held" do not take it: the
-    lock is not reentrant, nothing that runs under it may read the collector.
+    lock is not reentrant, nothing that runs under it may read the collector (``BusyError``).
     """
 
     def __init__(self, configuration: MetricsConfiguration, limits: SchedulerLimits, clock: Clock) -> None:
@@ -47,7 +48,7 @@ class Draining:
 
     def _start(self) -> None:
         """What a fork's child needs anew."""
-        self.lock = threading.Lock()
+        self._lock = threading.RLock()
         self.sequence = 0
         self.generation = 0
         self.instance_id = uuid.uuid4().hex
@@ -56,6 +57,22 @@ class Draining:
     def _begin(self) -> None:
         self.state = State(self.configuration, self.limits, self.classes, self.clock())
         self._before = count(self.state, self.writers.rings, self.sources)
+
+    @property
+    def lock(self) -> AbstractContextManager[object]:
+        """What a reader holds, with ``with``; BusyError where this thread does already.
+
+        A sink, a signal handler or a finalizer that reads in the middle of a read would wait for itself for ever,
+        or see half a state.
+        """
+        if self._held_here():
+            raise BusyError("this thread reads the collector already: read it after the sink, handler or finalizer")
+        return self._lock
+
+    def _held_here(self) -> bool:
+        # Conditions ask the same. A flag of our own would stand wrong after a Ctrl-C beside the lock's own steps.
+        held: bool = self._lock._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001
+        return held
 
     def attach(self, source: Source) -> Recording:
         """Drain ``source`` with everything else from now on."""
@@ -99,12 +116,12 @@ class Draining:
 
     def relieve(self) -> bool:
         """A producer's memory runs full and nobody reads: drain, unless somebody does already (False)."""
-        if not self.lock.acquire(blocking=False):
+        if self._held_here() or not self._lock.acquire(blocking=False):
             return False
         try:
             self.drain()
         finally:
-            self.lock.release()
+            self._lock.release()
         return True
 
     def check(self) -> None:

@@ -21,6 +21,10 @@ class InvalidRecordError(BatchscopeError, ValueError):
     """A record was rejected and the configuration says ``strict=True``."""
 
 
+class BusyError(BatchscopeError, RuntimeError):
+    """A thread reads a collector while it already does: from a sink, a signal handler or a finalizer."""
+
+
 class MergeError(BatchscopeError, ValueError):
     """Two aggregates that cannot be added were asked to; the message names both sides."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from batchscope.aggregation.bucketed_values import Observations
-from batchscope.aggregation.checks import Ranges, Rejections, Verdict, fill, ranges
+from batchscope.aggregation.checks import TOO_LARGE, Ranges, Rejections, Verdict, fill, ranges
 from batchscope.aggregation.instrument import Instrument
 from batchscope.aggregation.limiter import BusyClock, infer
 from batchscope.aggregation.row_buffer import RowBuffer
@@ -21,6 +21,7 @@ _WHOLE = (
     C.RECOMPUTED_TOKENS, C.DECODE_CONTEXT_TOKENS, C.DRAFT_TOKENS, C.ACCEPTED_TOKENS, C.PREEMPTIONS, C.RANK,
 )  # fmt: skip
 _AMOUNTS = (*_WHOLE, C.PROCESSING_TIME, C.MEMORY_BYTES_USED, C.KV_CACHE_USAGE, C.SCHEDULE_TIME, C.FORWARD_TIME)
+_LAST_RANK = 2**16 - 1  # what is kept of each rank is bounded
 _SUMMED = {
     "tokens_generated": C.TOKENS_GENERATED,
     "scheduled_tokens": C.SCHEDULED_TOKENS,
@@ -77,6 +78,8 @@ class IterationAggregate:
             _derive(values)
             known = ranges(values)
             verdict.amounts(_AMOUNTS, due=(*_DUE, C.RANK), whole=_WHOLE, known=known)
+            if known.high[C.RANK] > _LAST_RANK:
+                verdict.refuse(values[:, C.RANK] > _LAST_RANK, TOO_LARGE, (C.RANK,))
         if verdict.refused:
             values, _ = verdict.keep(None)
             known = ranges(values) if len(values) else known

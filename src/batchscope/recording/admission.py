@@ -19,8 +19,8 @@ NEGATIVE = "negative"
 WRONG_TYPE = "wrong_type"
 INFINITE = "infinite"
 NOT_A_NUMBER = "not_a_number"
-_BAD_VALUE = (TypeError, ValueError, OverflowError)
-"""What an id that cannot be hashed or an instant that is no number raises."""
+_BAD_VALUE = Exception
+"""What an id that cannot be hashed or an instant that is no number raises: whatever its methods do."""
 _NOBODY = object()
 
 

@@ -23,6 +23,8 @@ FIELDS = (
 NEGATIVE = "negative"
 INFINITE = "infinite"
 OUT_OF_ORDER = "out_of_order"
+TOO_LARGE = "too_large"
+_MOST_TOKENS = 2**31  # of one slot in one iteration: their sums stay exact
 UNKNOWN_TOKENS = int(np.iinfo(np.int64).min)
 _ONE = (1).to_bytes(8, "little")
 _UNKNOWN = UNKNOWN_TOKENS.to_bytes(8, "little", signed=True)
@@ -60,10 +62,9 @@ def gather(positions: Sequence[int], events: Sequence[Iteration], reject: Reject
     reasons = _unfit(started, finished, fields)
     if not reasons:
         batch = _flatten(positions, events, started, finished, fields)
-        unfit = _negative_tokens(batch)
-        if not len(unfit):
+        reasons = _unfit_tokens(batch)
+        if not reasons:
             return batch
-        reasons = dict.fromkeys(unfit.tolist(), NEGATIVE)
     for reason in reasons.values():
         reject(reason, 1)
     kept = [row for row in range(len(events)) if row not in reasons]
@@ -117,12 +118,15 @@ def _column(parts: list[tuple[bytes, bytes, bytes | None]], default: bytes) -> I
     return np.frombuffer(joined, dtype=np.int64)
 
 
-def _negative_tokens(batch: IterationBatch) -> Ints:
-    if batch.tokens is None and batch.scheduled is None:
-        return batch.iteration[:0]
-    bad = np.zeros(len(batch.handles), dtype=np.bool_)
-    if batch.tokens is not None:
-        bad |= batch.tokens < 0
-    if batch.scheduled is not None:
-        bad |= (batch.scheduled < 0) & (batch.scheduled != UNKNOWN_TOKENS)
-    return np.unique(batch.iteration[bad]) if bad.any() else batch.iteration[:0]
+def _unfit_tokens(batch: IterationBatch) -> dict[int, str]:
+    """Row -> reason for iterations in which a slot has a number of tokens that cannot be."""
+    reasons: dict[int, str] = {}
+    for column in (batch.tokens, batch.scheduled):
+        if column is None:
+            continue
+        bad = column.view(np.uint64) > _MOST_TOKENS  # the negative ones, too
+        if column is batch.scheduled:
+            bad &= column != UNKNOWN_TOKENS
+        for place in np.flatnonzero(bad).tolist():
+            reasons.setdefault(int(batch.iteration[place]), NEGATIVE if column[place] < 0 else TOO_LARGE)
+    return reasons

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from math import nan
+from typing import Never
 
 from batchscope.errors import InvalidRecordError
 from batchscope.recording.packing import BAD_VALUE, GAP_BYTES, pack_gap, readable
@@ -38,6 +39,11 @@ class LatencyWriter:
         # Nobody can write to these rings any more: the next thread continues them, so that
         # memory follows the number of threads alive at once, not the number ever started.
         self._orphans.append(self._rings)
+
+    def __reduce__(self) -> Never:
+        raise TypeError(
+            "a writer cannot be copied: its rings have one writer; expected collector.writer() in each thread"
+        )
 
     def inter_token_latency(self, latency: float, count: int = 1) -> None:
         """``count`` tokens, each this long after the one before (an emission of k tokens: gap / k)."""

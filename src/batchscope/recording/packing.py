@@ -21,8 +21,8 @@ pack_gap = struct.Struct("5d").pack_into
 pack_error = struct.Struct("d").pack_into
 
 
-BAD_VALUE = (struct.error, AttributeError, KeyError, TypeError, ValueError, OverflowError)
-"""What packing a value of a wrong type raises."""
+BAD_VALUE = Exception
+"""What packing a value of a wrong type raises: any object may come, and its methods raise what they like."""
 _FLOAT64 = np.dtype(np.float64)
 
 

@@ -27,13 +27,13 @@ from batchscope.recording.events import Arrival, Event, Finish, Iteration, Loss
 from batchscope.recording.forward import Forward
 from batchscope.recording.iteration_batch import FIELDS
 from batchscope.recording.live import LiveRequests, live_requests
+from batchscope.recording.packing import BAD_VALUE
 from batchscope.recording.rows import LIMITER_CODES, REASON_CODES, Gaps, Rows
 from batchscope.recording.slots import FREE, GENERATION
 from batchscope.recording.source import Attachable, SourceCounts
 from batchscope.records import BatchLimiter, CompletionReason, SchedulerMetrics
 
 Whole: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
-_BAD_VALUE = (struct.error, AttributeError, KeyError, TypeError, ValueError, OverflowError)
 _RELIEF_EVENTS = 4096
 _RELIEF_BYTES = 1 << 20
 _MAX_EVENTS = 1 << 17
@@ -54,6 +54,7 @@ class RequestTracker:
         self._shared = attachable.attach(self)
         self._clock = clock or self._shared.clock
         self._limits = self._shared.limits
+        self._fresh = itertools.count()  # goes on in a child process: a slot of the parent is stale there
         self._forget()
 
     @property
@@ -65,7 +66,6 @@ class RequestTracker:
         self._log: list[Event] = []
         self._pending_bytes = 0
         self._free: deque[int] = deque()
-        self._fresh = itertools.count()
         self._misused: dict[str, int] = {}
         self._dropped = 0
         self._derivation = Derivation(self._shared.class_codes, self._shared.other_class, self._limits)
@@ -151,7 +151,7 @@ class RequestTracker:
                 None if scheduled_tokens is None else _aligned(scheduled_tokens, handles),
                 _packed(preempted) if len(preempted) else b"",
             )  # fmt: skip
-        except _BAD_VALUE as error:
+        except BAD_VALUE as error:
             self._misuse(error)
             return
         self._pending_bytes += len(handles)
@@ -176,7 +176,7 @@ class RequestTracker:
                 nan if cached_tokens is None else float(operator.index(cached_tokens)),
                 nan if recomputed_tokens is None else float(operator.index(recomputed_tokens)),
             )
-        except _BAD_VALUE as error:
+        except BAD_VALUE as error:
             self._misuse(error)
             return
         self._append(event)
@@ -185,7 +185,7 @@ class RequestTracker:
         """A request is gone without an end that anybody saw: counted in ``requests_lost``, not as finished."""
         try:
             event = Loss(float(self._clock() if at is None else at), _whole(slot))
-        except _BAD_VALUE as error:
+        except BAD_VALUE as error:
             self._misuse(error)
             return
         self._append(event)

@@ -32,6 +32,9 @@ from batchscope.records import BatchLimiter, CompletionReason, IterationResult, 
 
 _REQUEST_RECORD: type = RequestResult  # callers may pass anything, whatever the annotations say
 _ITERATION_RECORD: type = IterationResult
+# A subclass may have more fields, after these.
+_REQUEST_FIELDS = len(RequestResult.__struct_fields__)
+_ITERATION_FIELDS = len(IterationResult.__struct_fields__)
 
 MAX_ERROR_NAME = 120
 
@@ -108,7 +111,7 @@ class Writer(LatencyWriter):
     def request_result(self, result: RequestResult) -> None:
         """``request`` from a record; written out again, since a call of 21 arguments takes as long as packing."""
         if not isinstance(result, _REQUEST_RECORD):
-            self._reject(TypeError(f"{result!r:.80}: expected a RequestResult"))
+            self._reject(TypeError(f"a {type(result).__name__}: expected a RequestResult"))
             return
         ring = self._requests
         block = ring.block
@@ -138,7 +141,7 @@ class Writer(LatencyWriter):
                 arrived_at, first_scheduled_at, first_token_at, last_token_at, finished_at, max_emission_gap,
             )  # fmt: skip
         except BAD_VALUE:
-            if not self._request_loosely(block, row, fields[1:]):
+            if not self._request_loosely(block, row, fields[1:_REQUEST_FIELDS]):
                 return
         block.objects[row] = fields[0]
         block.head = row + 1
@@ -286,6 +289,6 @@ class Writer(LatencyWriter):
     def iteration_result(self, result: IterationResult) -> None:
         """``iteration`` from a record."""
         if isinstance(result, _ITERATION_RECORD):
-            self.iteration(*astuple(result))
+            self.iteration(*astuple(result)[:_ITERATION_FIELDS])
         else:
-            self._reject(TypeError(f"{result!r:.80}: expected an IterationResult"))
+            self._reject(TypeError(f"a {type(result).__name__}: expected an IterationResult"))
