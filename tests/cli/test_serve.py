@@ -13,6 +13,7 @@ from command_line import COMMAND, HEADER, ROWS, Run, batchscope, environment, re
 
 from batchscope import SchedulerMetricsCollector
 from batchscope.cli import run
+from batchscope.errors import MissingExtraError
 from batchscope.publishing import SnapshotPublisher
 
 TOKEN = "s3cret"  # noqa: S105  (of this test)
@@ -30,6 +31,8 @@ def serving(*arguments, **changes):
     )
     try:
         line = process.stderr.readline()
+        if "is empty" in line:
+            line = process.stderr.readline()
         found = re.fullmatch(r"note: (http://127\.0\.0\.1:\d+)/metrics serves (.+); Ctrl-C ends it\n", line)
         assert found, line + process.stderr.read()
         yield process, found[1]
@@ -65,6 +68,29 @@ def test_an_empty_directory_is_served_until_somebody_publishes(tmp_path):
         text = get(f"{url}/metrics")
     assert "batchscope_iterations_total 0\n" in text
     assert "vllm:num_preemptions_total{" in text
+
+
+def test_a_mistyped_directory_is_said_to_be_made_and_empty(tmp_path, capsys):
+    """Also when the endpoint then cannot start; an unfit label is named by its option."""
+    assert run(["serve", str(tmp_path / "typo"), "--tls-key", "/nope"]) == 2
+    assert "typo did not exist: it was made, and is empty" in capsys.readouterr().err
+    for label, part in (("model", "--label model: expected NAME=VALUE"), ("1=x", "--label 1: expected label names")):
+        assert run(["serve", str(tmp_path), "--label", label]) == 2
+        assert part in capsys.readouterr().err
+
+
+def test_a_command_that_is_not_there_is_answered_with_those_that_are(capsys):
+    assert run(["nonsense"]) == 2
+    assert "demo, replay, watch, check, serve" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_said_of_the_command(tmp_path, capsys, monkeypatch):
+    def missing(*_, **__):
+        raise MissingExtraError("batchscope.server.make_asgi_app", "serve")
+
+    monkeypatch.setattr("batchscope.cli.serve.serve_source", missing)
+    assert run(["serve", str(tmp_path)]) == 2
+    assert "batchscope serve needs an extra: pip install 'batchscope[serve]'" in capsys.readouterr().err
 
 
 def test_a_socket_is_served_as_well(tmp_path):

@@ -252,7 +252,7 @@ def test_a_symbolic_link_is_the_file_that_it_leads_to(collector, path):
 
 def test_what_is_no_file_is_refused(collector, path):
     path.mkdir(parents=True)
-    with pytest.raises(IsADirectoryError, match=r"engine\.jsonl"):
+    with pytest.raises(ConfigurationError, match=r"engine\.jsonl.*choose another"):
         JsonLinesExporter(collector, path)
     assert not list(path.parent.glob("*.lock"))
     pipe = path / "pipe"

@@ -138,7 +138,7 @@ def test_a_receiver_that_is_down_costs_one_log_line_and_close_ends_in_bounded_ti
     assert time.monotonic() - began < 15
     ours = [record for record in caplog.records if record.name.startswith(("batchscope", "opentelemetry"))]
     assert [record.name for record in ours if record.levelno >= logging.WARNING] == ["batchscope"]
-    assert "OTLP export failed (1 failures, 0 states dropped so far): " in ours[-1].getMessage()
+    assert " failed (1 failures, 0 states dropped so far): " in ours[-1].getMessage()
     assert (exporter.exported, exporter.failures) == (0, 4)
     assert exporter.dropped == 4
     assert exporter.last_error
@@ -158,13 +158,26 @@ def test_a_receiver_that_hangs_does_not_hold_up_recording_nor_close(collector, r
     exporter._periodic._thread.join(20)
 
 
-def test_close_wakes_a_send_that_waits_to_try_again(collector):
+def test_close_wakes_a_send_that_waits_to_try_again_and_says_where_and_why(collector, caplog):
     with HttpReceiver(*[503] * 20) as received:
         exporter = OtlpExporter(collector, endpoint=received.endpoint, interval=0.01, timeout=60)
         received.wait_for(1)
         assert not exporter.close(timeout=0.1)
         exporter._periodic._thread.join(20)  # all its retries would take 31 seconds
         assert not exporter._periodic.running
+        lines = [record.getMessage() for record in caplog.records]
+        assert any(received.endpoint in line and exporter.last_error in line for line in lines), lines
+        assert "at first" in exporter.last_error or "first one failed" in exporter.last_error
+        assert not any(record.name.startswith("opentelemetry") for record in caplog.records)
+
+
+def test_no_password_of_the_endpoint_is_in_the_log(collector, caplog):
+    with OtlpExporter(
+        collector, endpoint="http://me:secret@127.0.0.1:1/v1/metrics?key=secret", timeout=0.1
+    ) as exporter:
+        assert not exporter.export()
+    ours = [record.getMessage() for record in caplog.records if record.name == "batchscope"]
+    assert any("export to http://127.0.0.1:1/v1/metrics failed" in line for line in ours), ours
 
 
 def test_states_come_every_interval_from_a_thread_of_ours_and_close_sends_the_last(collector):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchscope import ExponentialHistogram, SchedulerMetricsCollector, decode_snapshot
+from batchscope import ExponentialHistogram, MetricsSnapshot, SchedulerMetricsCollector, decode_snapshot
 from batchscope.catalog import CATALOG, Kind
 from batchscope.errors import ConfigurationError, MissingExtraError
 from batchscope.exporters.otlp import GenAiAttributes, OtlpExporter
@@ -231,3 +231,13 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
 def test_importing_the_exporter_does_not_load_the_sdk():
     code = "import sys, batchscope.exporters.otlp; sys.exit(any(n.startswith(('opentelemetry', 'grpc')) for n in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_the_resource_of_a_merge_says_nothing_that_changes_with_who_lives():
+    collector = SchedulerMetricsCollector(role="decode", labels={"model_name": "m"})
+    collector.engine = EngineInfo("vllm", "1")
+    own = Resources().of(collector.read_totals()).attributes
+    assert (own["batchscope.role"], own["batchscope.engine.kind"]) == ("decode", "vllm")
+    merged = cumulative_of(MetricsSnapshot.merge(collector.get_snapshot(), SchedulerMetricsCollector().get_snapshot()))
+    attributes = Resources().of(merged).attributes
+    assert not [name for name in attributes if name.startswith(("batchscope.role", "batchscope.engine"))]

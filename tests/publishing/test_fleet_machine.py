@@ -26,8 +26,8 @@ class Crash(Exception):
 class Life:
     """One process: its engine, what it counted, and how much of that was published."""
 
-    def __init__(self, directory):
-        self.engine = Engine(directory)
+    def __init__(self, directory, rank):
+        self.engine = Engine(directory, labels={"model": "m", "rank": rank})
         self.counted = 0
         self.published = 0
 
@@ -48,6 +48,8 @@ class Fleet(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp())
         self.clock = Clock()
         self.lives = []
+        self.started = 0
+        self.labels = None
         self.ended = 0
         self.readers = [self.reader(), self.reader()]
         self.seen = [0, 0]
@@ -69,7 +71,8 @@ class Fleet(RuleBasedStateMachine):
     @precondition(lambda self: len(self.lives) < 4)
     @rule()
     def start(self):
-        self.lives.append(Life(self.directory))
+        self.lives.append(Life(self.directory, str(self.started % 3)))
+        self.started += 1
 
     @precondition(lambda self: self.lives)
     @rule(which=WHICH, requests=st.integers(1, 3))
@@ -111,6 +114,9 @@ class Fleet(RuleBasedStateMachine):
     @rule(which=st.integers(0, 1))
     def look(self, which):
         found = self.readers[which].get_snapshot()
+        assert self.labels is None or found.labels.items() <= self.labels.items()  # labels only ever shrink
+        assert found.labels["model"] == "m"
+        self.labels = found.labels
         total = found.request_stats.total_requests
         assert total == self.expected
         assert found.totals.generation_tokens_of_iterations == 10 * total

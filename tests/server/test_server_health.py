@@ -5,7 +5,9 @@ import math
 import pytest
 
 from batchscope import ConfigurationError
-from batchscope.server.health import STALL_SECONDS, checked_stall_seconds, judge
+from batchscope.publishing.members import Processes
+from batchscope.server import make_asgi_app
+from batchscope.server.health import STALL_SECONDS, checked_stall_seconds, judge, judge_processes
 from batchscope.statistics.totals import Gauges
 
 NEVER = math.nan
@@ -58,3 +60,27 @@ def test_the_limit_can_be_chosen():
 def test_a_limit_that_is_none_is_refused(bad):
     with pytest.raises(ConfigurationError, match="stall_seconds"):
         checked_stall_seconds(bad)
+
+
+@pytest.mark.parametrize(
+    ("found", "status", "part"),
+    [
+        (Processes({}, 0), "ok", "no process yet"),
+        (Processes({}, 2), "gone", "2 are gone"),
+        (Processes({"a": Gauges()}, 2), "ok", ""),
+        (Processes({"a": Gauges()}, 0, "/x is gone"), "unreadable", "/x is gone"),
+        (Processes({"a": gauges(1, 1, 0, 0.1, 0.0), "b": gauges(3, 3, 0, 61.0, 0.0)}, 0), "stalled", "process b"),
+        (Processes({"api": gauges(9, 0, 9, NEVER, 99.0), "b": gauges(3, 3, 0, 0.1, 0.0)}, 0), "ok", ""),
+    ],
+)
+def test_of_several_processes_none_may_hang_and_one_must_live(found, status, part):
+    health = judge_processes(gauges(1, 1, 0, 0.1, 0.0), found)
+    assert health.status == status
+    assert part in health.reason
+    assert health.figures["processes"] == {"living": len(found.living), "gone": found.gone}
+
+
+@pytest.mark.parametrize("bad", [5, None, "x"])
+def test_what_is_no_source_is_refused_at_once(bad):
+    with pytest.raises(ConfigurationError, match="source"):
+        make_asgi_app(bad)

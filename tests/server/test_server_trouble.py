@@ -47,6 +47,7 @@ class Source:
     def read_totals(self):
         reading.set()
         threading.Event().wait()
+    get_snapshot = read_totals
 reading = threading.Event()
 handle = serve(Source(), port=0)
 client = socket.create_connection(("127.0.0.1", handle.port))

@@ -33,7 +33,8 @@ def run(arguments: list[str]) -> int:
     try:
         code = typer.main.get_command(application)(arguments, "batchscope", standalone_mode=False)
     except wrong_use as error:
-        return _failed(error.format_message())  # type: ignore[attr-defined]
+        message = error.format_message()  # type: ignore[attr-defined]
+        return _failed(message + _commands(typer.main.get_command(application)) * message.startswith("No such command"))
     except ConfigurationError as error:
         return _failed(in_terms_of_options(error))
     except BatchscopeError as error:
@@ -42,6 +43,11 @@ def run(arguments: list[str]) -> int:
         discard()
         return _failed(f"the output cannot be written: {error.strerror or error}")
     return int(code or 0)
+
+
+def _commands(group: object) -> str:
+    """What there is instead of a command that is not."""
+    return f" Expected one of {', '.join(getattr(group, 'commands', {}))}"
 
 
 def _failed(message: str) -> int:

@@ -31,6 +31,7 @@ OPTION_OF = {
     "tls_key": "--tls-key",
     "stall_seconds": "--stall-seconds",
     "directory": "serve",
+    "labels": "--label",
     "path": "serve unix:PATH",
 }
 """Setting -> option of the command line."""

@@ -81,7 +81,7 @@ def replay(
     )
     result, report = serve(plan)
     if workload.skipped_rows:
-        note(f"{workload.skipped_rows:,} bad rows were skipped")
+        note(f"{workload.skipped_rows:,} bad {'row was' if workload.skipped_rows == 1 else 'rows were'} skipped")
     show(report, as_json=as_json, svg=svg)
     return INTERRUPTED if result.interrupted else 0
 

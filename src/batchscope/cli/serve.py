@@ -13,6 +13,7 @@ from batchscope import RequestTracker, SchedulerLimits, SchedulerMetricsCollecto
 from batchscope.cli import INTERRUPTED
 from batchscope.cli.options import CommandError
 from batchscope.cli.simulation import note
+from batchscope.errors import MissingExtraError
 from batchscope.server import DEFAULT_PORT
 from batchscope.server import serve as serve_source
 from batchscope.server.health import STALL_SECONDS
@@ -37,6 +38,7 @@ class _Endpoint(NamedTuple):
     tls_key: Path | None
     vllm_names: bool
     stall_seconds: float
+    labels: dict[str, str] | None
 
 
 def serve(
@@ -68,16 +70,24 @@ def serve(
     stall_seconds: Annotated[
         float, typer.Option(metavar="S", help="/healthz: work and no iteration for longer is a stall.")
     ] = STALL_SECONDS,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Of every series of the sum; default: what all processes agree on."),
+    ] = None,
 ) -> int:
     """Serve /metrics, /snapshot and /healthz over HTTP until Ctrl-C.
 
     In front of the processes that publish into DIRECTORY (SnapshotPublisher), added up; or of a replay.
     """
-    endpoint = _Endpoint(host, port, token_file, tls_certificate, tls_key, vllm_names, stall_seconds)
+    endpoint = _Endpoint(
+        host, port, token_file, tls_certificate, tls_key, vllm_names, stall_seconds, _labels(label or [])
+    )
     if (source is None) == (trace is None):
         raise CommandError("serve: expected a DIRECTORY or unix:PATH to serve, or --replay TRACE, and not both")
     if trace is None and speed != 1.0:
         raise CommandError(f"--speed {speed:g}: expected --replay TRACE beside it")
+    if trace is not None and label:
+        raise CommandError("--label: expected a DIRECTORY or unix:PATH beside it")
     with suppress(KeyboardInterrupt):
         if trace is not None:
             _serve_replay(trace, speed, endpoint)
@@ -86,13 +96,28 @@ def serve(
     return INTERRUPTED
 
 
+def _labels(given: list[str]) -> dict[str, str] | None:
+    """What --label said; None if nothing."""
+    for one in given:
+        if not one.partition("=")[1]:
+            raise CommandError(f"--label {one}: expected NAME=VALUE")
+    return {one.partition("=")[0]: one.partition("=")[2] for one in given} or None
+
+
 def _serve_processes(place: str, endpoint: _Endpoint) -> None:
     from batchscope.publishing import SnapshotDirectory, SnapshotSocket  # noqa: PLC0415  (needed here only)
 
     path = place.removeprefix(UNIX)
     if not path:
         raise CommandError(f"serve {place!r}: expected a path")
-    reader = SnapshotSocket(path) if place.startswith(UNIX) else SnapshotDirectory(path, interval=LOOK_SECONDS)
+    if place.startswith(UNIX):
+        reader: SnapshotSocket | SnapshotDirectory = SnapshotSocket(path, labels=endpoint.labels)
+    else:
+        new = not Path(path).exists()
+        reader = SnapshotDirectory(path, labels=endpoint.labels, interval=LOOK_SECONDS)
+        if new or not any(Path(path).iterdir()):
+            made = "did not exist: it was made, and" if new else "is there and"
+            note(f"{path} {made} is empty; figures come with the first process that publishes there")
     with reader, _serving(reader, place, endpoint):
         threading.Event().wait()
 
@@ -114,6 +139,11 @@ def _serve_replay(trace: Path, speed: float, endpoint: _Endpoint) -> None:
 
 
 def _serving(source: StateSource, name: str, endpoint: _Endpoint) -> ServerHandle:
-    handle = serve_source(source, **endpoint._asdict())
+    arguments = endpoint._asdict()
+    del arguments["labels"]
+    try:
+        handle = serve_source(source, **arguments)
+    except MissingExtraError as error:
+        raise MissingExtraError("batchscope serve", error.extra) from error
     note(f"{handle.url}/metrics serves {name}; Ctrl-C ends it")
     return handle

@@ -27,11 +27,18 @@ class ArchiveHeader(Header, frozen=True, kw_only=True):
 
     ``final`` are those that said goodbye: they are listed until their files are gone. ``silent`` are those that
     may wake up: the last 1,000 are listed. ``forgotten``: some silent one is no longer.
+    ``lives``: how many instances it holds, listed or not; 0 in archives of before it was counted.
     """
 
     silent: dict[str, int] = msgspec.field(default_factory=dict)
     final: dict[str, int] = msgspec.field(default_factory=dict)
     forgotten: bool = False
+    lives: int = 0
+
+    @property
+    def processes(self) -> int:
+        """How many instances it holds, at least."""
+        return max(self.lives, len(self.silent.keys() | self.final.keys()))
 
     def sequence(self, instance: str) -> int:
         """Up to where the counts of ``instance`` are held; 0 if it is not listed."""
@@ -58,8 +65,9 @@ class Archive(NamedTuple):
             silent.pop(publication.instance, None)  # the latest comes last
             (final if publication.final else silent)[publication.instance] = publication.sequence
         kept = dict(list(silent.items())[-REMEMBERED:])
+        lives = self.header.processes + len({one.instance for one in gone if not self.header.sequence(one.instance)})
         forgotten = self.header.forgotten or len(kept) < len(silent)
-        return Archive(ArchiveHeader(format=FORMAT, silent=kept, final=final, forgotten=forgotten), counts)
+        return Archive(ArchiveHeader(format=FORMAT, silent=kept, final=final, forgotten=forgotten, lives=lives), counts)
 
 
 def encode(archive: Archive) -> bytes:

@@ -25,7 +25,10 @@ Complain = Callable[[str, str], None]
 
 
 def combine(living: Sequence[MetricsSnapshot], gone: Sequence[MetricsSnapshot], complain: Complain) -> MetricsSnapshot:
-    """Counts of all; gauges, rates, limits, labels, resources and averages of last samples of the living.
+    """Counts of all, under the labels of all; gauges, rates, limits, resources, last samples' averages of the living.
+
+    Labels are those that the living and the gone agree on: a label that came back when a process ends would put
+    the whole sum under another series, where it counts as new.
 
     Rates over different windows do not add up: where ``counter_window_seconds`` differ, only the counts of
     those that are in the minority count. What cannot be merged at all is left out. Both are complained of.
@@ -62,7 +65,6 @@ def _present(living: Sequence[MetricsSnapshot]) -> dict[str, Any]:
     return {
         "gauges": merge_gauges(living, limits),
         "limits": limits,
-        "labels": common([snapshot.labels for snapshot in living]),
         "definitions": common([snapshot.definitions for snapshot in living]),
         "role": same([snapshot.role for snapshot in living]),
         "engine": EngineInfo(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from batchscope.clock import Clock
@@ -40,9 +41,10 @@ class SnapshotDirectory(FleetReader):
         max_age: float = 0.25,
         compact: bool = True,
         interval: float | None = None,
+        labels: Mapping[str, str] | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        super().__init__(dead_after, max_age, clock)
+        super().__init__(dead_after, max_age, clock, labels)
         self._directory = Path(directory)
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -89,12 +91,16 @@ class SnapshotDirectory(FleetReader):
                 publications = self._read_published(listed, held)
                 if listing(self._directory)[:2] == listed[:2]:
                     self._take(listed, publications, held, now)
+                    self._trouble = ""
                     return listed
             except FileNotFoundError:
                 continue  # renamed or deleted since it was listed; or the directory is gone
             except OSError as error:
+                self._trouble = f"{self._directory} cannot be read: {error.strerror or error}"
                 self._log.warning("look", "batchscope: could not read %s: %r", self._directory, error)
                 return None
+        if not self._directory.is_dir():
+            self._trouble = f"the directory {self._directory} is gone: make it again, or restart the processes"
         self._log.warning("look", "batchscope: %s is gone, or changes faster than it can be read", self._directory)
         return None
 

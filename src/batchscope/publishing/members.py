@@ -14,6 +14,7 @@ from typing import NamedTuple
 from batchscope.publishing.archive import Archive, ArchiveHeader
 from batchscope.publishing.publication import Publication
 from batchscope.statistics.snapshot import MetricsSnapshot
+from batchscope.statistics.totals import Gauges
 
 
 class Member(NamedTuple):
@@ -25,6 +26,14 @@ class Member(NamedTuple):
     publication: Publication
     changed_at: float
     claimed: bool = False
+
+
+class Processes(NamedTuple):
+    """Instance -> gauges of the living; how many are gone; ``trouble``: why the place could not be read."""
+
+    living: dict[str, Gauges]
+    gone: int
+    trouble: str = ""
 
 
 class Members:
@@ -70,6 +79,15 @@ class Members:
     def gone(self, now: float) -> list[Member]:
         """The others, in a fixed order: their counts are kept."""
         return [member for member in self._ordered() if not self.lives(member, now)]
+
+    def processes(self, now: float) -> Processes:
+        """Who lives; a process of which the archive holds a part and that lives is not gone."""
+        header = self.archive.header
+        living = {snapshot.instance_id: snapshot.gauges for snapshot in self.living(now)}
+        gone = {member.publication.instance for member in self.gone(now)} - living.keys()
+        new = sum(not header.sequence(instance) for instance in gone)
+        back = sum(header.sequence(instance) > 0 for instance in living)
+        return Processes(living, max(header.processes - back, 0) + new)
 
     def _ordered(self) -> list[Member]:
         return [self._members[key] for key in sorted(self._members)]

@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import weakref
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -16,8 +17,10 @@ import msgspec
 from batchscope.clock import Clock
 from batchscope.errors import ConfigurationError
 from batchscope.publishing.combine import combine
-from batchscope.publishing.members import Members
+from batchscope.publishing.labels import checked_labels
+from batchscope.publishing.members import Members, Processes
 from batchscope.publishing.steady import steady
+from batchscope.statistics.adding import common
 from batchscope.statistics.cumulative import CumulativeState, cumulative_of
 from batchscope.statistics.snapshot import MetricsSnapshot
 
@@ -50,13 +53,18 @@ class FleetReader(abc.ABC):
 
     Its counters never fall while it lives. A scrape within ``max_age`` seconds of the one before gets the same
     merge. ``skipped`` counts, by reason, what could not be used; snapshots show it among ``rejected_records``.
+    Its labels are those that all processes agree on, dead or alive: they only ever become fewer. ``labels`` are
+    what they are instead, from the start: then no series of the sum ever changes its name.
     """
 
-    def __init__(self, dead_after: float, max_age: float, clock: Clock) -> None:
+    def __init__(self, dead_after: float, max_age: float, clock: Clock, labels: Mapping[str, str] | None) -> None:
         for field, value, least in (("dead_after", dead_after, 0.0), ("max_age", max_age, -1.0)):
             if not (isinstance(value, int | float) and least < value < threading.TIMEOUT_MAX):
                 raise ConfigurationError(field, value, "seconds > 0" if least == 0 else "seconds >= 0")
         self._clock = clock
+        self._fixed = None if labels is None else checked_labels(labels)
+        self._common: dict[str, str] | None = None
+        self._trouble = ""
         self._max_age = float(max_age)
         self._members = Members(float(dead_after))
         self._skips = Skips()
@@ -98,6 +106,11 @@ class FleetReader(abc.ABC):
         with self._lock:
             return [snapshot.instance_id for snapshot in self._members.living(self._clock())]
 
+    def processes(self) -> Processes:
+        """Who lives and how many are gone, as of the last look, and why that look failed if it did."""
+        with self._lock:
+            return self._members.processes(self._clock())._replace(trouble=self._trouble)
+
     def close(self) -> None:
         """Stop reading; it can be called again."""
         self._closed = True
@@ -121,8 +134,17 @@ class FleetReader(abc.ABC):
             lambda instance, why: self._skips.skip(instance, "unmergeable", why),
         )  # fmt: skip
         whole = _with_skips(whole, self._skips.counts)
-        whole = msgspec.structs.replace(whole, generation=0, sequence=self._sequence)
+        whole = msgspec.structs.replace(whole, generation=0, sequence=self._sequence, labels=self._labels(whole))
         return whole if self._merged is None else steady(whole, self._merged)
+
+    def _labels(self, whole: MetricsSnapshot) -> dict[str, str]:
+        """The labels of the sum: fixed, or those that nobody who was ever seen contradicts."""
+        if self._fixed is not None:
+            return self._fixed
+        if self._members.archive.counts is not None or len(self._members):
+            known = [whole.labels] if self._common is None else [self._common, whole.labels]
+            self._common = common(known)
+        return self._common or {}
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()

@@ -9,6 +9,7 @@ import socket
 import stat
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from batchscope.clock import Clock
@@ -43,9 +44,10 @@ class SnapshotSocket(FleetReader):
         dead_after: float = 10.0,
         max_age: float = 0.25,
         timeout: float = 10.0,
+        labels: Mapping[str, str] | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        super().__init__(dead_after, max_age, clock)
+        super().__init__(dead_after, max_age, clock, labels)
         self._path = checked_path(os.fspath(path))
         self._timeout = timeout
         self._peers: dict[int, Peer] = {}

@@ -51,6 +51,7 @@ def make_asgi_app(
     BATCHSCOPE_TOKEN: who does not send it gets 401. ``stall_seconds``: ``/healthz`` answers 503 when requests are
     there and no iteration has ended for longer. ``max_age``: who asks within so many seconds shares an answer.
     """
+    _check_source(source)
     try:
         from batchscope.server.app import Endpoints, make_app  # noqa: PLC0415  (starlette is an extra)
     except ModuleNotFoundError as error:
@@ -111,6 +112,11 @@ def serve(
             TOKEN_VARIABLE,
         )
     return handle
+
+
+def _check_source(source: object) -> None:
+    if not all(hasattr(source, name) for name in ("read_totals", "get_snapshot", "closed")):
+        raise ConfigurationError("source", source, "a collector, or another source such as SnapshotDirectory(...)")
 
 
 def _missing(feature: str, error: ModuleNotFoundError) -> Exception:

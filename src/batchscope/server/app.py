@@ -19,10 +19,10 @@ from batchscope.clock import Clock
 from batchscope.errors import BatchscopeError
 from batchscope.exporters.prometheus import Exposition
 from batchscope.server.access import allows
-from batchscope.server.health import CLOSED, judge
+from batchscope.server.health import CLOSED, Health, ProcessSource, judge, judge_processes
 from batchscope.server.negotiation import accepts_gzip, choose_format
 from batchscope.server.shared import SharedWork
-from batchscope.statistics.cumulative import CumulativeState, StateSource
+from batchscope.statistics.cumulative import StateSource
 from batchscope.version import __version__
 
 ENDPOINTS = {
@@ -74,9 +74,14 @@ class Endpoints:
         """Whether the scheduler works."""
         if self._source.closed:
             return _json(CLOSED, HTTPStatus.SERVICE_UNAVAILABLE)
-        state: CumulativeState = await self._shared.get("state", self._source.read_totals)
-        health = judge(state.gauges, self._stall_seconds)
+        health: Health = await self._shared.get("health", self._health)
         return _json(health, HTTPStatus.OK if health.healthy else HTTPStatus.SERVICE_UNAVAILABLE)
+
+    def _health(self) -> Health:
+        gauges = self._source.read_totals().gauges
+        if isinstance(self._source, ProcessSource):
+            return judge_processes(gauges, self._source.processes(), self._stall_seconds)
+        return judge(gauges, self._stall_seconds)
 
     async def _body(self, request: Request, key: tuple[Any, ...], render: Callable[[], bytes], kind: str) -> Response:
         if self._source.closed:

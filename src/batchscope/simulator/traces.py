@@ -59,7 +59,8 @@ class Trace:
             if count == self._limit:
                 return
         if origin is None:
-            bad = f" ({self.skipped_rows} bad rows were skipped)" if self.skipped_rows else ""
+            rows = "bad row was" if self.skipped_rows == 1 else "bad rows were"
+            bad = f" ({self.skipped_rows} {rows} skipped)" if self.skipped_rows else ""
             raise WorkloadError(f"{self.path}: there is no request in it{bad}, expected one or more rows")
 
     def _request(self, number: int, row: Row, origin: Row) -> RequestSpec:

@@ -26,7 +26,7 @@ class JsonLinesExporter:
     be merged. A line torn by a crash is cut off when the file is opened, and its size logged (``recovered_bytes``).
     A snapshot that could not be written (a full disk) is counted in ``dropped`` and logged once a minute at most;
     no part of it stays, and what it counted is in the next one. One writer a file: another one, in this process or
-    not, is a ConfigurationError, as is a file that holds something else; OSError if it cannot be opened at all.
+    not, is a ConfigurationError, as is a file that holds something else or cannot be opened.
     It ends with its source, after a last line. In a forked child it is off.
     """
 
@@ -51,7 +51,11 @@ class JsonLinesExporter:
         self._process = os.getpid()
         self._closed = False
         self._periodic = Periodic(self.write, interval, "batchscope-jsonl", log=self._log)
-        self._file = LinesFile(Path(path), max_bytes, keep, fsync)
+        try:
+            self._file = LinesFile(Path(path), max_bytes, keep, fsync)
+        except OSError as error:
+            allowed = f"a file that can be made or written ({error.strerror or error}); choose another one"
+            raise ConfigurationError("path", str(path), allowed) from error
         self._recovered = 0
         self._report()
         self._periodic.start()

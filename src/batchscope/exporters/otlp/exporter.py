@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -26,6 +27,8 @@ from batchscope.periodic import Periodic, RateLimitedLog
 from batchscope.statistics.cumulative import CumulativeState, StateSource
 
 _NO_REASON = "the SDK gave no reason (no answer in time, perhaps): check endpoint and headers"
+_SHUTDOWN = "Shutdown in progress"
+_CUT_SHORT = "closed before the next try; the first one failed: check that the endpoint answers"
 _GRACE = 1.0  # seconds for a send that was told to give up
 
 
@@ -92,6 +95,8 @@ class OtlpExporter:
             self._exporter = metric_exporter or sdk.metric_exporter(transport)
         except ImportError as error:
             raise MissingExtraError("OpenTelemetry export", "otlp") from error
+        target = str(getattr(self._exporter, "_endpoint", None) or type(self._exporter).__name__)
+        self._target = re.sub(r"//[^/]*@", "//", target.partition("?")[0])  # no password, no key, in a log
         self._points, self._sdk = points, sdk
         self._quiet = sdk.Quiet()
 
@@ -126,8 +131,8 @@ class OtlpExporter:
             if not self._deliver(*self._queue[0]):
                 self.failures += 1
                 self._log.warning(
-                    "otlp", "batchscope: OTLP export failed (%d failures, %d states dropped so far): %s",
-                    self.failures, self.dropped, self.last_error,
+                    "otlp", "batchscope: OTLP export to %s failed (%d failures, %d states dropped so far): %s",
+                    self._target, self.failures, self.dropped, self.last_error,
                 )  # fmt: skip
                 return False
             self._queue.popleft()
@@ -146,6 +151,8 @@ class OtlpExporter:
         if result.name == "SUCCESS":
             return True
         self.last_error = self._quiet.reason or self.last_error or _NO_REASON
+        if self.last_error.startswith(_SHUTDOWN) and "at first" not in self.last_error:
+            self.last_error = _CUT_SHORT  # the SDK does not say what it was going to try again for
         return False
 
     def close(self, timeout: float = 5.0) -> bool:

@@ -87,14 +87,11 @@ class Resources:
 
     def of(self, state: CumulativeState) -> Resource:
         """The resource of a state."""
-        ours = {
-            SERVICE_NAME: "batchscope",
-            SERVICE_INSTANCE_ID: state.instance_id,
-            "batchscope.role": state.role,
-            "batchscope.engine.kind": state.engine.kind,
-            "batchscope.engine.version": state.engine.version,
-            "batchscope.version": __version__,
-        }
+        ours = {SERVICE_NAME: "batchscope", SERVICE_INSTANCE_ID: state.instance_id, "batchscope.version": __version__}
+        if state.instance_id:  # of a merge these are the living processes': a resource must not change with them
+            ours["batchscope.role"] = state.role
+            ours["batchscope.engine.kind"] = state.engine.kind
+            ours["batchscope.engine.version"] = state.engine.version
         known = {name: readable(value) for name, value in ours.items() if value}
         labels = {name: readable(value) for name, value in state.labels.items()}
         return self._detected.merge(Resource({**known, **self._environment, **labels, **self._attributes}))
