@@ -99,10 +99,10 @@ class SchedulerMetricsCollector:
     def record_request_completion(self, result: RequestResult) -> None:
         """Report a request that left the scheduler, whatever the reason."""
         try:
-            writer: Writer = self._local.writer
+            record: Callable[[RequestResult], None] = self._local.request_result
         except AttributeError:
-            writer = self._own_writer()
-        writer.request_result(result)
+            record = self._own_writer().request_result
+        record(result)
         if self._eager:
             self._draining.check()
 

@@ -10,7 +10,10 @@ from batchscope.recording.writer import Writer
 
 
 class Writers:
-    """All writers of a collector. ``local.writer`` is the calling thread's, once it has one."""
+    """All writers of a collector. ``local.writer`` is the calling thread's, once it has one.
+
+    ``local.request_result`` is its method of that name: one look-up less a record.
+    """
 
     def __init__(self, shared: Recording) -> None:
         self.local = threading.local()
@@ -29,4 +32,5 @@ class Writers:
                 rings = Rings(self._shared)
                 self.rings.append(rings)
             writer = self.local.writer = Writer(self._shared, rings, self._orphans)
+            self.local.request_result = writer.request_result
         return writer
