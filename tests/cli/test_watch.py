@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from command_line import COMMAND, batchscope, environment, refused
 
+from batchscope.cli import watch_view
+from batchscope.engines.scraped.quantities import DURATIONS
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engines"))
 from scrape_doubles import Site, captured, needs_captures
 
@@ -185,3 +188,7 @@ def test_a_hostile_page_is_one_targets_trouble():
     assert run.code == 0
     assert "line 1: longer than 16,384 bytes" in run.output
     assert "1 of 2 targets answer" in run.output
+
+
+def test_the_view_has_a_name_for_every_duration():
+    assert set(watch_view._NAMES) >= set(DURATIONS)

@@ -94,7 +94,7 @@ def test_what_is_not_prometheus_text_is_refused_with_its_line(text, parts):
         ("vllm:a{" + ",".join(f'l{n}="x"' for n in range(21)) + "} 1\n", {"max_labels": 20}, ("more than 20 labels",)),
         ('a 1\nvllm:a{x="' + "y" * 200 + '"} 1\n', {"max_line_bytes": 100}, ("line 2", "longer than 100 bytes")),
         ("vllm:" + "a" * 200, {"max_line_bytes": 100}, ("line 1", "longer than 100 bytes")),
-        ("[" + "{}," * 200, {"max_line_bytes": 100}, ("line 1", "longer than 100 bytes", "JSON: trtllm-serve")),
+        ("[" + "{}," * 200, {"max_line_bytes": 100}, ("line 1", "longer than 100 bytes", "trtllm-serve")),
     ],
 )  # fmt: skip
 def test_more_than_an_engine_ever_has_is_cut_off(text, limits, parts):

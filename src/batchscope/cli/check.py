@@ -14,10 +14,11 @@ from batchscope.cli import stdout
 from batchscope.cli.figures import count, percent
 from batchscope.cli.options import CommandError
 from batchscope.cli.rendering import rendered
-from batchscope.cli.scraping import MaxMib, Timeout, limits_of
+from batchscope.cli.scraping import MaxMib, Timeout, TokenFile, limits_of
 from batchscope.engines.scraped.checking import CheckReport, GivenNumber, check_report
 from batchscope.engines.scraped.fetch import ScrapeError, metrics_url
 from batchscope.engines.scraped.watcher import UnknownEngineError, scrape
+from batchscope.server.access import find_token
 
 INCOMPLETE = 1
 _SHOWN_NAMES = 40
@@ -29,6 +30,7 @@ def check(
     ],
     timeout: Timeout = 5.0,
     max_mib: MaxMib = 16.0,
+    token_file: TokenFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")] = False,
 ) -> int:
     """Say which numbers an engine's metrics page gives, which it cannot, and which names are not known.
@@ -38,9 +40,9 @@ def check(
     """
     page = metrics_url(url)
     try:
-        report = check_report(page.text, scrape(page, limits_of(timeout, max_mib)))
+        report = check_report(page.text, scrape(page, limits_of(timeout, max_mib), find_token(token_file=token_file)))
     except UnknownEngineError as error:
-        report = CheckReport(url=page.text, error=str(error))
+        report = CheckReport(url=page.text, error=str(error), unknown_names=error.names)
     except ScrapeError as error:
         raise CommandError(str(error)) from None
     stdout.write(report.to_json() + b"\n" if as_json else rendered(_view(report)))
@@ -49,8 +51,10 @@ def check(
 
 def _view(report: CheckReport) -> RenderableType:
     if not report.engine:
-        return Text(report.error)
+        return Group(Text(report.error), Text("\nits names:"), _unknown(report))
     parts: list[RenderableType] = [_head(report), _section("It gives", "since it started"), _given(report)]
+    if report.besides:
+        parts += [_section("And besides", "what other engines do not tell"), _besides(report)]
     if report.not_given:
         parts += [_section("It cannot give", "or does not at present"), _not_given(report)]
     if report.unknown_names:
@@ -71,6 +75,10 @@ def _head(report: CheckReport) -> RenderableType:
     names = f"{len(report.unknown_names)} of the engine's are not known"
     lines.add_row("names", f"{names}; {report.foreign_names} of others (process, web server) are not read")
     lines.add_row("as in", report.names_from)
+    if report.measures:
+        lines.add_row("measures", report.measures)
+    if report.more_at:
+        lines.add_row("more", f"{report.more_at} has everything, with exact percentiles")
     if report.lacking:
         lines.add_row("LACKING", Text(", ".join(report.lacking), style="bold red"))
     return lines
@@ -84,6 +92,14 @@ def _given(report: CheckReport) -> RenderableType:
         if number.definition:
             meaning.append(f"\n{number.definition}", style="dim")
         table.add_row(name, _value(number), meaning)
+    return table
+
+
+def _besides(report: CheckReport) -> RenderableType:
+    table = _table("name on the page", "now", "what it means")
+    table.columns[1].justify = "right"
+    for name, number in report.besides.items():
+        table.add_row(name, _value(number), number.definition)
     return table
 
 

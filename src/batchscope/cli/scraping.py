@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,13 @@ from batchscope.engines.scraped.fetch import ScrapeLimits
 from batchscope.errors import ConfigurationError
 
 Timeout = Annotated[float, typer.Option("--timeout", metavar="S", help="Seconds that reading a page may take.")]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file", metavar="FILE", help="File with a bearer token that the page asks for; else BATCHSCOPE_TOKEN.",
+        show_default=False,
+    ),
+]  # fmt: skip
 MaxMib = Annotated[float, typer.Option("--max-mib", metavar="N", help="A page larger than this is cut off.")]
 
 

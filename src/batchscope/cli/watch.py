@@ -16,12 +16,13 @@ from rich.live import Live
 from batchscope.cli import INTERRUPTED, stdout
 from batchscope.cli.options import CommandError
 from batchscope.cli.rendering import rendered
-from batchscope.cli.scraping import MaxMib, Timeout, limits_of, seconds
+from batchscope.cli.scraping import MaxMib, Timeout, TokenFile, limits_of, seconds
 from batchscope.cli.watch_view import view
 from batchscope.engines.scraped.documents import WatchDocument
 from batchscope.engines.scraped.fetch import metrics_url
 from batchscope.engines.scraped.watcher import Watcher
 from batchscope.errors import ConfigurationError
+from batchscope.server.access import find_token
 
 NOBODY_ANSWERED = 1
 LONGEST_INTERVAL = 86_400
@@ -39,6 +40,7 @@ def watch(
     ] = None,
     timeout: Timeout = 5.0,
     max_mib: MaxMib = 16.0,
+    token_file: TokenFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document a look, a line each.")] = False,
 ) -> int:
     """Watch running engines, one or many: vLLM, SGLang, TGI, llama.cpp, TensorRT-LLM, LMDeploy.
@@ -52,7 +54,9 @@ def watch(
         raise ConfigurationError("--count", rounds, "a whole number 1..")
     if once and rounds not in {None, 1}:
         raise ConfigurationError("--count", rounds, "no --once beside it")
-    watcher = Watcher([metrics_url(url) for url in urls], limits=limits_of(timeout, max_mib))
+    watcher = Watcher(
+        [metrics_url(url) for url in urls], limits=limits_of(timeout, max_mib), token=find_token(token_file=token_file)
+    )
     document = None
     try:
         with _screen(as_json) as show:

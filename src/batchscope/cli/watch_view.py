@@ -31,11 +31,12 @@ _NAMES = {
     Quantity.INTER_EMISSION_LATENCY: "gap, an output",
     Quantity.PREFILL_TIME: "prefill",
     Quantity.DECODE_TIME: "decode",
+    Quantity.PREEMPTED_TIME: "preempted",
     Quantity.PROCESSING_TIME: "processing",
     Quantity.TOTAL_TIME: "e2e",
     Quantity.ITERATION_DURATION: "iteration",
 }
-_STATE_STYLE = {"up": "green", "stale": "bold yellow", "vanished": "bold red", "down": "bold red"}
+_STATE_STYLE = {"up": "green", "stale": "bold yellow", "vanished": "bold red", "down": "bold red", "unknown": "yellow"}
 _EACH_UP_TO = 4
 """So many targets have their latencies shown one by one, beside the fleet's."""
 

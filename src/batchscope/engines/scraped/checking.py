@@ -9,6 +9,7 @@ import msgspec
 
 from batchscope.engines.scraped.difference import Scrape, difference
 from batchscope.engines.scraped.figures import Figures, figures_of
+from batchscope.engines.scraped.own import own_metrics
 from batchscope.engines.scraped.quantities import KEY_NUMBERS, NUMBERS, Kind, Quantity
 from batchscope.engines.scraped.reading import Reading
 from batchscope.engines.scraped.snapshots import not_given
@@ -33,7 +34,9 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
 
     ``engine`` is empty where no known engine's names are on it. ``lacking``: the key numbers without which the
     engine cannot be watched in earnest. ``unknown_names``: the engine's own families that the table does not know;
-    ``foreign_names`` counts those of others (the Python process, the web server).
+    ``foreign_names`` counts those of others (the Python process, the web server). Of a page of no known engine,
+    ``unknown_names`` has all families. ``measures``: the engine behind batchscope's own page; ``besides``: what such a
+    page gives beyond the numbers that all engines share, by the name on the page; ``more_at``: where yet more is.
     """
 
     url: str
@@ -48,6 +51,9 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     rejected: list[str] = []
     names_from: str = ""
     error: str = ""
+    measures: str = ""
+    besides: Mapping[str, GivenNumber] = {}
+    more_at: str = ""
     schema: str = SCHEMA
 
     @property
@@ -64,7 +70,8 @@ def check_report(url: str, reading: Reading) -> CheckReport:
     """The report of one reading."""
     scrape = Scrape(reading, 0.0, math.nan)
     figures = figures_of(scrape, difference(scrape, None))
-    lacking = [quantity for quantity in KEY_NUMBERS if quantity not in figures.given | reading.announced]
+    there = figures.given | reading.announced | reading.engine.passing.keys()
+    lacking = [quantity for quantity in KEY_NUMBERS if quantity not in there]
     return CheckReport(
         url=url,
         engine=reading.engine.kind,
@@ -77,7 +84,28 @@ def check_report(url: str, reading: Reading) -> CheckReport:
         foreign_names=reading.foreign,
         rejected=reading.rejected,
         names_from=reading.engine.source,
+        measures="" if reading.own is None else reading.own.measures,
+        besides=_besides(figures),
+        more_at="" if reading.own is None else _snapshot_at(url),
     )
+
+
+def _besides(figures: Figures) -> dict[str, GivenNumber]:
+    """Batchscope's own series that no rule has read."""
+    if figures.own is None:
+        return {}
+    read = figures.engine.families
+    return {
+        metric.name: GivenNumber(metric.kind, metric.name, value, metric.help.rstrip("."))
+        for metric, value in own_metrics(figures.own)
+        if metric.name not in read
+    }
+
+
+def _snapshot_at(url: str) -> str:
+    """The neighbour of batchscope's ``/metrics``; empty where the page has another path."""
+    page = url.partition("?")[0]
+    return f"{page.removesuffix('/metrics')}/snapshot" if page.endswith("/metrics") else ""
 
 
 def _given(figures: Figures, quantity: Quantity) -> GivenNumber:

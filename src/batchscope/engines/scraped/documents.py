@@ -67,6 +67,7 @@ class ScrapedSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     canonical name, why a number has no value, so that a 0 in ``snapshot.totals`` is not taken for one.
     ``sources``: canonical name -> name on the page. ``not_merged``: left out of a fleet because its engines mean
     different things by it; ``partial``: how many of a fleet's targets give a number, where not all do.
+    ``measures``: the kind of engine behind batchscope's own endpoint; empty elsewhere, or where it does not tell.
     """
 
     snapshot: MetricsSnapshot
@@ -77,14 +78,16 @@ class ScrapedSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     not_given: dict[str, str]
     not_merged: list[str] = []
     partial: dict[str, int] = {}
+    measures: str = ""
 
 
 class TargetReport(msgspec.Struct, frozen=True, kw_only=True):
     """One target now.
 
     ``state``: ``up``; ``stale`` (it answers, requests are unfinished, and no counter moves since ``since``);
-    ``vanished`` (it could be read before, and not since ``since``); ``down`` (it never could be). ``scraped`` is there
-    when it could; old numbers are never shown as present. ``notes``: what was left out of its page.
+    ``vanished`` (it could be read before, and not since ``since``); ``down`` (it never could be); ``unknown`` (it
+    answers with a metrics page, and no known engine's names are on it). ``scraped`` is there when it
+    could; old numbers are never shown as present. ``notes``: what was left out of its page.
     """
 
     url: str

@@ -16,6 +16,7 @@ from batchscope.engines.scraped.fetch import ScrapeError, ScrapeLimits
 MAX_UNKNOWN = 5_000
 """Unknown names that are kept; the rest are left out of the list."""
 _NAME = re.compile(r"\s*([a-zA-Z_:][a-zA-Z0-9_:]*)[\s{]")
+_UTF8_NAME = re.compile(r'\{"(?:[^"\\]|\\.)*"\s*[,}]')
 _LONGEST_NAME = 200
 _SHOWN = 120
 
@@ -110,7 +111,7 @@ class _Page:
             self._comment(line)
             return
         found = _NAME.match(line)
-        if found is None and not line.startswith('{"'):  # UTF-8 names are quoted; no engine has one
+        if found is None and not _UTF8_NAME.match(line):  # UTF-8 names are quoted; no engine has one
             raise _BadLineError(f"not Prometheus text: {_shown(line)}{_advice(line)}")
         self._seen_something = True
         if found is None:
@@ -171,5 +172,5 @@ def _shown(line: str) -> str:
 
 def _advice(line: str) -> str:
     if line.lstrip().startswith(("[", "{")):
-        return " (JSON: trtllm-serve has its Prometheus page at /prometheus/metrics)"
+        return " (JSON: expected /metrics; trtllm-serve has its Prometheus page at /prometheus/metrics)"
     return " (a web page: expected /metrics)" if line.lstrip().startswith("<") else ""

@@ -26,6 +26,8 @@ PIECE = 65536
 _OK = 200
 _SHOWN = 200
 _REDIRECTS = range(300, 400)
+_NOT_LET_IN = {401, 403}
+_TOKEN_FROM = "--token-file FILE or the variable BATCHSCOPE_TOKEN gives it"  # noqa: S105  (a hint, no token)
 _WANTED = "http://HOST[:PORT] or https://HOST[:PORT], with a path where the page is not /metrics"
 _HINT = (
     "expected the metrics page: llama.cpp serves it with --metrics, SGLang with --enable-metrics, "
@@ -83,15 +85,21 @@ def _split(text: str) -> SplitResult:
     return parts
 
 
-def fetch(url: MetricsUrl, limits: ScrapeLimits, remaining: Callable[[], float] | None = None) -> Generator[bytes]:
+def fetch(
+    url: MetricsUrl,
+    limits: ScrapeLimits,
+    remaining: Callable[[], float] | None = None,
+    token: bytes | None = None,
+) -> Generator[bytes]:
     """The page's text in pieces of at most 64 KiB; ``ScrapeError`` where it cannot be had within ``limits``.
 
-    ``remaining``: seconds left, for all of it; ``TimeoutError`` when none are.
+    ``remaining``: seconds left, for all of it; ``TimeoutError`` when none are. ``token``: a bearer token, of visible
+    ASCII characters; it is sent as a header, and no message has it.
     """
     remaining = remaining or countdown(limits.timeout_seconds)
     connection = _connection(url, remaining())
     try:
-        yield from _bounded(_answer(connection, url, remaining, limits), url, limits)
+        yield from _bounded(_answer(connection, url, remaining, limits, token), url, limits)
     except TimeoutError:
         raise ScrapeError(f"{url.text}: no complete answer within {limits.timeout_seconds:g} s") from None
     except http.client.HTTPException as error:
@@ -124,7 +132,11 @@ def _connection(url: MetricsUrl, timeout: float) -> http.client.HTTPConnection:
 
 
 def _answer(
-    connection: http.client.HTTPConnection, url: MetricsUrl, remaining: Callable[[], float], limits: ScrapeLimits
+    connection: http.client.HTTPConnection,
+    url: MetricsUrl,
+    remaining: Callable[[], float],
+    limits: ScrapeLimits,
+    token: bytes | None,
 ) -> Iterator[bytes]:
     connection.connect()
     connection.sock = _TimedSocket(connection.sock, remaining)
@@ -133,17 +145,22 @@ def _answer(
     connection.putheader("Accept-Encoding", "identity")
     connection.putheader("User-Agent", f"batchscope/{__version__}")
     connection.putheader("Connection", "close")
+    if token is not None:
+        connection.putheader("Authorization", b"Bearer " + token)
     connection.endheaders()
     with connection.getresponse() as response:
-        _check(response, url, limits)
+        _check(response, url, limits, token)
         encoding = (response.getheader("Content-Encoding") or "identity").strip().lower()
         yield from _plain(_body(response, url), encoding, url)
 
 
-def _check(response: http.client.HTTPResponse, url: MetricsUrl, limits: ScrapeLimits) -> None:
+def _check(response: http.client.HTTPResponse, url: MetricsUrl, limits: ScrapeLimits, token: bytes | None) -> None:
     if response.status in _REDIRECTS:
         target = _short(response.getheader("Location") or "nowhere")
         raise ScrapeError(f"{url.text}: redirects to {target}, which is not followed: give the address that serves it")
+    if response.status in _NOT_LET_IN:
+        wanted = "expected a bearer token" if token is None else "the bearer token is not taken: expected the right one"
+        raise ScrapeError(f"{url.text}: HTTP {response.status}: {wanted}; {_TOKEN_FROM}")
     if response.status != _OK:
         raise ScrapeError(f"{url.text}: HTTP {response.status} {_short(response.reason)}: {_HINT}")
     if response.length is not None and response.length > limits.max_bytes:

@@ -52,6 +52,7 @@ class Quantity(StrEnum):
     TIME_TO_FIRST_TOKEN = "time_to_first_token"  # noqa: S105  (a duration, not a password)
     TIME_PER_OUTPUT_TOKEN = "time_per_output_token"  # noqa: S105
     DECODE_TIME = "decode_time"
+    PREEMPTED_TIME = "preempted_time"
     PROCESSING_TIME = "processing_time"
     TOTAL_TIME = "total_time"
     INTER_TOKEN_LATENCY = "inter_token_latency"  # noqa: S105
@@ -129,7 +130,8 @@ class EngineNames(NamedTuple):
     ``not_used``: names that are known and deliberately not read. ``lacks``: why a number cannot be had.
     ``copies``: labels of ranks that repeat one scheduler's numbers; series that differ in them only count once.
     ``rank``: the label of ranks whose numbers add up. ``tokens_at_finish``: output tokens are counted when
-    their request ends. ``source``: where the names were read.
+    their request ends. ``source``: where the names were read. ``sign``: a name that only this engine's page has,
+    whoever else's names are on it. ``passing``: why a number that the engine has may be gone at present.
     """
 
     kind: str
@@ -144,6 +146,8 @@ class EngineNames(NamedTuple):
     rank: str = ""
     tokens_at_finish: bool = False
     source: str = ""
+    sign: str = ""
+    passing: Mapping[Quantity, str] = {}
 
     def owns(self, name: str) -> bool:
         """Whether ``name`` is one of this engine's own metrics, known or not."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from batchscope.engines.scraped.buckets import LARGEST, BucketError, Buckets
 from batchscope.engines.scraped.exposition import Exposition, Sample
 from batchscope.engines.scraped.names import ENGINES
+from batchscope.engines.scraped.own import OWN_SAMPLES, Own, read_own
 from batchscope.engines.scraped.quantities import EngineNames, Kind, Quantity, Rule, family_of
 
 START_TIME = "process_start_time_seconds"
@@ -35,6 +36,7 @@ class Reading(NamedTuple):
     ``derived``: counters that are products of others and too coarse to tell a reset. ``sources``: the family that
     gave a number. ``announced``: numbers whose family was announced, without a value yet. ``rejected``: samples
     that cannot be right. ``started``: wall clock, ``nan`` where not known. ``mixed``: other engines' titles.
+    ``own``: what only batchscope's page tells.
     """
 
     engine: EngineNames
@@ -50,6 +52,7 @@ class Reading(NamedTuple):
     rejected: list[str]
     started: float
     mixed: tuple[str, ...] = ()
+    own: Own | None = None
 
 
 @cache
@@ -58,7 +61,9 @@ def known_samples() -> frozenset[str]:
     names = {
         name for engine in ENGINES for rule in engine.rules for family in rule.names for name in rule.samples_of(family)
     }
-    return frozenset(names | {rule.times for engine in ENGINES for rule in engine.rules if rule.times} | {START_TIME})
+    return frozenset(
+        names | {rule.times for engine in ENGINES for rule in engine.rules if rule.times} | OWN_SAMPLES | {START_TIME}
+    )
 
 
 def read(page: Exposition) -> Reading | None:
@@ -68,7 +73,7 @@ def read(page: Exposition) -> Reading | None:
     present = [engine for engine in ENGINES if any(engine.owns(name) for name in every)]
     if not present:
         return None
-    engine = max(present, key=lambda candidate: sum(candidate.owns(name) for name in every))
+    engine = max(present, key=lambda candidate: (candidate.sign in every, sum(map(candidate.owns, every))))
     mixed = tuple(other.title for other in present if other is not engine)
     return _Reader(engine, page, mixed).reading(every)
 
@@ -93,6 +98,7 @@ class _Reader:
     def reading(self, names: Iterable[str]) -> Reading:
         for rule in self._engine.rules:
             self._apply(rule)
+        own = read_own(self._samples) if self._engine.sign else None
         given = set(names) | {family_of(name) for name in names}
         announced = {rule.quantity for rule in self._engine.rules if self._only_announced(rule)}
         families = {_family(name, self._page.families) for name in self._page.unknown} | self._page.families
@@ -104,12 +110,13 @@ class _Reader:
             derived=frozenset(self._derived),
             sources=self._sources,
             announced=frozenset(announced - set(self._sources)),
-            version=self._engine.version(given),
+            version=self._engine.version(given) if own is None else own.version,
             unknown=self._engine.unknown(families),
             foreign=sum(1 for name in families if not self._engine.owns(name)),
             rejected=self._rejected,
             started=_started(self._samples[START_TIME]),
             mixed=self._mixed,
+            own=own,
         )
 
     def _apply(self, rule: Rule) -> None:

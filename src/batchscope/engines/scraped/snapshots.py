@@ -17,6 +17,7 @@ from batchscope.engines.scraped.documents import (
     ScrapeWindow,
 )
 from batchscope.engines.scraped.figures import Figures, over_reasons
+from batchscope.engines.scraped.own_snapshot import completed
 from batchscope.engines.scraped.quantities import NUMBERS, Quantity
 from batchscope.records import CompletionReason, EngineInfo, Outcome
 from batchscope.statistics.snapshot import MetricsSnapshot
@@ -31,7 +32,8 @@ from batchscope.statistics.totals import Gauges, Totals, WindowTotals
 
 _SUMMARIES = (
     Quantity.QUEUE_TIME, Quantity.PREFILL_TIME, Quantity.TIME_TO_FIRST_TOKEN, Quantity.TIME_PER_OUTPUT_TOKEN,
-    Quantity.DECODE_TIME, Quantity.TOTAL_TIME, Quantity.INTER_TOKEN_LATENCY, Quantity.INTER_EMISSION_LATENCY,
+    Quantity.DECODE_TIME, Quantity.PREEMPTED_TIME, Quantity.TOTAL_TIME, Quantity.INTER_TOKEN_LATENCY,
+    Quantity.INTER_EMISSION_LATENCY,
 )  # fmt: skip
 _PER_ITERATION = {Quantity.ITERATIONS, Quantity.SCHEDULED_REQUESTS, Quantity.GENERATION_TOKENS}
 _NO_SAMPLE_YET = "announced, without a value yet"
@@ -51,8 +53,9 @@ def scraped_snapshot(
     figures: Figures, identity: Identity, announced: frozenset[Quantity] = frozenset()
 ) -> ScrapedSnapshot:
     """The document of one target or fleet."""
+    snapshot = _snapshot(figures, identity)
     return ScrapedSnapshot(
-        snapshot=_snapshot(figures, identity),
+        snapshot=snapshot if figures.own is None else completed(snapshot, figures.own),
         intervals={quantity: _intervals(figures, quantity) for quantity in figures.histograms},
         ratios=_ratios(figures),
         window=ScrapeWindow(figures.seconds, figures.since_start, figures.restarted),
@@ -60,13 +63,15 @@ def scraped_snapshot(
         not_given=not_given(figures, announced),
         not_merged=list(figures.not_merged),
         partial={quantity: figures.partial[quantity] for quantity in NUMBERS if quantity in figures.partial},
+        measures="" if figures.own is None else figures.own.measures,
     )
 
 
 def not_given(figures: Figures, announced: frozenset[Quantity] = frozenset()) -> dict[str, str]:
     """Canonical name -> why there is no value."""
+    reasons = {**figures.engine.passing, **figures.engine.lacks}
     return {
-        quantity: _NO_SAMPLE_YET if quantity in announced else figures.engine.lacks.get(quantity, _NOT_ON_THE_PAGE)
+        quantity: _NO_SAMPLE_YET if quantity in announced else reasons.get(quantity, _NOT_ON_THE_PAGE)
         for quantity in NUMBERS
         if quantity not in figures.given
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from batchscope.engines.scraped.difference import Scrape, difference
 from batchscope.engines.scraped.documents import TargetReport, WatchDocument
@@ -13,7 +13,8 @@ from batchscope.engines.scraped.exposition import read_exposition
 from batchscope.engines.scraped.fetch import MetricsUrl, ScrapeError, ScrapeLimits, countdown, fetch
 from batchscope.engines.scraped.figures import Figures, combined, figures_of
 from batchscope.engines.scraped.names import ENGINES
-from batchscope.engines.scraped.quantities import Quantity
+from batchscope.engines.scraped.own import GAUGES
+from batchscope.engines.scraped.quantities import Quantity, family_of
 from batchscope.engines.scraped.reading import Reading, known_samples, read
 from batchscope.engines.scraped.snapshots import Identity, scraped_snapshot
 from batchscope.errors import ConfigurationError
@@ -25,16 +26,21 @@ STALE_SECONDS = 30.0
 FLEET = "fleet"
 _GRACE_SECONDS = 1.0
 _NOTES = 10
+_NAMES = 100
 
 
 class UnknownEngineError(ScrapeError):
-    """The page is Prometheus text, and no known engine's."""
+    """The page is Prometheus text, and no known engine's; ``names``: its families."""
+
+    def __init__(self, message: str, names: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.names = sorted(names)
 
 
-def scrape(url: MetricsUrl, limits: ScrapeLimits) -> Reading:
-    """One page, read; ``ScrapeError`` where it cannot be, or is no known engine's."""
+def scrape(url: MetricsUrl, limits: ScrapeLimits, token: bytes | None = None) -> Reading:
+    """One page, read; ``ScrapeError`` where it cannot be, or is no known engine's. ``token``: see ``fetch``."""
     remaining = countdown(limits.timeout_seconds)
-    pieces = fetch(url, limits, remaining)
+    pieces = fetch(url, limits, remaining, token)
     try:
         page = read_exposition(pieces, known_samples().__contains__, limits, origin=url.text, check_time=remaining)
     finally:
@@ -42,7 +48,8 @@ def scrape(url: MetricsUrl, limits: ScrapeLimits) -> Reading:
     reading = read(page)
     if reading is None:
         names = ", ".join(engine.title for engine in ENGINES)
-        raise UnknownEngineError(f"{url.text}: a metrics page, but of no engine that is known: expected {names}")
+        message = f"{url.text}: a metrics page, but of no engine that is known: expected {names}"
+        raise UnknownEngineError(message, {*page.families, *map(family_of, page.unknown)})
     return reading
 
 
@@ -57,6 +64,7 @@ class Target:
         self._generation = 0
         self._sequence = 0
         self._failing_since: float | None = None
+        self._unknown_since: float | None = None
         self._idle_since: tuple[float, float] | None = None
 
     def answered(self, now: Scrape) -> TargetReport:
@@ -65,9 +73,8 @@ class Target:
         self.figures = figures_of(now, window)
         self._generation += window.restarted
         self._sequence += 1
-        self._last, self._failing_since = now, None
-        busy = any(self.figures.gauges.get(q, 0) > 0 for q in (Quantity.REQUESTS_RUNNING, Quantity.REQUESTS_WAITING))
-        if window.since_start or window.moved or not busy:
+        self._last, self._failing_since, self._unknown_since = now, None, None
+        if window.since_start or window.moved or not _busy(self.figures):
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = now.at - window.seconds, now.wall - window.seconds
@@ -86,15 +93,29 @@ class Target:
         """The target could not be read, at ``wall`` (wall clock, seconds)."""
         if self._failing_since is None:
             self._failing_since = wall
-        self.figures = self._idle_since = None
+        self.figures = self._idle_since = self._unknown_since = None
         state = "vanished" if self._last is not None else "down"
         return TargetReport(url=self.url.text, state=state, since=_utc(self._failing_since), error=error)
+
+    def unknown(self, error: UnknownEngineError, wall: float) -> TargetReport:
+        """The target answered, at ``wall``, with a metrics page of no known engine."""
+        if self._unknown_since is None:
+            self._unknown_since = wall
+        self.figures = self._idle_since = self._failing_since = None
+        return TargetReport(
+            url=self.url.text,
+            state="unknown",
+            since=_utc(self._unknown_since),
+            error=f"{error}; see its names: batchscope check {self.url.text}",
+            unknown_names=error.names[:_NAMES],
+        )
 
 
 class Watcher:
     """Scrapes all targets at once: ``round()`` is one look at each of them.
 
-    ConfigurationError for a target that is named twice (it would count twice) or more than 256 of them.
+    ConfigurationError for a target that is named twice (it would count twice) or more than 256 of them. ``token`` is
+    sent to every target.
     """
 
     def __init__(
@@ -105,6 +126,7 @@ class Watcher:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         stale_seconds: float = STALE_SECONDS,
+        token: bytes | None = None,
     ) -> None:
         if len(urls) > MAX_TARGETS:
             raise ConfigurationError("URL", f"({len(urls)} of them)", f"at most {MAX_TARGETS}")
@@ -112,7 +134,7 @@ class Watcher:
             if url in urls[:index]:
                 raise ConfigurationError("URL", url.text, "each target once")
         self._limits = limits or ScrapeLimits()
-        self._clock, self._wall_clock = clock, wall_clock
+        self._clock, self._wall_clock, self._token = clock, wall_clock, token
         self._targets = [Target(url, stale_seconds=stale_seconds) for url in urls]
         self._jobs: dict[MetricsUrl, _Job] = {}
         self._sequence = 0
@@ -121,7 +143,7 @@ class Watcher:
         """Scrape every target, in parallel; takes hardly longer than the limits allow one."""
         for target in self._targets:
             if target.url not in self._jobs:
-                self._jobs[target.url] = _Job(target.url, self._limits, self._clock, self._wall_clock)
+                self._jobs[target.url] = _Job(target.url, self._limits, self._token, self._clock, self._wall_clock)
         end = self._clock() + self._limits.timeout_seconds + _GRACE_SECONDS
         reports = [self._report(target, end) for target in self._targets]
         up = [target.figures for target in self._targets if target.figures is not None]
@@ -139,6 +161,8 @@ class Watcher:
         del self._jobs[target.url]
         if isinstance(job.outcome, Scrape):
             return target.answered(job.outcome)
+        if isinstance(job.outcome, UnknownEngineError):
+            return target.unknown(job.outcome, self._wall_clock())
         return target.failed(job.outcome, self._wall_clock())
 
 
@@ -146,24 +170,39 @@ class _Job:
     """One scrape in a thread of its own; ``done`` once ``outcome`` is there."""
 
     def __init__(
-        self, url: MetricsUrl, limits: ScrapeLimits, clock: Callable[[], float], wall_clock: Callable[[], float]
+        self,
+        url: MetricsUrl,
+        limits: ScrapeLimits,
+        token: bytes | None,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
     ) -> None:
         self.done = threading.Event()
-        self.outcome: Scrape | str = f"{url.text}: the scrape ended without a result"
-        self._work = url, limits, clock, wall_clock
+        self.outcome: Scrape | UnknownEngineError | str = f"{url.text}: the scrape ended without a result"
+        self._work = url, limits, token, clock, wall_clock
         threading.Thread(target=self._run, name=f"batchscope-scrape-{url.host}", daemon=True).start()
 
     def _run(self) -> None:
-        url, limits, clock, wall_clock = self._work
+        url, limits, token, clock, wall_clock = self._work
         at, wall = clock(), wall_clock()  # the scrape's time is its start, as Prometheus has it
         try:
-            self.outcome = Scrape(scrape(url, limits), at, wall)
+            self.outcome = Scrape(scrape(url, limits, token), at, wall)
+        except UnknownEngineError as error:
+            self.outcome = error
         except ScrapeError as error:
             self.outcome = str(error)
         except Exception as error:  # noqa: BLE001  (one target's page must not end the watch of the others)
             self.outcome = f"{url.text}: {type(error).__name__}: {error}"
         finally:
             self.done.set()
+
+
+def _busy(figures: Figures) -> bool:
+    """Whether requests are unfinished; batchscope knows them even while no iteration tells who runs."""
+    numbers = [figures.gauges.get(q, 0) for q in (Quantity.REQUESTS_RUNNING, Quantity.REQUESTS_WAITING)]
+    if figures.own is not None:
+        numbers.append(figures.own.values.get((GAUGES, "requests_in_flight"), 0))
+    return any(number > 0 for number in numbers)
 
 
 def _notes(reading: Reading) -> list[str]:

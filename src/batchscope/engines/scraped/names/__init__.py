@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batchscope.engines.scraped.names.batchscope import BATCHSCOPE
 from batchscope.engines.scraped.names.llamacpp import LLAMACPP
 from batchscope.engines.scraped.names.lmdeploy import LMDEPLOY
 from batchscope.engines.scraped.names.sglang import SGLANG
@@ -10,4 +11,13 @@ from batchscope.engines.scraped.names.tgi import TGI
 from batchscope.engines.scraped.names.vllm import VLLM
 from batchscope.engines.scraped.quantities import EngineNames
 
-ENGINES: tuple[EngineNames, ...] = (VLLM, SGLANG, TGI, LLAMACPP, TRTLLM_SERVE, TRITON_TENSORRT_LLM, LMDEPLOY)
+ENGINES: tuple[EngineNames, ...] = (
+    VLLM,
+    SGLANG,
+    TGI,
+    LLAMACPP,
+    TRTLLM_SERVE,
+    TRITON_TENSORRT_LLM,
+    LMDEPLOY,
+    BATCHSCOPE,
+)
