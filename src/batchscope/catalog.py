@@ -7,7 +7,7 @@ Exporters are derived from this table, and docs/metrics.md is generated from it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -49,19 +49,23 @@ class Value(NamedTuple):
     value: Any
 
 
-def values(metric: Metric, state: Any) -> Iterator[Value]:
+def values(metric: Metric, state: Any) -> Iterable[Value]:
     """The series of ``metric`` in a ``CumulativeState`` that are known."""
     if metric.kind is Kind.INFO:
-        yield Value((state.engine.kind, state.engine.version, state.role, __version__), 1)
-    elif metric.parts:
-        for label, path in metric.parts.items():
-            yield from _known((label,), _at(state, path))
-    elif metric.source.startswith(_RESOURCES):
-        yield from _resources(state, metric, *metric.source.removeprefix(_RESOURCES).split("."))
-    elif metric.kind is Kind.HISTOGRAM and not metric.labels:
-        yield from _known((), _at(state, metric.source).get(""))
-    else:
-        yield from _nested((), _at(state, metric.source), len(metric.labels))
+        return (Value((state.engine.kind, state.engine.version, state.role, __version__), 1),)
+    if metric.parts:
+        parts = [Value((label,), _at(state, path)) for label, path in metric.parts.items()]
+        return [part for part in parts if _known(part.value)]
+    if metric.source.startswith(_RESOURCES):
+        return _resources(state, metric, *metric.source.removeprefix(_RESOURCES).split("."))
+    found = _at(state, metric.source)
+    if not metric.labels:
+        found = found.get("") if metric.kind is Kind.HISTOGRAM else found
+        return (Value((), found),) if _known(found) else ()
+    rows: list[tuple[tuple[str, ...], Any]] = [((key,), value) for key, value in found.items()]
+    for _ in metric.labels[1:]:
+        rows = [((*labels, key), value) for labels, table in rows for key, value in table.items()]
+    return [Value(labels, value) for labels, value in rows if _known(value)]
 
 
 def _at(value: Any, path: str) -> Any:
@@ -76,20 +80,11 @@ def _steps(path: str) -> tuple[str, ...]:
     return tuple(path.split("."))
 
 
-def _nested(labels: tuple[str, ...], value: Any, depth: int) -> Iterator[Value]:
-    if depth == 0:
-        yield from _known(labels, value)
-    else:
-        for key, inner in value.items():
-            yield from _nested((*labels, key), inner, depth - 1)
+def _known(value: Any) -> bool:
+    return value is not None and not (type(value) is float and math.isnan(value))
 
 
-def _known(labels: tuple[str, ...], value: Any) -> Iterator[Value]:
-    if value is not None and not (isinstance(value, float) and math.isnan(value)):
-        yield Value(labels, value)
-
-
-def _resources(state: Any, metric: Metric, resource: str, quantity: str) -> Iterator[Value]:
+def _resources(state: Any, metric: Metric, resource: str, quantity: str) -> Iterable[Value]:
     """The last value of each device; a ``quantity`` that ends in ``*`` stands for all that begin so, by their rest."""
     start = quantity.removesuffix("*")
     named = [
