@@ -16,11 +16,11 @@ demo: $(READY)
 	@$(BIN)/batchscope demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # The tests come last: their summary is the last thing on the screen.
 check: lint package
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check
