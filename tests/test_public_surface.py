@@ -70,7 +70,7 @@ def _of_callable(path: str, value: object) -> Iterator[str]:
     except (TypeError, ValueError):
         return
     for parameter in parameters:
-        if not parameter.name.startswith("_") and parameter.name != "self":
+        if not parameter.name.startswith("_") and parameter.name not in {"self", "args", "kwargs"}:
             yield f"parameter {path}({parameter.name})"
 
 
