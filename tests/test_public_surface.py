@@ -49,7 +49,8 @@ def _python() -> Iterator[str]:
 
 
 def _own(name: str, value: object, module: str) -> bool:
-    return not name.startswith("_") and getattr(value, "__module__", "").startswith(module)
+    home = getattr(value, "__module__", "")
+    return not name.startswith("_") and (home == module or home.startswith(f"{module}."))
 
 
 def _parameters(path: str, value: object) -> Iterator[str]:
