@@ -185,7 +185,7 @@ def test_tls_serves_https_and_nothing_else(certificate):
         answer.read()
         connection.close()
         with connect(running) as plain:
-            plain.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            plain.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert ended(plain)
 
 

@@ -18,6 +18,7 @@ from batchscope.errors import ConfigurationError
 from batchscope.periodic import Periodic, RateLimitedLog
 from batchscope.publishing.continuation import Continuation
 from batchscope.publishing.directory_writer import DirectoryWriter
+from batchscope.publishing.files import usable_path
 from batchscope.publishing.publication import INSTANCE, Publication
 from batchscope.publishing.socket_writer import SocketWriter
 from batchscope.statistics.snapshot import MetricsSnapshot
@@ -71,7 +72,7 @@ class SnapshotPublisher:
         interval: float | None = 1.0,
         clock: Clock = time.monotonic,
     ) -> None:
-        where = os.fspath(target)
+        where = usable_path("target", target)
         self._source = source
         self._continuation = Continuation()
         self._lock = threading.Lock()

@@ -13,13 +13,15 @@ import weakref
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from batchscope.errors import BatchscopeError, ConfigurationError
+from batchscope.server.app import HostChecked
 from batchscope.server.guard import Guard, guarded_protocol
+from batchscope.server.hosts import allowed_hosts
 from batchscope.server.limits import ConnectionLimits
 from batchscope.server.loop import ServerLoop
 
@@ -90,11 +92,15 @@ def start(
     certificate: str | None,
     key: str | None,
     limits: ConnectionLimits,
+    hosts: frozenset[str] | None,
+    protected: bool,
 ) -> ServerHandle:
     """Bind, serve in a thread, return when it answers; ConfigurationError for what cannot be."""
     guard = Guard(limits)
-    config = _configuration(app, certificate, key, guard)
-    listener = _bind(host, port)
+    where = _resolved(host, port)
+    allowed = allowed_hosts(host, where.address[0], hosts, protected=protected)
+    config = _configuration(HostChecked(app, allowed), certificate, key, guard)
+    listener = _bind(where, host, port)
     scheme = "http" if certificate is None else "https"
     handle = ServerHandle(listener, _Server(config, guard), f"{scheme}://{_address(listener)}")
     handle.wait_until_listening()
@@ -143,7 +149,6 @@ def _configuration(app: ASGIApp, certificate: str | None, key: str | None, guard
         backlog=_BACKLOG,
         timeout_keep_alive=guard.limits.keep_alive,
         timeout_graceful_shutdown=_GRACE_SECONDS,
-        h11_max_incomplete_event_size=guard.limits.header_bytes,
         ssl_certfile=certificate,
         ssl_keyfile=key,
     )
@@ -166,21 +171,33 @@ def _check_readable(field: str, path: str | None) -> None:
             raise ConfigurationError(field, path, f"a readable PEM file ({error.strerror or error})") from None
 
 
-def _bind(host: str, port: int) -> socket.socket:
+class _Where(NamedTuple):
+    """What a host and a port are to the system."""
+
+    family: int
+    kind: int
+    protocol: int
+    address: Any
+
+
+def _resolved(host: str, port: int) -> _Where:
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
         raise ConfigurationError("port", port, "a whole number 0..65535; 0 finds a free one")
     if not isinstance(host, str) or not host:  # None would be everywhere
         raise ConfigurationError("host", host, "an address of this machine, as text; 0.0.0.0 is everywhere")
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise ConfigurationError("host", host, f"an address of this machine ({error})") from None
-    listener = socket.socket(family, kind, protocol)
+    family, kind, protocol, _, address = found[0]
+    return _Where(family, kind, protocol, address)
+
+
+def _bind(where: _Where, host: str, port: int) -> socket.socket:
+    listener = socket.socket(where.family, where.kind, where.protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        listener.bind(where.address)
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
