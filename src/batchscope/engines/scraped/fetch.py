@@ -52,13 +52,14 @@ class ScrapeLimits(msgspec.Struct, frozen=True):
 
 
 class MetricsUrl(NamedTuple):
-    """Where a page is; ``text`` is how it is shown."""
+    """Where a page is; ``text`` is how it is shown, ``hint`` what to say where another page answers."""
 
     text: str
     host: str
     port: int | None
     path: str
     secure: bool
+    hint: str = _HINT
 
 
 def metrics_url(text: str) -> MetricsUrl:
@@ -163,7 +164,7 @@ def _check(response: http.client.HTTPResponse, url: MetricsUrl, limits: ScrapeLi
         wanted = "expected a bearer token" if token is None else "the bearer token is not taken: expected the right one"
         raise ScrapeError(f"{url.text}: HTTP {response.status}: {wanted}; {_TOKEN_FROM}")
     if response.status != _OK:
-        raise ScrapeError(f"{url.text}: HTTP {response.status} {_short(response.reason)}: {_HINT}")
+        raise ScrapeError(f"{url.text}: HTTP {response.status} {_short(response.reason)}: {url.hint}")
     if response.length is not None and response.length > limits.max_bytes:
         raise _too_large(url, limits)
 
