@@ -22,6 +22,7 @@ from batchscope.server.access import find_token
 
 INCOMPLETE = 1
 _SHOWN_NAMES = 40
+_SHOWN_OF_A_KIND = 3
 
 
 def check(
@@ -57,6 +58,8 @@ def _view(report: CheckReport) -> RenderableType:
         parts += [_section("And besides", "what other engines do not tell"), _besides(report)]
     if report.not_given:
         parts += [_section("It cannot give", "or does not at present"), _not_given(report)]
+    if report.unused_names:
+        parts += [_section("Known, and not used", "parts of the engine that this table leaves alone"), _unused(report)]
     if report.unknown_names:
         parts += [_section("Names that are not known", "a newer version's, perhaps"), _unknown(report)]
     if report.rejected:
@@ -116,6 +119,14 @@ def _not_given(report: CheckReport) -> RenderableType:
     table = _table("number", "why")
     for reason, names in by_reason.items():
         table.add_row("\n".join(names), reason)
+    return table
+
+
+def _unused(report: CheckReport) -> RenderableType:
+    table = _table("what it is", "names on the page")
+    for about, names in report.unused_names.items():
+        more = f" and {len(names) - _SHOWN_OF_A_KIND} more" if len(names) > _SHOWN_OF_A_KIND else ""
+        table.add_row(about, ", ".join(names[:_SHOWN_OF_A_KIND]) + more)
     return table
 
 

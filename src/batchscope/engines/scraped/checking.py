@@ -34,9 +34,10 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
 
     ``engine`` is empty where no known engine's names are on it. ``lacking``: the key numbers without which the
     engine cannot be watched in earnest. ``unknown_names``: the engine's own families that the table does not know;
-    ``foreign_names`` counts those of others (the Python process, the web server). Of a page of no known engine,
-    ``unknown_names`` has all families. ``measures``: the engine behind batchscope's own page; ``besides``: what such a
-    page gives beyond the numbers that all engines share, by the name on the page; ``more_at``: where yet more is.
+    ``unused_names``: what those measure that are known and not read (seldom used parts of an engine, say) -> the
+    families; ``foreign_names`` counts those of others (the Python process, the web server). Of a page of no known
+    engine, ``unknown_names`` has all families. ``measures``: the engine behind batchscope's own page; ``besides``: what
+    such a page gives beyond the numbers that all engines share, by the name on the page; ``more_at``: where more is.
     """
 
     url: str
@@ -47,6 +48,7 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     not_given: Mapping[str, str] = {}
     lacking: list[str] = []
     unknown_names: list[str] = []
+    unused_names: Mapping[str, list[str]] = {}
     foreign_names: int = 0
     rejected: list[str] = []
     names_from: str = ""
@@ -81,6 +83,7 @@ def check_report(url: str, reading: Reading) -> CheckReport:
         not_given=not_given(figures, reading.announced),
         lacking=[str(quantity) for quantity in lacking],
         unknown_names=reading.unknown,
+        unused_names=reading.unused,
         foreign_names=reading.foreign,
         rejected=reading.rejected,
         names_from=reading.engine.source,
