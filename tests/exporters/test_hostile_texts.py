@@ -11,7 +11,7 @@ from batchscope.exporters.otlp.points import Translation
 from batchscope.exporters.otlp.sdk import Resources
 from batchscope.exporters.prometheus import render_text
 from batchscope.records import EngineInfo
-from batchscope.statistics.readable import readable
+from batchscope.text import readable
 
 ONE, OTHER = "cannot open \udc80", "cannot open \udc81"  # file names that are no UTF-8, as os.fsdecode gives them
 

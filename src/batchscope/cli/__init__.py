@@ -6,9 +6,12 @@ import sys
 from typing import cast
 
 from batchscope.errors import BatchscopeError, ConfigurationError
+from batchscope.text import shown
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+LONGEST_LINE = 8000
+"""Characters of an error: twice the longest path."""
 
 
 def main() -> None:
@@ -51,7 +54,6 @@ def _commands(group: object) -> str:
 
 
 def _failed(message: str) -> int:
-    """One line, whatever the message quotes: control characters are shown, not sent to the terminal."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    print(f"error: {line}", file=sys.stderr)  # noqa: T201
+    """One line, whatever the message quotes."""
+    print(f"error: {shown(message, LONGEST_LINE)}", file=sys.stderr)  # noqa: T201
     return USAGE_ERROR

@@ -19,6 +19,7 @@ from batchscope.engines.scraped.checking import CheckReport, GivenNumber, check_
 from batchscope.engines.scraped.fetch import ScrapeError, metrics_url
 from batchscope.engines.scraped.watcher import UnknownEngineError, scrape
 from batchscope.server.access import find_token
+from batchscope.text import shown_document
 
 INCOMPLETE = 1
 _SHOWN_NAMES = 40
@@ -46,7 +47,7 @@ def check(
         report = CheckReport(url=page.text, error=str(error), unknown_names=error.names)
     except ScrapeError as error:
         raise CommandError(str(error)) from None
-    stdout.write(report.to_json() + b"\n" if as_json else rendered(_view(report)))
+    stdout.write(report.to_json() + b"\n" if as_json else rendered(_view(shown_document(report))))
     return 0 if report.complete else INCOMPLETE
 
 

@@ -12,7 +12,7 @@ def rendered(content: RenderableType) -> bytes:
     """``content`` in stdout's encoding, ending in a newline."""
     console = Console()
     width = min(max(console.width, NARROWEST), WIDEST) if console.is_terminal else PIPE_WIDTH
-    console = Console(width=width, emoji=False, highlight=False)
+    console = Console(width=width, emoji=False, highlight=False, markup=False)
     with console.capture() as captured:
         console.print(content)
     text = captured.get()

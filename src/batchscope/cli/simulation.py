@@ -28,6 +28,7 @@ from batchscope.simulator import (
     Workload,
 )
 from batchscope.statistics.snapshot import MetricsSnapshot
+from batchscope.text import shown
 
 SAMPLES = 100_000
 """Requests whose exact latencies the report is about; of a longer run the last ones."""
@@ -75,7 +76,7 @@ def serve(plan: Plan) -> tuple[SimulationResult, Report]:
         task = progress.add_task(plan.title, total=plan.total)
         result = simulator.run(lambda so_far: progress.update(task, completed=so_far.arrived - so_far.in_flight))
         snapshot = collector.get_snapshot()
-    return result, Report(snapshot, timeline, title=plan.title, interrupted=result.interrupted)
+    return result, Report(snapshot, timeline, title=shown(plan.title), interrupted=result.interrupted)
 
 
 def show(report: Report, *, as_json: bool, svg: Path | None) -> None:
@@ -87,12 +88,12 @@ def show(report: Report, *, as_json: bool, svg: Path | None) -> None:
 
 def note(message: str) -> None:
     """Tell the user something that is not the report."""
-    print(f"note: {message}", file=sys.stderr)  # noqa: T201
+    print(f"note: {shown(message)}", file=sys.stderr)  # noqa: T201
 
 
 def _announced(plan: Plan, progress: Progress) -> Iterator[RequestSpec]:
     """The workload; says that it begins once the simulator asks for it, from when on Ctrl-C ends in a report."""
-    progress.console.print(f"note: serving {plan.title}", soft_wrap=True, markup=False, highlight=False)
+    progress.console.print(f"note: serving {shown(plan.title)}", soft_wrap=True, markup=False, highlight=False)
     yield from plan.workload
 
 

@@ -86,7 +86,7 @@ def _looks(watcher: Watcher, interval: float, rounds: int | None) -> Iterator[Wa
 @contextmanager
 def _screen(as_json: bool) -> Iterator[Callable[[WatchDocument], None]]:
     """How a look is shown: in place on a terminal, else one block (or JSON line) after the other."""
-    console = Console(emoji=False, highlight=False)
+    console = Console(emoji=False, highlight=False, markup=False)
     if as_json or not console.is_terminal:
         yield _write_json if as_json else _write_block
         return

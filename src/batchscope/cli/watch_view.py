@@ -22,6 +22,7 @@ from batchscope.engines.scraped.documents import (
     WatchDocument,
 )
 from batchscope.engines.scraped.quantities import DURATIONS, Quantity
+from batchscope.text import shown_document
 
 _NAMES = {
     Quantity.QUEUE_TIME: "queue",
@@ -43,6 +44,7 @@ _EACH_UP_TO = 4
 
 def view(document: WatchDocument) -> RenderableType:
     """The whole round."""
+    document = shown_document(document)
     parts: list[RenderableType] = [_head(document), _targets(document)]
     parts += [Text(f"{target.url}: {_trouble(target)}", style="red") for target in document.targets if target.error]
     parts += [Text(f"{target.url}: {note}", style="yellow") for target in document.targets for note in target.notes]

@@ -23,6 +23,7 @@ from batchscope.publishing.steady import steady
 from batchscope.statistics.adding import common
 from batchscope.statistics.cumulative import CumulativeState, cumulative_of
 from batchscope.statistics.snapshot import MetricsSnapshot
+from batchscope.text import shown
 
 logger = logging.getLogger("batchscope")
 _MOST_NAMED = 1000
@@ -45,7 +46,7 @@ class Skips:
             del self._named[next(iter(self._named))]
         self.counts[reason] = self.counts.get(reason, 0) + 1
         with contextlib.suppress(Exception):  # a handler of the host may raise anything
-            logger.warning("batchscope: %s is skipped (%s): %s", name, reason, why)
+            logger.warning("batchscope: %s is skipped (%s): %s", shown(name), reason, shown(why))
 
 
 class FleetReader(abc.ABC):

@@ -20,8 +20,9 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
-from batchscope.simulator.trace_lines import BadRowError, shown
+from batchscope.simulator.trace_lines import BadRowError
 from batchscope.simulator.workload import MAX_TOKENS
+from batchscope.text import quoted
 
 HASH_BLOCK_TOKENS = 512
 """Tokens of a prompt that one of Mooncake's ``hash_ids`` stands for."""
@@ -71,7 +72,7 @@ def _unknown_format(what: str, seen: Sequence[str]) -> BadRowError:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(shown, names[:12])) + (", ..." if len(names) > 12 else "")
+    return ", ".join(map(quoted, names[:12])) + (", ..." if len(names) > 12 else "")
 
 
 # CSV: a reader takes the row's cells by column name.
@@ -135,7 +136,7 @@ def _nanoseconds(text: str) -> int:
         since = dt.datetime.fromisoformat(f"{date}T{time}{offset or 'Z'}") - _EPOCH
     except (AttributeError, ValueError, OverflowError):
         raise BadRowError(
-            f"TIMESTAMP = {shown(text)}: expected a time like 2023-11-16 18:15:46.6805900 (+00:00 may follow)"
+            f"TIMESTAMP = {quoted(text)}: expected a time like 2023-11-16 18:15:46.6805900 (+00:00 may follow)"
         ) from None
     return (since.days * 86_400 + since.seconds) * 10**9 + int((fraction or "").ljust(9, "0"))
 
@@ -145,7 +146,7 @@ _NUMBER = re.compile(r"\d{1,15}(\.\d{1,15})?", re.ASCII)
 
 def _seconds(text: str) -> float:
     if not _NUMBER.fullmatch(text):
-        raise BadRowError(f"Timestamp = {shown(text)}: expected seconds >= 0")
+        raise BadRowError(f"Timestamp = {quoted(text)}: expected seconds >= 0")
     return float(text)
 
 
@@ -159,7 +160,7 @@ def _count(cells: _Cells, column: str, least: int = 0) -> int:
 
 def _in_range(value: object, name: str, least: int) -> int:
     if not isinstance(value, int) or not least <= value <= MAX_TOKENS:
-        raise BadRowError(f"{name} = {shown(value)}: expected a whole number {least}..{MAX_TOKENS}")
+        raise BadRowError(f"{name} = {quoted(value)}: expected a whole number {least}..{MAX_TOKENS}")
     return value
 
 
@@ -186,7 +187,7 @@ def _mooncake(line: str) -> Row:
             f"one for each {HASH_BLOCK_TOKENS} tokens"
         )
     if not 0 <= row.timestamp < math.inf:
-        raise BadRowError(f"timestamp = {shown(row.timestamp)}: expected milliseconds >= 0")
+        raise BadRowError(f"timestamp = {quoted(row.timestamp)}: expected milliseconds >= 0")
     return Row(row.timestamp, prompt_tokens, _in_range(row.output_length, "output_length", 0), row.hash_ids)
 
 

@@ -21,12 +21,6 @@ class BadRowError(Exception):
     """What is wrong with one row, and what was expected; whoever knows file and line adds them."""
 
 
-def shown(value: object) -> str:
-    """``value`` as an error message quotes it: on one line, not too long."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:56] + text[0] + "..."
-
-
 class Line:
     """A line of the file, with its number from 1; ``text`` raises ``BadRowError`` where it is not text."""
 

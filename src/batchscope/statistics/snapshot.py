@@ -12,7 +12,6 @@ from batchscope.aggregation.exponential_histogram import ExponentialHistogram
 from batchscope.configuration import SchedulerLimits
 from batchscope.errors import DecodeError
 from batchscope.records import EngineInfo
-from batchscope.statistics.readable import readable_document
 from batchscope.statistics.summaries import (
     BatchStatistics,
     EnergyStatistics,
@@ -24,6 +23,7 @@ from batchscope.statistics.summaries import (
     WindowStatistics,
 )
 from batchscope.statistics.totals import Gauges, Mean, Totals, WindowTotals
+from batchscope.text import readable_document
 
 SCHEMA = "batchscope.snapshot/1"
 

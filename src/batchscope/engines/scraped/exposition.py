@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from batchscope.engines.scraped.fetch import ScrapeError, ScrapeLimits
+from batchscope.text import quoted
 
 MAX_UNKNOWN = 5_000
 """Unknown names that are kept; the rest are left out of the list."""
-_NAME = re.compile(r"\s*([a-zA-Z_:][a-zA-Z0-9_:]*)[\s{]")
+_WORD = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
+_FAMILY = re.compile(_WORD)
+_NAME = re.compile(rf"\s*({_WORD})[\s{{]")
 _UTF8_NAME = re.compile(r'\{"(?:[^"\\]|\\.)*"\s*[,}]')
 _LONGEST_NAME = 200
 _SHOWN = 120
@@ -128,7 +131,7 @@ class _Page:
 
     def _comment(self, line: str) -> None:
         parts = line.split(None, 3)
-        if len(parts) == 4 and parts[:2] == ["#", "TYPE"]:
+        if len(parts) == 4 and parts[:2] == ["#", "TYPE"] and _FAMILY.fullmatch(parts[2]):
             self._note(parts[2], announced=True)
 
     def _note(self, name: str, *, announced: bool = False) -> None:
@@ -166,8 +169,7 @@ def _number(value: float) -> float:
 
 
 def _shown(line: str) -> str:
-    quoted = repr(line[:_SHOWN])
-    return quoted if len(line) <= _SHOWN and len(quoted) <= 2 * _SHOWN else f"{quoted[:_SHOWN]}..."
+    return quoted(line, _SHOWN)
 
 
 def _advice(line: str) -> str:

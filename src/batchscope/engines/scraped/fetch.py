@@ -20,6 +20,7 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from batchscope.errors import BatchscopeError, ConfigurationError
+from batchscope.text import shown
 from batchscope.version import __version__
 
 PIECE = 65536
@@ -217,10 +218,8 @@ def _reason(error: OSError) -> str:
 
 
 def _short(value: object) -> str:
-    """What a server said, to be shown: not too long, and without what could steer a terminal."""
-    text = str(value)
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:_SHOWN])
-    return shown if len(text) <= _SHOWN else f"{shown}..."
+    """What a server said."""
+    return shown(value, _SHOWN)
 
 
 class _TimedSocket:

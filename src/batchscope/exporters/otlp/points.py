@@ -29,7 +29,7 @@ from batchscope.exporters.otlp.buckets import otlp_buckets
 from batchscope.exporters.otlp.names import GEN_AI_METRICS, GenAiAttributes, otlp_name, otlp_unit
 from batchscope.statistics.cumulative import CumulativeState
 from batchscope.statistics.distributions import merged
-from batchscope.statistics.readable import readable
+from batchscope.text import readable
 from batchscope.version import __version__
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)

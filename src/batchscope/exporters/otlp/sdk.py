@@ -16,10 +16,9 @@ from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, OTELR
 from batchscope.errors import ConfigurationError
 from batchscope.exporters.otlp.environment import GRPC, Transport
 from batchscope.statistics.cumulative import CumulativeState
-from batchscope.statistics.readable import readable
+from batchscope.text import readable, shown
 from batchscope.version import __version__
 
-_LONGEST_REASON = 500
 _HTTP_PATH = "/v1/metrics"
 
 
@@ -116,7 +115,7 @@ class Quiet(logging.Filter):
         """Whether ``record`` is someone else's."""
         if record.thread not in self._sending:
             return True
-        self._last = _one_line(record.getMessage())
+        self._last = shown(record.getMessage())  # the other side chose some of it
         self._first = self._first or self._last
         return False
 
@@ -142,9 +141,3 @@ class Quiet(logging.Filter):
         """Leave the SDK's loggers as they were."""
         for logger in self._loggers:
             logger.removeFilter(self)
-
-
-def _one_line(text: str) -> str:
-    """What goes into a log line: the other side chose some of it."""
-    text = text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "..."
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

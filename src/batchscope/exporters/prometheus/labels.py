@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from batchscope.catalog import Metric
-from batchscope.statistics.readable import readable
+from batchscope.text import readable
 
 Labels = tuple[tuple[str, str], ...]
 """(name, value) pairs, names distinct."""
