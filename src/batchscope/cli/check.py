@@ -17,7 +17,7 @@ from batchscope.cli.rendering import rendered
 from batchscope.cli.scraping import MaxMib, Timeout, TokenFile, limits_of
 from batchscope.engines.scraped.checking import CheckReport, GivenNumber, check_report
 from batchscope.engines.scraped.fetch import ScrapeError, metrics_url
-from batchscope.engines.scraped.watcher import UnknownEngineError, scrape
+from batchscope.engines.scraped.watcher import UnknownEngineError, look
 from batchscope.server.access import find_token
 from batchscope.text import shown_document
 
@@ -42,7 +42,7 @@ def check(
     """
     page = metrics_url(url)
     try:
-        report = check_report(page.text, scrape(page, limits_of(timeout, max_mib), find_token(token_file=token_file)))
+        report = check_report(page, look(page, limits_of(timeout, max_mib), find_token(token_file=token_file)))
     except UnknownEngineError as error:
         report = CheckReport(url=page.text, error=str(error), unknown_names=error.names)
     except ScrapeError as error:

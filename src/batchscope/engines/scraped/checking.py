@@ -7,12 +7,17 @@ from collections.abc import Mapping
 
 import msgspec
 
+from batchscope.catalog import CATALOG, values
+from batchscope.catalog import Kind as MetricKind
 from batchscope.engines.scraped.difference import Scrape, difference
+from batchscope.engines.scraped.fetch import MetricsUrl
 from batchscope.engines.scraped.figures import Figures, figures_of
-from batchscope.engines.scraped.own import own_metrics
 from batchscope.engines.scraped.quantities import KEY_NUMBERS, NUMBERS, Kind, Quantity
-from batchscope.engines.scraped.reading import Reading
+from batchscope.engines.scraped.remote import snapshot_url
 from batchscope.engines.scraped.snapshots import not_given
+from batchscope.engines.scraped.watcher import Look
+from batchscope.statistics.cumulative import cumulative_of
+from batchscope.statistics.snapshot import MetricsSnapshot
 
 SCHEMA = "batchscope.check/1"
 
@@ -68,14 +73,15 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(self)
 
 
-def check_report(url: str, reading: Reading) -> CheckReport:
-    """The report of one reading."""
+def check_report(url: MetricsUrl, seen: Look) -> CheckReport:
+    """The report of one look."""
+    reading, snapshot = seen.reading, seen.snapshot
     scrape = Scrape(reading, 0.0, math.nan)
     figures = figures_of(scrape, difference(scrape, None))
     there = figures.given | reading.announced | reading.engine.passing.keys()
     lacking = [quantity for quantity in KEY_NUMBERS if quantity not in there]
     return CheckReport(
-        url=url,
+        url=url.text,
         engine=reading.engine.kind,
         title=reading.engine.title,
         version=reading.version,
@@ -85,30 +91,24 @@ def check_report(url: str, reading: Reading) -> CheckReport:
         unknown_names=reading.unknown,
         unused_names=reading.unused,
         foreign_names=reading.foreign,
-        rejected=reading.rejected,
+        rejected=[*reading.rejected, *([seen.lacking] if seen.lacking else [])],
         names_from=reading.engine.source,
-        measures="" if reading.own is None else reading.own.measures,
-        besides=_besides(figures),
-        more_at="" if reading.own is None else _snapshot_at(url),
+        measures=reading.about.get("engine_kind", ""),
+        besides={} if snapshot is None else _besides(snapshot, reading.engine.families),
+        more_at="" if snapshot is None else snapshot_url(url).text,
     )
 
 
-def _besides(figures: Figures) -> dict[str, GivenNumber]:
-    """Batchscope's own series that no rule has read."""
-    if figures.own is None:
-        return {}
-    read = figures.engine.families
+def _besides(snapshot: MetricsSnapshot, read: frozenset[str]) -> dict[str, GivenNumber]:
+    """Batchscope's own metrics that no rule has ``read``, each with the sum of its series."""
+    state = cumulative_of(snapshot)
+    counted = [one for one in CATALOG if one.kind in {MetricKind.COUNTER, MetricKind.GAUGE} and one.name not in read]
+    found = [(metric, [one.value for one in values(metric, state)]) for metric in counted]
     return {
-        metric.name: GivenNumber(metric.kind, metric.name, value, metric.help.rstrip("."))
-        for metric, value in own_metrics(figures.own)
-        if metric.name not in read
+        metric.name: GivenNumber(metric.kind, metric.name, math.fsum(numbers), metric.help.rstrip("."))
+        for metric, numbers in found
+        if numbers
     }
-
-
-def _snapshot_at(url: str) -> str:
-    """The neighbour of batchscope's ``/metrics``; empty where the page has another path."""
-    page = url.partition("?")[0]
-    return f"{page.removesuffix('/metrics')}/snapshot" if page.endswith("/metrics") else ""
 
 
 def _given(figures: Figures, quantity: Quantity) -> GivenNumber:

@@ -91,16 +91,18 @@ def fetch(
     limits: ScrapeLimits,
     remaining: Callable[[], float] | None = None,
     token: bytes | None = None,
+    *,
+    hint: str = _HINT,
 ) -> Generator[bytes]:
     """The page's text in pieces of at most 64 KiB; ``ScrapeError`` where it cannot be had within ``limits``.
 
     ``remaining``: seconds left, for all of it; ``TimeoutError`` when none are. ``token``: a bearer token, of visible
-    ASCII characters; it is sent as a header, and no message has it.
+    ASCII characters; it is sent as a header, and no message has it. ``hint``: what is said of a page that is not there.
     """
     remaining = remaining or countdown(limits.timeout_seconds)
     connection = _connection(url, remaining())
     try:
-        yield from _bounded(_answer(connection, url, remaining, limits, token), url, limits)
+        yield from _bounded(_answer(connection, url, remaining, limits, token, hint), url, limits)
     except TimeoutError:
         raise ScrapeError(f"{url.text}: no complete answer within {limits.timeout_seconds:g} s") from None
     except http.client.HTTPException as error:
@@ -138,6 +140,7 @@ def _answer(
     remaining: Callable[[], float],
     limits: ScrapeLimits,
     token: bytes | None,
+    hint: str,
 ) -> Iterator[bytes]:
     connection.connect()
     connection.sock = _TimedSocket(connection.sock, remaining)
@@ -150,12 +153,14 @@ def _answer(
         connection.putheader("Authorization", b"Bearer " + token)
     connection.endheaders()
     with connection.getresponse() as response:
-        _check(response, url, limits, token)
+        _check(response, url, limits, token, hint)
         encoding = (response.getheader("Content-Encoding") or "identity").strip().lower()
         yield from _plain(_body(response, url), encoding, url)
 
 
-def _check(response: http.client.HTTPResponse, url: MetricsUrl, limits: ScrapeLimits, token: bytes | None) -> None:
+def _check(
+    response: http.client.HTTPResponse, url: MetricsUrl, limits: ScrapeLimits, token: bytes | None, hint: str
+) -> None:
     if response.status in _REDIRECTS:
         target = _short(response.getheader("Location") or "nowhere")
         raise ScrapeError(f"{url.text}: redirects to {target}, which is not followed: give the address that serves it")
@@ -163,7 +168,7 @@ def _check(response: http.client.HTTPResponse, url: MetricsUrl, limits: ScrapeLi
         wanted = "expected a bearer token" if token is None else "the bearer token is not taken: expected the right one"
         raise ScrapeError(f"{url.text}: HTTP {response.status}: {wanted}; {_TOKEN_FROM}")
     if response.status != _OK:
-        raise ScrapeError(f"{url.text}: HTTP {response.status} {_short(response.reason)}: {_HINT}")
+        raise ScrapeError(f"{url.text}: HTTP {response.status} {_short(response.reason)}: {hint}")
     if response.length is not None and response.length > limits.max_bytes:
         raise _too_large(url, limits)
 

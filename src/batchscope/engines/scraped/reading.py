@@ -12,7 +12,6 @@ from typing import NamedTuple
 from batchscope.engines.scraped.buckets import LARGEST, BucketError, Buckets
 from batchscope.engines.scraped.exposition import Exposition, Sample
 from batchscope.engines.scraped.names import ENGINES
-from batchscope.engines.scraped.own import OWN_SAMPLES, Own, read_own
 from batchscope.engines.scraped.quantities import EngineNames, Kind, Quantity, Rule, family_of
 
 START_TIME = "process_start_time_seconds"
@@ -36,7 +35,8 @@ class Reading(NamedTuple):
     ``derived``: counters that are products of others and too coarse to tell a reset. ``sources``: the family that
     gave a number. ``announced``: numbers whose family was announced, without a value yet. ``unused``: what families
     measure that are known and not read -> their names. ``rejected``: samples that cannot be right. ``started``: wall
-    clock, ``nan`` where not known. ``mixed``: other engines' titles. ``own``: what only batchscope's page tells.
+    clock, ``nan`` where not known. ``mixed``: other engines' titles. ``about``: the labels that all series of the
+    engine's ``sign`` agree on.
     """
 
     engine: EngineNames
@@ -53,7 +53,7 @@ class Reading(NamedTuple):
     rejected: list[str]
     started: float
     mixed: tuple[str, ...] = ()
-    own: Own | None = None
+    about: Mapping[str, str] = {}
 
 
 @cache
@@ -65,7 +65,7 @@ def known_samples() -> frozenset[str]:
     return frozenset(
         names
         | {name for engine in ENGINES for rule in engine.rules for name in (rule.times, rule.less) if name}
-        | OWN_SAMPLES
+        | {engine.sign for engine in ENGINES if engine.sign}
         | {START_TIME}
     )
 
@@ -102,7 +102,8 @@ class _Reader:
     def reading(self, names: Iterable[str]) -> Reading:
         for rule in self._engine.rules:
             self._apply(rule)
-        own = read_own(self._samples) if self._engine.sign else None
+        signs = [frozenset(sample.labels.items()) for sample in self._samples[self._engine.sign]]
+        about = dict(frozenset.intersection(*signs)) if signs else {}
         given = set(names) | {family_of(name) for name in names}
         announced = {rule.quantity for rule in self._engine.rules if self._only_announced(rule)}
         families = {_family(name, self._page.families) for name in self._page.unknown} | self._page.families
@@ -114,14 +115,14 @@ class _Reader:
             derived=frozenset(self._derived),
             sources=self._sources,
             announced=frozenset(announced - set(self._sources)),
-            version=self._engine.version(given) if own is None else own.version,
+            version=about.get("version") or self._engine.version(given),
             unknown=self._engine.unknown(families),
             unused=self._engine.known_unused(families),
             foreign=sum(1 for name in families if not self._engine.owns(name)),
             rejected=self._rejected,
             started=_started(self._samples[START_TIME]),
             mixed=self._mixed,
-            own=own,
+            about=about,
         )
 
     def _apply(self, rule: Rule) -> None:
