@@ -9,6 +9,7 @@ import typer
 from batchscope.cli.check import check
 from batchscope.cli.demo import demo
 from batchscope.cli.replay import replay
+from batchscope.cli.report import report
 from batchscope.cli.serve import serve
 from batchscope.cli.watch import watch
 from batchscope.version import __version__
@@ -50,6 +51,11 @@ application.command(
     "[bold]batchscope replay conversation_trace.jsonl.gz --rate-scale 2 --kv-cache-blocks 20000[/bold]\n\n"
     "[bold]batchscope replay trace.csv --json > snapshot.json[/bold]"
 )(replay)
+application.command(
+    epilog="Examples: [bold]batchscope report http://127.0.0.1:9464[/bold]   (of serve(collector), now)\n\n"
+    "[bold]batchscope report snapshots.jsonl --at 2026-11-28T18:00[/bold]\n\n"
+    "[bold]batchscope replay trace.csv --json | batchscope report - --svg report.svg[/bold]"
+)(report)
 application.command(
     epilog="Examples: [bold]batchscope watch http://127.0.0.1:8000[/bold]\n\n"
     "[bold]batchscope watch http://gpu1:8000 http://gpu2:8000 --interval 10[/bold]\n\n"

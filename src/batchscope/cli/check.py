@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from batchscope.cli import stdout
-from batchscope.cli.figures import count, percent
 from batchscope.cli.options import CommandError
 from batchscope.cli.rendering import rendered
 from batchscope.cli.scraping import MaxMib, Timeout, TokenFile, limits_of
@@ -20,6 +19,7 @@ from batchscope.engines.scraped.fetch import ScrapeError, metrics_url
 from batchscope.engines.scraped.watcher import UnknownEngineError, look
 from batchscope.server.access import find_token
 from batchscope.text import shown_document
+from batchscope.views.numbers import count, percent
 
 INCOMPLETE = 1
 _SHOWN_NAMES = 40

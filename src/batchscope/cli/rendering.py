@@ -1,21 +1,31 @@
-"""What rich would print, as bytes: for a terminal with its colors, for a pipe plain and without trailing blanks."""
+"""A view on stdout: for a terminal with its colors, for a pipe plain; and as a picture in a file."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console, RenderableType
 
-PIPE_WIDTH = 100
+from batchscope.cli.options import CommandError
+from batchscope.views.rendering import PAGE_WIDTH, picture, without_trailing_blanks
+
 NARROWEST, WIDEST = 80, 140
 
 
 def rendered(content: RenderableType) -> bytes:
     """``content`` in stdout's encoding, ending in a newline."""
     console = Console()
-    width = min(max(console.width, NARROWEST), WIDEST) if console.is_terminal else PIPE_WIDTH
+    width = min(max(console.width, NARROWEST), WIDEST) if console.is_terminal else PAGE_WIDTH
     console = Console(width=width, emoji=False, highlight=False, markup=False)
     with console.capture() as captured:
         console.print(content)
-    text = captured.get()
-    if not console.is_terminal:
-        text = "".join(line.rstrip() + "\n" for line in text.splitlines())
+    text = captured.get() if console.is_terminal else without_trailing_blanks(captured.get())
     return text.encode(console.encoding, errors="replace")
+
+
+def write_svg(content: RenderableType, path: Path) -> None:
+    """``content`` as a picture; ``CommandError`` where it cannot be written."""
+    try:
+        path.write_text(picture(content), encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"--svg {path}: cannot be written: {error.strerror or error}") from None

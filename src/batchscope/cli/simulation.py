@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import io
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,9 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from batchscope import MetricsConfiguration, RequestTracker, SchedulerLimits, SchedulerMetricsCollector, SloTargets
 from batchscope.cli import stdout
-from batchscope.cli.options import CommandError
-from batchscope.cli.report import Report
-from batchscope.cli.timeline import Timeline
+from batchscope.cli.rendering import rendered, write_svg
 from batchscope.simulator import (
     Disturbances,
     RequestSpec,
@@ -29,13 +24,12 @@ from batchscope.simulator import (
 )
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.text import shown
+from batchscope.views.report import Report
+from batchscope.views.timeline import Timeline
 
 SAMPLES = 100_000
 """Requests whose exact latencies the report is about; of a longer run the last ones."""
 LONGEST_WINDOW = 86_400
-REPORT_WIDTH = 100
-"""Of the picture, and where stdout is no terminal."""
-NARROWEST, WIDEST = 80, 120
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,8 +58,9 @@ def serve(plan: Plan) -> tuple[SimulationResult, Report]:
     )
     with SchedulerMetricsCollector(configuration, limits=limits, clock=clock) as collector, _progress() as progress:
         collector.subscribe(timeline)
+        workload = _Announced(plan, progress)
         simulator = Simulator(
-            _announced(plan, progress),
+            workload,
             RequestTracker(collector),
             options=plan.options,
             disturbances=plan.disturbances,
@@ -76,14 +71,21 @@ def serve(plan: Plan) -> tuple[SimulationResult, Report]:
         task = progress.add_task(plan.title, total=plan.total)
         result = simulator.run(lambda so_far: progress.update(task, completed=so_far.arrived - so_far.in_flight))
         snapshot = collector.get_snapshot()
-    return result, Report(snapshot, timeline, title=shown(plan.title), interrupted=result.interrupted)
+    report = Report(
+        snapshot,
+        timeline,
+        title=plan.title,
+        why_refused=workload.why_refused(),
+        interrupted=result.interrupted,
+    )
+    return result, report
 
 
 def show(report: Report, *, as_json: bool, svg: Path | None) -> None:
     """Write what was asked for: the picture first, so that its failure leaves nothing half-printed."""
     if svg is not None:
-        _write_svg(report, svg)
-    stdout.write(_document(report.snapshot, report.interrupted) if as_json else _text(report))
+        write_svg(report, svg)
+    stdout.write(_document(report.snapshot, report.interrupted) if as_json else rendered(report))
 
 
 def note(message: str) -> None:
@@ -91,10 +93,26 @@ def note(message: str) -> None:
     print(f"note: {shown(message)}", file=sys.stderr)  # noqa: T201
 
 
-def _announced(plan: Plan, progress: Progress) -> Iterator[RequestSpec]:
+class _Announced:
     """The workload; says that it begins once the simulator asks for it, from when on Ctrl-C ends in a report."""
-    progress.console.print(f"note: serving {shown(plan.title)}", soft_wrap=True, markup=False, highlight=False)
-    yield from plan.workload
+
+    def __init__(self, plan: Plan, progress: Progress) -> None:
+        self._plan = plan
+        self._progress = progress
+        self._longest = 0
+
+    def __iter__(self) -> Iterator[RequestSpec]:
+        notice = f"note: serving {shown(self._plan.title)}"
+        self._progress.console.print(notice, soft_wrap=True, markup=False, highlight=False)
+        for spec in self._plan.workload:
+            self._longest = max(self._longest, spec.longest_context)
+            yield spec
+
+    def why_refused(self) -> str:
+        """The scheduler refuses what the empty cache could not hold, and nothing else."""
+        options = self._plan.options
+        needed = -(-self._longest // options.block_size)
+        return f"they can never fit: kv_cache_blocks is {options.kv_cache_blocks}, the longest needs {needed}"
 
 
 def _progress() -> Progress:
@@ -114,42 +132,3 @@ def _document(snapshot: MetricsSnapshot, interrupted: bool) -> bytes:
     if interrupted:
         snapshot = msgspec.structs.replace(snapshot, labels={**snapshot.labels, "interrupted": "true"})
     return snapshot.to_json() + b"\n"
-
-
-def _text(report: Report) -> bytes:
-    console = Console()
-    width = min(max(console.width, NARROWEST), WIDEST) if console.is_terminal else REPORT_WIDTH
-    console = Console(width=width)
-    with console.capture() as captured:
-        console.print(report)
-    text = captured.get()
-    if not console.is_terminal:
-        text = "".join(line.rstrip() + "\n" for line in text.splitlines())
-    return text.encode(console.encoding, errors="replace")
-
-
-def _write_svg(report: Report, path: Path) -> None:
-    console = Console(
-        record=True, width=REPORT_WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor"
-    )
-    console.print(report)
-    try:
-        path.write_text(_aligned(console.export_svg(title="batchscope", unique_id="batchscope")), encoding="utf-8")
-    except OSError as error:
-        raise CommandError(f"--svg {path}: cannot be written: {error.strerror or error}") from None
-
-
-_PADDED_TEXT = re.compile(r'x="([\d.]+)"([^>]*) textLength="([\d.]+)"([^>]*)>((?:&#160;)*)([^<]*?)((?:&#160;)*)</text>')
-
-
-def _aligned(svg: str) -> str:
-    """The picture with its texts placed by position: some viewers drop the blanks that rich places them by."""
-
-    def place(found: re.Match[str]) -> str:
-        x, before, length, after, left, text, right = found.groups()
-        blanks, trailing = len(left) // len("&#160;"), len(right) // len("&#160;")
-        characters = len(html.unescape(text))
-        width = float(length) / max(1, blanks + characters + trailing)
-        return f'x="{float(x) + width * blanks:.1f}"{before} textLength="{width * characters:.1f}"{after}>{text}</text>'
-
-    return _PADDED_TEXT.sub(place, svg)

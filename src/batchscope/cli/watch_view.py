@@ -11,7 +11,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from batchscope.cli.figures import MISSING, count, duration, percent
 from batchscope.engines.scraped.documents import (
     Interval,
     IntervalSummary,
@@ -23,6 +22,7 @@ from batchscope.engines.scraped.documents import (
 )
 from batchscope.engines.scraped.quantities import DURATIONS, Quantity
 from batchscope.text import shown_document
+from batchscope.views.numbers import MISSING, count, duration, percent
 
 _NAMES = {
     Quantity.QUEUE_TIME: "queue",

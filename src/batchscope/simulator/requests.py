@@ -50,8 +50,8 @@ class LiveRequest:
 
     @property
     def longest_context(self) -> int:
-        """Tokens in the KV cache at the end; the last output token is never put there."""
-        return self.spec.prompt_tokens + self.spec.output_tokens - 1
+        """Tokens in the KV cache at the end."""
+        return self.spec.longest_context
 
 
 def rank(request: LiveRequest) -> tuple[int, int]:

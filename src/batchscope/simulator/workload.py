@@ -40,6 +40,11 @@ class RequestSpec(msgspec.Struct, frozen=True, gc=False):
         if not least <= self.prompt_tokens <= MAX_TOKENS:
             raise WorkloadError(self._wrong("prompt_tokens", self.prompt_tokens, least))
 
+    @property
+    def longest_context(self) -> int:
+        """Tokens in the KV cache at the end; the last output token is never put there."""
+        return self.prompt_tokens + self.output_tokens - 1
+
     def _wrong(self, field: str, value: int, least: int) -> str:
         return f"request {self.request_id}: {field} = {value}: expected {least}..{MAX_TOKENS}"
 

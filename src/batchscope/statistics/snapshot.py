@@ -84,6 +84,22 @@ class MetricsSnapshot(msgspec.Struct, frozen=True, kw_only=True):
             encoded = msgspec.json.encode(readable_document(plain))
         return msgspec.json.format(encoded, indent=indent) if indent else encoded
 
+    def report(self, *, width: int = 100) -> str:
+        """The text that ``batchscope report`` prints: requests, latencies, batch, what held it, SLO.
+
+        ``width``: columns; from 80 on nothing is cut off.
+        """
+        from batchscope.views.rendering import plain  # noqa: PLC0415  (rich, for whom wants to read it)
+        from batchscope.views.report import Report  # noqa: PLC0415
+
+        return plain(Report(self), width)
+
+    def __repr__(self) -> str:
+        """In a line what of, since all of it has some 15,000 characters."""
+        at = self.snapshot_time.isoformat(sep=" ", timespec="seconds")
+        counts = f"{self.request_stats.total_requests} requests finished, {self.totals.iterations} iterations"
+        return f"<MetricsSnapshot of {at}: {counts}; print(snapshot.report()) shows it>"
+
     @staticmethod
     def merge(*snapshots: MetricsSnapshot) -> MetricsSnapshot:
         """What one collector would have given for the records of all of them. See ``statistics.merge``."""

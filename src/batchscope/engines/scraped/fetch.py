@@ -52,13 +52,14 @@ class ScrapeLimits(msgspec.Struct, frozen=True):
 
 
 class MetricsUrl(NamedTuple):
-    """Where a page is; ``text`` is how it is shown."""
+    """Where a page is; ``text`` is how it is shown, ``hint`` what to say where another page answers."""
 
     text: str
     host: str
     port: int | None
     path: str
     secure: bool
+    hint: str = _HINT
 
 
 def metrics_url(text: str) -> MetricsUrl:
@@ -91,18 +92,16 @@ def fetch(
     limits: ScrapeLimits,
     remaining: Callable[[], float] | None = None,
     token: bytes | None = None,
-    *,
-    hint: str = _HINT,
 ) -> Generator[bytes]:
     """The page's text in pieces of at most 64 KiB; ``ScrapeError`` where it cannot be had within ``limits``.
 
     ``remaining``: seconds left, for all of it; ``TimeoutError`` when none are. ``token``: a bearer token, of visible
-    ASCII characters; it is sent as a header, and no message has it. ``hint``: what is said of a page that is not there.
+    ASCII characters; it is sent as a header, and no message has it.
     """
     remaining = remaining or countdown(limits.timeout_seconds)
     connection = _connection(url, remaining())
     try:
-        yield from _bounded(_answer(connection, url, remaining, limits, token, hint), url, limits)
+        yield from _bounded(_answer(connection, url, remaining, limits, token), url, limits)
     except TimeoutError:
         raise ScrapeError(f"{url.text}: no complete answer within {limits.timeout_seconds:g} s") from None
     except http.client.HTTPException as error:
@@ -140,7 +139,6 @@ def _answer(
     remaining: Callable[[], float],
     limits: ScrapeLimits,
     token: bytes | None,
-    hint: str,
 ) -> Iterator[bytes]:
     connection.connect()
     connection.sock = _TimedSocket(connection.sock, remaining)
@@ -153,14 +151,12 @@ def _answer(
         connection.putheader("Authorization", b"Bearer " + token)
     connection.endheaders()
     with connection.getresponse() as response:
-        _check(response, url, limits, token, hint)
+        _check(response, url, limits, token)
         encoding = (response.getheader("Content-Encoding") or "identity").strip().lower()
         yield from _plain(_body(response, url), encoding, url)
 
 
-def _check(
-    response: http.client.HTTPResponse, url: MetricsUrl, limits: ScrapeLimits, token: bytes | None, hint: str
-) -> None:
+def _check(response: http.client.HTTPResponse, url: MetricsUrl, limits: ScrapeLimits, token: bytes | None) -> None:
     if response.status in _REDIRECTS:
         target = _short(response.getheader("Location") or "nowhere")
         raise ScrapeError(f"{url.text}: redirects to {target}, which is not followed: give the address that serves it")
@@ -168,7 +164,7 @@ def _check(
         wanted = "expected a bearer token" if token is None else "the bearer token is not taken: expected the right one"
         raise ScrapeError(f"{url.text}: HTTP {response.status}: {wanted}; {_TOKEN_FROM}")
     if response.status != _OK:
-        raise ScrapeError(f"{url.text}: HTTP {response.status} {_short(response.reason)}: {hint}")
+        raise ScrapeError(f"{url.text}: HTTP {response.status} {_short(response.reason)}: {url.hint}")
     if response.length is not None and response.length > limits.max_bytes:
         raise _too_large(url, limits)
 

@@ -36,7 +36,7 @@ class RemoteSource:
 
     def get_snapshot(self, remaining: Callable[[], float] | None = None) -> MetricsSnapshot:
         """Everything, histograms too, so that it merges. ``remaining``: see ``fetch``."""
-        document = b"".join(fetch(self.url, self._limits, remaining, self._token, hint=_HINT))
+        document = b"".join(fetch(self.url, self._limits, remaining, self._token))
         try:
             return decode_snapshot(document)
         except DecodeError as error:
@@ -50,7 +50,7 @@ class RemoteSource:
 def snapshot_url(url: MetricsUrl) -> MetricsUrl:
     """Where the snapshot beside a page is: ``/snapshot`` in place of ``/metrics`` at the end of its path."""
     path = url.path.partition("?")[0].removesuffix(METRICS).removesuffix(SNAPSHOT) + f"{SNAPSHOT}?histograms=1"
-    return url._replace(text=url.text.removesuffix(url.path) + path, path=path)
+    return url._replace(text=url.text.removesuffix(url.path) + path, path=path, hint=_HINT)
 
 
 def exact(page: ScrapedSnapshot, snapshot: MetricsSnapshot) -> ScrapedSnapshot:

@@ -19,12 +19,14 @@ class Timeline:
     """Integrals over time of what iterations report: subscribe it to a collector.
 
     An iteration's values hold for its busy time; between iterations they are 0. ``means(quantity, n)`` are
-    time-weighted over n equal parts of the run; ``nan`` where the scheduler did not report the quantity.
+    time-weighted over n equal parts of the run, ``peak(quantity)`` is the largest value of all iterations; ``nan``
+    where the scheduler did not report the quantity.
     """
 
     def __init__(self, cell_seconds: float = 1 / 16) -> None:
         self._width = cell_seconds
         self._integrals = np.zeros((len(QUANTITIES), CELLS))
+        self._peaks = np.full(len(QUANTITIES), np.nan)
         self.end = 0.0
 
     def __call__(self, block: Rows | Gaps) -> None:
@@ -44,6 +46,7 @@ class Timeline:
         instants = np.column_stack([finished - busy, finished]).ravel()
         edges = np.arange(CELLS + 1) * self._width
         for row, quantity in enumerate(QUANTITIES):
+            self._peaks[row] = np.fmax(self._peaks[row], np.fmax.reduce(rows[:, quantity]))
             parts = np.column_stack([np.zeros(len(rows)), rows[:, quantity] * busy]).ravel()
             self._integrals[row] += np.diff(np.interp(edges, instants, np.cumsum(parts)))
 
@@ -63,3 +66,7 @@ class Timeline:
         at_edges: Floats = np.interp(edges, bounds, np.concatenate([[0.0], np.cumsum(integrals)]))
         means: Floats = np.diff(at_edges) / (self.end / parts)
         return means
+
+    def peak(self, quantity: IterationColumn) -> float:
+        """The quantity's largest value, whatever the parts of the run that are looked at."""
+        return float(self._peaks[QUANTITIES.index(quantity)])

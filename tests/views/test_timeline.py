@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from batchscope.cli.figures import bar, count, duration, percent, rate, sparkline
-from batchscope.cli.timeline import CELLS, Timeline
 from batchscope.recording.rows import IterationColumn, Kind, Rows, empty_rows
+from batchscope.views.numbers import bar, count, duration, percent, rate, sparkline
+from batchscope.views.timeline import CELLS, Timeline
 
 
 def block(*iterations):

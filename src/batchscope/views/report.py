@@ -1,0 +1,390 @@
+"""The report: what people read first. It answers: was the batch full, if not why, were users served in time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from batchscope.configuration import OTHER_CLASS
+from batchscope.recording.rows import IterationColumn
+from batchscope.records import BatchLimiter, CompletionReason, Outcome
+from batchscope.statistics.snapshot import MetricsSnapshot
+from batchscope.statistics.summaries import DistributionSummary, SloStatistics
+from batchscope.text import shown, shown_document
+from batchscope.views.numbers import (
+    MISSING,
+    amount,
+    bar,
+    count,
+    duration,
+    in_one_unit,
+    per_second,
+    percent,
+    percent_range,
+    rate,
+    sparkline,
+)
+from batchscope.views.timeline import Timeline
+from batchscope.views.words import NOTHING, TARGETS, by_share, holders, limiter_name, origin, what_it_is
+
+_COLOR = {
+    BatchLimiter.REQUEST_SLOTS: "magenta",
+    BatchLimiter.TOKEN_BUDGET: "yellow",
+    BatchLimiter.KV_CACHE: "red",
+    BatchLimiter.DEMAND: "green",
+}
+_ROOM = 100
+"""Columns from which on there is room for words beside the figures."""
+_HEAD_FRAME = 18
+"""Columns of the head that are not its figures: the frame and the names of its lines."""
+_SHOWN_NAMES = 3
+_OF_TOKENS = {"ITL", "gap"}
+
+
+class Report:
+    """Renders with rich; ``-`` stands where nothing was measured.
+
+    What only somebody who watched the run knows is left out where it is not given: the ``timeline`` of its iterations,
+    and ``why_refused``: why requests were refused at admission, and what would change that.
+    """
+
+    def __init__(
+        self,
+        snapshot: MetricsSnapshot,
+        timeline: Timeline | None = None,
+        *,
+        title: str = "",
+        why_refused: str = "",
+        interrupted: bool = False,
+    ) -> None:
+        self.snapshot = snapshot
+        self.interrupted = interrupted
+        self._shown: MetricsSnapshot = shown_document(snapshot)
+        self._timeline = timeline
+        self._title = shown(title) or _identity(self._shown)
+        self._why_refused = why_refused
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width, ascii_only = options.max_width, options.ascii_only
+        yield self._head(width)
+        yield _section("Latency", self._population(), _latency(self._shown, width))
+        if self._timeline is None:
+            yield _section("Batch", self._span(), self._batch(width, ascii_only))
+        else:
+            yield _section("Batch over time", self._span(), self._over_time(self._timeline, width, ascii_only))
+        yield _section("Why the batch was not fuller", self._whose_shares(), self._limiters(width, ascii_only))
+        if any(slo.targets or slo.evaluated for slo in self._shown.slo_stats.values()):
+            yield _section(
+                "SLO",
+                "all targets met by the same request; 95 % range: Wilson, as if requests were independent",
+                self._slo(width),
+            )
+
+    def _head(self, width: int) -> RenderableType:
+        room = width - _HEAD_FRAME
+        lines = Table.grid(padding=(0, 2))
+        lines.add_column(style="dim", no_wrap=True)
+        lines.add_column(overflow="fold")
+        fits = cell_len(self._title) + len("batchscope") <= room
+        if not fits:
+            lines.add_row("of", self._title)
+        for name, items in self._head_lines():
+            lines.add_row(name, _flow(items, room))
+        title = Text.assemble(("batchscope", "bold cyan"), f"  {self._title}" if fits else "")
+        if self.interrupted:
+            title.append("  INTERRUPTED: what ran so far", style="bold red")
+        return Panel(
+            lines, title=title, title_align="left", border_style="red" if self.interrupted else "cyan", box=box.ROUNDED
+        )
+
+    def _head_lines(self) -> Iterator[tuple[str, list[Text]]]:
+        yield "requests", list(self._requests())
+        if self._refused:
+            yield "refused", list(self._refusal())
+        yield "throughput", list(self._throughput())
+        window = self._shown.window
+        if window.window_seconds < window.elapsed_seconds:
+            yield f"last {duration(window.window_seconds)}", list(self._recent())
+        yield "batch", [self._fullness()]
+        held_by = holders(self._shown)
+        if held_by and not (self._mostly_refused and held_by == [NOTHING]):
+            yield "held by", [Text(text, "bold") for text in held_by]
+        if troubles := [Text(text, "yellow") for text in self._troubles()]:
+            yield "to note", troubles
+
+    def _requests(self) -> Iterator[Text]:
+        requests, totals = self._shown.request_stats, self._shown.totals
+        yield Text.assemble(
+            (count(totals.requests_received), "bold"),
+            " arrived:  ",
+            (f"{count(requests.completed_requests)} completed", "green"),
+        )
+        yield Text(f"{count(requests.failed_requests)} failed{self._reasons(Outcome.FAILED)}")
+        yield Text(f"{count(requests.cancelled_requests)} cancelled")
+        if in_flight := self._shown.gauges.requests_in_flight:
+            yield Text(f"{count(in_flight)} still in flight", "bold")
+
+    def _reasons(self, outcome: Outcome) -> str:
+        by_reason = self._shown.totals.requests_by_reason
+        named = [f"{reason} {count(by_reason[reason])}" for reason in CompletionReason
+                 if reason.outcome is outcome and by_reason.get(reason)]  # fmt: skip
+        return f" ({', '.join(named)})" if named else ""
+
+    @property
+    def _refused(self) -> int:
+        return self._shown.totals.requests_by_reason.get(CompletionReason.REJECTED, 0)
+
+    @property
+    def _mostly_refused(self) -> bool:
+        return 2 * self._refused > self._shown.request_stats.total_requests
+
+    def _refusal(self) -> Iterator[Text]:
+        """Said in the head, since what was never admitted shows nowhere else."""
+        most = "most requests: " if self._mostly_refused else ""
+        of = f"{count(self._refused)} of {count(self._shown.request_stats.total_requests)}"
+        yield Text(f"{most}{of}, at admission", "bold red")
+        if self._why_refused:
+            yield Text(self._why_refused, "bold")
+
+    def _throughput(self) -> Iterator[Text]:
+        totals, seconds = self._shown.totals, self._shown.elapsed_seconds
+        prompt = totals.prompt_tokens_computed + totals.prompt_tokens_cached
+        yield Text(f"{rate(self._shown.request_stats.total_requests, seconds)} requests/s")
+        yield Text(f"{rate(totals.generation_tokens, seconds)} output tokens/s")
+        cached = f" ({percent(totals.prompt_tokens_cached / prompt)} cached)" if totals.prompt_tokens_cached else ""
+        yield Text(f"{rate(prompt, seconds)} prompt tokens/s{cached}")
+
+    def _recent(self) -> Iterator[Text]:
+        requests = self._shown.request_stats
+        yield Text(f"{per_second(requests.requests_per_second)} requests/s")
+        yield Text(f"{per_second(requests.tokens_per_second)} output tokens/s")
+
+    def _fullness(self) -> Text:
+        iterations = self._shown.iteration_stats
+        if not math.isnan(iterations.time_weighted_utilization):
+            return Text.assemble((percent(iterations.time_weighted_utilization), "bold"), " full while busy")
+        if math.isnan(iterations.average_requests_per_iteration):
+            return Text(MISSING)
+        return Text.assemble(
+            (amount(iterations.average_requests_per_iteration), "bold"),
+            " requests an iteration; of how many is not known (max_running_requests)",
+        )
+
+    def _troubles(self) -> Iterator[str]:
+        """What should be 0 and is not."""
+        totals, overdue = self._shown.totals, sum(self._shown.gauges.requests_overdue.values())
+        if overdue:
+            yield f"{count(overdue)} unfinished and past their SLO"
+        if totals.requests_lost:
+            yield f"{count(totals.requests_lost)} lost"
+        if errors := self._shown.error_stats.errors_by_type:
+            yield f"{count(sum(errors.values()))} errors ({_most(errors)})"
+        if rejected := self._shown.request_stats.rejected_records:
+            yield f"{count(sum(rejected.values()))} records rejected ({_most(rejected)})"
+        if totals.dropped_records:
+            yield f"{count(totals.dropped_records)} records dropped"
+
+    def _population(self) -> str:
+        """Which requests the rows are of, and which of their percentiles are estimates."""
+        rows = [(name.split()[0], summary) for name, summary in _latencies(self._shown) if summary.count]
+        kept = max((summary.count for name, summary in rows if name not in _OF_TOKENS), default=0)
+        completed = self._shown.request_stats.completed_requests
+        last = f"the last {count(kept)} of {count(completed)} " if 0 < kept < completed else ""
+        estimates = [name for name, summary in rows if summary.relative_error]
+        within = f"percentiles within {100 * max([summary.relative_error for _, summary in rows], default=0):.2g} %"
+        if not estimates:
+            return f"{last}completed requests; ITL: every token"
+        if estimates == ["ITL"]:
+            return f"{last}completed requests; ITL: every token, {within}"
+        whose = "" if len(estimates) == len(rows) else f"{', '.join(estimates)} "
+        return f"{last}completed requests; ITL: every token; {whose}{within}"
+
+    def _span(self) -> str:
+        totals, ratio = self._shown.totals, self._shown.iteration_stats.busy_ratio
+        busy = "" if math.isnan(ratio) else f", busy {percent(ratio)}"
+        preemptions = f", {count(totals.preemptions)} preemptions" if totals.preemptions else ""
+        return f"{duration(self._shown.elapsed_seconds)}{busy}, {count(totals.iterations)} iterations{preemptions}"
+
+    def _over_time(self, timeline: Timeline, width: int, ascii_only: bool) -> RenderableType:
+        limit = self._shown.limits.max_running_requests
+        cells = max(10, width - 34)
+        table = _rows(cells)
+        for name, quantity, top, color in (
+            ("batch", IterationColumn.REQUEST_COUNT, float(limit or math.nan), "cyan"),
+            ("KV cache", IterationColumn.KV_CACHE_USAGE, 1.0, "red"),
+            ("waiting", IterationColumn.WAITING_REQUESTS, math.nan, "yellow"),
+        ):
+            means, peak = [float(value) for value in timeline.means(quantity, cells)], timeline.peak(quantity)
+            highest = max((value for value in means if not math.isnan(value)), default=1.0)
+            scale = top if not math.isnan(top) else max(highest, 1.0)
+            label = f"peak {count(peak)}" if math.isnan(top) else f"peak {percent(peak / top)}"
+            table.add_row(f" {name}", Text(sparkline(means, scale, ascii_only=ascii_only), color), label)
+        return table
+
+    def _batch(self, width: int, ascii_only: bool) -> RenderableType:
+        """What there is without a timeline: means, and how it is now."""
+        iterations, gauges, limits = self._shown.iteration_stats, self._shown.gauges, self._shown.limits
+        cells = max(10, width - 70)
+        table = _rows(cells)
+        utilization, largest = iterations.time_weighted_utilization, self._shown.batch_stats.max_batch_size
+        places = f" of {count(limits.max_running_requests)}" if limits.max_running_requests else ""
+        for name, ratio, color, words in (
+            ("batch", utilization, "cyan",
+             [f"mean {percent(utilization)}{places}", f"largest {count(largest)}",
+              f"now {count(gauges.requests_running)} running"]),
+            ("KV cache", iterations.average_kv_cache_usage, "red",
+             [f"mean {percent(iterations.average_kv_cache_usage)}", f"now {percent(gauges.kv_cache_usage)}"]),
+            ("waiting", math.nan, "yellow",
+             [f"mean {amount(iterations.average_waiting_requests)}", f"now {count(gauges.requests_waiting)}",
+              f"oldest {duration(gauges.oldest_waiting_seconds)}"]),
+        ):  # fmt: skip
+            known = "" if math.isnan(ratio) else bar(min(max(ratio, 0.0), 1.0), cells, ascii_only=ascii_only)
+            table.add_row(f" {name}", Text(known, color), ", ".join(filter(_known, words)) or MISSING)
+        return table
+
+    def _whose_shares(self) -> str:
+        statistics = self._shown.iteration_stats
+        known = by_share(statistics.limited_by)
+        return f"share of busy time; {origin(statistics.limiter_reported_ratio)}" if known else "share of busy time"
+
+    def _limiters(self, width: int, ascii_only: bool) -> RenderableType:
+        statistics, totals = self._shown.iteration_stats, self._shown.totals
+        shares = by_share(statistics.limited_by)
+        unit, held = in_one_unit(totals.busy_seconds_by_limiter.get(limiter, math.nan) for limiter, _ in shares)
+        table = _grid(width)
+        table.add_column("held by", no_wrap=True)
+        table.add_column("share", justify="right", no_wrap=True)
+        table.add_column("", no_wrap=True)
+        table.add_column(f"for, {unit or 's'}", justify="right", no_wrap=True)
+        table.add_column("lost slot-seconds" if width >= _ROOM else "lost slot-s", justify="right", no_wrap=True)
+        table.add_column("which is")
+        for (limiter, share), seconds in zip(shares, held, strict=True):
+            lost = statistics.lost_slot_seconds.get(limiter, math.nan)
+            color = _COLOR.get(limiter, "blue")  # type: ignore[call-overload]
+            chart = Text(bar(min(share, 1.0), 20 if width >= _ROOM else 5, ascii_only=ascii_only), style=color)
+            what = what_it_is(limiter, self._shown.limits)
+            table.add_row(limiter_name(limiter), percent(share), chart, seconds, amount(lost), what)
+        if not shares:
+            table.add_row(MISSING, MISSING, "", MISSING, MISSING, MISSING)
+        return table
+
+    def _slo(self, width: int) -> RenderableType:
+        table = _table(width, "class", "targets", "n", "met", "95 % range", "goodput", "missed by")
+        table.columns[0].no_wrap, table.columns[0].overflow, table.columns[0].min_width = False, "fold", 7
+        for name, slo in self._shown.slo_stats.items():
+            if name != OTHER_CLASS or slo.evaluated:
+                table.add_row(name, *self._slo_figures(slo))
+        for column in (1, 6):
+            table.columns[column].justify = "left"
+        return table
+
+    def _slo_figures(self, slo: SloStatistics) -> Iterator[RenderableType]:
+        targets = (f"{TARGETS.get(name, name)} <= {duration(value)}" for name, value in slo.targets.items())
+        yield "\n".join(targets) or MISSING
+        yield count(slo.evaluated)
+        yield Text(percent(slo.attainment), style=_grade(slo.attainment))
+        yield percent_range(slo.attainment_low, slo.attainment_high)
+        yield f"{rate(slo.met, self._shown.elapsed_seconds)}/s"
+        yield "\n".join(f"{TARGETS.get(name, name)} {count(n)}" for name, n in slo.missed_by.items() if n) or MISSING
+
+
+def _identity(snapshot: MetricsSnapshot) -> str:
+    """Whose snapshot it is, and of when."""
+    labels = [f"{name}={value}" for name, value in snapshot.labels.items()]
+    merged = [f"{len(snapshot.merged_from)} processes"] if len(snapshot.merged_from) > 1 else []
+    at = f"{snapshot.snapshot_time:%Y-%m-%d %H:%M:%S %Z}"
+    return ", ".join(
+        [*filter(None, [f"{snapshot.engine.kind} {snapshot.engine.version}".strip()]), *labels, *merged, at]
+    )
+
+
+def _section(title: str, about: str, body: RenderableType) -> RenderableType:
+    return Group(Text.assemble("\n", (title, "bold"), ("   " + about, "dim")), body)
+
+
+def _flow(items: Sequence[Text], room: int) -> Text:
+    """The items beside each other, and on the next line what has no room: an item is not torn."""
+    text, used = Text(), 0
+    for item in items:
+        begins = not used or used + 3 + item.cell_len > room
+        if used:
+            text.append("\n" if begins else "   ")
+        text.append(item)
+        used = item.cell_len if begins else used + 3 + item.cell_len
+    return text
+
+
+def _rows(cells: int) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, width=cells)
+    table.add_column(style="dim")
+    return table
+
+
+def _grid(width: int) -> Table:
+    narrow = width < _ROOM
+    return Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1),
+        collapse_padding=narrow,
+        pad_edge=not narrow,
+        header_style="dim",
+    )
+
+
+def _table(width: int, first: str, *rest: str) -> Table:
+    table = _grid(width)
+    table.add_column(first, no_wrap=True)
+    for name in rest:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _latencies(snapshot: MetricsSnapshot) -> Sequence[tuple[str, DistributionSummary]]:
+    """The rows; of an engine that tells its outputs and not how many tokens each has, the gap instead of the ITL."""
+    requests = snapshot.request_stats
+    between = ("ITL   between tokens", requests.inter_token_latency)
+    if requests.inter_emission_latency.count and not requests.inter_token_latency.count:
+        between = ("gap   between outputs", requests.inter_emission_latency)
+    return (
+        ("queue", requests.queue_time),
+        ("TTFT  to the first token", requests.time_to_first_token),
+        ("TPOT  per output token", requests.time_per_output_token),
+        between,
+        ("e2e   arrival to end", requests.total_time),
+    )
+
+
+def _latency(snapshot: MetricsSnapshot, width: int) -> RenderableType:
+    table = _table(width, "", "count", "", "mean", "p50", "p90", "p95", "p99", "max")
+    for name, summary in _latencies(snapshot):
+        figures = (summary.mean, summary.p50, summary.p90, summary.p95, summary.p99, summary.max)
+        unit, texts = in_one_unit(figures)
+        table.add_row(name if width >= _ROOM else name.split()[0], count(summary.count), unit, *texts)
+    return table
+
+
+def _known(words: str) -> bool:
+    return MISSING not in words.split()
+
+
+def _most(counts: dict[str, int]) -> str:
+    """The largest of them, by name."""
+    ordered = sorted(counts.items(), key=lambda pair: -pair[1])
+    named = [f"{shown(name, 60)} {count(number)}" for name, number in ordered[:_SHOWN_NAMES]]
+    return ", ".join([*named, *["..."] * (len(ordered) > _SHOWN_NAMES)])
+
+
+def _grade(attainment: float) -> str:
+    if math.isnan(attainment):
+        return ""
+    return "bold green" if attainment >= 0.99 else "bold yellow" if attainment >= 0.9 else "bold red"

@@ -1,0 +1,92 @@
+"""What a snapshot's figures are called when people read them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from batchscope.configuration import SchedulerLimits
+from batchscope.records import BatchLimiter
+from batchscope.statistics.snapshot import MetricsSnapshot
+from batchscope.views.numbers import ROUNDING, percent
+
+TARGETS = {
+    "time_to_first_token": "TTFT",
+    "time_per_output_token": "TPOT",
+    "e2e_latency": "e2e",
+    "max_emission_gap": "gap",
+}
+_SETTINGS = {
+    BatchLimiter.REQUEST_SLOTS: "max_running_requests",
+    BatchLimiter.TOKEN_BUDGET: "max_scheduled_tokens",
+    BatchLimiter.KV_CACHE: "kv_cache_blocks",
+}
+_HOLDERS = {
+    BatchLimiter.REQUEST_SLOTS: "the request slots",
+    BatchLimiter.TOKEN_BUDGET: "the token budget",
+    BatchLimiter.KV_CACHE: "the KV cache",
+    BatchLimiter.DEFERRED: "what requests wait for (grammar, adapter, KV transfer)",
+    BatchLimiter.POLICY: "the scheduler's admission policy",
+    BatchLimiter.PAUSED: "a pause of admission",
+    BatchLimiter.DEMAND: "there was no more to do",
+    BatchLimiter.UNKNOWN: "nobody said, nor can it be inferred",
+}
+REPORTED = "reported by the scheduler"
+NOTHING = "mostly nothing: there was no more to do"
+_WORTH_NAMING = 0.1
+
+
+def limiter_name(limiter: str) -> str:
+    """As a column shows it."""
+    return limiter.replace("_", " ").replace("kv", "KV")
+
+
+def holder(limiter: str, limits: SchedulerLimits) -> str:
+    """What held the batch, with its setting where there is one: ``the KV cache (kv_cache_blocks, now 500)``."""
+    named = _HOLDERS.get(limiter, limiter_name(limiter))  # type: ignore[call-overload]
+    setting = setting_of(limiter, limits)
+    return f"{named} ({setting})" if setting else str(named)
+
+
+def setting_of(limiter: str, limits: SchedulerLimits) -> str:
+    """The setting that sets this limit and its present value; empty where none does."""
+    field = _SETTINGS.get(limiter)  # type: ignore[call-overload]
+    if field is None:
+        return ""
+    value = getattr(limits, field)
+    return str(field) if value is None else f"{field}, now {value}"
+
+
+def what_it_is(limiter: str, limits: SchedulerLimits) -> str:
+    """The setting, or in words what is none."""
+    return setting_of(limiter, limits) or holder(limiter, limits)
+
+
+def by_share(shares: Mapping[str, float]) -> list[tuple[str, float]]:
+    """The largest first, without those that never were."""
+    return sorted(((name, share) for name, share in shares.items() if 0 < share < math.inf), key=lambda pair: -pair[1])
+
+
+def holders(snapshot: MetricsSnapshot) -> list[str]:
+    """What held the batch most and for how much of busy time; behind what is not known, the first that is."""
+    statistics = snapshot.iteration_stats
+    who = origin(statistics.limiter_reported_ratio)
+    guessed = "" if who == REPORTED else f" ({who})"
+    named: list[str] = []
+    shares = by_share(statistics.limited_by)
+    for limiter, share in shares:
+        if limiter != BatchLimiter.DEMAND and share >= min(_WORTH_NAMING, shares[0][1]):
+            named.append(f"{holder(limiter, snapshot.limits)}: {percent(share)} of busy time")
+            if limiter != BatchLimiter.UNKNOWN:
+                named[-1] += guessed
+                break
+    return named or [NOTHING] * bool(shares)
+
+
+def origin(reported_ratio: float) -> str:
+    """Who says what limited the batch: the scheduler, or an inference from what it did."""
+    if math.isnan(reported_ratio):
+        return "whether reported or inferred is not known"
+    if reported_ratio < ROUNDING:
+        return "inferred"
+    return REPORTED if reported_ratio > 1 - ROUNDING else f"{percent(reported_ratio)} reported, rest inferred"
