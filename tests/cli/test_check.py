@@ -59,6 +59,18 @@ def test_names_of_a_newer_version_are_listed():
     assert "1 of the engine's are not known" in run.output
 
 
+def test_families_that_are_known_and_left_alone_are_named_for_what_they_are():
+    names = [f"vllm:kv_offload_{name}" for name in ("size", "load_bytes", "store_time", "stores_skipped")]
+    page = KEY + b"vllm:generation_tokens_total 5\n" + "".join(f"{name} 1\n" for name in names).encode()
+    run = check(page)
+    assert run.code == 0
+    assert "0 of the engine's are not known" in run.output
+    assert "Known, and not used" in run.output
+    assert "and 1 more" in run.output
+    unused = json.loads(check(page, "--json").output)["unused_names"]
+    assert unused == {"KV cache offload: tiers, loads, stores": sorted(names)}
+
+
 def test_a_value_that_cannot_be_right_is_listed():
     run = check(KEY + b"vllm:generation_tokens_total -5\n")
     assert run.code == 1

@@ -58,7 +58,7 @@ def test_the_collector_gets_utilization_and_limiter_from_it():
     assert snapshot.iteration_stats.time_weighted_utilization == 1.0
     assert snapshot.totals.busy_seconds == pytest.approx(0.625)
     assert snapshot.totals.rejected_records == {}
-    assert "schedule to update" in snapshot.definitions["iteration_duration"]
+    assert "each sender's own" in snapshot.definitions["iteration_duration"]
     assert snapshot.iteration_stats.limited_by[BatchLimiter.REQUEST_SLOTS] == 1.0  # inferred: a full batch, a queue
 
 
@@ -84,6 +84,59 @@ def test_another_version_is_counted_and_left_out():
     passes.feed(message(version=2), 1.0)
     assert (passes.foreign, metrics.iterations) == (1, [])
     assert metrics.errors[0].error_type == "forward_pass_message_foreign"
+
+
+def test_messages_of_older_sglang_without_a_version_are_taken_and_other_maps_without_one_are_not():
+    metrics = RecordingMetrics()
+    passes = ForwardPasses(metrics)
+    older = msgspec.msgpack.decode(message(counter=3))
+    del older["version"]
+    passes.feed(encode(older), 1.0)
+    passes.feed(encode({"temperature": 21}), 1.0)
+    passes.feed(encode(older | {"version": 0}), 1.0)
+    assert (passes.received, passes.foreign) == (1, 2)
+    assert [iteration.iteration_number for iteration in metrics.iterations] == [3]
+
+
+def test_the_queue_in_tokens_is_that_of_each_ranks_last_message():
+    passes = ForwardPasses(RecordingMetrics())
+    assert passes.queued_tokens == 0
+    for counter, rank in ((0, 0), (1, 0), (0, 1)):
+        passes.feed(message(counter, dp_rank=rank), 1.0)
+    assert passes.queued_tokens == 2 * (999 + 100)
+    last = passes.latest["w", 0]
+    assert (last.counter_id, last.scheduled_requests.sum_prefill_kv_tokens) == (1, 64)
+    assert (last.scheduled_requests.var_decode_kv_tokens, last.queued_requests.sum_prefill_tokens) == (3.5, 999)
+    passes.feed(encode({"version": 1, "worker_id": "w"}), 2.0)  # a heartbeat: nobody waits
+    assert passes.queued_tokens == 999 + 100
+
+
+def test_workers_that_come_and_go_for_ever_do_not_fill_the_memory():
+    passes = ForwardPasses(RecordingMetrics())
+    for worker in range(1500):
+        passes.feed(message(0, worker_id=str(worker)), 1.0)
+    assert len(passes.latest) == 1024
+    assert ("1499", 0) in passes.latest
+
+
+@pytest.mark.parametrize(
+    ("sender", "scope", "expected"),
+    [
+        ("sglang", "", "span on the GPU"),
+        ("dynamo", "", "from one update_from_output to the next"),
+        ("", "execute_model_cuda", "execute_model on the GPU, by CUDA events"),
+        ("dynamo", "host\x1b[31m", "timing_scope 'host\\x1b[31m', which is not known"),
+    ],
+)
+def test_what_wall_time_is_follows_the_sender_and_the_message_itself(sender, scope, expected):
+    collector = SchedulerMetricsCollector()
+    ForwardPasses(collector, sender=sender).feed(message(timing_scope=scope), 1.0)
+    assert expected in collector.get_snapshot().definitions["iteration_duration"]
+
+
+def test_a_sender_nobody_knows_is_refused():
+    with pytest.raises(ConfigurationError, match="sglang, dynamo"):
+        ForwardPasses(RecordingMetrics(), sender="vllm")
 
 
 def test_unknown_fields_are_ignored_and_missing_ones_are_zero():

@@ -127,7 +127,7 @@ def test_any_text_is_read_or_refused_never_anything_else(text):
 
 
 @needs_captures
-@pytest.mark.parametrize(("name", "samples"), [("vllm_metrics", 238), ("sglang_metrics", 145), ("llamacpp_metrics", 9)])
+@pytest.mark.parametrize(("name", "samples"), [("vllm_metrics", 238), ("sglang_metrics", 149), ("llamacpp_metrics", 9)])
 def test_of_a_real_page_only_what_is_used_is_parsed(name, samples):
     assert len(page(captured(name)).samples) == samples
 

@@ -181,6 +181,39 @@ lmdeploy:request_success_total{model_name="m",engine="0",finished_reason="Respon
 lmdeploy:request_success_total{model_name="m",engine="0",finished_reason="ResponseType.OUT_OF_MEMORY"} 1
 lmdeploy:time_per_output_token_seconds_count{model_name="m",engine="0"} 5
 """
+RAY = """
+ray_vllm_num_requests_running{WorkerId="a",engine="0",model_name="m"} 5
+ray_vllm_num_requests_running{WorkerId="b",engine="0",model_name="m"} 7
+ray_vllm_num_requests_waiting{WorkerId="a",engine="0",model_name="m"} 2
+ray_vllm_generation_tokens_total{WorkerId="a",engine="0",model_name="m"} 900
+ray_vllm_request_success{WorkerId="a",engine="0",finished_reason="length"} 9
+ray_vllm_nixl_bytes_transferred_sum{WorkerId="a"} 1
+ray_node_mem_used 5
+"""
+DYNAMO = """
+dynamo_frontend_active_requests{model="m"} 9
+dynamo_frontend_inflight_requests{model="m"} 9
+dynamo_frontend_queued_requests{model="m"} 4
+dynamo_frontend_output_tokens_total{model="m"} 70
+dynamo_frontend_requests_total{endpoint="completions",error_type="",model="m",status="success"} 5
+dynamo_frontend_requests_total{endpoint="completions",error_type="overload",model="m",status="error"} 2
+dynamo_frontend_requests_total{endpoint="completions",error_type="cancelled",model="m",status="error"} 1
+dynamo_frontend_requests_total{endpoint="completions",error_type="internal",model="m",status="error"} 1
+dynamo_frontend_disconnected_clients 0
+dynamo_frontend_model_context_length{model="m"} 4096
+dynamo_tokio_alive_tasks 5
+"""
+MAX = """
+maxserve_num_requests_running 9
+maxserve_num_requests_queued 6
+maxserve_num_output_tokens_total 40
+maxserve_time_to_first_token_milliseconds_bucket{le="5.0"} 1
+maxserve_time_to_first_token_milliseconds_bucket{le="250.0"} 3
+maxserve_time_to_first_token_milliseconds_bucket{le="+Inf"} 4
+maxserve_time_to_first_token_milliseconds_sum 800
+maxserve_time_to_first_token_milliseconds_count 4
+maxserve_request_count_total{code="200",path="/health"} 1000
+"""
 REASON = CompletionReason
 
 
@@ -191,19 +224,47 @@ REASON = CompletionReason
         (TRTLLM, "tensorrt-llm", 5, 2, 900, {REASON.MAX_TOKENS_REACHED: 9, REASON.TIMEOUT: 1}),
         (TRITON, "tensorrt-llm-triton", 4, 3, 500, {}),
         (LMDEPLOY, "lmdeploy", 5, 6, 90, {REASON.OTHER: 4, REASON.CANCELLED: 2, REASON.REJECTED: 1, REASON.ERROR: 1}),
+        (RAY, "ray-vllm", 12, 2, 900, {REASON.MAX_TOKENS_REACHED: 9}),
+        (DYNAMO, "dynamo", 5, 4, 70, {REASON.OTHER: 5, REASON.REJECTED: 2, REASON.CANCELLED: 1, REASON.ERROR: 1}),
+        (MAX, "max", 3, 6, 40, {}),
     ],
-    ids=["tgi", "trtllm-serve", "triton", "lmdeploy"],
+    ids=["tgi", "trtllm-serve", "triton", "lmdeploy", "ray-vllm", "dynamo", "max"],
 )
 def test_pages_of_engines_that_were_not_captured(text, kind, running, waiting, tokens, reasons):
     found = reading(text)
     assert found.engine.kind == kind
     assert found.unknown == found.rejected == []
-    assert list(found.gauges[Quantity.REQUESTS_RUNNING].values()) == [running]
+    assert sum(found.gauges[Quantity.REQUESTS_RUNNING].values()) == running
     assert list(found.gauges[Quantity.REQUESTS_WAITING].values()) == [waiting]
     assert sum(found.counters[Key(Quantity.GENERATION_TOKENS)].values()) == tokens
     counted = {key.reason: sum(series.values()) for key, series in found.counters.items()
                if key.quantity is Quantity.REQUESTS_FINISHED}  # fmt: skip
     assert counted == reasons
+
+
+def test_milliseconds_on_a_page_are_seconds_here():
+    (buckets,) = reading(MAX).histograms[Quantity.TIME_TO_FIRST_TOKEN].values()
+    assert buckets.quantile(50) == (0.005, 0.25)
+    assert buckets.mean == pytest.approx(0.2)
+
+
+def test_names_that_are_known_and_not_read_are_told_by_what_they_measure():
+    assert reading(RAY).unused == {"KV transfer over NIXL": ["ray_vllm_nixl_bytes_transferred"]}
+    assert reading(RAY).foreign == 1
+    assert list(reading(DYNAMO).unused.values()) == [["dynamo_frontend_model_context_length"],
+                                                     ["dynamo_tokio_alive_tasks"]]  # fmt: skip
+    found = reading(
+        "vllm:num_requests_running 1\nvllm:nixl_new_thing 1\nvllm:nix 1\nvllm:hisparse_cache_hits_total 2\n"
+    )
+    assert found.unknown == ["vllm:nix"]
+    assert found.unused == {"KV transfer over NIXL": ["vllm:nixl_new_thing"],
+                            "host memory of sparse attention": ["vllm:hisparse_cache_hits_total"]}  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=BY_KIND)
+def test_what_is_left_alone_is_the_engines_own_and_hides_no_name_that_is_read(engine):
+    assert all(beginning.startswith(engine.prefixes) for beginning in engine.unused)
+    assert engine.known_unused(engine.families | engine.not_used) == {}
 
 
 def test_triton_labels_choose_the_number():

@@ -8,6 +8,11 @@ import pytest
 
 from batchscope import MetricsSnapshot, SchedulerLimits, SchedulerMetricsCollector
 from batchscope.engines.forward_pass import ForwardPasses
+from batchscope.engines.scraped.difference import Scrape, difference
+from batchscope.engines.scraped.exposition import read_exposition
+from batchscope.engines.scraped.fetch import ScrapeLimits
+from batchscope.engines.scraped.figures import figures_of
+from batchscope.engines.scraped.reading import known_samples, read
 from batchscope.engines.sglang_scheduler import ForwardPassMetrics, SglangScheduler
 from batchscope.engines.sglang_tokenizer import SglangTokenizer
 
@@ -77,6 +82,38 @@ def test_requests_of_a_disaggregated_engines_other_half_are_held_back():
     engine.scheduler.log_stats(stats(1, 1, 0, num_decode_transfer_queue_reqs=count(4)))
     assert engine.step(0).gauges.requests_deferred == 4
     assert engine.collector.get_snapshot().gauges.requests_waiting == 1
+
+
+DEFERRED_COUNTS = {
+    "num_grammar_queue_reqs": 1, "num_prefill_bootstrap_queue_reqs": 2, "num_prefill_inflight_queue_reqs": 4,
+    "num_decode_prealloc_queue_reqs": 8, "num_decode_transfer_queue_reqs": 16,
+}  # fmt: skip
+
+
+def page(counts):
+    """As SGLang's page has it with priority scheduling: the count of all priorities, and one a priority beside it."""
+    lines = [
+        f'sglang:{name}{{priority="{priority}",tp_rank="0"}} {value}'
+        for name, value in counts.items()
+        for priority in ("", "7")
+    ]
+    known = known_samples().__contains__
+    return read(read_exposition([("\n".join(lines) + "\n").encode()], known, ScrapeLimits()))
+
+
+def test_in_process_and_on_the_page_the_same_requests_are_deferred_each_once():
+    """Those received into host memory are in the transfer queue; paused ones run or wait."""
+    counts = {"num_running_reqs": 3, "num_queue_reqs": 2} | DEFERRED_COUNTS
+    twice = {"num_decode_host_receive_queue_reqs": 5, "num_paused_reqs": 3}
+    engine = Engine()
+    engine.scheduler.log_stats(stats(**counts, **twice))
+    gauges = engine.collector.get_snapshot().gauges
+    reading = page(counts | twice)
+    scraped = figures_of(Scrape(reading, 0.0, 0.0), difference(Scrape(reading, 0.0, 0.0), None)).gauges
+    assert gauges.requests_deferred == scraped["requests_deferred"] == 31
+    assert (gauges.requests_running, gauges.requests_waiting) == (3, 2)
+    assert (scraped["requests_running"], scraped["requests_waiting"]) == (3, 2)
+    assert reading.sources["requests_deferred"].count(" + ") == 4
 
 
 def test_queue_times_are_observed_when_they_end():

@@ -16,13 +16,14 @@ from batchscope.cli.rendering import rendered
 from batchscope.cli.scraping import MaxMib, Timeout, TokenFile, limits_of
 from batchscope.engines.scraped.checking import CheckReport, GivenNumber, check_report
 from batchscope.engines.scraped.fetch import ScrapeError, metrics_url
-from batchscope.engines.scraped.watcher import UnknownEngineError, scrape
+from batchscope.engines.scraped.watcher import UnknownEngineError, look
 from batchscope.server.access import find_token
 from batchscope.text import shown_document
 from batchscope.views.numbers import count, percent
 
 INCOMPLETE = 1
 _SHOWN_NAMES = 40
+_SHOWN_OF_A_KIND = 3
 
 
 def check(
@@ -41,7 +42,7 @@ def check(
     """
     page = metrics_url(url)
     try:
-        report = check_report(page.text, scrape(page, limits_of(timeout, max_mib), find_token(token_file=token_file)))
+        report = check_report(page, look(page, limits_of(timeout, max_mib), find_token(token_file=token_file)))
     except UnknownEngineError as error:
         report = CheckReport(url=page.text, error=str(error), unknown_names=error.names)
     except ScrapeError as error:
@@ -58,6 +59,8 @@ def _view(report: CheckReport) -> RenderableType:
         parts += [_section("And besides", "what other engines do not tell"), _besides(report)]
     if report.not_given:
         parts += [_section("It cannot give", "or does not at present"), _not_given(report)]
+    if report.unused_names:
+        parts += [_section("Known, and not used", "parts of the engine that this table leaves alone"), _unused(report)]
     if report.unknown_names:
         parts += [_section("Names that are not known", "a newer version's, perhaps"), _unknown(report)]
     if report.rejected:
@@ -117,6 +120,14 @@ def _not_given(report: CheckReport) -> RenderableType:
     table = _table("number", "why")
     for reason, names in by_reason.items():
         table.add_row("\n".join(names), reason)
+    return table
+
+
+def _unused(report: CheckReport) -> RenderableType:
+    table = _table("what it is", "names on the page")
+    for about, names in report.unused_names.items():
+        more = f" and {len(names) - _SHOWN_OF_A_KIND} more" if len(names) > _SHOWN_OF_A_KIND else ""
+        table.add_row(about, ", ".join(names[:_SHOWN_OF_A_KIND]) + more)
     return table
 
 

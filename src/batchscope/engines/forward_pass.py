@@ -1,9 +1,10 @@
 """Iterations of another process, from the forward-pass metrics that it publishes: a message an iteration, over ZMQ.
 
 SGLang publishes msgpack with ``--enable-forward-pass-metrics``, on an IPC endpoint a data-parallel rank: the base name
-with ``.rank`` behind it; what vLLM, TensorRT-LLM and Dynamo send is nearly the same (sgl-project/sglang#22789,
-vllm-project/vllm#52061). Version 1: ``wall_time`` and the sums of scheduled and queued requests. Fields that we do not
-know are ignored, missing ones are 0.
+with ``.rank`` behind it (sgl-project/sglang#22789). Dynamo 1.6 sends the same for vLLM, from a scheduler of its own;
+vLLM 0.33 itself sends nothing yet (vllm-project/vllm#52061 is open). Version 1: ``wall_time``, which each sender
+measures otherwise, and the sums of scheduled and queued requests. Fields that we do not know are ignored, missing ones
+are 0.
 """
 
 from __future__ import annotations
@@ -23,53 +24,106 @@ from batchscope.records import IterationResult, SchedulerMetrics
 VERSION = 1
 MOST_BYTES = 1 << 20
 """A message is some 300 bytes; a larger one than this is not taken from the wire."""
+SENDERS = {
+    "": "each sender's own: on the GPU (SGLang), or from one output to the next (Dynamo)",
+    "sglang": "the span on the GPU, from the first start to the last end, gaps inside; host time is not in it",
+    "dynamo": "from one update_from_output to the next; after idleness, from schedule to update_from_output",
+}
+"""Who sends, and what its ``wall_time`` is: the messages do not say who sent them."""
+_SCOPES = {
+    "execute_model_cuda": "the span of execute_model on the GPU, by CUDA events; host time is not in it",
+}
+"""``timing_scope`` of a message -> what its ``wall_time`` is."""
+_MOST_SENDERS = 1024
+_LONGEST_SCOPE = 80
 _POLL_MILLISECONDS = 100
 
-DEFINITIONS = {
-    "iteration_duration": "wall_time of the message: of SGLang the span on the GPU, of others from schedule to update",
-    "iteration_instants": "ended when the message arrived here, on this process' clock",
-    "generation_tokens": "one a decoding request and iteration; first and speculated tokens are not in the message",
-    "requests_waiting": "queued before prefill, and preempted while decoding",
-}
+
+def definitions_of(sender: str = "") -> dict[str, str]:
+    """Figure -> meaning, as ``sender`` (one of ``SENDERS``) measures it; ConfigurationError for another one."""
+    if sender not in SENDERS:
+        raise ConfigurationError("sender", sender, f"one of {', '.join(filter(None, SENDERS))}, or empty: not known")
+    return {
+        "iteration_duration": f"wall_time of the message: {SENDERS[sender]}",
+        "iteration_instants": "ended when the message arrived here, on this process' clock",
+        "generation_tokens": "one a decoding request and iteration; first and speculated tokens are not in the message",
+        "requests_waiting": "queued before prefill, and preempted while decoding",
+    }
 
 
-class _Scheduled(msgspec.Struct, frozen=True):
+class Scheduled(msgspec.Struct, frozen=True):
+    """Who took part in a forward pass.
+
+    ``sum_prefill_tokens`` were computed; ``sum_prefill_kv_tokens`` only read: cached prefixes and chunks computed
+    before. ``var_*`` are population variances, of whole prompts and of contexts, in tokens squared.
+    """
+
     num_prefill_requests: int = 0
     sum_prefill_tokens: int = 0
+    sum_prefill_kv_tokens: int = 0
+    var_prefill_length: float = 0.0
     num_decode_requests: int = 0
     sum_decode_kv_tokens: int = 0
+    var_decode_kv_tokens: float = 0.0
 
 
-class _Queued(msgspec.Struct, frozen=True):
+class Queued(msgspec.Struct, frozen=True):
+    """Who waited meanwhile: prompts not started, whatever the cache saves of them; contexts of preempted requests."""
+
     num_prefill_requests: int = 0
+    sum_prefill_tokens: int = 0
+    var_prefill_length: float = 0.0
     num_decode_requests: int = 0
+    sum_decode_kv_tokens: int = 0
+    var_decode_kv_tokens: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """The queue in tokens: what waits to be computed, or to come back, unless a cache has it."""
+        return self.sum_prefill_tokens + self.sum_decode_kv_tokens
 
 
-class _Message(msgspec.Struct, frozen=True):
-    version: int = 0
+class ForwardPass(msgspec.Struct, frozen=True):
+    """One message. Of older SGLang it has no ``version``; of vllm-project/vllm#52061 it has a ``timing_scope``."""
+
+    version: int | None = None
     worker_id: str = ""
     dp_rank: int = 0
     counter_id: int = 0
     wall_time: float = 0.0
-    scheduled_requests: _Scheduled = _Scheduled()
-    queued_requests: _Queued = _Queued()
+    timing_scope: str = ""
+    scheduled_requests: Scheduled | None = None
+    queued_requests: Queued = Queued()
+
+    @property
+    def known(self) -> bool:
+        """Whether it is of a version that is understood; without one, the requests show that it is such a message."""
+        return self.version == VERSION if self.version is not None else self.scheduled_requests is not None
 
 
 class ForwardPasses:
     """Turns messages into iteration records. What could not be is counted: ``missed``, ``undecodable``, ``foreign``.
 
     ``missed`` messages are gaps in a sender's sequence: ZMQ drops what a slow reader does not take. ``foreign`` ones
-    have another version. Not thread-safe: one thread feeds it.
+    have another version. ``latest`` holds each rank's last message, by (worker, rank): the sums and variances that no
+    record has a place for. ``sender`` (see ``SENDERS``) is who publishes, for the definitions; a message's
+    ``timing_scope`` says it better. Not thread-safe: one thread feeds it.
     """
 
-    def __init__(self, metrics: SchedulerMetrics) -> None:
+    def __init__(self, metrics: SchedulerMetrics, *, sender: str = "") -> None:
         self.received = self.idle = self.missed = self.undecodable = self.foreign = 0
+        self.latest: dict[tuple[str, int], ForwardPass] = {}
         self._metrics = metrics
-        self._decoder = msgspec.msgpack.Decoder(_Message)
-        self._last: dict[tuple[str, int], int] = {}
+        self._decoder = msgspec.msgpack.Decoder(ForwardPass)
+        self._scope = ""
         definitions = getattr(metrics, "definitions", None)
-        if isinstance(definitions, dict):
-            definitions.update(DEFINITIONS)
+        self._definitions: dict[str, str] = definitions if isinstance(definitions, dict) else {}
+        self._definitions.update(definitions_of(sender))
+
+    @property
+    def queued_tokens(self) -> int:
+        """The queues of all ranks in tokens, as last told: prompts not started, and contexts of preempted requests."""
+        return sum(message.queued_requests.tokens for message in list(self.latest.values()))
 
     def feed(self, payload: bytes, now: float) -> None:
         """One message that arrived at ``now``, seconds of the collector's clock."""
@@ -79,30 +133,40 @@ class ForwardPasses:
             self.undecodable += 1
             self._metrics.record_error("forward_pass_message_undecodable")
             return
-        if message.version != VERSION:
+        if not message.known:
             self.foreign += 1
             self._metrics.record_error("forward_pass_message_foreign")
             return
         self.received += 1
         self._follow(message)
-        requests = message.scheduled_requests
+        requests = message.scheduled_requests or Scheduled()
         if requests.num_prefill_requests + requests.num_decode_requests:
-            self._metrics.record_iteration(_iteration(message, now))
+            self._define(message.timing_scope)
+            self._metrics.record_iteration(_iteration(message, requests, now))
         else:
             self.idle += 1  # a heartbeat of an engine without work
 
-    def _follow(self, message: _Message) -> None:
+    def _follow(self, message: ForwardPass) -> None:
         """Count what is missing before this message; a sequence that starts again is a sender that did."""
         sender = (message.worker_id, message.dp_rank)
-        before = self._last.get(sender)
-        self._last[sender] = message.counter_id
-        if before is not None and message.counter_id > before + 1:
-            self.missed += message.counter_id - before - 1
+        before = self.latest.pop(sender, None)
+        if len(self.latest) >= _MOST_SENDERS:  # workers that came and went: the one silent for longest is forgotten
+            del self.latest[next(iter(self.latest))]
+        self.latest[sender] = message
+        if before is not None and message.counter_id > before.counter_id + 1:
+            self.missed += message.counter_id - before.counter_id - 1
             self._metrics.record_error("forward_pass_messages_missed")
 
+    def _define(self, scope: str) -> None:
+        """What ``wall_time`` is, as soon as a message says it."""
+        if scope and scope != self._scope:
+            self._scope = scope
+            known = _SCOPES.get(scope, f"timing_scope {scope[:_LONGEST_SCOPE]!r}, which is not known here")
+            self._definitions["iteration_duration"] = f"wall_time of the message: {known}"
 
-def _iteration(message: _Message, now: float) -> IterationResult:
-    scheduled, queued = message.scheduled_requests, message.queued_requests
+
+def _iteration(message: ForwardPass, scheduled: Scheduled, now: float) -> IterationResult:
+    queued = message.queued_requests
     return IterationResult(
         iteration_number=message.counter_id,
         request_count=scheduled.num_prefill_requests + scheduled.num_decode_requests,
@@ -124,11 +188,13 @@ class ForwardPassReader:
     """Subscribes to ``endpoints`` (``ipc:///tmp/x.0``, ``tcp://127.0.0.1:20380``) and feeds ``passes`` from a thread.
 
     MissingExtraError without pyzmq; ConfigurationError for an endpoint that ZMQ cannot connect to. A sender may come
-    later or again. ``close()`` ends the thread; a forked child has none.
+    later or again. ``sender``: see ``ForwardPasses``. ``close()`` ends the thread; a forked child has none.
     """
 
-    def __init__(self, metrics: SchedulerMetrics, endpoints: str | Sequence[str], *, clock: Clock) -> None:
-        self.passes = ForwardPasses(metrics)
+    def __init__(
+        self, metrics: SchedulerMetrics, endpoints: str | Sequence[str], *, clock: Clock, sender: str = ""
+    ) -> None:
+        self.passes = ForwardPasses(metrics, sender=sender)
         self._clock = clock
         self._hooks = Hooks("forward passes")
         self._stop = threading.Event()

@@ -7,10 +7,10 @@ requests to the scheduler and sees their outputs; all its instants are its own `
 
 from __future__ import annotations
 
-from batchscope.engines import forward_pass
+from batchscope.engines.forward_pass import definitions_of
 
 DEFINITIONS = {
-    **forward_pass.DEFINITIONS,
+    **definitions_of("sglang"),
     "time_to_first_token": (
         "from the request's creation in the tokenizer manager (before tokenisation) to its first output there; of a"
         " request that does not stream, to the end of its prefill on the scheduler, where that is told"
@@ -42,7 +42,10 @@ DEFINITIONS = {
         "the scheduler's count at its last report: each prefill batch, each decode_log_interval decode batches, and"
         " when it falls idle; so are waiting and deferred requests and kv_cache_usage"
     ),
-    "requests_deferred": "held back for a grammar; with disaggregation also for bootstrap, allocation and KV transfer",
+    "requests_deferred": (
+        "held back for a grammar; with disaggregation also for bootstrap, allocation and KV transfer (into host memory"
+        " or not); requests that a weight update paused are not among them: they run or are back in the queue"
+    ),
     "kv_cache_usage": (
         "token_usage: slots that running requests hold / all, of the fullest pool; an iteration has the last reported"
     ),
@@ -54,6 +57,20 @@ DEFINITIONS = {
     "limit_kv_cache_blocks": "num_pages: pages of page_size tokens",
 }
 """Figure -> meaning; the same in the snapshots of the tokenizer manager and of the schedulers, which merge."""
+
+DEFERRED = (
+    "num_grammar_queue_reqs",
+    "num_prefill_bootstrap_queue_reqs",
+    "num_prefill_inflight_queue_reqs",
+    "num_decode_prealloc_queue_reqs",
+    "num_decode_transfer_queue_reqs",
+)
+"""Fields of its ``SchedulerStats``, and gauges of its page: who is in the engine and held back by something else.
+
+A grammar, or a disaggregated engine's other half. Not among them, because they would count twice (read in 0.5.23):
+``num_decode_host_receive_queue_reqs`` is a part of the transfer queue, and requests that a weight update paused
+(``num_paused_reqs``, which nothing sets) go on running or are back in the queue.
+"""
 
 MISSING = "missing"
 """The key under which names of fields stand that this version of SGLang does not have."""

@@ -15,21 +15,13 @@ from typing import Any, NamedTuple
 import msgspec
 
 from batchscope.configuration import SloTargets
-from batchscope.engines.sglang_definitions import MISSING
+from batchscope.engines.sglang_definitions import DEFERRED, MISSING
 from batchscope.engines.sglang_source import WRONG_TYPE, SglangSource
 from batchscope.recording.live import LiveRequests
 from batchscope.recording.rows import Gaps, Rows, StartColumn
 from batchscope.records import IterationResult, RequestResult, SchedulerMetrics
 
 RUNNING, WAITING, USAGE = "num_running_reqs", "num_queue_reqs", "token_usage"
-DEFERRED = (
-    "num_grammar_queue_reqs",
-    "num_prefill_bootstrap_queue_reqs",
-    "num_prefill_inflight_queue_reqs",
-    "num_decode_prealloc_queue_reqs",
-    "num_decode_transfer_queue_reqs",
-)
-"""Requests in the engine that something else holds back: a grammar, or a disaggregated engine's other half."""
 _FIELDS = (RUNNING, WAITING, USAGE, *DEFERRED)
 _read_all = attrgetter(*_FIELDS)
 

@@ -100,7 +100,7 @@ class Scheduler:
             self._endpoint = None
         if endpoint is not None:
             metrics = ForwardPassMetrics(self.collector, self.recorder)
-            self.reader = ForwardPassReader(metrics, endpoint, clock=self.recorder.clock)
+            self.reader = ForwardPassReader(metrics, endpoint, clock=self.recorder.clock, sender="sglang")
 
     def close(self) -> None:
         """End it."""

@@ -7,12 +7,17 @@ from collections.abc import Mapping
 
 import msgspec
 
+from batchscope.catalog import CATALOG, values
+from batchscope.catalog import Kind as MetricKind
 from batchscope.engines.scraped.difference import Scrape, difference
+from batchscope.engines.scraped.fetch import MetricsUrl
 from batchscope.engines.scraped.figures import Figures, figures_of
-from batchscope.engines.scraped.own import own_metrics
 from batchscope.engines.scraped.quantities import KEY_NUMBERS, NUMBERS, Kind, Quantity
-from batchscope.engines.scraped.reading import Reading
+from batchscope.engines.scraped.remote import snapshot_url
 from batchscope.engines.scraped.snapshots import not_given
+from batchscope.engines.scraped.watcher import Look
+from batchscope.statistics.cumulative import cumulative_of
+from batchscope.statistics.snapshot import MetricsSnapshot
 
 SCHEMA = "batchscope.check/1"
 
@@ -34,9 +39,10 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
 
     ``engine`` is empty where no known engine's names are on it. ``lacking``: the key numbers without which the
     engine cannot be watched in earnest. ``unknown_names``: the engine's own families that the table does not know;
-    ``foreign_names`` counts those of others (the Python process, the web server). Of a page of no known engine,
-    ``unknown_names`` has all families. ``measures``: the engine behind batchscope's own page; ``besides``: what such a
-    page gives beyond the numbers that all engines share, by the name on the page; ``more_at``: where yet more is.
+    ``unused_names``: what those measure that are known and not read (seldom used parts of an engine, say) -> the
+    families; ``foreign_names`` counts those of others (the Python process, the web server). Of a page of no known
+    engine, ``unknown_names`` has all families. ``measures``: the engine behind batchscope's own page; ``besides``: what
+    such a page gives beyond the numbers that all engines share, by the name on the page; ``more_at``: where more is.
     """
 
     url: str
@@ -47,6 +53,7 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
     not_given: Mapping[str, str] = {}
     lacking: list[str] = []
     unknown_names: list[str] = []
+    unused_names: Mapping[str, list[str]] = {}
     foreign_names: int = 0
     rejected: list[str] = []
     names_from: str = ""
@@ -66,14 +73,15 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(self)
 
 
-def check_report(url: str, reading: Reading) -> CheckReport:
-    """The report of one reading."""
+def check_report(url: MetricsUrl, seen: Look) -> CheckReport:
+    """The report of one look."""
+    reading, snapshot = seen.reading, seen.snapshot
     scrape = Scrape(reading, 0.0, math.nan)
     figures = figures_of(scrape, difference(scrape, None))
     there = figures.given | reading.announced | reading.engine.passing.keys()
     lacking = [quantity for quantity in KEY_NUMBERS if quantity not in there]
     return CheckReport(
-        url=url,
+        url=url.text,
         engine=reading.engine.kind,
         title=reading.engine.title,
         version=reading.version,
@@ -81,31 +89,26 @@ def check_report(url: str, reading: Reading) -> CheckReport:
         not_given=not_given(figures, reading.announced),
         lacking=[str(quantity) for quantity in lacking],
         unknown_names=reading.unknown,
+        unused_names=reading.unused,
         foreign_names=reading.foreign,
-        rejected=reading.rejected,
+        rejected=[*reading.rejected, *([seen.lacking] if seen.lacking else [])],
         names_from=reading.engine.source,
-        measures="" if reading.own is None else reading.own.measures,
-        besides=_besides(figures),
-        more_at="" if reading.own is None else _snapshot_at(url),
+        measures=reading.about.get("engine_kind", ""),
+        besides={} if snapshot is None else _besides(snapshot, reading.engine.families),
+        more_at="" if snapshot is None else snapshot_url(url).text,
     )
 
 
-def _besides(figures: Figures) -> dict[str, GivenNumber]:
-    """Batchscope's own series that no rule has read."""
-    if figures.own is None:
-        return {}
-    read = figures.engine.families
+def _besides(snapshot: MetricsSnapshot, read: frozenset[str]) -> dict[str, GivenNumber]:
+    """Batchscope's own metrics that no rule has ``read``, each with the sum of its series."""
+    state = cumulative_of(snapshot)
+    counted = [one for one in CATALOG if one.kind in {MetricKind.COUNTER, MetricKind.GAUGE} and one.name not in read]
+    found = [(metric, [one.value for one in values(metric, state)]) for metric in counted]
     return {
-        metric.name: GivenNumber(metric.kind, metric.name, value, metric.help.rstrip("."))
-        for metric, value in own_metrics(figures.own)
-        if metric.name not in read
+        metric.name: GivenNumber(metric.kind, metric.name, math.fsum(numbers), metric.help.rstrip("."))
+        for metric, numbers in found
+        if numbers
     }
-
-
-def _snapshot_at(url: str) -> str:
-    """The neighbour of batchscope's ``/metrics``; empty where the page has another path."""
-    page = url.partition("?")[0]
-    return f"{page.removesuffix('/metrics')}/snapshot" if page.endswith("/metrics") else ""
 
 
 def _given(figures: Figures, quantity: Quantity) -> GivenNumber:

@@ -9,17 +9,23 @@ from typing import NamedTuple, TypeVar
 from batchscope.engines.scraped.buckets import Buckets
 from batchscope.engines.scraped.quantities import Quantity
 from batchscope.engines.scraped.reading import Key, Labels, Reading
+from batchscope.statistics.snapshot import MetricsSnapshot
 
 T = TypeVar("T")
 _SAME_START_SECONDS = 1.0
 
 
 class Scrape(NamedTuple):
-    """A reading with its instants: ``at`` of a monotonic clock, ``wall`` of the wall clock (seconds)."""
+    """A reading with its instants: ``at`` of a monotonic clock, ``wall`` of the wall clock (seconds).
+
+    ``snapshot``: of batchscope's own endpoint, the exact figures beside its page; ``lacking``: why there are none.
+    """
 
     reading: Reading
     at: float
     wall: float
+    snapshot: MetricsSnapshot | None = None
+    lacking: str = ""
 
 
 class Window(NamedTuple):

@@ -67,7 +67,9 @@ class ScrapedSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     canonical name, why a number has no value, so that a 0 in ``snapshot.totals`` is not taken for one.
     ``sources``: canonical name -> name on the page. ``not_merged``: left out of a fleet because its engines mean
     different things by it; ``partial``: how many of a fleet's targets give a number, where not all do.
-    ``measures``: the kind of engine behind batchscope's own endpoint; empty elsewhere, or where it does not tell.
+    ``exact``: of batchscope's own endpoints, which tell all that a ``MetricsSnapshot`` has: then rates are those of the
+    collector's window, and a percentile's interval is as wide as the histogram's error. ``measures``: the kind of
+    engine behind them. ``notes``: what could not be done for a fleet, and why.
     """
 
     snapshot: MetricsSnapshot
@@ -79,6 +81,8 @@ class ScrapedSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     not_merged: list[str] = []
     partial: dict[str, int] = {}
     measures: str = ""
+    exact: bool = False
+    notes: list[str] = []
 
 
 class TargetReport(msgspec.Struct, frozen=True, kw_only=True):

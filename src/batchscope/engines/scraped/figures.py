@@ -9,8 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from batchscope.engines.scraped.buckets import Buckets, merged
 from batchscope.engines.scraped.difference import Scrape, Window
-from batchscope.engines.scraped.own import Own, merged_own
-from batchscope.engines.scraped.quantities import DURATIONS, EngineNames, Quantity
+from batchscope.engines.scraped.quantities import EngineNames, Quantity
 from batchscope.engines.scraped.reading import Key, Labels, Reading
 
 K = TypeVar("K")
@@ -34,7 +33,7 @@ class Figures(NamedTuple):
     """What a view shows; ``gains``, ``rates`` (a second) and ``histograms`` are of the window.
 
     ``not_merged``: what engines of a fleet mean different things by, and is therefore left out. ``partial``: what
-    only some of a fleet's targets give, with how many. ``own``: what only batchscope's own page tells.
+    only some of a fleet's targets give, with how many.
     """
 
     engine: EngineNames
@@ -55,7 +54,6 @@ class Figures(NamedTuple):
     not_merged: tuple[str, ...] = ()
     partial: Mapping[Quantity, int] = {}
     targets: int = 1
-    own: Own | None = None
 
     def total(self, quantity: Quantity) -> float:
         """All of it, for whatever reason; ``nan`` where it is not given."""
@@ -86,7 +84,7 @@ def figures_of(scrape: Scrape, window: Window) -> Figures:
     """One target's."""
     reading = scrape.reading
     totals, gains = _added(reading.counters), _added(window.counters)
-    sources, definitions = dict(reading.sources), _definitions(reading)
+    sources, definitions = dict(reading.sources), dict(reading.engine.definitions)
     if _COMPUTED not in totals and _PROMPT in totals:
         sources[Quantity.PROMPT_TOKENS_COMPUTED] = sources[Quantity.PROMPT_TOKENS]
         if _CACHED in totals:
@@ -113,18 +111,7 @@ def figures_of(scrape: Scrape, window: Window) -> Figures:
         labels=_common_labels(reading),
         sources=sources,
         definitions=definitions,
-        own=reading.own,
     )
-
-
-def _definitions(reading: Reading) -> dict[str, str]:
-    """The engine's; batchscope's durations begin and end where the engine that it measures tells them."""
-    definitions = dict(reading.engine.definitions)
-    if reading.own is not None and (kind := reading.own.measures):
-        for quantity in DURATIONS:
-            if quantity in definitions:
-                definitions[quantity] += f"; as {kind} tells it: /snapshot has its definitions"
-    return definitions
 
 
 def combined(fleet: Sequence[Figures]) -> Figures:
@@ -159,7 +146,6 @@ def combined(fleet: Sequence[Figures]) -> Figures:
         not_merged=tuple(sorted(quantity for quantity in quantities if quantity in different)),
         partial={quantity: number for quantity, number in _givers(fleet).items() if number < len(fleet)},
         targets=len(fleet),
-        own=merged_own([figures.own for figures in fleet]),
     )
 
 

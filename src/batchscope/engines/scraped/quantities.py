@@ -94,7 +94,9 @@ class Rule(NamedTuple):
     ``where``: labels that a series must have. ``reason_of``: the label whose value, through ``reasons``, says why a
     request ended; without it the reason is ``reason``. ``part`` takes a histogram's ``_sum`` or ``_count`` as a
     counter. ``value_of``: the label that holds the number (information metrics, whose value is 1). ``times``: a
-    counter to multiply by, which turns an average since the start into a sum.
+    counter to multiply by, which turns an average since the start into a sum. ``adds``: a gauge is the sum of all
+    ``names`` that the page has; ``less``: without those that this gauge counts. ``unit``: a histogram's, in seconds.
+    A label that a series lacks is empty, as Prometheus has it.
     """
 
     quantity: Quantity
@@ -106,6 +108,9 @@ class Rule(NamedTuple):
     part: str = ""
     value_of: str = ""
     times: str = ""
+    adds: bool = False
+    less: str = ""
+    unit: float = 1.0
 
     def samples_of(self, name: str) -> tuple[str, ...]:
         """The sample names that belong to ``name``, one of ``names``."""
@@ -127,7 +132,8 @@ class Version(NamedTuple):
 class EngineNames(NamedTuple):
     """An engine's row of the table.
 
-    ``not_used``: names that are known and deliberately not read. ``lacks``: why a number cannot be had.
+    ``not_used``: names that are known and deliberately not read. ``unused``: beginnings of such names, and what they
+    measure; those that are read or in ``not_used`` may begin so too. ``lacks``: why a number cannot be had.
     ``copies``: labels of ranks that repeat one scheduler's numbers; series that differ in them only count once.
     ``rank``: the label of ranks whose numbers add up. ``tokens_at_finish``: output tokens are counted when
     their request ends. ``source``: where the names were read. ``sign``: a name that only this engine's page has,
@@ -148,6 +154,7 @@ class EngineNames(NamedTuple):
     source: str = ""
     sign: str = ""
     passing: Mapping[Quantity, str] = {}
+    unused: Mapping[str, str] = {}
 
     def owns(self, name: str) -> bool:
         """Whether ``name`` is one of this engine's own metrics, known or not."""
@@ -155,14 +162,28 @@ class EngineNames(NamedTuple):
 
     def unknown(self, names: Iterable[str]) -> list[str]:
         """The engine's own among the families ``names`` that the table does not have, used or not."""
-        known = self.families | self.not_used
+        return sorted(name for name in self._own_but(self.families | self.not_used, names) if not self._about(name))
+
+    def known_unused(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """What those of the families ``names`` measure that are known by their beginning and not read -> the names."""
+        found: dict[str, list[str]] = {}
+        for name in sorted(self._own_but(self.families | self.not_used, names)):
+            if about := self._about(name):
+                found.setdefault(about, []).append(name)
+        return found
+
+    def _own_but(self, known: frozenset[str], names: Iterable[str]) -> set[str]:
         own = {name for name in names if self.owns(name)}
-        return sorted(n for n in own if known.isdisjoint({n, family_of(n), f"{family_of(n)}_total"}))
+        return {name for name in own if known.isdisjoint({name, family_of(name), f"{family_of(name)}_total"})}
+
+    def _about(self, name: str) -> str:
+        beginnings = [beginning for beginning in self.unused if name.startswith(beginning)]
+        return self.unused[max(beginnings, key=len)] if beginnings else ""
 
     @property
     def families(self) -> frozenset[str]:
         """The names that are read."""
-        return frozenset(name for rule in self.rules for name in (*rule.names, rule.times) if name)
+        return frozenset(name for rule in self.rules for name in (*rule.names, rule.times, rule.less) if name)
 
     def version(self, names: Iterable[str]) -> str:
         """The first version whose signs fit the sample and family ``names``; empty where none does."""

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from batchscope.engines.scraped.buckets import LARGEST, BucketError, Buckets
 from batchscope.engines.scraped.exposition import Exposition, Sample
 from batchscope.engines.scraped.names import ENGINES
-from batchscope.engines.scraped.own import OWN_SAMPLES, Own, read_own
 from batchscope.engines.scraped.quantities import EngineNames, Kind, Quantity, Rule, family_of
 
 START_TIME = "process_start_time_seconds"
@@ -34,9 +33,10 @@ class Reading(NamedTuple):
     """One page, read: series by canonical number and labels, as they stand.
 
     ``derived``: counters that are products of others and too coarse to tell a reset. ``sources``: the family that
-    gave a number. ``announced``: numbers whose family was announced, without a value yet. ``rejected``: samples
-    that cannot be right. ``started``: wall clock, ``nan`` where not known. ``mixed``: other engines' titles.
-    ``own``: what only batchscope's page tells.
+    gave a number. ``announced``: numbers whose family was announced, without a value yet. ``unused``: what families
+    measure that are known and not read -> their names. ``rejected``: samples that cannot be right. ``started``: wall
+    clock, ``nan`` where not known. ``mixed``: other engines' titles. ``about``: the labels that all series of the
+    engine's ``sign`` agree on.
     """
 
     engine: EngineNames
@@ -48,11 +48,12 @@ class Reading(NamedTuple):
     announced: frozenset[Quantity]
     version: str
     unknown: list[str]
+    unused: dict[str, list[str]]
     foreign: int
     rejected: list[str]
     started: float
     mixed: tuple[str, ...] = ()
-    own: Own | None = None
+    about: Mapping[str, str] = {}
 
 
 @cache
@@ -62,7 +63,10 @@ def known_samples() -> frozenset[str]:
         name for engine in ENGINES for rule in engine.rules for family in rule.names for name in rule.samples_of(family)
     }
     return frozenset(
-        names | {rule.times for engine in ENGINES for rule in engine.rules if rule.times} | OWN_SAMPLES | {START_TIME}
+        names
+        | {name for engine in ENGINES for rule in engine.rules for name in (rule.times, rule.less) if name}
+        | {engine.sign for engine in ENGINES if engine.sign}
+        | {START_TIME}
     )
 
 
@@ -98,7 +102,8 @@ class _Reader:
     def reading(self, names: Iterable[str]) -> Reading:
         for rule in self._engine.rules:
             self._apply(rule)
-        own = read_own(self._samples) if self._engine.sign else None
+        signs = [frozenset(sample.labels.items()) for sample in self._samples[self._engine.sign]]
+        about = dict(frozenset.intersection(*signs)) if signs else {}
         given = set(names) | {family_of(name) for name in names}
         announced = {rule.quantity for rule in self._engine.rules if self._only_announced(rule)}
         families = {_family(name, self._page.families) for name in self._page.unknown} | self._page.families
@@ -110,13 +115,14 @@ class _Reader:
             derived=frozenset(self._derived),
             sources=self._sources,
             announced=frozenset(announced - set(self._sources)),
-            version=self._engine.version(given) if own is None else own.version,
+            version=about.get("version") or self._engine.version(given),
             unknown=self._engine.unknown(families),
+            unused=self._engine.known_unused(families),
             foreign=sum(1 for name in families if not self._engine.owns(name)),
             rejected=self._rejected,
             started=_started(self._samples[START_TIME]),
             mixed=self._mixed,
-            own=own,
+            about=about,
         )
 
     def _apply(self, rule: Rule) -> None:
@@ -129,7 +135,7 @@ class _Reader:
             else:
                 taken = rule.quantity in self._gauges or self._gauge(rule, name)
             if taken:
-                self._sources.setdefault(rule.quantity, name)
+                self._sources.setdefault(rule.quantity, " + ".join(self._given(rule)) if rule.adds else name)
                 return
 
     def _only_announced(self, rule: Rule) -> bool:
@@ -137,14 +143,25 @@ class _Reader:
         return not self._page.families.isdisjoint(rule.names) and not any(map(self._samples.__contains__, samples))
 
     def _gauge(self, rule: Rule, name: str) -> bool:
+        parts = [self._gauge_series(rule, part) for part in (self._given(rule) if rule.adds else (name,))]
+        series = {labels: sum(part.get(labels, 0.0) for part in parts) for part in parts for labels in part}
+        if rule.less:
+            less = self._gauge_series(rule, rule.less)
+            series = {labels: max(0.0, value - less.get(labels, 0.0)) for labels, value in series.items()}
+        if series:
+            self._gauges[rule.quantity] = series
+        return bool(series)
+
+    def _gauge_series(self, rule: Rule, name: str) -> dict[Labels, float]:
         series: dict[Labels, float] = {}
         for sample in self._matching(rule, name):
             value = self._value(rule, sample)
             if abs(value) <= LARGEST:  # an engine's NaN is "not known"
                 _keep_largest(series, self._labels(sample.labels), value)
-        if series:
-            self._gauges[rule.quantity] = series
-        return bool(series)
+        return series
+
+    def _given(self, rule: Rule) -> list[str]:
+        return [name for name in rule.names if name in self._samples]
 
     def _counter(self, rule: Rule, name: str) -> bool:
         found: dict[Key, dict[Labels, float]] = {}
@@ -161,12 +178,12 @@ class _Reader:
 
     def _histogram(self, rule: Rule, name: str) -> bool:
         sums, counts = (
-            {_without(sample.labels): sample.value for sample in self._matching(rule, name + part)}
-            for part in ("_sum", "_count")
+            {_without(sample.labels): sample.value * unit for sample in self._matching(rule, name + part)}
+            for part, unit in (("_sum", rule.unit), ("_count", 1.0))
         )
         edges: dict[Labels, dict[float, float]] = {labels: {} for labels in counts}
         for sample in self._matching(rule, f"{name}_bucket"):
-            edges.setdefault(_without(sample.labels), {})[_edge(sample.labels.get("le", ""))] = sample.value
+            edges.setdefault(_without(sample.labels), {})[rule.unit * _edge(sample.labels.get("le", ""))] = sample.value
         series: dict[Labels, Buckets] = {}
         for labels, by_edge in edges.items():
             try:
@@ -185,7 +202,7 @@ class _Reader:
         return (
             sample
             for sample in self._samples.get(sample_name, ())
-            if all(sample.labels.get(label) == value for label, value in rule.where.items())
+            if all(sample.labels.get(label, "") == value for label, value in rule.where.items())
         )
 
     def _value(self, rule: Rule, sample: Sample) -> float:
@@ -198,7 +215,7 @@ class _Reader:
 
     def _labels(self, labels: Mapping[str, str]) -> Labels:
         """What tells series apart whose numbers add up."""
-        return frozenset(pair for pair in labels.items() if pair[0] not in self._engine.copies)
+        return frozenset((name, value) for name, value in labels.items() if value and name not in self._engine.copies)
 
 
 def _family(sample: str, families: frozenset[str]) -> str:

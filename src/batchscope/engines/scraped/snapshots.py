@@ -17,7 +17,6 @@ from batchscope.engines.scraped.documents import (
     ScrapeWindow,
 )
 from batchscope.engines.scraped.figures import Figures, over_reasons
-from batchscope.engines.scraped.own_snapshot import completed
 from batchscope.engines.scraped.quantities import NUMBERS, Quantity
 from batchscope.records import CompletionReason, EngineInfo, Outcome
 from batchscope.statistics.snapshot import MetricsSnapshot
@@ -53,9 +52,8 @@ def scraped_snapshot(
     figures: Figures, identity: Identity, announced: frozenset[Quantity] = frozenset()
 ) -> ScrapedSnapshot:
     """The document of one target or fleet."""
-    snapshot = _snapshot(figures, identity)
     return ScrapedSnapshot(
-        snapshot=snapshot if figures.own is None else completed(snapshot, figures.own),
+        snapshot=_snapshot(figures, identity),
         intervals={quantity: _intervals(figures, quantity) for quantity in figures.histograms},
         ratios=_ratios(figures),
         window=ScrapeWindow(figures.seconds, figures.since_start, figures.restarted),
@@ -63,7 +61,6 @@ def scraped_snapshot(
         not_given=not_given(figures, announced),
         not_merged=list(figures.not_merged),
         partial={quantity: figures.partial[quantity] for quantity in NUMBERS if quantity in figures.partial},
-        measures="" if figures.own is None else figures.own.measures,
     )
 
 
@@ -82,7 +79,7 @@ def _snapshot(figures: Figures, identity: Identity) -> MetricsSnapshot:
     limits = _limits(figures)
     return MetricsSnapshot(
         request_stats=_request_statistics(figures),
-        iteration_stats=_iteration_statistics(figures, limits),
+        iteration_stats=_iteration_statistics(figures),
         batch_stats=BatchStatistics(),
         error_stats=ErrorStatistics(),
         snapshot_time=identity.time,
@@ -126,7 +123,8 @@ def _request_statistics(figures: Figures) -> RequestStatistics:
     )
 
 
-def _iteration_statistics(figures: Figures, limits: SchedulerLimits) -> IterationStatistics:
+def _iteration_statistics(figures: Figures) -> IterationStatistics:
+    """Utilization is left out: a page does not tell how many schedulers share the places that it counts."""
     iterations = over_reasons(figures.gains, Quantity.ITERATIONS)
     if not figures.partial.keys().isdisjoint(_PER_ITERATION):
         iterations = math.nan  # iterations of one engine do not divide what another one scheduled
@@ -139,7 +137,6 @@ def _iteration_statistics(figures: Figures, limits: SchedulerLimits) -> Iteratio
         average_tokens_per_iteration=_ratio(tokens, iterations),
         average_processing_time_ms=1e3 * duration.mean,
         iterations_per_second=over_reasons(figures.rates, Quantity.ITERATIONS),
-        average_utilization=_ratio(batch, float(limits.max_running_requests or math.nan)),
         preemptions=_whole(figures.total(Quantity.PREEMPTIONS)),
         processing_time=duration,
     )

@@ -6,18 +6,22 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import msgspec
 
 from batchscope.engines.scraped.difference import Scrape, difference
-from batchscope.engines.scraped.documents import TargetReport, WatchDocument
+from batchscope.engines.scraped.documents import ScrapedSnapshot, TargetReport, WatchDocument
 from batchscope.engines.scraped.exposition import read_exposition
 from batchscope.engines.scraped.fetch import MetricsUrl, ScrapeError, ScrapeLimits, countdown, fetch
 from batchscope.engines.scraped.figures import Figures, combined, figures_of
 from batchscope.engines.scraped.names import ENGINES
-from batchscope.engines.scraped.own import GAUGES
 from batchscope.engines.scraped.quantities import Quantity, family_of
 from batchscope.engines.scraped.reading import Reading, known_samples, read
+from batchscope.engines.scraped.remote import METRICS, SNAPSHOT, RemoteSource, exact
 from batchscope.engines.scraped.snapshots import Identity, scraped_snapshot
 from batchscope.errors import ConfigurationError
+from batchscope.statistics.snapshot import MetricsSnapshot
 
 MAX_TARGETS = 256
 """A thread each while they are scraped."""
@@ -37,9 +41,34 @@ class UnknownEngineError(ScrapeError):
         self.names = sorted(names)
 
 
-def scrape(url: MetricsUrl, limits: ScrapeLimits, token: bytes | None = None) -> Reading:
-    """One page, read; ``ScrapeError`` where it cannot be, or is no known engine's. ``token``: see ``fetch``."""
+class Look(NamedTuple):
+    """One target's page, read; of batchscope's own endpoint the ``snapshot`` beside it, or why it is ``lacking``."""
+
+    reading: Reading
+    snapshot: MetricsSnapshot | None = None
+    lacking: str = ""
+
+
+def look(url: MetricsUrl, limits: ScrapeLimits, token: bytes | None = None) -> Look:
+    """One target within ``limits``, all together; ``ScrapeError`` as for ``scrape``. A ``/snapshot`` means its page."""
     remaining = countdown(limits.timeout_seconds)
+    if url.path.partition("?")[0].endswith(SNAPSHOT):
+        path = url.path.partition("?")[0].removesuffix(SNAPSHOT) + METRICS
+        url = url._replace(text=url.text.removesuffix(url.path) + path, path=path)
+    reading = scrape(url, limits, token, remaining)
+    if not reading.engine.sign:
+        return Look(reading)
+    try:
+        return Look(reading, RemoteSource(url, limits, token).get_snapshot(remaining))
+    except (ScrapeError, TimeoutError) as error:
+        return Look(reading, lacking=f"exact figures are not to be had: {error}")
+
+
+def scrape(
+    url: MetricsUrl, limits: ScrapeLimits, token: bytes | None = None, remaining: Callable[[], float] | None = None
+) -> Reading:
+    """One page, read; ``ScrapeError`` where it cannot be, or is no known engine's. The rest: see ``fetch``."""
+    remaining = remaining or countdown(limits.timeout_seconds)
     pieces = fetch(url, limits, remaining, token)
     try:
         page = read_exposition(pieces, known_samples().__contains__, limits, origin=url.text, check_time=remaining)
@@ -59,6 +88,7 @@ class Target:
     def __init__(self, url: MetricsUrl, *, stale_seconds: float = STALE_SECONDS) -> None:
         self.url = url
         self.figures: Figures | None = None
+        self.snapshot: MetricsSnapshot | None = None
         self._stale_seconds = stale_seconds
         self._last: Scrape | None = None
         self._generation = 0
@@ -70,30 +100,31 @@ class Target:
     def answered(self, now: Scrape) -> TargetReport:
         """The target's page was read."""
         window = difference(now, self._last)
-        self.figures = figures_of(now, window)
+        self.figures, self.snapshot = figures_of(now, window), now.snapshot
         self._generation += window.restarted
         self._sequence += 1
         self._last, self._failing_since, self._unknown_since = now, None, None
-        if window.since_start or window.moved or not _busy(self.figures):
+        if window.since_start or window.moved or not _busy(self.figures, now.snapshot):
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = now.at - window.seconds, now.wall - window.seconds
         stale = self._idle_since is not None and now.at - self._idle_since[0] >= self._stale_seconds
         identity = Identity(self.url.text, self._generation, self._sequence, _utc(now.wall))
+        page = scraped_snapshot(self.figures, identity, now.reading.announced)
         return TargetReport(
             url=self.url.text,
             state="stale" if stale else "up",
             since=_utc(self._idle_since[1]) if stale and self._idle_since else None,
-            notes=_notes(now.reading),
+            notes=_notes(now),
             unknown_names=now.reading.unknown,
-            scraped=scraped_snapshot(self.figures, identity, now.reading.announced),
+            scraped=page if now.snapshot is None else exact(page, now.snapshot),
         )
 
     def failed(self, error: str, wall: float) -> TargetReport:
         """The target could not be read, at ``wall`` (wall clock, seconds)."""
         if self._failing_since is None:
             self._failing_since = wall
-        self.figures = self._idle_since = self._unknown_since = None
+        self.figures = self.snapshot = self._idle_since = self._unknown_since = None
         state = "vanished" if self._last is not None else "down"
         return TargetReport(url=self.url.text, state=state, since=_utc(self._failing_since), error=error)
 
@@ -101,7 +132,7 @@ class Target:
         """The target answered, at ``wall``, with a metrics page of no known engine."""
         if self._unknown_since is None:
             self._unknown_since = wall
-        self.figures = self._idle_since = self._failing_since = None
+        self.figures = self.snapshot = self._idle_since = self._failing_since = None
         return TargetReport(
             url=self.url.text,
             state="unknown",
@@ -146,11 +177,10 @@ class Watcher:
                 self._jobs[target.url] = _Job(target.url, self._limits, self._token, self._clock, self._wall_clock)
         end = self._clock() + self._limits.timeout_seconds + _GRACE_SECONDS
         reports = [self._report(target, end) for target in self._targets]
-        up = [target.figures for target in self._targets if target.figures is not None]
         self._sequence += 1
         now = _utc(self._wall_clock())
-        identity = Identity(FLEET, 0, self._sequence, now)
-        return WatchDocument(time=now, targets=reports, fleet=scraped_snapshot(combined(up), identity) if up else None)
+        fleet = _fleet(self._targets, Identity(FLEET, 0, self._sequence, now))
+        return WatchDocument(time=now, targets=reports, fleet=fleet)
 
     def _report(self, target: Target, end: float) -> TargetReport:
         job = self._jobs[target.url]
@@ -186,7 +216,8 @@ class _Job:
         url, limits, token, clock, wall_clock = self._work
         at, wall = clock(), wall_clock()  # the scrape's time is its start, as Prometheus has it
         try:
-            self.outcome = Scrape(scrape(url, limits, token), at, wall)
+            seen = look(url, limits, token)
+            self.outcome = Scrape(seen.reading, at, wall, seen.snapshot, seen.lacking)
         except UnknownEngineError as error:
             self.outcome = error
         except ScrapeError as error:
@@ -197,17 +228,31 @@ class _Job:
             self.done.set()
 
 
-def _busy(figures: Figures) -> bool:
+def _fleet(targets: Sequence[Target], identity: Identity) -> ScrapedSnapshot | None:
+    """All that answered, together: by their snapshots where all have one, else by their pages."""
+    up = [target.figures for target in targets if target.figures is not None]
+    if not up:
+        return None
+    page = scraped_snapshot(combined(up), identity)
+    snapshots = [target.snapshot for target in targets if target.snapshot is not None]
+    if len(snapshots) < len(up):
+        return page
+    try:
+        return exact(page, snapshots[0] if len(snapshots) == 1 else MetricsSnapshot.merge(*snapshots))
+    except Exception as error:  # noqa: BLE001  (what others' documents say must not end the watch)
+        return msgspec.structs.replace(page, notes=[f"the targets' snapshots do not merge: {error}"])
+
+
+def _busy(figures: Figures, snapshot: MetricsSnapshot | None) -> bool:
     """Whether requests are unfinished; batchscope knows them even while no iteration tells who runs."""
     numbers = [figures.gauges.get(q, 0) for q in (Quantity.REQUESTS_RUNNING, Quantity.REQUESTS_WAITING)]
-    if figures.own is not None:
-        numbers.append(figures.own.values.get((GAUGES, "requests_in_flight"), 0))
-    return any(number > 0 for number in numbers)
+    return any(number > 0 for number in numbers) or (snapshot is not None and snapshot.gauges.requests_in_flight > 0)
 
 
-def _notes(reading: Reading) -> list[str]:
-    others = [f"names of {title} are on this page as well, and not read" for title in reading.mixed]
-    return others + [f"left out: {rejected}" for rejected in reading.rejected[:_NOTES]]
+def _notes(now: Scrape) -> list[str]:
+    others = [f"names of {title} are on this page as well, and not read" for title in now.reading.mixed]
+    left_out = [f"left out: {rejected}" for rejected in now.reading.rejected[:_NOTES]]
+    return [*others, *left_out, *([now.lacking] if now.lacking else [])]
 
 
 def _utc(seconds: float) -> dt.datetime:

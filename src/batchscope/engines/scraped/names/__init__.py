@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from batchscope.engines.scraped.names.batchscope import BATCHSCOPE
+from batchscope.engines.scraped.names.dynamo import DYNAMO
 from batchscope.engines.scraped.names.llamacpp import LLAMACPP
 from batchscope.engines.scraped.names.lmdeploy import LMDEPLOY
+from batchscope.engines.scraped.names.max_serve import MAX
 from batchscope.engines.scraped.names.sglang import SGLANG
 from batchscope.engines.scraped.names.tensorrt_llm import TRITON_TENSORRT_LLM, TRTLLM_SERVE
 from batchscope.engines.scraped.names.tgi import TGI
-from batchscope.engines.scraped.names.vllm import VLLM
+from batchscope.engines.scraped.names.vllm import RAY_VLLM, VLLM
 from batchscope.engines.scraped.quantities import EngineNames
 
 ENGINES: tuple[EngineNames, ...] = (
@@ -19,5 +21,8 @@ ENGINES: tuple[EngineNames, ...] = (
     TRTLLM_SERVE,
     TRITON_TENSORRT_LLM,
     LMDEPLOY,
+    RAY_VLLM,
+    DYNAMO,
+    MAX,
     BATCHSCOPE,
 )

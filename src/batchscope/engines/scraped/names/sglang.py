@@ -8,12 +8,16 @@ nor our ITL, so it is not read.
 from __future__ import annotations
 
 from batchscope.engines.scraped.quantities import EngineNames, Quantity, Rule, Version, prefixed
+from batchscope.engines.sglang_definitions import DEFERRED
 from batchscope.records import CompletionReason
 
+_ALL_PRIORITIES = {"priority": ""}
+"""With priority scheduling a queue has a series a priority beside the one of all, whose priority is empty."""
+
 _RULES = (
-    Rule(Quantity.REQUESTS_RUNNING, ("sglang:num_running_reqs",)),
-    Rule(Quantity.REQUESTS_WAITING, ("sglang:num_queue_reqs",)),
-    Rule(Quantity.REQUESTS_DEFERRED, ("sglang:num_grammar_queue_reqs",)),
+    Rule(Quantity.REQUESTS_RUNNING, ("sglang:num_running_reqs",), where=_ALL_PRIORITIES),
+    Rule(Quantity.REQUESTS_WAITING, ("sglang:num_queue_reqs",), where=_ALL_PRIORITIES),
+    Rule(Quantity.REQUESTS_DEFERRED, tuple(f"sglang:{name}" for name in DEFERRED), where=_ALL_PRIORITIES, adds=True),
     Rule(Quantity.KV_CACHE_USAGE, ("sglang:token_usage",)),
     Rule(Quantity.KV_CACHE_CAPACITY, ("sglang:max_total_num_tokens",)),
     Rule(Quantity.LIMIT_KV_CACHE_BLOCKS, ("sglang:num_pages",)),
@@ -37,7 +41,7 @@ _DEFINITIONS = {
     "queue_time": "entered the scheduler's waiting queue -> first scheduled; the scheduler's clock",
     "time_per_output_token": "(last - first token) / (tokens - 1), a request each; aborted ones left out",
     "inter_token_latency": "gap between outputs seen by the tokenizer manager / tokens in it, once a token",
-    "requests_deferred": "in the grammar queue",
+    "requests_deferred": "held back for a grammar; with disaggregation also for bootstrap, allocation and KV transfer",
     "requests_finished": "finished for any reason, aborts included: the engine does not tell reasons apart",
     "generation_tokens": "counted when a request finishes",
     "preemptions": "retracted requests",
@@ -53,9 +57,8 @@ _NOT_USED = prefixed(
     "swa_evictable_tokens swa_used_tokens mamba_available_tokens mamba_evictable_tokens mamba_used_tokens "
     "weight_load_duration_seconds spec_accept_length spec_accept_rate spec_cap_length spec_block_accept_length "
     "spec_num_steps spec_num_draft_tokens num_retracted_reqs num_retracted_input_tokens_total "
-    "num_retracted_output_tokens_total num_paused_reqs num_prefill_bootstrap_queue_reqs "
-    "num_prefill_inflight_queue_reqs num_decode_prealloc_queue_reqs num_decode_transfer_queue_reqs "
-    "num_decode_host_receive_queue_reqs num_decode_host_receive_reqs_total num_decode_deferred_kv_release_reqs "
+    "num_retracted_output_tokens_total num_paused_reqs num_decode_host_receive_queue_reqs "
+    "num_decode_host_receive_reqs_total num_decode_deferred_kv_release_reqs "
     "decode_deferred_kv_release_seconds decode_deferred_kv_release_total kv_transfer_speed_gb_s "
     "kv_transfer_latency_ms pending_prealloc_token_usage prealloc_full_token_usage prealloc_swa_token_usage "
     "num_bootstrap_failed_reqs_total num_transfer_failed_reqs_total num_prefill_retries_total "
@@ -106,5 +109,30 @@ SGLANG = EngineNames(
     copies=frozenset({"tp_rank", "pp_rank", "moe_ep_rank"}),
     rank="dp_rank",
     tokens_at_finish=True,
+    unused={
+        "sglang:encoder_": "the multimodal encoder: cache, queue, transfer",
+        "sglang:hicache_": "the hierarchical KV cache",
+        **dict.fromkeys(
+            (
+                "sglang:backup",
+                "sglang:prefetch",
+                "sglang:load_back_",
+                "sglang:storage_prefetch_",
+                "sglang:evicted_",
+                "sglang:eviction_",
+            ),
+            "KV cache tiers: eviction, backup, prefetch, load back",
+        ),
+        "sglang:lora_pool_": "LoRA adapters in memory",
+        "sglang:eplb_": "expert load balancing",
+        "sglang:diffusion_": "diffusion models",
+        "sglang:http_": "the web server",
+        "sglang:num_streaming_sessions": "streaming sessions",
+        "sglang:streaming_session_": "streaming sessions",
+        "sglang:failed_session_": "streaming sessions",
+        "sglang:routing_keys_": "requests by routing key",
+        "sglang:startup_": "start-up",
+        "sglang:process_": "the process",
+    },
     source="sglang/srt/observability/metrics_collector.py, 0.5.23",
 )

@@ -1,14 +1,14 @@
 """vLLM's names.
 
-Source: vllm/v1/metrics/loggers.py and stats.py of 0.32.0, and a captured page of it. Renames, from the comments of
-older loggers.py: 0.9.2 gpu_cache_usage_perc -> kv_cache_usage_perc (the old name is gone in 0.12); 0.10.2
-time_per_output_token_seconds -> inter_token_latency_seconds (the old one is hidden from 0.12 on); the V1 engine
+Source: vllm/v1/metrics/loggers.py and stats.py of 0.32.0 and 0.33.0, and a captured page of the former. Renames, from
+the comments of older loggers.py: 0.9.2 gpu_cache_usage_perc -> kv_cache_usage_perc (the old name is gone in 0.12);
+0.10.2 time_per_output_token_seconds -> inter_token_latency_seconds (the old one is hidden from 0.12 on); the V1 engine
 gpu_prefix_cache_* -> prefix_cache_*.
 """
 
 from __future__ import annotations
 
-from batchscope.engines.scraped.quantities import EngineNames, Quantity, Rule, Version, prefixed
+from batchscope.engines.scraped.quantities import EngineNames, Kind, Quantity, Rule, Version, prefixed
 from batchscope.records import CompletionReason
 
 _BY_SOURCE = "vllm:prompt_tokens_by_source_total"
@@ -121,5 +121,50 @@ VLLM = EngineNames(
         Version("0.9.1 or older", has=("vllm:gpu_cache_usage_perc",)),
     ),
     rank="engine",
-    source="vllm/v1/metrics/loggers.py, 0.32.0",
+    unused={
+        **dict.fromkeys(("vllm:kv_offload_", "vllm:simple_kv_offload_"), "KV cache offload: tiers, loads, stores"),
+        "vllm:nixl_": "KV transfer over NIXL",
+        "vllm:mooncake_": "KV transfer and store over Mooncake",
+        "vllm:umbp_": "KV transfer over UMBP",
+        "vllm:hf3fs_": "KV store on 3FS",
+        "vllm:hisparse_": "host memory of sparse attention",
+        "vllm:diffusion_": "diffusion models",
+        "vllm:sleep_mode_": "sleep mode",
+        "vllm:rl_weight_update_": "weight updates of reinforcement learning",
+        "vllm:tool_call_parser_": "the API server's tool parser",
+        "vllm:websocket_": "the API server's websockets",
+    },
+    source="vllm/v1/metrics/loggers.py, 0.33.0",
 )
+
+
+def _under_ray(name: str) -> str:
+    return f"ray_{name.replace(':', '_')}"
+
+
+def _both(name: str) -> tuple[str, ...]:
+    """Newer Rays end a counter's name in ``_total``, as vLLM does; older ones leave it as it was given."""
+    return tuple(dict.fromkeys((_under_ray(name), _under_ray(name).removesuffix("_total"))))
+
+
+RAY_VLLM = VLLM._replace(
+    kind="ray-vllm",
+    title="vLLM under Ray Serve",
+    prefixes=("ray_vllm_",),
+    rules=tuple(
+        rule._replace(
+            names=tuple(
+                ray
+                for name in rule.names
+                for ray in (_both(name) if rule.quantity.kind is Kind.COUNTER and not rule.part else [_under_ray(name)])
+            )
+        )
+        for rule in _RULES
+    ),
+    not_used=frozenset(ray for name in _NOT_USED for ray in _both(name)),
+    unused={_under_ray(beginning): about for beginning, about in VLLM.unused.items()},
+    versions=(),
+    rank="WorkerId",
+    source="vllm/v1/metrics/ray_wrappers.py, 0.33.0: ray_ before the name, _ for the colon",
+)
+"""vLLM's numbers on the metrics page of a Ray node: those of every replica there, told apart by ``WorkerId``."""
