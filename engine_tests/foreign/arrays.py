@@ -1,4 +1,4 @@
-"""The few operations of torch that mini-sglang's scheduler and caches use, on numpy: their tensors here are small and on the CPU."""
+"""The few operations of torch that mini-sglang's scheduler and caches use, on numpy: small tensors, on the CPU."""
 
 from __future__ import annotations
 

@@ -34,6 +34,15 @@ def cost(tokens: int, requests: int, context: int = 0) -> float:
     return 0.012 + 3e-5 * tokens + 2e-4 * requests + 2e-8 * context
 
 
+EOS = 2
+
+
+def next_token(number: int, length: int) -> int:
+    """What the fake model says next: the end, three times in a thousand; whoever else is in the batch."""
+    drawn = hash((number, length))  # of integers: the same in every process
+    return EOS if drawn % 1000 < 3 else 10 + drawn % 30_000
+
+
 class Arrival(NamedTuple):
     """A request to come; ``family`` is the prefix it shares with others, 0 none."""
 
@@ -139,7 +148,7 @@ class Told:
 def bare_package(name: str, folder: Path) -> ModuleType:
     """A package whose own ``__init__`` is not run (it would load models); its modules are imported as they are."""
     if not folder.is_dir():
-        raise SystemExit(f"{folder} is not there: clone the engine first, see engine_tests/foreign/run.py")
+        raise FileNotFoundError(f"{folder} is not there: clone the engine into the folder that --clones names")
     module = ModuleType(name)
     module.__path__ = [str(folder)]
     sys.modules[name] = module

@@ -1,19 +1,16 @@
-"""mini-sglang: its scheduler with its overlapped loop, radix cache and page tables as they are; the engine is a cost and a coin."""
+"""mini-sglang: its overlapped loop, radix cache and page tables as they are; the engine is a cost and a coin."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from batchscope import BatchLimiter, CompletionReason, SchedulerLimits
 from foreign.arrays import TORCH, compare_key
-from foreign.harness import Arrival, Clock, Outcome, Told, arrivals, bare_package, cost, stand_in
+from foreign.harness import EOS, Arrival, Clock, Outcome, Told, arrivals, bare_package, cost, next_token, stand_in
 
-_EOS = 2
-_VOCABULARY = 30_000
+from batchscope import BatchLimiter, CompletionReason, SchedulerLimits
 
 
 class Setup(NamedTuple):
@@ -52,7 +49,7 @@ def run(clones: Path) -> Iterator[Outcome]:
     log = SimpleNamespace(debug_rank0=_silent, warning_rank0=_silent)
     stand_in(
         "minisgl.utils", div_ceil=misc.div_ceil, align_down=misc.align_down, Registry=registry.Registry,
-        init_logger=lambda _: log, load_tokenizer=lambda _: SimpleNamespace(eos_token_id=_EOS),
+        init_logger=lambda _: log, load_tokenizer=lambda _: SimpleNamespace(eos_token_id=EOS),
     )  # fmt: skip
     stand_in("minisgl.engine", EngineConfig=object)
     for workload, setup in WORKLOADS.items():
@@ -83,7 +80,6 @@ class Engine:
         self.sampler = SimpleNamespace(prepare=_silent)
         self.free_at = 0.0
         self._clock = clock
-        self._chance = random.Random(8)
 
     def forward_batch(self, batch: Any, _args: Any) -> Any:
         tokens, context = (sum(getattr(req, name) for req in batch.reqs) for name in ("extend_len", "device_len"))
@@ -91,7 +87,7 @@ class Engine:
         batch.finished_at = self.free_at = batch.started_at + cost(tokens, batch.size, context)
         for req in batch.reqs:
             req.complete_one()
-        sampled = [_EOS if self._chance.random() < 0.003 else self._chance.randrange(10, _VOCABULARY) for _ in batch.reqs]
+        sampled = [next_token(req.uid, req.device_len) for req in batch.reqs]
         tokens_out = TORCH["tensor"](sampled, dtype=TORCH["int32"])
 
         def synchronize() -> None:
@@ -108,99 +104,122 @@ class Output(NamedTuple):
     copy_done_event: Any
 
 
+class Asking:
+    """Mixed into its admission: the conditions of a refusal, asked again."""
+
+    refusals: list[BatchLimiter]
+
+    def try_add_one(self: Any, pending_req: Any) -> Any:
+        added = super().try_add_one(pending_req)
+        if added is None:
+            self.refusals.append(self._refusal())
+        elif pending_req.input_len > added.device_len:
+            self.refusals.append(BatchLimiter.TOKEN_BUDGET)
+        return added
+
+    def _refusal(self: Any) -> BatchLimiter:
+        if self.token_budget <= 0:
+            return BatchLimiter.TOKEN_BUDGET
+        return BatchLimiter.KV_CACHE if self.table_manager.available_size else BatchLimiter.REQUEST_SLOTS
+
+
+class Glue:
+    """Mixed into its scheduler: batchscope where a batch is formed and where its results come in."""
+
+    setup: Setup
+    clock: Clock
+    told: Told
+    due: list[Arrival]
+    left: set[int]
+
+    def offline_receive_msg(self: Any, blocking: bool = False) -> list[Any]:
+        from minisgl.core import SamplingParams
+        from minisgl.message import UserMsg
+
+        if blocking:
+            self.clock.now = max(self.clock.now, self.due[-1].at)
+        messages = []
+        while self.due and self.due[-1].at <= self.clock.now:
+            request = self.due.pop()
+            ids = TORCH["tensor"](request.tokens(), dtype=TORCH["int32"])
+            messages.append(UserMsg(request.number, ids, SamplingParams(max_tokens=request.output)))
+            self.told.arrived(request.number, request.prompt, request.at)
+        return messages + self._abandoned()
+
+    def _abandoned(self: Any) -> list[Any]:
+        """Every so many-th request is aborted when it has decoded a while."""
+        from minisgl.message import AbortBackendMsg
+
+        often = self.setup.abandoned
+        running = self.decode_manager.running_reqs if often else ()
+        gone = [req.uid for req in running if req.uid % often == 0 and req.remain_len < 30]
+        for uid in gone:
+            self.left.add(uid)
+            self.told.finished(uid, CompletionReason.CANCELLED, self.clock())
+        return [AbortBackendMsg(uid) for uid in gone]
+
+    def offline_send_result(self: Any, reply: list[Any]) -> None:
+        self.replies = {message.uid: message for message in reply}
+
+    def _schedule_next_batch(self: Any) -> Any:
+        Asking.refusals = []
+        formed = super()._schedule_next_batch()
+        if formed is not None:
+            waiting = self.prefill_manager.pending_list
+            half_done = [req for req in waiting if req.chunked_req]
+            usable = self.cache_manager.num_pages * self.setup.page_size
+            formed.batch.said = {
+                "scheduled_tokens": [req.extend_len for req in formed.batch.reqs],
+                "waiting": len(waiting) - len(half_done),
+                "kv_cache_usage": 1 - self.cache_manager.available_size / usable,
+                "unscheduled_prefill_tokens": sum(req.input_len - req.chunked_req.device_len for req in half_done),
+                "limited_by": self._limiter(formed.batch.reqs),
+            }
+        return formed
+
+    def _limiter(self: Any, reqs: list[Any]) -> BatchLimiter:
+        if Asking.refusals:
+            return Asking.refusals[-1]
+        if self.decode_manager.running_reqs <= set(reqs):
+            return BatchLimiter.DEMAND
+        return BatchLimiter.REQUEST_SLOTS if len(reqs) == self.setup.places else BatchLimiter.POLICY
+
+    def _process_last_data(self: Any, last_data: Any) -> None:
+        super()._process_last_data(last_data)
+        if last_data is not None:
+            self._report(last_data[0].batch)
+
+    def _report(self: Any, batch: Any) -> None:
+        """One iteration; who had ended before it (the batch was formed without knowing) is not in it."""
+        everybody = zip(batch.reqs, batch.said.pop("scheduled_tokens"), strict=True)
+        here = [(req.uid, tokens) for req, tokens in everybody if req.uid not in self.left]
+        uids, scheduled = [uid for uid, _ in here], [tokens for _, tokens in here]
+        tokens = [int(uid in self.replies) for uid in uids]
+        if uids:
+            self.told.iteration(
+                uids, tokens, scheduled_tokens=scheduled, started_at=batch.started_at, finished_at=batch.finished_at,
+                **batch.said,
+            )  # fmt: skip
+        for uid in uids:
+            if uid in self.replies and self.replies[uid].finished:
+                self.left.add(uid)
+                self.told.finished(uid, CompletionReason.EOS_TOKEN_REACHED, batch.finished_at)
+
+
 def _serve(setup: Setup, clock: Clock, told: Told) -> None:
     from minisgl import core
-    from minisgl.message import AbortBackendMsg, UserMsg
     from minisgl.scheduler import prefill
     from minisgl.scheduler.scheduler import Scheduler
 
     stand_in("minisgl.engine", Engine=lambda _: Engine(setup, clock), EngineConfig=object)
     core._GLOBAL_CTX = None
     core.set_global_ctx(core.Context(setup.page_size))
-    refusals: list[BatchLimiter] = []
-
-    class Asking(prefill.PrefillAdder):
-        """Its admission; the conditions of a refusal asked again."""
-
-        def try_add_one(self, pending_req: Any) -> Any:
-            added = super().try_add_one(pending_req)
-            if added is None:
-                refusals.append(self._refusal(pending_req))
-            elif isinstance(added, prefill.ChunkedReq):
-                refusals.append(BatchLimiter.TOKEN_BUDGET)
-            return added
-
-        def _refusal(self, pending_req: Any) -> BatchLimiter:
-            if self.token_budget <= 0:
-                return BatchLimiter.TOKEN_BUDGET
-            return BatchLimiter.KV_CACHE if self.table_manager.available_size else BatchLimiter.REQUEST_SLOTS
-
-    class Measured(Scheduler):
-        """Its scheduler, with batchscope where a batch is formed and where its results come in."""
-
-        def offline_receive_msg(self, blocking: bool = False) -> list[Any]:
-            if blocking:
-                clock.now = max(clock.now, due[-1].at)
-            messages = []
-            while due and due[-1].at <= clock.now:
-                request = due.pop()
-                ids = TORCH["tensor"](request.tokens(), dtype=TORCH["int32"])
-                messages.append(UserMsg(request.number, ids, core.SamplingParams(max_tokens=request.output)))
-                told.arrived(request.number, request.prompt, request.at)
-            return messages + self._abandoned()
-
-        def _abandoned(self) -> list[Any]:
-            """Who is aborted now: it has decoded a while, and is in no batch under way."""
-            if not setup.abandoned:
-                return []
-            running = sorted(self.decode_manager.running_reqs, key=lambda req: req.uid)
-            gone = [req.uid for req in running if req.uid % setup.abandoned == 0 and req.remain_len < 30]
-            for uid in gone:
-                left.add(uid)
-                told.finished(uid, CompletionReason.CANCELLED, clock())
-            return [AbortBackendMsg(uid) for uid in gone]
-
-        def offline_send_result(self, reply: list[Any]) -> None:
-            self.replies = {message.uid: message for message in reply}
-
-        def _schedule_next_batch(self) -> Any:
-            refusals.clear()
-            formed = super()._schedule_next_batch()
-            if formed is not None:
-                batch = formed.batch
-                running = {req.uid for req in (*self.decode_manager.running_reqs, *batch.reqs)}
-                waiting = self.prefill_manager.pending_list
-                usable = self.cache_manager.num_pages * setup.page_size
-                batch.said = {
-                    "scheduled_tokens": [req.extend_len for req in batch.reqs],
-                    "waiting": sum(req.chunked_req is None for req in waiting),
-                    "kv_cache_usage": 1 - self.cache_manager.available_size / usable,
-                    "unscheduled_prefill_tokens": sum(
-                        req.input_len - req.chunked_req.device_len for req in waiting if req.chunked_req
-                    ),
-                    "limited_by": _limiter(refusals, running, batch),
-                }  # fmt: skip
-            return formed
-
-        def _process_last_data(self, last_data: Any) -> None:
-            super()._process_last_data(last_data)
-            if last_data is not None:
-                _report(last_data[0].batch, self.replies, left, told)
-
-    def _limiter(refusals: list[BatchLimiter], running: set[int], batch: Any) -> BatchLimiter:
-        if refusals:
-            return refusals[-1]
-        if len(running) == batch.size:
-            return BatchLimiter.DEMAND
-        return BatchLimiter.REQUEST_SLOTS if batch.size == setup.places else BatchLimiter.POLICY
-
-    due = list(reversed(setup.requests))
-    left: set[int] = set()
-    theirs, prefill.PrefillAdder = prefill.PrefillAdder, Asking
+    glue = {"setup": setup, "clock": clock, "told": told, "due": list(reversed(setup.requests)), "left": set()}
+    theirs, prefill.PrefillAdder = prefill.PrefillAdder, type("Adder", (Asking, prefill.PrefillAdder), {})
     try:
-        scheduler = Measured(_config(setup))
+        scheduler = type("Measured", (Glue, Scheduler), glue)(_config(setup))
         data = None
-        while due or data or scheduler.prefill_manager.runnable or scheduler.decode_manager.runnable:
+        while scheduler.due or data or scheduler.prefill_manager.runnable or scheduler.decode_manager.runnable:
             data = scheduler.overlap_loop(data) if setup.overlap else scheduler.normal_loop()
     finally:
         prefill.PrefillAdder = theirs
@@ -208,21 +227,11 @@ def _serve(setup: Setup, clock: Clock, told: Told) -> None:
 
 def _config(setup: Setup) -> Any:
     return SimpleNamespace(
-        max_running_req=setup.places, page_size=setup.page_size, cache_type="radix", model_path="",
-        max_extend_tokens=setup.budget, offline_mode=True, tp_info=None,
-    )  # fmt: skip
-
-
-def _report(batch: Any, replies: dict[int, Any], left: set[int], told: Told) -> None:
-    """One iteration; who had ended before it (the batch was formed without knowing) is not in it."""
-    here = [place for place, req in enumerate(batch.reqs) if req.uid not in left]
-    said = dict(batch.said)
-    said["scheduled_tokens"] = [said["scheduled_tokens"][place] for place in here]
-    uids = [batch.reqs[place].uid for place in here]
-    if uids:
-        tokens = [int(uid in replies) for uid in uids]
-        told.iteration(uids, tokens, started_at=batch.started_at, finished_at=batch.finished_at, **said)
-    for uid in uids:
-        if uid in replies and replies[uid].finished:
-            left.add(uid)
-            told.finished(uid, CompletionReason.EOS_TOKEN_REACHED, batch.finished_at)
+        max_running_req=setup.places,
+        page_size=setup.page_size,
+        cache_type="radix",
+        model_path="",
+        max_extend_tokens=setup.budget,
+        offline_mode=True,
+        tp_info=None,
+    )

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from batchscope import BatchLimiter, CompletionReason, SchedulerLimits
-from foreign.harness import Arrival, Clock, Outcome, Told, arrivals, bare_package, cost, stand_in
+from foreign.harness import EOS, Arrival, Clock, Outcome, Told, arrivals, bare_package, cost, next_token, stand_in
 
-_EOS = 2
+from batchscope import BatchLimiter, CompletionReason, SchedulerLimits
+
 _BLOCK = 256
 WORKLOADS = {
     "64 places, 110 blocks": ((64, 4096, 110), arrivals(400, 16, (100, 1500), (20, 260), families=3)),
@@ -47,78 +46,80 @@ def run(clones: Path) -> Iterator[Outcome]:
         yield told.outcome("nano-vLLM", workload)
 
 
+class Glue:
+    """Mixed into its scheduler: batchscope at the two places where something happens."""
+
+    clock: Clock
+    told: Told
+
+    def schedule(self: Any) -> Any:
+        in_order = list(self.running)
+        seqs, is_prefill = super().schedule()
+        scheduled = [seq.num_scheduled_tokens for seq in seqs]
+        evicted = [seq for seq in in_order if seq in self.waiting]
+        half_done = [seq for seq in self.waiting if seq.block_table]
+        self.formed = {
+            "started_at": self.clock(),
+            "scheduled_tokens": scheduled,
+            "preempted": [seq.number for seq in evicted],
+            "waiting": len(self.waiting) - len(half_done),
+            "kv_cache_usage": len(self.block_manager.used_block_ids) / len(self.block_manager.blocks),
+            "unscheduled_prefill_tokens": sum(
+                seq.num_tokens - seq.num_cached_tokens - seq.num_scheduled_tokens for seq in half_done
+            ),
+            "limited_by": BatchLimiter.KV_CACHE if evicted else self._limiter(seqs, is_prefill=is_prefill),
+        }
+        return seqs, is_prefill
+
+    def _limiter(self: Any, seqs: Any, *, is_prefill: bool) -> BatchLimiter:
+        """The conditions of the ``break``s of its own prefill loop, asked again."""
+        full = len(seqs) >= self.max_num_seqs
+        if self.waiting:
+            head, admitted = self.waiting[0], seqs if is_prefill else []
+            if is_prefill and full:
+                return BatchLimiter.REQUEST_SLOTS
+            if sum(seq.num_scheduled_tokens for seq in admitted) < self.max_num_batched_tokens:
+                refused = not head.block_table and self.block_manager.can_allocate(head) == -1
+                return BatchLimiter.KV_CACHE if refused else BatchLimiter.TOKEN_BUDGET
+            return BatchLimiter.TOKEN_BUDGET
+        if len(seqs) == len(self.running):
+            return BatchLimiter.DEMAND
+        return BatchLimiter.REQUEST_SLOTS if full else BatchLimiter.POLICY
+
+    def postprocess(self: Any, seqs: Any, token_ids: Any, is_prefill: bool) -> None:
+        before = [seq.num_completion_tokens for seq in seqs]
+        super().postprocess(seqs, token_ids, is_prefill)
+        emitted = [seq.num_completion_tokens - had for seq, had in zip(seqs, before, strict=True)]
+        self.told.iteration([seq.number for seq in seqs], emitted, finished_at=self.clock(), **self.formed)
+        for seq in seqs:
+            if seq.is_finished:
+                self.told.finished(seq.number, CompletionReason.EOS_TOKEN_REACHED, self.clock())
+
+
 def _engine(limits: SchedulerLimits, clock: Clock, told: Told) -> Any:
     from nanovllm.engine.llm_engine import LLMEngine
     from nanovllm.engine.scheduler import Scheduler
     from nanovllm.engine.sequence import Sequence
 
-    class Measured(Scheduler):
-        """Its scheduler, with batchscope at the two places where something happens."""
-
-        def schedule(self) -> Any:
-            in_order = list(self.running)
-            seqs, is_prefill = super().schedule()
-            self.formed_at = clock()
-            scheduled = [seq.num_scheduled_tokens for seq in seqs]
-            evicted = [seq for seq in in_order if seq in self.waiting]
-            self.formed = {
-                "started_at": clock(),
-                "scheduled_tokens": scheduled,
-                "preempted": [seq.number for seq in evicted],
-                "waiting": sum(not seq.block_table for seq in self.waiting),
-                "kv_cache_usage": len(self.block_manager.used_block_ids) / len(self.block_manager.blocks),
-                "unscheduled_prefill_tokens": sum(
-                    seq.num_tokens - seq.num_cached_tokens - seq.num_scheduled_tokens
-                    for seq in self.waiting if seq.block_table
-                ),
-                "limited_by": self._limiter(seqs, evicted, sum(scheduled), is_prefill=is_prefill),
-            }  # fmt: skip
-            return seqs, is_prefill
-
-        def _limiter(self, seqs: Any, evicted: Any, tokens: int, *, is_prefill: bool) -> BatchLimiter:
-            """The conditions of the ``break``s of its own prefill loop, asked again."""
-            if evicted:
-                return BatchLimiter.KV_CACHE
-            tokens = tokens if is_prefill else 0
-            for head in list(self.waiting)[:1]:
-                if is_prefill and len(seqs) >= self.max_num_seqs:
-                    return BatchLimiter.REQUEST_SLOTS
-                if tokens == self.max_num_batched_tokens:
-                    return BatchLimiter.TOKEN_BUDGET
-                if not head.block_table and self.block_manager.can_allocate(head) == -1:
-                    return BatchLimiter.KV_CACHE
-                return BatchLimiter.TOKEN_BUDGET
-            if len(seqs) == len(self.running):
-                return BatchLimiter.DEMAND
-            return BatchLimiter.REQUEST_SLOTS if len(seqs) >= self.max_num_seqs else BatchLimiter.POLICY
-
-        def postprocess(self, seqs: Any, token_ids: Any, is_prefill: bool) -> None:
-            before = [seq.num_completion_tokens for seq in seqs]
-            super().postprocess(seqs, token_ids, is_prefill)
-            emitted = [seq.num_completion_tokens - had for seq, had in zip(seqs, before, strict=True)]
-            told.iteration([seq.number for seq in seqs], emitted, finished_at=clock(), **self.formed)
-            for seq in seqs:
-                if seq.is_finished:
-                    told.finished(seq.number, CompletionReason.EOS_TOKEN_REACHED, clock())
-
     Sequence.block_size = _BLOCK
     engine = LLMEngine.__new__(LLMEngine)  # its constructor loads a model
-    engine.scheduler = Measured(
+    engine.scheduler = type("Measured", (Glue, Scheduler), {"clock": clock, "told": told})(
         SimpleNamespace(
-            max_num_seqs=limits.max_running_requests, max_num_batched_tokens=limits.max_scheduled_tokens,
-            eos=_EOS, kvcache_block_size=_BLOCK, num_kvcache_blocks=limits.kv_cache_blocks,
+            max_num_seqs=limits.max_running_requests,
+            max_num_batched_tokens=limits.max_scheduled_tokens,
+            eos=EOS,
+            kvcache_block_size=_BLOCK,
+            num_kvcache_blocks=limits.kv_cache_blocks,
         )
-    )  # fmt: skip
+    )
     engine.model_runner = SimpleNamespace(call=_model(clock))
     return engine
 
 
 def _model(clock: Clock) -> Any:
-    chance = random.Random(7)
-
     def call(_name: str, seqs: Any, _is_prefill: bool) -> list[int]:
         clock.now += cost(sum(seq.num_scheduled_tokens for seq in seqs), len(seqs), sum(len(seq) for seq in seqs))
-        return [_EOS if chance.random() < 0.002 else chance.randrange(10, 30_000) for _ in seqs]
+        return [next_token(seq.number, len(seq)) for seq in seqs]
 
     return call
 

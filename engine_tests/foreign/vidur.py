@@ -9,8 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from batchscope import BatchLimiter, CompletionReason, SchedulerLimits
 from foreign.harness import Arrival, Clock, Outcome, Told, arrivals, bare_package, cost, stand_in
+
+from batchscope import BatchLimiter, CompletionReason, SchedulerLimits
 
 
 class Setup(NamedTuple):
@@ -108,8 +109,8 @@ def _scheduler(setup: Setup, replica: int, clock: Clock) -> Measured:
         max_waiting_iters=10,
     )  # fmt: skip
     theirs = ReplicaSchedulerRegistry.get(
-        ReplicaSchedulerType[setup.scheduler.upper()], SimpleNamespace(), config, SimpleNamespace(max_tokens=setup.longest),
-        SimpleNamespace(id=replica), setup.stages, Stage(setup.stages),
+        ReplicaSchedulerType[setup.scheduler.upper()], SimpleNamespace(), config,
+        SimpleNamespace(max_tokens=setup.longest), SimpleNamespace(id=replica), setup.stages, Stage(setup.stages),
     )  # fmt: skip
     return Measured(theirs, ASKED[setup.scheduler], clock)
 
