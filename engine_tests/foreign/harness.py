@@ -1,4 +1,7 @@
-"""A workload, a virtual clock, and two trackers that hear the same events: one is told what limited, one is not."""
+"""A workload, a virtual clock, and trackers that hear the same events: one is told what limited, one is not.
+
+A third one reports to the recording double, whose checks are then run on engines nobody here wrote.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from batchscope import (
     SchedulerLimits,
     SchedulerMetricsCollector,
 )
+from batchscope.testing import RecordingMetrics, missing_figures, violations
 
 
 class Clock:
@@ -35,6 +39,8 @@ def cost(tokens: int, requests: int, context: int = 0) -> float:
 
 
 EOS = 2
+INFERRED = 1
+"""Which of the trackers is not told what limited."""
 
 
 def next_token(number: int, length: int) -> int:
@@ -91,6 +97,7 @@ class Outcome(NamedTuple):
     inferred: MetricsSnapshot
     confused: dict[tuple[BatchLimiter, BatchLimiter], float]
     """(inferred, reported), where they differ -> share of the time of iterations."""
+    contradictions: list[str]
 
     def shares(self) -> dict[BatchLimiter, tuple[float, float]]:
         """Inferred and reported share of busy time of each limiter that occurs."""
@@ -105,24 +112,24 @@ class Told:
     def __init__(self, limits: SchedulerLimits, clock: Clock) -> None:
         self.limits = limits
         self._collectors = [SchedulerMetricsCollector(limits=limits, clock=clock) for _ in range(2)]
-        self._reported, self._inferred = (RequestTracker(collector) for collector in self._collectors)
-        self._slots: dict[int, tuple[int, int]] = {}
+        self._double = RecordingMetrics(limits)
+        self._trackers = [RequestTracker(metrics) for metrics in (*self._collectors, self._double)]
+        self._slots: dict[int, list[int]] = {}
 
     def arrived(self, number: int, prompt: int, at: float) -> None:
-        reported = self._reported.arrived(number, prompt_tokens=prompt, at=at)
-        self._slots[number] = reported, self._inferred.arrived(number, prompt_tokens=prompt, at=at)
+        self._slots[number] = [tracker.arrived(number, prompt_tokens=prompt, at=at) for tracker in self._trackers]
 
     def iteration(
         self, numbers: Sequence[int], tokens: Sequence[int], *, limited_by: BatchLimiter,
         preempted: Sequence[int] = (), **fields: Any,
     ) -> None:  # fmt: skip
-        for place, tracker in enumerate((self._reported, self._inferred)):
+        for place, tracker in enumerate(self._trackers):
             slots, evicted = ([self._slots[number][place] for number in some] for some in (numbers, preempted))
-            said = {"limited_by": limited_by} if tracker is self._reported else {}
-            tracker.iteration(slots, tokens, preempted=evicted, **fields, **said)
+            said = None if place == INFERRED else limited_by
+            tracker.iteration(slots, tokens, preempted=evicted, limited_by=said, **fields)
 
     def finished(self, number: int, reason: CompletionReason, at: float, **fields: Any) -> None:
-        for tracker, slot in zip((self._reported, self._inferred), self._slots.pop(number), strict=True):
+        for tracker, slot in zip(self._trackers, self._slots.pop(number), strict=True):
             tracker.finished(slot, reason, at=at, **fields)
 
     def outcome(self, engine: str, workload: str) -> Outcome:
@@ -134,7 +141,8 @@ class Told:
                 raise SystemExit(f"{engine}, {workload}: rejected {wrong[0]}, still in flight {wrong[1]}")
         if reported.iteration_stats.limiter_reported_ratio < 1 - 1e-9:
             raise SystemExit(f"{engine}, {workload}: some iterations without a reported limiter")
-        return Outcome(engine, workload, self.limits, reported, inferred, self._confused())
+        contradictions = violations(self._double, drained=True) + missing_figures(self._double)
+        return Outcome(engine, workload, self.limits, reported, inferred, self._confused(), contradictions)
 
     def _confused(self) -> dict[tuple[BatchLimiter, BatchLimiter], float]:
         told, guessed = (collector.iteration_samples() for collector in self._collectors)

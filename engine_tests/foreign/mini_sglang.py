@@ -131,6 +131,7 @@ class Glue:
     told: Told
     due: list[Arrival]
     left: set[int]
+    cached: dict[int, int]
 
     def offline_receive_msg(self: Any, blocking: bool = False) -> list[Any]:
         from minisgl.core import SamplingParams
@@ -155,7 +156,7 @@ class Glue:
         gone = [req.uid for req in running if req.uid % often == 0 and req.remain_len < 30]
         for uid in gone:
             self.left.add(uid)
-            self.told.finished(uid, CompletionReason.CANCELLED, self.clock())
+            self.told.finished(uid, CompletionReason.CANCELLED, self.clock(), cached_tokens=self.cached[uid])
         return [AbortBackendMsg(uid) for uid in gone]
 
     def offline_send_result(self: Any, reply: list[Any]) -> None:
@@ -167,10 +168,13 @@ class Glue:
         if formed is not None:
             waiting = self.prefill_manager.pending_list
             half_done = [req for req in waiting if req.chunked_req]
+            fresh = {req.uid: req.cached_len for req in formed.batch.reqs if req.uid not in self.cached}
+            self.cached.update(fresh)
             usable = self.cache_manager.num_pages * self.setup.page_size
             formed.batch.said = {
                 "scheduled_tokens": [req.extend_len for req in formed.batch.reqs],
                 "waiting": len(waiting) - len(half_done),
+                "cached_prompt_tokens": sum(fresh.values()),
                 "kv_cache_usage": 1 - self.cache_manager.available_size / usable,
                 "unscheduled_prefill_tokens": sum(req.input_len - req.chunked_req.device_len for req in half_done),
                 "limited_by": self._limiter(formed.batch.reqs),
@@ -203,7 +207,8 @@ class Glue:
         for uid in uids:
             if uid in self.replies and self.replies[uid].finished:
                 self.left.add(uid)
-                self.told.finished(uid, CompletionReason.EOS_TOKEN_REACHED, batch.finished_at)
+                said = {"cached_tokens": self.cached[uid]}
+                self.told.finished(uid, CompletionReason.EOS_TOKEN_REACHED, batch.finished_at, **said)
 
 
 def _serve(setup: Setup, clock: Clock, told: Told) -> None:
@@ -214,7 +219,14 @@ def _serve(setup: Setup, clock: Clock, told: Told) -> None:
     stand_in("minisgl.engine", Engine=lambda _: Engine(setup, clock), EngineConfig=object)
     core._GLOBAL_CTX = None
     core.set_global_ctx(core.Context(setup.page_size))
-    glue = {"setup": setup, "clock": clock, "told": told, "due": list(reversed(setup.requests)), "left": set()}
+    glue = {
+        "setup": setup,
+        "clock": clock,
+        "told": told,
+        "due": list(reversed(setup.requests)),
+        "left": set(),
+        "cached": {},
+    }
     theirs, prefill.PrefillAdder = prefill.PrefillAdder, type("Adder", (Asking, prefill.PrefillAdder), {})
     try:
         scheduler = type("Measured", (Glue, Scheduler), glue)(_config(setup))

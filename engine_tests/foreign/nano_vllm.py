@@ -53,8 +53,11 @@ class Glue:
     told: Told
 
     def schedule(self: Any) -> Any:
-        in_order = list(self.running)
+        in_order, fresh = list(self.running), [seq for seq in self.waiting if not hasattr(seq, "cached")]
         seqs, is_prefill = super().schedule()
+        for seq in fresh:
+            if seq.block_table:
+                seq.cached = seq.num_cached_tokens  # as it was admitted: the prefix cache's
         scheduled = [seq.num_scheduled_tokens for seq in seqs]
         evicted = [seq for seq in in_order if seq in self.waiting]
         half_done = [seq for seq in self.waiting if seq.block_table]
@@ -63,6 +66,7 @@ class Glue:
             "scheduled_tokens": scheduled,
             "preempted": [seq.number for seq in evicted],
             "waiting": len(self.waiting) - len(half_done),
+            "cached_prompt_tokens": sum(seq.cached for seq in fresh if seq.block_table),
             "kv_cache_usage": len(self.block_manager.used_block_ids) / len(self.block_manager.blocks),
             "unscheduled_prefill_tokens": sum(
                 seq.num_tokens - seq.num_cached_tokens - seq.num_scheduled_tokens for seq in half_done
@@ -93,7 +97,8 @@ class Glue:
         self.told.iteration([seq.number for seq in seqs], emitted, finished_at=self.clock(), **self.formed)
         for seq in seqs:
             if seq.is_finished:
-                self.told.finished(seq.number, CompletionReason.EOS_TOKEN_REACHED, self.clock())
+                said = {"cached_tokens": seq.cached}
+                self.told.finished(seq.number, CompletionReason.EOS_TOKEN_REACHED, self.clock(), **said)
 
 
 def _engine(limits: SchedulerLimits, clock: Clock, told: Told) -> Any:

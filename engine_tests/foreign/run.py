@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     except FileNotFoundError as missing:
         print(f"error: {missing}", file=sys.stderr)
         return 2
-    print(f"\n{len(failed)} beyond {ALLOWED} and not a documented case")
+    print(f"\n{len(failed)} beyond {ALLOWED} and not a documented case, or in contradiction with themselves")
     return 1 if failed else 0
 
 
@@ -60,7 +60,9 @@ def _shown(outcome: harness.Outcome) -> bool:
         f"{guess} for {true} {share:.3f}" for (guess, true), share in outcome.confused.items() if share >= 0.005
     ]
     print(f"  inferred {', '.join(confused)}" if confused else "  no iteration of any weight was inferred wrongly")
-    return worst <= ALLOWED or bool(known)
+    for sentence in outcome.contradictions:
+        print(f"  CONTRADICTS: {sentence}")
+    return not outcome.contradictions and (worst <= ALLOWED or bool(known))
 
 
 if __name__ == "__main__":

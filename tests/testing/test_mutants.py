@@ -136,7 +136,8 @@ def test_each_mutant_is_found_or_costs_a_figure_that_is_named(name, seed):
 
 
 @pytest.mark.parametrize(
-    "name", ["scheduled tokens are not said", "no prompt tokens", "the limiter is always unknown", "the limiter is never said"]
+    "name",
+    ["scheduled tokens are not said", "no prompt tokens", "the limiter is always unknown", "the limiter is never said"],
 )
 def test_a_collector_names_the_missing_figures_too(name):
     mutate, said = MUTANTS[name]
