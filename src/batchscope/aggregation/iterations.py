@@ -7,7 +7,7 @@ import numpy as np
 from batchscope.aggregation.bucketed_values import Observations
 from batchscope.aggregation.checks import TOO_LARGE, Ranges, Rejections, Verdict, fill, ranges
 from batchscope.aggregation.instrument import Instrument
-from batchscope.aggregation.limiter import BusyClock, infer
+from batchscope.aggregation.limiter import BusyClock, OtherStages, infer
 from batchscope.aggregation.row_buffer import RowBuffer
 from batchscope.aggregation.sliding_window import SlidingWindowCounter
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
@@ -19,6 +19,7 @@ _WHOLE = (
     *_DUE[:-1], C.RUNNING_REQUESTS, C.WAITING_REQUESTS, C.DEFERRED_REQUESTS, C.PREFILL_REQUESTS,
     C.SCHEDULED_TOKENS, C.PREFILL_TOKENS, C.UNSCHEDULED_PREFILL_TOKENS, C.CACHED_PROMPT_TOKENS,
     C.RECOMPUTED_TOKENS, C.DECODE_CONTEXT_TOKENS, C.DRAFT_TOKENS, C.ACCEPTED_TOKENS, C.PREEMPTIONS, C.RANK,
+    C.HEAD_TOKENS, C.STANDING_REQUESTS,
 )  # fmt: skip
 _AMOUNTS = (*_WHOLE, C.PROCESSING_TIME, C.MEMORY_BYTES_USED, C.KV_CACHE_USAGE, C.SCHEDULE_TIME, C.FORWARD_TIME)
 _LAST_RANK = 2**16 - 1  # what is kept of each rank is bounded
@@ -42,6 +43,7 @@ class IterationAggregate:
         self.limits = limits
         self._rejections = rejections
         self.clock = BusyClock()
+        self._stages = OtherStages()
         self.samples = RowBuffer(configuration.max_iteration_samples, len(COLUMNS[Kind.ITERATION]))
         self.count = 0
         self.sums = dict.fromkeys(_SUMMED, 0)
@@ -91,13 +93,15 @@ class IterationAggregate:
         return Rows(Kind.ITERATION, values)
 
     def _complete(self, values: Floats, known: Ranges) -> None:
+        stages = self.limits.pipeline_stages
+        elsewhere = self._stages.advance(values, stages) if stages > 1 else 0.0
         if known.full[C.LIMITED_BY]:
             values[:, C.LIMITER_REPORTED] = 1.0
         else:
             reported = ~np.isnan(values[:, C.LIMITED_BY])
             values[:, C.LIMITER_REPORTED] = reported
             with np.errstate(invalid="ignore"):
-                inferred = infer(values, self.limits)
+                inferred = infer(values, self.limits, elsewhere)
             np.copyto(values[:, C.LIMITED_BY], inferred, where=~reported)
         values[:, C.BUSY_TIME] = self.clock.advance(values)
 
@@ -132,7 +136,7 @@ class IterationAggregate:
         running, waiting = C.RUNNING_REQUESTS, C.WAITING_REQUESTS
         self.running_seconds += float(_sum(busy * values[:, running], full=known.full[running]))
         self.waiting_seconds += float(_sum(busy * values[:, waiting], full=known.full[waiting]))
-        places = self.limits.max_running_requests
+        places = self.limits.batch_places
         if places is not None:
             self.slot_seconds += places * float(busy.sum())
             self.used_slot_seconds += float((busy * size).sum())

@@ -18,7 +18,7 @@ from batchscope.recording.occupancy import NOBODY, Moves
 from batchscope.recording.progress import emit, first_times, schedule
 from batchscope.recording.request_rows import request_rows
 from batchscope.recording.rows import BatchColumn, Floats, Gaps, IterationColumn, Rows
-from batchscope.recording.slots import GENERATION, INDEX_MASK, SlotTable
+from batchscope.recording.slots import FREE, GENERATION, INDEX_MASK, SlotTable
 
 DUPLICATE_SLOT = "duplicate_slot"
 NOT_RUNNING = "not_running"
@@ -78,11 +78,13 @@ class Derivation:
         found = emissions(history, self.table, batch.finished)
         decoding = history.decoding(self.table)
         out: list[Rows | Gaps] = [*gaps(found, batch.finished), *first_times(history, found, started, self.table)]
-        moves.collect(history, started)
-        schedule(history, started, decoding, self.table)
+        moves.collect(history, started, batch.ranks)
+        schedule(history, started, batch.ranks, decoding, self.table)
         emit(found, batch.finished, self.table)
         rows, batches = iteration_rows(batch, history, started, decoding, self.limits)
-        moves.fill(rows.values, leaving.slot, leaving.at)
+        moves.fill(rows.values, leaving.slot, leaving.at, self.limits)
+        if batch.heads.max() != FREE:
+            self.reject(STALE_SLOT, moves.tell_heads(rows.values, batch.heads))
         self._number(rows.values, batches.values)
         self._departed = self._departed.after(float(started.max()))
         self._last_finish = float(np.fmax(self._last_finish, batch.finished.max()))
@@ -95,16 +97,18 @@ class Derivation:
         valid = self.table.valid(batch.handles, index)
         if valid.all():
             return elements
-        self.reject(STALE_SLOT, int(np.count_nonzero(~valid)))
+        self.reject(STALE_SLOT, int(np.count_nonzero(~valid & ~batch.formed[batch.iteration])))
         return elements.take(valid)
 
     def _consistent(self, elements: Elements, batch: IterationBatch, leaving: Leaving) -> History:
         """By slot, without what cannot be: a slot twice, time going back, evicting who does not run.
 
-        Long runs are tried first; where anything is wrong with them, it is looked for element by element.
+        Long runs are tried first; where anything is wrong with them, it is looked for element by element. With
+        several ranks there are none: what follows an iteration is another rank's.
         """
         capacity = self.table.capacity
-        if (batch.finished[1:] >= batch.finished[:-1]).all():
+        one_rank = len(set(batch.ranks.tolist())) == 1
+        if one_rank and (batch.finished[1:] >= batch.finished[:-1]).all():
             runs = long_runs(elements, capacity, batch.size)
             if runs is not None:
                 history = History(runs)
@@ -114,9 +118,9 @@ class Derivation:
             runs, order = single_runs(elements, capacity)
             history = History(runs)
             for reason, bad in self._wrong(history, batch, leaving):
-                count = int(np.count_nonzero(bad))
-                if count:
-                    self.reject(reason, count)
+                if bad.any():
+                    excused = batch.formed[history.begin] if reason is STALE_SLOT else False
+                    self.reject(reason, int(np.count_nonzero(bad & ~excused)))
                     keep = np.ones(len(bad), dtype=np.bool_)
                     keep[order[bad]] = False
                     elements = elements.take(keep)

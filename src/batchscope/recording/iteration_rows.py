@@ -35,8 +35,8 @@ def iteration_rows(
     batches[:, BatchColumn.AT] = batch.finished
     batches[:, BatchColumn.REQUEST_COUNT] = rows[:, C.REQUEST_COUNT]
     batches[:, BatchColumn.MEMORY_BYTES_USED] = rows[:, C.MEMORY_BYTES_USED]
-    if limits.max_running_requests:
-        batches[:, BatchColumn.UTILIZATION] = rows[:, C.REQUEST_COUNT] / limits.max_running_requests
+    if limits.batch_places:
+        batches[:, BatchColumn.UTILIZATION] = rows[:, C.REQUEST_COUNT] / limits.batch_places
     return Rows(Kind.ITERATION, rows), Rows(Kind.BATCH, batches)
 
 

@@ -75,8 +75,10 @@ class IterationColumn(IntEnum):
     FORWARD_TIME = 24
     RANK = 25
     LIMITED_BY = 26
-    LIMITER_REPORTED = 27
-    BUSY_TIME = 28
+    HEAD_TOKENS = 27
+    STANDING_REQUESTS = 28
+    LIMITER_REPORTED = 29
+    BUSY_TIME = 30
 
 
 class BatchColumn(IntEnum):

@@ -196,6 +196,8 @@ class Writer(LatencyWriter):
         limited_by: BatchLimiter | None = None,
         inter_token_latencies: Latencies | None = None,
         inter_emission_latencies: Latencies | None = None,
+        head_tokens: float | None = None,
+        standing_requests: float | None = None,
     ) -> None:
         """One iteration: the fields of ``IterationResult``, in its order."""
         ring = self._iterations
@@ -227,6 +229,8 @@ class Writer(LatencyWriter):
                 nan if preemptions is None else preemptions, schedule_time, forward_time,
                 0.0 if rank is None else rank,
                 nan if limited_by is None else LIMITER_CODES[limited_by],
+                nan if head_tokens is None else head_tokens,
+                nan if standing_requests is None else standing_requests,
             )  # fmt: skip
             # Both are read before either is taken: a record counts whole or not at all.
             tokens = None if inter_token_latencies is None else readable(inter_token_latencies)

@@ -26,12 +26,12 @@ def iteration_means(iterations: IterationAggregate, limits: SchedulerLimits) -> 
         "waiting_requests": mean_of(column(C.WAITING_REQUESTS)),
         "kv_cache_usage": mean_of(column(C.KV_CACHE_USAGE)),
     }
-    means["utilization"] = _over(means["requests_per_iteration"], limits.max_running_requests)
+    means["utilization"] = _over(means["requests_per_iteration"], limits.batch_places)
     means["token_utilization"] = _over(mean_of(column(C.SCHEDULED_TOKENS)), limits.max_scheduled_tokens)
     return means
 
 
-def _over(mean: Mean, limit: int | None) -> Mean:
+def _over(mean: Mean, limit: float | None) -> Mean:
     return Mean() if limit is None else Mean(mean.sum / limit, mean.count)
 
 
