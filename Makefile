@@ -10,7 +10,7 @@ BENCH := build/bench
 READY := $(VENV)/.ready
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check lint package engines bench bench-docs report-image clean
+.PHONY: demo test check lint package engines foreign bench bench-docs report-image clean
 
 demo: $(READY)
 	@$(BIN)/batchscope demo
@@ -38,6 +38,10 @@ package: $(READY)
 # Real engines, each in an environment of its own (vLLM alone takes minutes to install): make engines ENGINES=llamacpp
 engines:
 	$(PYTHON) engine_tests/run.py $(ENGINES)
+
+# Schedulers of other engines from their clones: is the inferred cause the one they report? make foreign CLONES=DIR
+foreign: $(READY)
+	$(BIN)/python engine_tests/foreign/run.py --clones "$(CLONES)"
 
 bench: $(BENCH)/.ready
 	$(BENCH)/bin/python benchmarks/run.py --json build/benchmarks

@@ -309,6 +309,10 @@ class RequestTracker:
 
     # What the collector asks for, under the drain's lock.
 
+    def undrained(self) -> list[Event]:
+        """What was reported and not drained yet, as it was said."""
+        return self._log[:]
+
     def drain(self) -> list[Rows | Gaps]:
         """Rows of everything reported so far."""
         events = self._log[:]
