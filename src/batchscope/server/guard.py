@@ -16,6 +16,8 @@ import logging
 import re
 import socket
 import struct
+import time
+from email.utils import formatdate
 from typing import Any
 
 import h11
@@ -145,6 +147,8 @@ class GuardedProtocol(H11Protocol):
             self._begun = True
             self._within(self.guard.limits.header_seconds)
         before = self.cycle
+        date = formatdate(time.time(), usegmt=True).encode()
+        self.server_state.default_headers = [(b"date", date), *self.config.encoded_headers]
         super().data_received(data)
         self._note_request(before)
 

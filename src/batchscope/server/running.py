@@ -30,6 +30,7 @@ logger = logging.getLogger("batchscope.server")
 _BACKLOG = 128
 _GRACE_SECONDS = 2  # for answers under way when the server ends
 _START_SECONDS = 30.0
+_TURNS_TO_KNOW = 3  # of the loop: accepted, its transport made, its protocol told
 
 
 class ServerHandle:
@@ -50,7 +51,7 @@ class ServerHandle:
 
     def close(self) -> None:
         """Stop listening, finish what is being answered (2 s at most), end the thread; it can be called again."""
-        self._server.should_exit = True
+        self._server.end()
         self._thread.join()
         self._listener.close()
 
@@ -113,23 +114,56 @@ def beyond_loopback(handle: ServerHandle) -> bool:
 
 
 class _Server(uvicorn.Server):
-    """Says when it listens, and tells its guard and its loop when it ends."""
+    """Says when it listens, and tells its guard and its loop when it ends. With nobody asking it never wakes up.
+
+    uvicorn's own loop wakes ten times a second, to see whether it shall end and what time it is: each time it takes the
+    GIL from the engine. Here the end is told, and the guard looks at the clock when there is something to answer.
+    """
 
     def __init__(self, config: uvicorn.Config, guard: Guard) -> None:
         super().__init__(config)
         self.guard = guard
         self.listening = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """Wait for ``end``."""
+        await self._ended.wait()
+
+    def end(self) -> None:
+        """Stop serving; from any thread, at any time, any number of times."""
+        self.should_exit = True
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # its loop is closed: it has ended
+                self._loop.call_soon_threadsafe(self._ended.set)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
+        self._loop = asyncio.get_running_loop()
+        if self.should_exit:  # told to end before there was a loop to tell
+            self._ended.set()
         self.listening.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.guard.closed = True
-        loop = asyncio.get_running_loop()
-        if isinstance(loop, ServerLoop):
-            loop.drop_handshakes()
+        await self._settle(sockets or [])
+        self._drop_handshakes()
         await super().shutdown(sockets=sockets)
+
+    async def _settle(self, listeners: list[socket.socket]) -> None:
+        """Accept nobody from now on, and let who was accepted become known, to be dropped by the guard.
+
+        asyncio forgets an accepted connection whose server is closed before its transport is made: it stays open.
+        """
+        for listener in listeners:
+            asyncio.get_running_loop().remove_reader(listener.fileno())
+        for _ in range(_TURNS_TO_KNOW):
+            await asyncio.sleep(0)
+
+    def _drop_handshakes(self) -> None:
+        if isinstance(self._loop, ServerLoop):
+            self._loop.drop_handshakes()
 
 
 def _configuration(app: ASGIApp, certificate: str | None, key: str | None, guard: Guard) -> uvicorn.Config:
