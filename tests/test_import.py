@@ -8,7 +8,7 @@ import sys, sysconfig
 from pathlib import Path
 import msgspec, numpy  # and whatever these import themselves
 before = set(sys.modules)
-import batchscope
+from batchscope import *
 outside = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")]
 found = set()
 for name in set(sys.modules) - before:
@@ -29,6 +29,6 @@ def test_importing_it_imports_no_other_package_than_numpy_and_msgspec():
 
 
 def test_importing_it_starts_no_thread_and_says_nothing():
-    program = "import batchscope, threading; assert threading.active_count() == 1"
+    program = "from batchscope import *; import threading; assert threading.active_count() == 1"
     run = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
