@@ -96,11 +96,12 @@ class Head:
 
     def _throughput(self) -> Iterator[Text]:
         totals, seconds = self._snapshot.totals, self._snapshot.elapsed_seconds
-        prompt = totals.prompt_tokens_computed + totals.prompt_tokens_cached
+        cached = totals.prompt_tokens_cached or 0
+        prompt = (totals.prompt_tokens_computed or 0) + cached
         yield Text(f"{rate(self._snapshot.request_stats.total_requests, seconds)} requests/s")
         yield Text(f"{rate(totals.generation_tokens, seconds)} output tokens/s")
-        cached = f" ({percent(totals.prompt_tokens_cached / prompt)} cached)" if totals.prompt_tokens_cached else ""
-        yield Text(f"{rate(prompt, seconds)} prompt tokens/s{cached}")
+        of_it = f" ({percent(cached / prompt)} cached)" if cached else ""
+        yield Text(f"{rate(prompt, seconds)} prompt tokens/s{of_it}")
 
     def _recent(self) -> Iterator[Text]:
         requests = self._snapshot.request_stats
