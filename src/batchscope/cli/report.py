@@ -103,7 +103,7 @@ class Report:
 
     def _throughput(self) -> str:
         totals, seconds = self.snapshot.totals, self.snapshot.elapsed_seconds
-        prompt = totals.prompt_tokens_computed + totals.prompt_tokens_cached
+        prompt = (totals.prompt_tokens_computed or 0) + (totals.prompt_tokens_cached or 0)
         return (
             f"{rate(self.snapshot.request_stats.total_requests, seconds)} requests/s   "
             f"{rate(totals.generation_tokens, seconds)} output tokens/s   "
