@@ -46,7 +46,11 @@ class RequestColumn(IntEnum):
 
 
 class IterationColumn(IntEnum):
-    """An iteration. ``LIMITED_BY`` is reported or inferred; ``BUSY_TIME`` counts overlapping time once, a rank."""
+    """An iteration. ``LIMITED_BY`` is reported or inferred; ``BUSY_TIME`` counts overlapping time once, a rank.
+
+    ``DECODE_TOKENS`` are known where ``SCHEDULED_TOKENS`` may not be: a decoding request has one. The utilizations are
+    those at the limits of the moment, ``nan`` without them.
+    """
 
     AT = 0
     ITERATION_NUMBER = 1
@@ -77,6 +81,9 @@ class IterationColumn(IntEnum):
     LIMITED_BY = 26
     LIMITER_REPORTED = 27
     BUSY_TIME = 28
+    DECODE_TOKENS = 29
+    UTILIZATION = 30
+    TOKEN_UTILIZATION = 31
 
 
 class BatchColumn(IntEnum):

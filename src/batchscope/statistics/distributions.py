@@ -47,7 +47,8 @@ def summarize_histogram(histogram: ExponentialHistogram, span_seconds: float = m
 
 def merged(histograms: Iterable[ExponentialHistogram]) -> ExponentialHistogram:
     """One histogram of all; thresholds, which differ by class, are left out."""
-    found = list(histograms)
+    given = list(histograms)
+    found = [histogram for histogram in given if histogram.count] or given
     whole = ExponentialHistogram(max((histogram.scale for histogram in found), default=6))
     for histogram in found:
         whole.merge(without_thresholds(histogram))

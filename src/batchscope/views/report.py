@@ -155,7 +155,7 @@ class Report:
 
     def _throughput(self) -> Iterator[Text]:
         totals, seconds = self._shown.totals, self._shown.elapsed_seconds
-        prompt = totals.prompt_tokens_computed + totals.prompt_tokens_cached
+        prompt = (totals.prompt_tokens_computed or 0) + (totals.prompt_tokens_cached or 0)
         yield Text(f"{rate(self._shown.request_stats.total_requests, seconds)} requests/s")
         yield Text(f"{rate(totals.generation_tokens, seconds)} output tokens/s")
         cached = f" ({percent(totals.prompt_tokens_cached / prompt)} cached)" if totals.prompt_tokens_cached else ""
