@@ -97,11 +97,11 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Running and waiting", "Averages over busy time, which no gauge of a scrape can show.", "short",
             (
                 Query(
-                    f"sum({rate('running_request_seconds_total')}) / sum({rate('iteration_busy_seconds_total')})",
+                    f"sum({rate('running_request_seconds_total')}) / sum({rate('running_reported_seconds_total')})",
                     "running",
                 ),
                 Query(
-                    f"sum({rate('waiting_request_seconds_total')}) / sum({rate('iteration_busy_seconds_total')})",
+                    f"sum({rate('waiting_request_seconds_total')}) / sum({rate('waiting_reported_seconds_total')})",
                     "waiting",
                 ),
             ),

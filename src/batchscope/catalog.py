@@ -171,8 +171,16 @@ _COUNTERS = (
         "totals.running_request_seconds",
     ),
     _counter(
+        "running_reported_seconds", "seconds", "Time in iterations that say how many requests hold a place.",
+        "totals.running_reported_seconds",
+    ),
+    _counter(
         "waiting_request_seconds", "seconds", "Requests that could run and do not x time in iterations.",
         "totals.waiting_request_seconds",
+    ),
+    _counter(
+        "waiting_reported_seconds", "seconds", "Time in iterations that say how many requests wait.",
+        "totals.waiting_reported_seconds",
     ),
     _counter("rank_seconds", "seconds", "Time since the start x ranks seen.", "totals.rank_seconds"),
     _counter("preemptions", "preemptions", "Requests put out of the batch before their end.", "totals.preemptions"),

@@ -178,13 +178,13 @@ class Draining:
         """Forget what was counted; requests in flight stay."""
         with self.lock:
             self.drain()
-            clock = self.state.iterations.clock
+            clock, sources = self.state.iterations.clock, self.state.sources
             for source in self.sources:
                 source.reset()
             self.generation += 1
             self._begin()
             clock.restart()  # no instant counts as busy twice, not even across a reset
-            self.state.iterations.clock = clock
+            self.state.iterations.clock, self.state.sources = clock, sources
 
     def after_fork(self) -> None:
         """In the child: empty, a new lock; rows of other threads, even half-written, are gone."""

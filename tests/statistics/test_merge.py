@@ -269,8 +269,10 @@ def test_capacity_adds_up_and_is_unknown_where_an_engine_that_ran_does_not_say()
     assert merge_snapshots([limited, idle]).iteration_stats.time_weighted_utilization == 0.5
     unknown = merge_snapshots([limited, silent])
     assert unknown.limits.max_running_requests is unknown.gauges.limit_running_requests is None
-    assert math.isnan(unknown.iteration_stats.time_weighted_utilization)
-    assert unknown.iteration_stats.average_utilization == 0.5  # of the records that have one
+    utilizations = unknown.iteration_stats
+    assert math.isnan(utilizations.time_weighted_utilization)
+    assert math.isnan(utilizations.average_utilization)  # the one's is not that of both
+    assert math.isnan(utilizations.token_utilization)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from math import isnan, nan
+
 import numpy as np
 
 from batchscope.aggregation.bucketed_values import Observations
-from batchscope.aggregation.checks import TOO_LARGE, Ranges, Rejections, Verdict, fill, ranges
+from batchscope.aggregation.checks import (
+    MORE_THAN_SCHEDULED,
+    NOT_A_RATIO,
+    TOO_LARGE,
+    Ranges,
+    Rejections,
+    Verdict,
+    fill,
+    ranges,
+)
 from batchscope.aggregation.instrument import Instrument
 from batchscope.aggregation.limiter import BusyClock, OtherStages, infer
 from batchscope.aggregation.row_buffer import RowBuffer
@@ -23,6 +34,7 @@ _WHOLE = (
 )  # fmt: skip
 _AMOUNTS = (*_WHOLE, C.PROCESSING_TIME, C.MEMORY_BYTES_USED, C.KV_CACHE_USAGE, C.SCHEDULE_TIME, C.FORWARD_TIME)
 _LAST_RANK = 2**16 - 1  # what is kept of each rank is bounded
+_FULLEST = 1.01  # a usage that was rounded up is still one; 97 is a percentage
 _SUMMED = {
     "tokens_generated": C.TOKENS_GENERATED,
     "scheduled_tokens": C.SCHEDULED_TOKENS,
@@ -32,6 +44,20 @@ _SUMMED = {
     "accepted_tokens": C.ACCEPTED_TOKENS,
     "preemptions": C.PREEMPTIONS,
 }
+
+
+class Integral:
+    """Requests x busy time, ``nan`` until somebody says how many; ``seconds``: the busy time for which it was said."""
+
+    def __init__(self) -> None:
+        self.total = nan
+        self.seconds = 0.0
+
+    def add(self, busy: Floats, requests: Floats) -> None:
+        """More busy time, with as many requests each; ``nan`` where it is not said."""
+        said = ~np.isnan(requests)
+        self.total = (0.0 if isnan(self.total) else self.total) + float((busy * requests)[said].sum())
+        self.seconds += float(busy[said].sum())
 
 
 class IterationAggregate:
@@ -46,13 +72,13 @@ class IterationAggregate:
         self._stages = OtherStages()
         self.samples = RowBuffer(configuration.max_iteration_samples, len(COLUMNS[Kind.ITERATION]))
         self.count = 0
-        self.sums = dict.fromkeys(_SUMMED, 0)
-        self.decode_tokens = 0
+        self.sums = dict.fromkeys((*_SUMMED, "decode_tokens"), 0)
+        self._said: set[str] = set()
+        self._prefill_missed = False
         self.busy_by_limiter = np.zeros(len(LIMITERS))
         self.lost_slots_by_limiter = np.zeros(len(LIMITERS))
         self.busy_reported = 0.0
-        self.running_seconds = 0.0
-        self.waiting_seconds = 0.0
+        self.running, self.waiting = Integral(), Integral()
         self.scheduled_seconds = 0.0
         self.slot_seconds = 0.0
         self.used_slot_seconds = 0.0
@@ -72,6 +98,11 @@ class IterationAggregate:
         """Time in which some iteration ran, summed over ranks."""
         return float(self.busy_by_limiter.sum())
 
+    def told(self, name: str) -> int | None:
+        """A sum of what iterations said; None where none said it, or prefills happened and none said their tokens."""
+        known = name in self._said and not (name == "prefill_tokens" and self._prefill_missed and not self.sums[name])
+        return self.sums[name] if known else None
+
     def consume(self, values: Floats) -> Rows:
         """Complete, check and count rows, ordered by instant; what is returned are the good ones."""
         verdict = Verdict(values, self._rejections)
@@ -82,6 +113,11 @@ class IterationAggregate:
             verdict.amounts(_AMOUNTS, due=(*_DUE, C.RANK), whole=_WHOLE, known=known)
             if known.high[C.RANK] > _LAST_RANK:
                 verdict.refuse(values[:, C.RANK] > _LAST_RANK, TOO_LARGE, (C.RANK,))
+            if known.high[C.KV_CACHE_USAGE] > _FULLEST:
+                verdict.refuse(values[:, C.KV_CACHE_USAGE] > _FULLEST, NOT_A_RATIO, (C.KV_CACHE_USAGE,))
+            if known.high[C.PREFILL_TOKENS] > 0:
+                more = values[:, C.PREFILL_TOKENS] > values[:, C.SCHEDULED_TOKENS]
+                verdict.refuse(more, MORE_THAN_SCHEDULED, (C.PREFILL_TOKENS, C.SCHEDULED_TOKENS))
         if verdict.refused:
             values, _ = verdict.keep(None)
             known = ranges(values) if len(values) else known
@@ -104,15 +140,20 @@ class IterationAggregate:
                 inferred = infer(values, self.limits, elsewhere)
             np.copyto(values[:, C.LIMITED_BY], inferred, where=~reported)
         values[:, C.BUSY_TIME] = self.clock.advance(values)
+        places, budget = self.limits.batch_places, self.limits.max_scheduled_tokens
+        values[:, C.UTILIZATION] = nan if places is None else values[:, C.REQUEST_COUNT] / places
+        values[:, C.TOKEN_UTILIZATION] = nan if budget is None else values[:, C.SCHEDULED_TOKENS] / budget
+        decode = values[:, C.SCHEDULED_TOKENS] - values[:, C.PREFILL_TOKENS]
+        np.copyto(values[:, C.DECODE_TOKENS], decode, where=~np.isnan(decode))
 
     def _count(self, values: Floats, known: Ranges) -> None:
         self.count += len(values)
         for name, column in _SUMMED.items():
-            if known.high[column] > 0:
+            if known.high[column] >= 0:
+                self._said.add(name)
                 self.sums[name] += int(_sum(values[:, column], full=known.full[column]))
-        if known.high[C.SCHEDULED_TOKENS] > 0:
-            decode = values[:, C.SCHEDULED_TOKENS] - values[:, C.PREFILL_TOKENS]
-            self.decode_tokens += int(np.nansum(decode))
+        self._prefill_missed |= not known.full[C.PREFILL_TOKENS]
+        self._count_decode(values, known)
         self._integrate(values, known)
         at = values[:, C.AT]
         cells, latest = self.in_window.groups(at, ascending=True), float(at[-1])
@@ -126,6 +167,14 @@ class IterationAggregate:
                 numbers = ~np.isnan(values[:, column])
                 instrument.observe(values[numbers, column], at[numbers])
 
+    def _count_decode(self, values: Floats, known: Ranges) -> None:
+        """A writer's row has 0 where it is not known, a tracker's what it knows: 0 is a figure where both parts are."""
+        both = known.high[C.SCHEDULED_TOKENS] >= 0 and known.high[C.PREFILL_TOKENS] >= 0
+        decode = int(_sum(values[:, C.DECODE_TOKENS], full=False))
+        if decode or (both and not np.isnan(values[:, C.SCHEDULED_TOKENS] - values[:, C.PREFILL_TOKENS]).all()):
+            self._said.add("decode_tokens")
+            self.sums["decode_tokens"] += decode
+
     def _integrate(self, values: Floats, known: Ranges) -> None:
         # Products and sums, not matrix products: those wake the BLAS library's threads.
         busy, limiter = values[:, C.BUSY_TIME], values[:, C.LIMITED_BY].astype(np.int64)
@@ -133,9 +182,9 @@ class IterationAggregate:
         self.busy_by_limiter += np.bincount(limiter, weights=busy, minlength=len(LIMITERS))
         self.busy_reported += float((busy * values[:, C.LIMITER_REPORTED]).sum())
         self.scheduled_seconds += float((busy * size).sum())
-        running, waiting = C.RUNNING_REQUESTS, C.WAITING_REQUESTS
-        self.running_seconds += float(_sum(busy * values[:, running], full=known.full[running]))
-        self.waiting_seconds += float(_sum(busy * values[:, waiting], full=known.full[waiting]))
+        for integral, column in ((self.running, C.RUNNING_REQUESTS), (self.waiting, C.WAITING_REQUESTS)):
+            if known.high[column] >= 0:
+                integral.add(busy, values[:, column])
         places = self.limits.batch_places
         if places is not None:
             self.slot_seconds += places * float(busy.sum())

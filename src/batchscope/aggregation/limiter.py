@@ -115,10 +115,15 @@ class OtherStages:
 
 
 class BusyClock:
-    """Busy time of iterations, overlapping ones counted once: a rank's time moves on to its latest finish."""
+    """Busy time of iterations, overlapping ones counted once: a rank's time moves on to its latest finish.
+
+    An iteration that is reported after a later one was counted takes what it can of the idle spans before: so the
+    sum does not depend on who looked in between. The last ``_SPANS`` of each rank are remembered.
+    """
 
     def __init__(self) -> None:
         self._last_finish: dict[float, float] = {}
+        self._idle: dict[float, list[Span]] = {}
         self._seen: set[float] = set()
 
     @property
@@ -130,18 +135,47 @@ class BusyClock:
         """finished[k] - max(started[k], latest finish before k), never negative, per rank, in order."""
         ranks = rows[:, IterationColumn.RANK]
         busy = np.empty(len(rows))
-        for rank in np.unique(ranks):
+        for rank in np.unique(ranks).tolist():
             of_rank = ranks == rank
-            self._seen.add(float(rank))
+            self._seen.add(rank)
             started = rows[of_rank, IterationColumn.STARTED_AT]
             finished = rows[of_rank, IterationColumn.FINISHED_AT]
-            before = np.empty_like(finished)
-            before[0] = self._last_finish.get(float(rank), -np.inf)
-            np.maximum(np.maximum.accumulate(finished[:-1]), before[0], out=before[1:])
-            busy[of_rank] = np.maximum(finished - np.maximum(started, before), 0.0)
-            self._last_finish[float(rank)] = float(max(before[0], finished.max()))
+            busy[of_rank] = self._advance(rank, started, finished)
+        return busy
+
+    def _advance(self, rank: float, started: Floats, finished: Floats) -> Floats:
+        last = self._last_finish.get(rank, -np.inf)
+        before = np.empty_like(finished)
+        before[0] = last
+        np.maximum(np.maximum.accumulate(finished[:-1]), last, out=before[1:])
+        busy: Floats = np.maximum(finished - np.maximum(started, before), 0.0)
+        idle = self._idle.setdefault(rank, [])
+        for row in np.flatnonzero(finished < last).tolist():
+            busy[row] = _taken(idle, float(started[row]), float(finished[row]))
+        rested = np.flatnonzero(started > before)[-_SPANS:]
+        idle += zip(before[rested].tolist(), started[rested].tolist(), strict=True)
+        del idle[:-_SPANS]
+        self._last_finish[rank] = float(max(last, finished.max()))
         return busy
 
     def restart(self) -> None:
         """Forget the ranks, but not where their time stands: after a reset no instant counts twice."""
         self._seen.clear()
+        self._idle.clear()
+
+
+Span = tuple[float, float]
+_SPANS = 64
+
+
+def _taken(idle: list[Span], start: float, end: float) -> float:
+    """How much of start..end is idle; it no longer is."""
+    found = 0.0
+    for place in range(len(idle) - 1, -1, -1):
+        low, high = idle[place]
+        if low < end and high > start:
+            found += min(high, end) - max(low, start)
+            idle[place : place + 1] = [(one, other) for one, other in ((low, start), (end, high)) if one < other]
+        if high <= start:
+            break
+    return found

@@ -78,9 +78,9 @@ class RequestAggregate:
         self.untracked = 0
         self.lost = 0
         self.tokens_generated = 0
-        self.prompt_tokens_computed = 0
-        self.prompt_tokens_cached = 0
-        self.recomputed_tokens = 0
+        self.prompt_tokens = self.cached_tokens = 0
+        self.recomputed_tokens: int | None = None  # nobody said
+        self._prompts_said = self._cached_said = False
         window = configuration.counter_window_seconds
         self.finished_in_window = SlidingWindowCounter(window, start=now)
         self.tokens_in_window = SlidingWindowCounter(window, start=now)
@@ -109,6 +109,16 @@ class RequestAggregate:
             self._count(values, known)
             self.samples.append(values, request_ids)
         return Rows(Kind.REQUEST, values, request_ids)
+
+    @property
+    def prompt_tokens_computed(self) -> int | None:
+        """Of finished requests; None where some finished and none said its prompt."""
+        return self.prompt_tokens - self.cached_tokens if self._prompts_said or not self.by_reason.any() else None
+
+    @property
+    def prompt_tokens_cached(self) -> int | None:
+        """Likewise those that a prefix cache supplied."""
+        return self.cached_tokens if self._cached_said or not self.by_reason.any() else None
 
     def started(self, values: Floats) -> None:
         """Queue times and TTFTs of requests that have not finished yet."""
@@ -142,8 +152,10 @@ class RequestAggregate:
 
     def _count_prompts(self, values: Floats, known: Ranges) -> None:
         """Prompts count at the finish of requests whose prefill ended, so that nothing counts twice."""
-        if known.high[C.RECOMPUTED_TOKENS] > 0:
-            self.recomputed_tokens += int(np.nan_to_num(values[:, C.RECOMPUTED_TOKENS]).sum())
+        if known.high[C.RECOMPUTED_TOKENS] >= 0:
+            self.recomputed_tokens = (self.recomputed_tokens or 0) + int(np.nansum(values[:, C.RECOMPUTED_TOKENS]))
+        self._prompts_said |= known.high[C.PROMPT_TOKENS] >= 0
+        self._cached_said |= known.high[C.CACHED_TOKENS] >= 0
         prompts, cached = values[:, C.PROMPT_TOKENS], values[:, C.CACHED_TOKENS]
         if not (known.low[C.TOKENS_GENERATED] > 0 or known.full[C.FIRST_TOKEN_AT]):
             prefilled = (values[:, C.TOKENS_GENERATED] > 0) | ~np.isnan(values[:, C.FIRST_TOKEN_AT])
@@ -153,8 +165,8 @@ class RequestAggregate:
         total, from_cache = int(prompts.sum()), 0
         if known.high[C.CACHED_TOKENS] > 0:
             from_cache = int(np.minimum(np.nan_to_num(cached), prompts).sum())
-        self.prompt_tokens_cached += from_cache
-        self.prompt_tokens_computed += total - from_cache
+        self.cached_tokens += from_cache
+        self.prompt_tokens += total
 
     def _judge(self, values: Floats, outcomes: npt.NDArray[np.int64], known: Ranges) -> None:
         for code, name in enumerate(self._classes.names):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from enum import StrEnum
 from math import inf
 
 import numpy as np
@@ -28,6 +29,34 @@ _MAX_COUNT = 2**31
 _ORDER = (Kind.ITERATION, Kind.BATCH, Kind.START, Kind.REQUEST, Kind.ERROR)
 
 
+class TokenSource(StrEnum):
+    """Who tells of tokens: iterations when they emit them, finished requests at their end."""
+
+    ITERATIONS = "iterations"
+    REQUESTS = "requests"
+
+
+class TokenSources:
+    """Which of the two is counted: both tell of the same tokens. A choice stays, over a reset, too: no total falls."""
+
+    def __init__(self) -> None:
+        self.generation: TokenSource | None = None
+        self.recomputed: TokenSource | None = None
+
+    def choose(self, iterations: IterationAggregate, requests: RequestAggregate) -> None:
+        """Settle what is open: iterations where there are any, else requests as soon as they tell of tokens."""
+        if self.generation is None:
+            self.generation = _first(iterations.count, requests.tokens_generated)
+        if self.recomputed is None:
+            self.recomputed = _first(iterations.sums["recomputed_tokens"], requests.recomputed_tokens or 0)
+
+
+def _first(of_iterations: int, of_requests: int) -> TokenSource | None:
+    if of_iterations:
+        return TokenSource.ITERATIONS
+    return TokenSource.REQUESTS if of_requests else None
+
+
 class State:
     """The aggregates of one generation (between two resets)."""
 
@@ -35,6 +64,7 @@ class State:
         self, configuration: MetricsConfiguration, limits: SchedulerLimits, classes: ClassNames, now: float
     ) -> None:
         self.started = now
+        self.sources = TokenSources()
         self._scratch = Scratch()
         self.rejections = Rejections()
         self.requests = RequestAggregate(configuration, classes, self.rejections, now)
@@ -45,6 +75,28 @@ class State:
         self.inter_token_latency = Instrument(scale)
         self.inter_emission_latency = Instrument(scale)
         self.resources = ResourceAggregate(self.rejections)
+
+    @property
+    def generation_tokens(self) -> dict[str, int]:
+        """Output tokens, counted once, under the name of who told of them: their sum does not fall."""
+        return self._told(self.tokens(), self.sources.generation)
+
+    def recent_tokens(self, tokens: Tokens) -> dict[str, int]:
+        """Likewise ``tokens`` of some span: those of iterations as soon as one was recorded."""
+        return self._told(tokens, TokenSource.ITERATIONS if self.iterations.count else self.sources.generation)
+
+    def _told(self, tokens: Tokens, source: TokenSource | None) -> dict[str, int]:
+        if source is TokenSource.ITERATIONS:
+            return {source.value: tokens.of_iterations} if self.iterations.count else {}
+        return {TokenSource.REQUESTS.value: tokens.of_requests} if tokens.of_requests else {}
+
+    @property
+    def recomputed_tokens(self) -> int | None:
+        """Tokens computed again, counted once; None where nobody said."""
+        of_iterations, of_requests = self.iterations.told("recomputed_tokens"), self.requests.recomputed_tokens
+        if self.sources.recomputed is None:
+            return of_requests if of_iterations is None else of_iterations
+        return of_requests if self.sources.recomputed is TokenSource.REQUESTS else of_iterations
 
     def tokens(self) -> Tokens:
         """Output tokens so far, as iterations and as finished requests count them."""
@@ -65,6 +117,7 @@ class State:
         for rows in in_order(by_kind.get(Kind.GAP, ()), now, scratch):
             for gaps in _pairs(rows.values, self.rejections):
                 self._count_gaps(gaps, now, sinks)
+        self.sources.choose(self.iterations, self.requests)
         for streams in by_kind.values():
             for stream in streams:
                 stream.release()

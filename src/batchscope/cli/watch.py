@@ -91,7 +91,7 @@ def _screen(as_json: bool) -> Iterator[Callable[[WatchDocument], None]]:
         yield _write_json if as_json else _write_block
         return
     with Live(console=console, auto_refresh=False) as live:
-        yield lambda document: live.update(view(document), refresh=True)
+        yield lambda document: live.update(view(document, console.size.height), refresh=True)
 
 
 def _write_json(document: WatchDocument) -> None:

@@ -84,7 +84,7 @@ def _minus(now: Any, before: Any) -> Any:
     if isinstance(now, int) and isinstance(before, int):
         return now - before
     if isinstance(now, float) and isinstance(before, float):
-        return max(now - before, 0.0)
+        return now if math.isnan(before) else max(now - before, 0.0)
     return now
 
 

@@ -60,6 +60,7 @@ def _count(rows: Floats, history: History, decoding: npt.NDArray[np.bool_]) -> N
     prefilling = begin[~decoding]
     rows[:, C.PREFILL_REQUESTS] = np.bincount(prefilling, minlength=count)
     if scheduled is None:
+        rows[:, C.DECODE_TOKENS] = rows[:, C.REQUEST_COUNT] - rows[:, C.PREFILL_REQUESTS]
         decode_only = rows[:, C.PREFILL_REQUESTS] == 0
         rows[:, C.SCHEDULED_TOKENS] = np.where(decode_only, rows[:, C.REQUEST_COUNT], np.nan)
         rows[:, C.PREFILL_TOKENS] = np.where(decode_only, 0.0, np.nan)
@@ -67,3 +68,4 @@ def _count(rows: Floats, history: History, decoding: npt.NDArray[np.bool_]) -> N
     weights = np.where(scheduled == UNKNOWN_TOKENS, np.where(decoding, 1.0, np.nan), scheduled)
     rows[:, C.SCHEDULED_TOKENS] = np.bincount(begin, weights=weights, minlength=count) + further
     rows[:, C.PREFILL_TOKENS] = np.bincount(prefilling, weights=weights[~decoding], minlength=count)
+    rows[:, C.DECODE_TOKENS] = np.bincount(begin[decoding], weights=weights[decoding], minlength=count) + further

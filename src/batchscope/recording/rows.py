@@ -46,7 +46,11 @@ class RequestColumn(IntEnum):
 
 
 class IterationColumn(IntEnum):
-    """An iteration. ``LIMITED_BY`` is reported or inferred; ``BUSY_TIME`` counts overlapping time once, a rank."""
+    """An iteration. ``LIMITED_BY`` is reported or inferred; ``BUSY_TIME`` counts overlapping time once, a rank.
+
+    ``DECODE_TOKENS`` are known where ``SCHEDULED_TOKENS`` may not be: a decoding request has one. The utilizations are
+    those at the limits of the moment, ``nan`` without them.
+    """
 
     AT = 0
     ITERATION_NUMBER = 1
@@ -79,6 +83,9 @@ class IterationColumn(IntEnum):
     STANDING_REQUESTS = 28
     LIMITER_REPORTED = 29
     BUSY_TIME = 30
+    DECODE_TOKENS = 31
+    UTILIZATION = 32
+    TOKEN_UTILIZATION = 33
 
 
 class BatchColumn(IntEnum):

@@ -19,9 +19,10 @@ MIXED = "mixed"
 
 def added(values: Iterable[Any]) -> Any:
     """The sum of those numbers, means or histograms that are known, or of tables of them by key."""
-    found = [value for value in values if value is not None]
+    given = [value for value in values if value is not None]
+    found = [value for value in given if value == value]  # noqa: PLR0124  (not nan)
     if not found:
-        return None
+        return given[0] if given else None
     if not isinstance(found[0], dict):
         return _histogram(found) if isinstance(found[0], ExponentialHistogram) else reduce(add, found)
     keys = dict.fromkeys(key for table in found for key in table)
@@ -34,7 +35,12 @@ def sums(found: Sequence[msgspec.Struct], fields: Iterable[str]) -> dict[str, An
 
 
 def _histogram(series: Sequence[ExponentialHistogram]) -> ExponentialHistogram:
-    """One of all; exact counts at thresholds survive where all have the same ones."""
+    """One of all; exact counts at thresholds survive where all have the same ones.
+
+    Where any has observations, those without count in nothing, their scale included.
+    """
+    filled = [histogram for histogram in series if histogram.count]
+    series = filled or series
     if len({histogram.thresholds for histogram in series}) > 1:
         return merged(series)
     whole = series[0].copy()

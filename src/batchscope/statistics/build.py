@@ -27,7 +27,7 @@ from batchscope.statistics.requests import request_statistics, slo_statistics
 from batchscope.statistics.resources import energy_statistics, resource_statistics
 from batchscope.statistics.snapshot import Histograms, MetricsSnapshot
 from batchscope.statistics.summaries import ErrorStatistics, WindowStatistics
-from batchscope.statistics.totals import Gauges, Totals
+from batchscope.statistics.totals import Gauges, Totals, engine_name
 
 WINDOWS = {"1m": 60.0, "5m": 300.0}
 _STALE_WINDOWS = 3
@@ -49,9 +49,9 @@ class Cut(NamedTuple):
         """Seconds since the start or the last reset."""
         return self.now - self.state.started
 
-    def totals(self) -> Totals:
-        """Everything cumulative."""
-        return totals(self.state, self.limits, self.classes.names, self.counted, self.elapsed)
+    def totals(self, engine: str) -> Totals:
+        """Everything cumulative, of ``engine``."""
+        return totals(self.state, self.limits, self.classes.names, self.counted, self.elapsed, engine)
 
     def gauges(self) -> Gauges:
         """Present values."""
@@ -95,11 +95,16 @@ class Identity(NamedTuple):
     role: str
     engine: EngineInfo
 
+    @property
+    def name(self) -> str:
+        """What the processes of one engine have in common."""
+        return engine_name(self.role, self.labels)
+
 
 def read_cumulative(cut: Cut, identity: Identity) -> CumulativeState:
     """What exporters read: no percentile is computed."""
     return CumulativeState(
-        totals=cut.totals(),
+        totals=cut.totals(identity.name),
         gauges=cut.gauges(),
         histograms=cut.histograms(),
         resources=resource_statistics(cut.state.resources, cut.now, summarized=False),
@@ -115,10 +120,10 @@ def read_cumulative(cut: Cut, identity: Identity) -> CumulativeState:
 def build_snapshot(cut: Cut, identity: Identity, definitions: dict[str, str]) -> MetricsSnapshot:
     """All statistics of one cut."""
     state = cut.state
-    cumulative = cut.totals()
-    window = window_totals(state, cut.configuration, cut.classes.names, cut.now)
+    cumulative = cut.totals(identity.name)
+    window = window_totals(state, cut.configuration, cut.classes.names, cut.now, identity.name)
     request_stats, means = request_statistics(state, window, cut.counted.rejected, cut.elapsed)
-    means |= iteration_means(state.iterations, cut.limits) | batch_means(state.batches)
+    means |= iteration_means(state.iterations) | batch_means(state.batches)
     windowed_histograms = {name: cut.windowed(seconds) for name, seconds in WINDOWS.items()}
     return MetricsSnapshot(
         request_stats=request_stats,
@@ -128,7 +133,7 @@ def build_snapshot(cut: Cut, identity: Identity, definitions: dict[str, str]) ->
         slo_stats=slo_statistics(state.requests, cut.classes.targets, window),
         resource_stats=resource_statistics(state.resources, cut.now, summarized=True),
         resource_facts=dict(state.resources.facts),
-        energy_stats=energy_statistics(state.resources, identity.instance_id, iterations=state.iterations.count > 0),
+        energy_stats=energy_statistics(state, identity.instance_id, identity.name),
         snapshot_time=identity.wall.at(cut.now),
         totals=cumulative,
         gauges=cut.gauges(),

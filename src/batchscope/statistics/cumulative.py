@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from batchscope.aggregation.resources import Tokens
 from batchscope.aggregation.slo import SloResult
 from batchscope.aggregation.state import State
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits, SloTargets
@@ -61,37 +62,40 @@ def cumulative_of(snapshot: MetricsSnapshot) -> CumulativeState:
     )
 
 
-def totals(state: State, limits: SchedulerLimits, classes: Sequence[str], counted: Counted, elapsed: float) -> Totals:
-    """Everything cumulative; ``counted`` is what producers counted."""
+def totals(
+    state: State, limits: SchedulerLimits, classes: Sequence[str], counted: Counted, elapsed: float, engine: str
+) -> Totals:
+    """Everything cumulative; ``counted`` is what producers counted, ``engine`` whose it is."""
     requests, iterations = state.requests, state.iterations
-    sums, busy = iterations.sums, iterations.busy_seconds
-    of_iterations, of_requests = sums["tokens_generated"], requests.tokens_generated
+    sums = iterations.sums
+    limited = bool(limits.max_running_requests or iterations.slot_seconds)
     return Totals(
         requests_by_reason=dict(zip(map(str, REASONS), requests.by_reason.tolist(), strict=True)),
         prompt_tokens_computed=requests.prompt_tokens_computed,
         prompt_tokens_cached=requests.prompt_tokens_cached,
-        generation_tokens=of_iterations if iterations.count else of_requests,
-        generation_tokens_of_iterations=of_iterations,
-        generation_tokens_of_requests=of_requests,
-        scheduled_prefill_tokens=sums["prefill_tokens"],
-        scheduled_decode_tokens=iterations.decode_tokens,
-        recomputed_tokens=sums["recomputed_tokens"] or requests.recomputed_tokens,
-        draft_tokens=sums["draft_tokens"],
-        accepted_tokens=sums["accepted_tokens"],
+        generation_tokens=sum(state.generation_tokens.values()),
+        generation_tokens_of_iterations=sums["tokens_generated"],
+        generation_tokens_of_requests=requests.tokens_generated,
+        generation_tokens_by_engine={engine: state.generation_tokens},
+        scheduled_prefill_tokens=iterations.told("prefill_tokens"),
+        scheduled_decode_tokens=iterations.told("decode_tokens"),
+        recomputed_tokens=state.recomputed_tokens,
+        draft_tokens=iterations.told("draft_tokens"),
+        accepted_tokens=iterations.told("accepted_tokens"),
         iterations=iterations.count,
         batches=state.batches.count,
         preemptions=sums["preemptions"],
-        busy_seconds=busy,
+        busy_seconds=iterations.busy_seconds,
         busy_seconds_by_limiter=_by_limiter(iterations.busy_by_limiter),
         busy_seconds_reported=iterations.busy_reported,
-        lost_slot_seconds_by_limiter=(
-            _by_limiter(iterations.lost_slots_by_limiter) if limits.max_running_requests else {}
-        ),
-        running_request_seconds=iterations.running_seconds,
-        waiting_request_seconds=iterations.waiting_seconds,
+        lost_slot_seconds_by_limiter=_by_limiter(iterations.lost_slots_by_limiter) if limited else {},
+        running_request_seconds=iterations.running.total,
+        running_reported_seconds=iterations.running.seconds,
+        waiting_request_seconds=iterations.waiting.total,
+        waiting_reported_seconds=iterations.waiting.seconds,
         scheduled_request_seconds=iterations.scheduled_seconds,
-        slot_seconds=iterations.slot_seconds,
-        used_slot_seconds=iterations.used_slot_seconds,
+        slot_seconds=iterations.slot_seconds if limited else math.nan,
+        used_slot_seconds=iterations.used_slot_seconds if limited else math.nan,
         rank_seconds=elapsed * iterations.clock.ranks,
         errors_by_type=dict(state.errors.by_type),
         slo_requests={
@@ -111,17 +115,19 @@ def _by_limiter(values: Floats) -> dict[str, float]:
 
 
 def window_totals(
-    state: State, configuration: MetricsConfiguration, classes: Sequence[str], now: float
+    state: State, configuration: MetricsConfiguration, classes: Sequence[str], now: float, engine: str
 ) -> WindowTotals:
     """What the rate window holds at ``now``."""
     requests, iterations = state.requests, state.iterations
+    tokens = Tokens(iterations.tokens_in_window.total(now), requests.tokens_in_window.total(now))
     return WindowTotals(
         window_seconds=float(configuration.counter_window_seconds),
         elapsed_seconds=now - state.started,
         requests=requests.finished_in_window.total(now),
         iterations=iterations.in_window.total(now),
-        tokens_of_iterations=iterations.tokens_in_window.total(now),
-        tokens_of_requests=requests.tokens_in_window.total(now),
+        tokens_of_iterations=tokens.of_iterations,
+        tokens_of_requests=tokens.of_requests,
+        tokens_by_engine={engine: state.recent_tokens(tokens)},
         slo_met={name: counter.total(now) for name, counter in zip(classes, requests.met_in_window, strict=True)},
     )
 
@@ -147,9 +153,8 @@ def gauges(
     kv_cache_usage, deferred = said(C.KV_CACHE_USAGE), _whole(said(C.DEFERRED_REQUESTS))
     in_flight = sum(part.in_flight for part in live)
     if live:
-        told = [part.deferred for part in live if part.deferred is not None]
-        deferred = sum(told) if told else deferred
         running = sum(part.running or 0 for part in live)
+        deferred = _deferred(live, last, in_flight - running)
         waiting = max(in_flight - running - (deferred or 0), 0)
         if in_flight == 0 and last is not None and not math.isnan(last[C.KV_CACHE_USAGE]):
             kv_cache_usage = 0.0
@@ -176,6 +181,15 @@ def gauges(
         limit_scheduled_tokens=limits.max_scheduled_tokens,
         limit_kv_cache_blocks=limits.kv_cache_blocks,
     )
+
+
+def _deferred(live: Iterable[LiveRequests], last: Floats | None, without_place: int) -> int | None:
+    """How many are held back: whom the last iteration said stays so, however old it is, while it is in flight."""
+    told = [part.deferred for part in live if part.deferred is not None]
+    said = _whole(float(last[C.DEFERRED_REQUESTS])) if last is not None else None
+    if told:
+        return sum(told)
+    return None if said is None else min(said, without_place)
 
 
 def _whole(value: float) -> int | None:

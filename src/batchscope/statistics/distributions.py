@@ -46,8 +46,12 @@ def summarize_histogram(histogram: ExponentialHistogram, span_seconds: float = m
 
 
 def merged(histograms: Collection[ExponentialHistogram]) -> ExponentialHistogram:
-    """One histogram of all, to read only; thresholds, which differ by class, are left out."""
-    first, *others = histograms or (ExponentialHistogram(),)
+    """One histogram of all, to read only; thresholds, which differ by class, are left out.
+
+    An empty one costs the others nothing, however coarse it is.
+    """
+    given = list(histograms) or [ExponentialHistogram()]
+    first, *others = [histogram for histogram in given if histogram.count] or given
     whole = first if not others and not first.thresholds else first.without_thresholds()
     for histogram in others:
         whole.merge(histogram.without_thresholds() if histogram.thresholds else histogram)

@@ -6,7 +6,6 @@ import numpy as np
 
 from batchscope.aggregation.batches import BatchAggregate
 from batchscope.aggregation.iterations import IterationAggregate
-from batchscope.configuration import SchedulerLimits
 from batchscope.recording.rows import BatchColumn, Floats, IterationColumn
 from batchscope.statistics.distributions import mean_of, span_of, summarize
 from batchscope.statistics.summaries import BatchStatistics, DistributionSummary, IterationStatistics
@@ -15,24 +14,19 @@ from batchscope.statistics.totals import Mean, Totals, WindowTotals
 C = IterationColumn
 
 
-def iteration_means(iterations: IterationAggregate, limits: SchedulerLimits) -> dict[str, Mean]:
-    """Means over the last samples, by name."""
+def iteration_means(iterations: IterationAggregate) -> dict[str, Mean]:
+    """Means over the last samples, by name; a utilization is that of each record at the limits of its time."""
     column = iterations.samples.column
-    means = {
+    return {
         "requests_per_iteration": mean_of(column(C.REQUEST_COUNT)),
         "tokens_per_iteration": mean_of(column(C.TOKENS_GENERATED)),
         "memory_bytes_per_iteration": mean_of(column(C.MEMORY_BYTES_USED)),
         "iteration_processing_time": mean_of(column(C.PROCESSING_TIME)),
         "waiting_requests": mean_of(column(C.WAITING_REQUESTS)),
         "kv_cache_usage": mean_of(column(C.KV_CACHE_USAGE)),
+        "utilization": mean_of(column(C.UTILIZATION)),
+        "token_utilization": mean_of(column(C.TOKEN_UTILIZATION)),
     }
-    means["utilization"] = _over(means["requests_per_iteration"], limits.batch_places)
-    means["token_utilization"] = _over(mean_of(column(C.SCHEDULED_TOKENS)), limits.max_scheduled_tokens)
-    return means
-
-
-def _over(mean: Mean, limit: float | None) -> Mean:
-    return Mean() if limit is None else Mean(mean.sum / limit, mean.count)
 
 
 def iteration_statistics(

@@ -26,7 +26,7 @@ from batchscope.statistics.merge_gauges import merge_gauges, merge_limits
 from batchscope.statistics.requests import PROCESSING_MEAN, QUEUE_MEAN, TOKENS_MEAN, attainment
 from batchscope.statistics.resources import merge_energy, merge_facts, merge_resources
 from batchscope.statistics.snapshot import Histograms, MetricsSnapshot
-from batchscope.statistics.totals import Mean, Totals, WindowTotals
+from batchscope.statistics.totals import Mean, Totals, WindowTotals, chosen, counted_once, engine_name
 
 _LATENCIES = (
     "queue_time", "prefill_time", "time_to_first_token", "time_per_output_token", "decode_time",
@@ -53,7 +53,7 @@ def merge_snapshots(snapshots: Sequence[MetricsSnapshot]) -> MetricsSnapshot:
         slo_stats=_slo_statistics(snapshots, parts.window),
         resource_stats=merge_resources(snapshots),
         resource_facts=merge_facts(snapshots),
-        energy_stats=merge_energy(snapshots, iterations=parts.totals.iterations > 0),
+        energy_stats=merge_energy(snapshots),
         snapshot_time=max(snapshot.snapshot_time for snapshot in snapshots),
         totals=parts.totals,
         gauges=merge_gauges(snapshots, limits),
@@ -95,9 +95,9 @@ class _Parts(NamedTuple):
 
 def _merged_parts(snapshots: Sequence[MetricsSnapshot]) -> _Parts:
     return _Parts(
-        totals=_totals([snapshot.totals for snapshot in snapshots]),
+        totals=_totals([_totals_by_engine(snapshot) for snapshot in snapshots]),
         means=defaultdict(Mean, added(snapshot.means for snapshot in snapshots)),
-        window=_window([snapshot.window for snapshot in snapshots]),
+        window=_window([_window_by_engine(snapshot) for snapshot in snapshots]),
         histograms=added(snapshot.histograms for snapshot in snapshots),
         windowed=added(snapshot.windowed_histograms for snapshot in snapshots),
         elapsed=max(measured(snapshot.elapsed_seconds for snapshot in snapshots), default=math.nan),
@@ -130,19 +130,43 @@ def _observed(snapshot: MetricsSnapshot) -> bool:
 
 
 def _totals(found: Sequence[Totals]) -> Totals:
+    """Tokens are chosen by engine before they are added: two processes of one engine tell of the same ones."""
     summed = Totals(**sums(found, Totals.__struct_fields__))
-    of_iterations, of_requests = summed.generation_tokens_of_iterations, summed.generation_tokens_of_requests
-    return msgspec.structs.replace(summed, generation_tokens=of_iterations if summed.iterations else of_requests)
+    by_engine = chosen(summed.generation_tokens_by_engine)
+    return msgspec.structs.replace(
+        summed, generation_tokens=counted_once(by_engine), generation_tokens_by_engine=by_engine
+    )
+
+
+def _totals_by_engine(snapshot: MetricsSnapshot) -> Totals:
+    """The totals; of a document that does not say whose its tokens are, they are those of its labels."""
+    totals = snapshot.totals
+    if totals.generation_tokens_by_engine or not totals.generation_tokens:
+        return totals
+    told = {"iterations" if totals.iterations else "requests": totals.generation_tokens}
+    name = engine_name(snapshot.role, snapshot.labels)
+    return msgspec.structs.replace(totals, generation_tokens_by_engine={name: told})
+
+
+def _window_by_engine(snapshot: MetricsSnapshot) -> WindowTotals:
+    """The window, likewise."""
+    window = snapshot.window
+    if window.tokens_by_engine or not (window.tokens_of_iterations or window.tokens_of_requests):
+        return window
+    iterated = snapshot.totals.iterations > 0
+    told = {"iterations": window.tokens_of_iterations} if iterated else {"requests": window.tokens_of_requests}
+    return msgspec.structs.replace(window, tokens_by_engine={engine_name(snapshot.role, snapshot.labels): told})
 
 
 def _window(found: Sequence[WindowTotals]) -> WindowTotals:
     lengths = sorted(set(measured(window.window_seconds for window in found)))
     if len(lengths) > 1:
         raise MergeError(f"rates over windows of {lengths} s do not add up: expected one counter_window_seconds")
+    summed = sums(found, [field for field in WindowTotals.__struct_fields__ if not field.endswith("_seconds")])
     return WindowTotals(
         window_seconds=lengths[0] if lengths else math.nan,
         elapsed_seconds=max(measured(window.elapsed_seconds for window in found), default=math.nan),
-        **sums(found, [field for field in WindowTotals.__struct_fields__ if not field.endswith("_seconds")]),
+        **summed | {"tokens_by_engine": chosen(summed["tokens_by_engine"])},
     )
 
 
@@ -150,7 +174,6 @@ def _request_statistics(snapshots: Sequence[MetricsSnapshot], parts: _Parts) -> 
     means, window, totals = parts.means, parts.window, parts.totals
     latencies: dict[str, Any] = {name: parts.summary(name) for name in _LATENCIES}
     total_time = latencies["total_time"]
-    in_window = window.tokens_of_iterations if totals.iterations else window.tokens_of_requests
     return summaries.RequestStatistics(
         **sums([snapshot.request_stats for snapshot in snapshots], _OUTCOMES),
         average_tokens_per_request=means[TOKENS_MEAN].value,
@@ -158,7 +181,7 @@ def _request_statistics(snapshots: Sequence[MetricsSnapshot], parts: _Parts) -> 
         p95_latency=total_time.p95,
         p99_latency=total_time.p99,
         requests_per_second=window.rate(window.requests),
-        tokens_per_second=window.rate(in_window),
+        tokens_per_second=window.rate(counted_once(window.tokens_by_engine)),
         average_queue_time=means[QUEUE_MEAN].value,
         average_processing_time=means[PROCESSING_MEAN].value,
         rejected_records=dict(totals.rejected_records),
@@ -169,9 +192,12 @@ def _request_statistics(snapshots: Sequence[MetricsSnapshot], parts: _Parts) -> 
 def _iteration_statistics(parts: _Parts, limits: SchedulerLimits) -> summaries.IterationStatistics:
     duration = parts.summary("iteration_duration")
     statistics = iteration_statistics(parts.totals, parts.means, parts.window, duration)
-    if limits.max_running_requests is None:  # then slot_seconds are those of some engines only
-        return msgspec.structs.replace(statistics, time_weighted_utilization=math.nan)
-    return statistics
+    unknown: dict[str, float] = {}
+    if limits.max_running_requests is None:  # then they are of some engines only
+        unknown |= {"average_utilization": math.nan, "time_weighted_utilization": math.nan}
+    if limits.max_scheduled_tokens is None:
+        unknown |= {"token_utilization": math.nan}
+    return msgspec.structs.replace(statistics, **unknown)
 
 
 def _batch_statistics(snapshots: Sequence[MetricsSnapshot], parts: _Parts) -> summaries.BatchStatistics:

@@ -14,7 +14,7 @@ from batchscope.recording.rows import REASONS, RequestColumn
 from batchscope.records import Outcome
 from batchscope.statistics.distributions import mean_of, span_of, summarize, summarize_histogram
 from batchscope.statistics.summaries import RequestStatistics, SloStatistics
-from batchscope.statistics.totals import Mean, WindowTotals
+from batchscope.statistics.totals import Mean, WindowTotals, counted_once
 
 TOKENS_MEAN = "tokens_per_request"
 PROCESSING_MEAN = "processing_time"
@@ -49,9 +49,7 @@ def request_statistics(
         p95_latency=total_time.p95,
         p99_latency=total_time.p99,
         requests_per_second=window.rate(window.requests),
-        tokens_per_second=window.rate(
-            window.tokens_of_iterations if state.iterations.count else window.tokens_of_requests
-        ),
+        tokens_per_second=window.rate(counted_once(window.tokens_by_engine)),
         average_queue_time=means[QUEUE_MEAN].value,
         average_processing_time=means[PROCESSING_MEAN].value,
         inter_token_latency=summarize_histogram(state.inter_token_latency.lifetime, elapsed),

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from batchscope.aggregation.resources import ResourceAggregate, Series, Tokens
+from batchscope.aggregation.state import State
 from batchscope.errors import MergeError
 from batchscope.recording.rows import Floats
-from batchscope.statistics.adding import measured
+from batchscope.statistics.adding import added, measured
 from batchscope.statistics.distributions import span_of, summarize
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.statistics.summaries import EMPTY, DistributionSummary, EnergyStatistics, ResourceStatistics
+from batchscope.statistics.totals import TokensByEngine, chosen, counted_once
 
 T = TypeVar("T")
 
@@ -40,28 +42,31 @@ def _summary(samples: Floats) -> DistributionSummary:
     return summarize(samples[:, 1], span_of(samples[:, 0])) if len(samples) else EMPTY
 
 
-def energy_statistics(resources: ResourceAggregate, instance_id: str, *, iterations: bool) -> EnergyStatistics:
-    """Energy and output tokens of one span; ``iterations`` says which count of tokens is in force."""
+def energy_statistics(state: State, instance_id: str, engine: str) -> EnergyStatistics:
+    """Energy and output tokens of one span, those of ``engine``."""
+    resources = state.resources
     joules: dict[str, float] = {}
     for name, used in resources.energy().items():
         gpu = resources.series[name].about.identity or f"{instance_id}/{name}"
         joules[gpu] = max(used, joules.get(gpu, 0.0))
-    return _energy(joules, resources.tokens(), iterations)
+    tokens = resources.tokens()
+    return _energy(joules, tokens, {engine: state.recent_tokens(tokens)})
 
 
-def _energy(joules: dict[str, float], tokens: Tokens, iterations: bool) -> EnergyStatistics:
+def _energy(joules: dict[str, float], tokens: Tokens, by_engine: TokensByEngine) -> EnergyStatistics:
     total = math.fsum(joules.values()) if joules else math.nan
-    generated = tokens.of_iterations if iterations else tokens.of_requests
+    generated = counted_once(by_engine)
     return EnergyStatistics(
         joules_by_gpu=joules,
         joules=total,
         tokens_of_iterations=tokens.of_iterations,
         tokens_of_requests=tokens.of_requests,
+        tokens_by_engine=by_engine,
         joules_per_token=total / generated if generated > 0 else math.nan,
     )
 
 
-def merge_energy(snapshots: Sequence[MetricsSnapshot], *, iterations: bool) -> EnergyStatistics:
+def merge_energy(snapshots: Sequence[MetricsSnapshot]) -> EnergyStatistics:
     """Energy of all distinct GPUs over the tokens of all engines.
 
     A GPU that several processes sampled is known by its UUID and counts once, with the most that one of them saw.
@@ -74,7 +79,8 @@ def merge_energy(snapshots: Sequence[MetricsSnapshot], *, iterations: bool) -> E
     }
     of_iterations = sum(part.tokens_of_iterations for part in found)
     of_requests = sum(part.tokens_of_requests for part in found)
-    return _energy(joules, Tokens(of_iterations, of_requests), iterations)
+    by_engine = chosen(added(part.tokens_by_engine for part in found))
+    return _energy(joules, Tokens(of_iterations, of_requests), by_engine)
 
 
 def merge_resources(snapshots: Sequence[MetricsSnapshot]) -> dict[str, ResourceStatistics]:

@@ -168,6 +168,7 @@ class EnergyStatistics(msgspec.Struct, frozen=True):
     joules: float = nan
     tokens_of_iterations: int = 0
     tokens_of_requests: int = 0
+    tokens_by_engine: dict[str, dict[str, int]] = {}
     joules_per_token: float = nan
 
 

@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import nan
 
 import msgspec
+
+TokensByEngine = dict[str, dict[str, int]]
+"""Output tokens by engine and by who told of them, ``iterations`` or ``requests``; see ``counted_once``."""
+MOST_ENGINES = 1024
+
+
+def engine_name(role: str, labels: Mapping[str, str]) -> str:
+    """What processes of one engine have in common, and different engines should not."""
+    return ascii([role, *sorted(labels.items())])
+
+
+def counted_once(tokens: TokensByEngine) -> int:
+    """All tokens: of each engine those of its iterations where it has any, else those of its finished requests."""
+    return sum(sum(_chosen(told).values()) for told in tokens.values())
+
+
+def _chosen(told: dict[str, int]) -> dict[str, int]:
+    return {"iterations": told["iterations"]} if "iterations" in told else told
+
+
+def chosen(tokens: TokensByEngine) -> TokensByEngine:
+    """What counts of each engine; those of more than ``MOST_ENGINES`` are one more engine's."""
+    kept = {name: _chosen(told) for name, told in sorted(tokens.items())[:MOST_ENGINES]}
+    further = {name: told for name, told in tokens.items() if name not in kept}
+    return kept | {"others": {"iterations": counted_once(further)}} if further else kept
 
 
 class Totals(msgspec.Struct, frozen=True):
     """Counts and integrals since ``reset()``; they only grow, and add up over processes.
 
-    Integrals stand beside gauges because a scrape every 15 s cannot see 50 ms iterations, and because
-    ratios do not add up over a fleet while seconds do. ``requests_received`` = finished + in flight + lost.
-    ``generation_tokens`` are those of iterations as soon as one was recorded, else those of finished requests.
+    What nobody measured is ``None``, or ``nan`` for a float: never 0. Integrals stand beside gauges because a scrape
+    every 15 s cannot see 50 ms iterations, and because ratios do not add up over a fleet while seconds do.
+    ``requests_received`` = finished + in flight + lost.
+    ``generation_tokens`` are those of iterations where one was recorded before a request finished, else those of
+    finished requests; what was chosen stays, over ``reset()``, too. ``running_request_seconds`` covers the busy time in
+    which it was said how many run, ``running_reported_seconds``; likewise waiting.
     ``slot_seconds`` = max_running_requests x busy time while that limit was known, ``used_slot_seconds`` = requests
     in the batch x the same time, ``rank_seconds`` = time since start x ranks seen.
     """
@@ -20,16 +49,17 @@ class Totals(msgspec.Struct, frozen=True):
     requests_received: int = 0
     requests_lost: int = 0
     requests_by_reason: dict[str, int] = {}
-    prompt_tokens_computed: int = 0
-    prompt_tokens_cached: int = 0
+    prompt_tokens_computed: int | None = None
+    prompt_tokens_cached: int | None = None
     generation_tokens: int = 0
     generation_tokens_of_iterations: int = 0
     generation_tokens_of_requests: int = 0
-    scheduled_prefill_tokens: int = 0
-    scheduled_decode_tokens: int = 0
-    recomputed_tokens: int = 0
-    draft_tokens: int = 0
-    accepted_tokens: int = 0
+    generation_tokens_by_engine: TokensByEngine = {}
+    scheduled_prefill_tokens: int | None = None
+    scheduled_decode_tokens: int | None = None
+    recomputed_tokens: int | None = None
+    draft_tokens: int | None = None
+    accepted_tokens: int | None = None
     iterations: int = 0
     batches: int = 0
     preemptions: int = 0
@@ -37,11 +67,13 @@ class Totals(msgspec.Struct, frozen=True):
     busy_seconds_by_limiter: dict[str, float] = {}
     busy_seconds_reported: float = 0.0
     lost_slot_seconds_by_limiter: dict[str, float] = {}
-    running_request_seconds: float = 0.0
-    waiting_request_seconds: float = 0.0
+    running_request_seconds: float = nan
+    running_reported_seconds: float = 0.0
+    waiting_request_seconds: float = nan
+    waiting_reported_seconds: float = 0.0
     scheduled_request_seconds: float = 0.0
-    slot_seconds: float = 0.0
-    used_slot_seconds: float = 0.0
+    slot_seconds: float = nan
+    used_slot_seconds: float = nan
     rank_seconds: float = 0.0
     errors_by_type: dict[str, int] = {}
     rejected_records: dict[str, int] = {}
@@ -94,6 +126,7 @@ class WindowTotals(msgspec.Struct, frozen=True):
     iterations: int = 0
     tokens_of_iterations: int = 0
     tokens_of_requests: int = 0
+    tokens_by_engine: TokensByEngine = {}
     slo_met: dict[str, int] = {}
 
     def rate(self, total: float) -> float:

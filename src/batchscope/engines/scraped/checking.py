@@ -95,7 +95,7 @@ def check_report(url: MetricsUrl, seen: Look) -> CheckReport:
         names_from=reading.engine.source,
         measures=reading.about.get("engine_kind", ""),
         besides={} if snapshot is None else _besides(snapshot, reading.engine.families),
-        more_at="" if snapshot is None else snapshot_url(url).text,
+        more_at="" if snapshot is None else snapshot_url(url).text.partition("?")[0],
     )
 
 

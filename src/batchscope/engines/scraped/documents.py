@@ -69,7 +69,8 @@ class ScrapedSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     different things by it; ``partial``: how many of a fleet's targets give a number, where not all do.
     ``exact``: of batchscope's own endpoints, which tell all that a ``MetricsSnapshot`` has: then rates are those of the
     collector's window, and a percentile's interval is as wide as the histogram's error. ``measures``: the kind of
-    engine behind them. ``notes``: what could not be done for a fleet, and why.
+    engine behind them. ``limited_by``: share of busy time by what held the batch, over ``limited_over``: between the
+    last two looks, at the first one since the start. ``notes``: what could not be done for a fleet, and why.
     """
 
     snapshot: MetricsSnapshot
@@ -82,6 +83,8 @@ class ScrapedSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     partial: dict[str, int] = {}
     measures: str = ""
     exact: bool = False
+    limited_by: dict[str, float] = {}
+    limited_over: ScrapeWindow = ScrapeWindow()
     notes: list[str] = []
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -53,12 +54,13 @@ def snapshot_url(url: MetricsUrl) -> MetricsUrl:
     return url._replace(text=url.text.removesuffix(url.path) + path, path=path, hint=_HINT)
 
 
-def exact(page: ScrapedSnapshot, snapshot: MetricsSnapshot) -> ScrapedSnapshot:
-    """``page`` with the figures of the ``snapshot`` beside it.
+def exact(page: ScrapedSnapshot, snapshot: MetricsSnapshot, held: Mapping[str, float]) -> ScrapedSnapshot:
+    """``page`` with the figures of the ``snapshot`` beside it; ``held``: seconds of the page's window by limiter.
 
     Its rates are the collector's own, its distributions those of the last minute; a percentile is as wide as the
     histogram's error.
     """
+    busy = math.fsum(held.values())
     window = snapshot.windowed.get(WINDOW, WindowStatistics())
     since_start = not snapshot.elapsed_seconds > window.window_seconds
     return ScrapedSnapshot(
@@ -75,7 +77,19 @@ def exact(page: ScrapedSnapshot, snapshot: MetricsSnapshot) -> ScrapedSnapshot:
         partial=page.partial,
         measures=snapshot.engine.kind,
         exact=True,
+        limited_by={name: seconds / busy for name, seconds in held.items()} if busy > 0 else {},
+        limited_over=page.window,
     )
+
+
+def held_since(now: MetricsSnapshot, before: MetricsSnapshot | None) -> dict[str, float]:
+    """Busy seconds by limiter that ``now`` has more than ``before``; all it has where that is another life's."""
+    seconds = now.totals.busy_seconds_by_limiter
+    if before is None or (before.instance_id, before.generation) != (now.instance_id, now.generation):
+        return dict(seconds)
+    earlier = before.totals.busy_seconds_by_limiter
+    gained = {name: value - earlier.get(name, 0.0) for name, value in seconds.items()}
+    return gained if min(gained.values(), default=0.0) >= 0 else dict(seconds)
 
 
 def without_histograms(snapshot: MetricsSnapshot) -> MetricsSnapshot:

@@ -185,13 +185,13 @@ def _totals(figures: Figures) -> Totals:
             for key, value in sorted(figures.totals.items())
             if key.quantity is Quantity.REQUESTS_FINISHED
         },
-        prompt_tokens_computed=_whole(figures.total(Quantity.PROMPT_TOKENS_COMPUTED)),
-        prompt_tokens_cached=_whole(figures.total(Quantity.PROMPT_TOKENS_CACHED)),
+        prompt_tokens_computed=_known(figures.total(Quantity.PROMPT_TOKENS_COMPUTED)),
+        prompt_tokens_cached=_known(figures.total(Quantity.PROMPT_TOKENS_CACHED)),
         generation_tokens=tokens,
         generation_tokens_of_iterations=0 if at_finish else tokens,
         generation_tokens_of_requests=tokens if at_finish else 0,
-        draft_tokens=_whole(figures.total(Quantity.DRAFT_TOKENS)),
-        accepted_tokens=_whole(figures.total(Quantity.ACCEPTED_TOKENS)),
+        draft_tokens=_known(figures.total(Quantity.DRAFT_TOKENS)),
+        accepted_tokens=_known(figures.total(Quantity.ACCEPTED_TOKENS)),
         iterations=_whole(figures.total(Quantity.ITERATIONS)),
         preemptions=_whole(figures.total(Quantity.PREEMPTIONS)),
     )
@@ -250,6 +250,11 @@ def _optional(figures: Figures, quantity: Quantity) -> int | None:
 def _whole(value: float) -> int:
     """A count; 0 where it is not given. What no page can mean in earnest still fits a JSON number."""
     return 0 if math.isnan(value) else min(round(value), 2**63 - 1)
+
+
+def _known(value: float) -> int | None:
+    """A count that an engine may not give."""
+    return None if math.isnan(value) else _whole(value)
 
 
 def _ratio(part: float, whole: float) -> float:

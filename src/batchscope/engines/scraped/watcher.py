@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from batchscope.engines.scraped.figures import Figures, combined, figures_of
 from batchscope.engines.scraped.names import ENGINES
 from batchscope.engines.scraped.quantities import Quantity, family_of
 from batchscope.engines.scraped.reading import Reading, known_samples, read
-from batchscope.engines.scraped.remote import METRICS, SNAPSHOT, RemoteSource, exact
+from batchscope.engines.scraped.remote import METRICS, SNAPSHOT, RemoteSource, exact, held_since
 from batchscope.engines.scraped.snapshots import Identity, scraped_snapshot
 from batchscope.errors import ConfigurationError
 from batchscope.statistics.snapshot import MetricsSnapshot
@@ -89,6 +90,7 @@ class Target:
         self.url = url
         self.figures: Figures | None = None
         self.snapshot: MetricsSnapshot | None = None
+        self.held: dict[str, float] = {}
         self._stale_seconds = stale_seconds
         self._last: Scrape | None = None
         self._generation = 0
@@ -100,7 +102,9 @@ class Target:
     def answered(self, now: Scrape) -> TargetReport:
         """The target's page was read."""
         window = difference(now, self._last)
+        before = None if self._last is None or window.since_start else self._last.snapshot
         self.figures, self.snapshot = figures_of(now, window), now.snapshot
+        self.held = {} if now.snapshot is None else held_since(now.snapshot, before)
         self._generation += window.restarted
         self._sequence += 1
         self._last, self._failing_since, self._unknown_since = now, None, None
@@ -117,7 +121,7 @@ class Target:
             since=_utc(self._idle_since[1]) if stale and self._idle_since else None,
             notes=_notes(now),
             unknown_names=now.reading.unknown,
-            scraped=page if now.snapshot is None else exact(page, now.snapshot),
+            scraped=page if now.snapshot is None else exact(page, now.snapshot, self.held),
         )
 
     def failed(self, error: str, wall: float) -> TargetReport:
@@ -238,7 +242,10 @@ def _fleet(targets: Sequence[Target], identity: Identity) -> ScrapedSnapshot | N
     if len(snapshots) < len(up):
         return page
     try:
-        return exact(page, snapshots[0] if len(snapshots) == 1 else MetricsSnapshot.merge(*snapshots))
+        held: Counter[str] = Counter()
+        for target in targets:
+            held.update(target.held if target.snapshot is not None else {})
+        return exact(page, snapshots[0] if len(snapshots) == 1 else MetricsSnapshot.merge(*snapshots), held)
     except Exception as error:  # noqa: BLE001  (what others' documents say must not end the watch)
         return msgspec.structs.replace(page, notes=[f"the targets' snapshots do not merge: {error}"])
 
@@ -250,7 +257,8 @@ def _busy(figures: Figures, snapshot: MetricsSnapshot | None) -> bool:
 
 
 def _notes(now: Scrape) -> list[str]:
-    others = [f"names of {title} are on this page as well, and not read" for title in now.reading.mixed]
+    mixed = now.reading.mixed if now.snapshot is None else ()  # our own endpoint may speak as vLLM, too
+    others = [f"names of {title} are on this page as well, and not read" for title in mixed]
     left_out = [f"left out: {rejected}" for rejected in now.reading.rejected[:_NOTES]]
     return [*others, *left_out, *([now.lacking] if now.lacking else [])]
 

@@ -15,6 +15,7 @@ from batchscope.catalog import Kind, Metric
 from batchscope.exporters.prometheus.families import Table
 from batchscope.exporters.prometheus.labels import own_names
 from batchscope.records import CompletionReason
+from batchscope.statistics.adding import added
 from batchscope.statistics.cumulative import CumulativeState
 from batchscope.statistics.distributions import merged
 
@@ -102,7 +103,7 @@ def _totals(state: CumulativeState) -> dict[str, Any]:
         finished[name] += totals.requests_by_reason.get(reason, 0)
     return {
         "preemptions": totals.preemptions,
-        "prompt_tokens": totals.prompt_tokens_computed + totals.prompt_tokens_cached,
+        "prompt_tokens": added((totals.prompt_tokens_computed, totals.prompt_tokens_cached)),
         "cached_tokens": totals.prompt_tokens_cached,
         "generation_tokens": totals.generation_tokens,
         "finished": finished,
