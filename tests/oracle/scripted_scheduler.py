@@ -259,22 +259,14 @@ class Engine:
         batch.evicted.append(victim)
 
     def _admit(self, batch: Batch, budget: int, places: int, cut_off: int, *, idle_left: bool) -> BatchLimiter:
-        queue, running, ways = self.queues[batch.rank], self.running[batch.rank], self.ways
+        queue, running = self.queues[batch.rank], self.running[batch.rank]
         started = 0
         while queue:
             head = batch.head = queue[0]
-            room = math.ceil((head.prompt + head.answer if ways.reserves else head.known) / BLOCK)
-            refused = room > self.free[batch.rank] - (ways.watermark if running else 0) or bool(batch.evicted)
-            if refused and ways.room_first:
-                return BatchLimiter.KV_CACHE
-            if not budget or (ways.whole_prompts and head.known > budget):
-                return BatchLimiter.TOKEN_BUDGET
-            if len(running) >= ways.places or len(batch.elements) >= places:
-                return BatchLimiter.REQUEST_SLOTS
-            if refused:
-                return BatchLimiter.KV_CACHE
-            if started == ways.prefills:
-                return BatchLimiter.POLICY
+            room = math.ceil((head.prompt + head.answer if self.ways.reserves else head.known) / BLOCK)
+            obstacle = self._obstacle(batch, head, room, budget, places, started)
+            if obstacle is not None:
+                return obstacle
             queue.popleft()
             running.append(head)
             head.held, self.free[batch.rank] = room, self.free[batch.rank] - room
@@ -288,6 +280,23 @@ class Engine:
         if cut_off > 0 or any(r.known - r.computed > count for r, count in batch.elements if not r.decodes):
             return BatchLimiter.TOKEN_BUDGET
         return BatchLimiter.DEFERRED if self.deferred[batch.rank] else BatchLimiter.DEMAND
+
+    def _obstacle(
+        self, batch: Batch, head: Request, room: int, budget: int, places: int, started: int
+    ) -> BatchLimiter | None:
+        """What refuses the head of the queue, the first that is asked."""
+        ways, running = self.ways, self.running[batch.rank]
+        spare = ways.watermark if running else 0
+        no_room = (room > self.free[batch.rank] - spare or bool(batch.evicted), BatchLimiter.KV_CACHE)
+        asked = [
+            (not budget or (ways.whole_prompts and head.known > budget), BatchLimiter.TOKEN_BUDGET),
+            (len(running) >= ways.places or len(batch.elements) >= places, BatchLimiter.REQUEST_SLOTS),
+            no_room,
+            (started == ways.prefills, BatchLimiter.POLICY),
+        ]
+        if ways.room_first:
+            asked.insert(0, no_room)
+        return next((limiter for refuses, limiter in asked if refuses), None)
 
     def _end(self, at: float, batch: Batch) -> None:
         """The results: computed, emitted, told."""
