@@ -80,6 +80,7 @@ class RequestAggregate:
         self.tokens_generated = 0
         self.prompt_tokens_computed = 0
         self.prompt_tokens_cached = 0
+        self.cached_unclaimed = 0  # by iterations, and not yet counted for a request
         self.recomputed_tokens = 0
         window = configuration.counter_window_seconds
         self.finished_in_window = SlidingWindowCounter(window, start=now)
@@ -153,8 +154,17 @@ class RequestAggregate:
         total, from_cache = int(prompts.sum()), 0
         if known.high[C.CACHED_TOKENS] > 0:
             from_cache = int(np.minimum(np.nan_to_num(cached), prompts).sum())
+            self.cached_unclaimed -= from_cache
+        if self.cached_unclaimed > 0:
+            from_cache += self._claimed(int(prompts[np.isnan(cached)].sum()))
         self.prompt_tokens_cached += from_cache
         self.prompt_tokens_computed += total - from_cache
+
+    def _claimed(self, prompts: int) -> int:
+        """Of what iterations said came from a prefix cache, the part of finished requests that do not say it."""
+        claimed = min(self.cached_unclaimed, prompts)
+        self.cached_unclaimed -= claimed
+        return claimed
 
     def _judge(self, values: Floats, outcomes: npt.NDArray[np.int64], known: Ranges) -> None:
         for code, name in enumerate(self._classes.names):
