@@ -113,20 +113,33 @@ class Told:
         self.limits = limits
         self._collectors = [SchedulerMetricsCollector(limits=limits, clock=clock) for _ in range(2)]
         self._double = RecordingMetrics(limits)
-        self._trackers = [RequestTracker(metrics) for metrics in (*self._collectors, self._double)]
+        self._trackers = [RequestTracker(metrics, clock=clock) for metrics in (*self._collectors, self._double)]
         self._slots: dict[int, list[int]] = {}
 
-    def arrived(self, number: int, prompt: int, at: float) -> None:
-        self._slots[number] = [tracker.arrived(number, prompt_tokens=prompt, at=at) for tracker in self._trackers]
+    def arrived(self, number: int, prompt: int, at: float, rank: int | None = None) -> None:
+        said = {"prompt_tokens": prompt, "at": at, "rank": rank}
+        self._slots[number] = [tracker.arrived(number, **said) for tracker in self._trackers]
 
-    def iteration(
-        self, numbers: Sequence[int], tokens: Sequence[int], *, limited_by: BatchLimiter,
-        preempted: Sequence[int] = (), **fields: Any,
-    ) -> None:  # fmt: skip
+    def stopped(self, limiter: BatchLimiter, rank: int | None = None) -> None:
+        """Why admission stopped: what the second collector has to infer."""
         for place, tracker in enumerate(self._trackers):
-            slots, evicted = ([self._slots[number][place] for number in some] for some in (numbers, preempted))
-            said = None if place == INFERRED else limited_by
-            tracker.iteration(slots, tokens, preempted=evicted, limited_by=said, **fields)
+            if place != INFERRED:
+                tracker.stopped(limiter, rank=rank)
+
+    def forming(self, numbers: Sequence[int], preempted: Sequence[int] = (), **fields: Any) -> list[Any]:
+        """A batch was formed; what is returned is for ``iteration``."""
+        return [
+            tracker.forming(
+                [self._slots[number][place] for number in numbers],
+                preempted=[self._slots[number][place] for number in preempted],
+                **fields,
+            )
+            for place, tracker in enumerate(self._trackers)
+        ]
+
+    def iteration(self, formed: list[Any], tokens: Sequence[int], **fields: Any) -> None:
+        for tracker, batch in zip(self._trackers, formed, strict=True):
+            tracker.iteration(batch, tokens, **fields)
 
     def finished(self, number: int, reason: CompletionReason, at: float, **fields: Any) -> None:
         for tracker, slot in zip(self._trackers, self._slots.pop(number), strict=True):

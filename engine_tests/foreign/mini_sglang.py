@@ -54,7 +54,10 @@ def run(clones: Path) -> Iterator[Outcome]:
     stand_in("minisgl.engine", EngineConfig=object)
     for workload, setup in WORKLOADS.items():
         limits = SchedulerLimits(
-            max_running_requests=setup.places, max_scheduled_tokens=setup.budget, kv_cache_blocks=setup.pages
+            max_running_requests=setup.places,
+            max_scheduled_tokens=setup.budget,
+            kv_cache_blocks=setup.pages,
+            kv_block_size=setup.page_size,
         )
         clock = Clock()
         told = Told(limits, clock)
@@ -83,15 +86,14 @@ class Engine:
 
     def forward_batch(self, batch: Any, _args: Any) -> Any:
         tokens, context = (sum(getattr(req, name) for req in batch.reqs) for name in ("extend_len", "device_len"))
-        batch.started_at = max(self._clock(), self.free_at)
-        batch.finished_at = self.free_at = batch.started_at + cost(tokens, batch.size, context)
+        ends_at = self.free_at = max(self._clock(), self.free_at) + cost(tokens, batch.size, context)
         for req in batch.reqs:
             req.complete_one()
         sampled = [next_token(req.uid, req.device_len) for req in batch.reqs]
         tokens_out = TORCH["tensor"](sampled, dtype=TORCH["int32"])
 
         def synchronize() -> None:
-            self._clock.now = max(self._clock.now, batch.finished_at)
+            self._clock.now = max(self._clock.now, ends_at)
 
         return Output(tokens_out, tokens_out, SimpleNamespace(synchronize=synchronize))
 
@@ -107,14 +109,14 @@ class Output(NamedTuple):
 class Asking:
     """Mixed into its admission: the conditions of a refusal, asked again."""
 
-    refusals: list[BatchLimiter]
+    told: Told
+    stopped = False
 
     def try_add_one(self: Any, pending_req: Any) -> Any:
         added = super().try_add_one(pending_req)
-        if added is None:
-            self.refusals.append(self._refusal())
-        elif pending_req.input_len > added.device_len:
-            self.refusals.append(BatchLimiter.TOKEN_BUDGET)
+        if added is None or pending_req.input_len > added.device_len:
+            type(self).stopped = True
+            self.told.stopped(BatchLimiter.TOKEN_BUDGET if added else self._refusal())
         return added
 
     def _refusal(self: Any) -> BatchLimiter:
@@ -132,6 +134,7 @@ class Glue:
     due: list[Arrival]
     left: set[int]
     cached: dict[int, int]
+    adder: type[Asking]
 
     def offline_receive_msg(self: Any, blocking: bool = False) -> list[Any]:
         from minisgl.core import SamplingParams
@@ -163,52 +166,44 @@ class Glue:
         self.replies = {message.uid: message for message in reply}
 
     def _schedule_next_batch(self: Any) -> Any:
-        Asking.refusals = []
+        self.adder.stopped = False
         formed = super()._schedule_next_batch()
         if formed is not None:
-            waiting = self.prefill_manager.pending_list
-            half_done = [req for req in waiting if req.chunked_req]
-            fresh = {req.uid: req.cached_len for req in formed.batch.reqs if req.uid not in self.cached}
+            reqs = formed.batch.reqs
+            if not self.adder.stopped:
+                self.told.stopped(self._nobody_was_refused(reqs))
+            half_done = [req for req in self.prefill_manager.pending_list if req.chunked_req]
+            fresh = {req.uid: req.cached_len for req in reqs if req.uid not in self.cached}
             self.cached.update(fresh)
             usable = self.cache_manager.num_pages * self.setup.page_size
-            formed.batch.said = {
-                "scheduled_tokens": [req.extend_len for req in formed.batch.reqs],
-                "waiting": len(waiting) - len(half_done),
-                "cached_prompt_tokens": sum(fresh.values()),
-                "kv_cache_usage": 1 - self.cache_manager.available_size / usable,
-                "unscheduled_prefill_tokens": sum(req.input_len - req.chunked_req.device_len for req in half_done),
-                "limited_by": self._limiter(formed.batch.reqs),
-            }
+            formed.batch.formed = self.told.forming(
+                [req.uid for req in reqs],
+                scheduled_tokens=[req.extend_len for req in reqs],
+                kv_cache_usage=1 - self.cache_manager.available_size / usable,
+                cached_prompt_tokens=sum(fresh.values()),
+                unscheduled_prefill_tokens=sum(req.input_len - req.chunked_req.device_len for req in half_done),
+            )
         return formed
 
-    def _limiter(self: Any, reqs: list[Any]) -> BatchLimiter:
-        if Asking.refusals:
-            return Asking.refusals[-1]
+    def _nobody_was_refused(self: Any, reqs: list[Any]) -> BatchLimiter:
         if self.decode_manager.running_reqs <= set(reqs):
             return BatchLimiter.DEMAND
         return BatchLimiter.REQUEST_SLOTS if len(reqs) == self.setup.places else BatchLimiter.POLICY
 
     def _process_last_data(self: Any, last_data: Any) -> None:
         super()._process_last_data(last_data)
-        if last_data is not None:
-            self._report(last_data[0].batch)
+        if last_data is None:
+            return
+        batch = last_data[0].batch
+        ended = [req.uid for req in batch.reqs if req.uid not in self.left and self._ended(req.uid)]
+        self.told.iteration(batch.formed, [int(req.uid in self.replies) for req in batch.reqs])
+        for uid in ended:
+            self.left.add(uid)
+            said = {"cached_tokens": self.cached[uid]}
+            self.told.finished(uid, CompletionReason.EOS_TOKEN_REACHED, self.clock(), **said)
 
-    def _report(self: Any, batch: Any) -> None:
-        """One iteration; who had ended before it (the batch was formed without knowing) is not in it."""
-        everybody = zip(batch.reqs, batch.said.pop("scheduled_tokens"), strict=True)
-        here = [(req.uid, tokens) for req, tokens in everybody if req.uid not in self.left]
-        uids, scheduled = [uid for uid, _ in here], [tokens for _, tokens in here]
-        tokens = [int(uid in self.replies) for uid in uids]
-        if uids:
-            self.told.iteration(
-                uids, tokens, scheduled_tokens=scheduled, started_at=batch.started_at, finished_at=batch.finished_at,
-                **batch.said,
-            )  # fmt: skip
-        for uid in uids:
-            if uid in self.replies and self.replies[uid].finished:
-                self.left.add(uid)
-                said = {"cached_tokens": self.cached[uid]}
-                self.told.finished(uid, CompletionReason.EOS_TOKEN_REACHED, batch.finished_at, **said)
+    def _ended(self: Any, uid: int) -> bool:
+        return uid in self.replies and self.replies[uid].finished
 
 
 def _serve(setup: Setup, clock: Clock, told: Told) -> None:
@@ -219,7 +214,10 @@ def _serve(setup: Setup, clock: Clock, told: Told) -> None:
     stand_in("minisgl.engine", Engine=lambda _: Engine(setup, clock), EngineConfig=object)
     core._GLOBAL_CTX = None
     core.set_global_ctx(core.Context(setup.page_size))
+    theirs = prefill.PrefillAdder
+    prefill.PrefillAdder = type("Adder", (Asking, theirs), {"told": told})
     glue = {
+        "adder": prefill.PrefillAdder,
         "setup": setup,
         "clock": clock,
         "told": told,
@@ -227,7 +225,6 @@ def _serve(setup: Setup, clock: Clock, told: Told) -> None:
         "left": set(),
         "cached": {},
     }
-    theirs, prefill.PrefillAdder = prefill.PrefillAdder, type("Adder", (Asking, prefill.PrefillAdder), {})
     try:
         scheduler = type("Measured", (Glue, Scheduler), glue)(_config(setup))
         data = None

@@ -39,7 +39,7 @@ def run(clones: Path) -> Iterator[Outcome]:
     stand_in("tqdm.auto")
     stand_in("xxhash", xxh64=_Hash)
     for workload, ((places, budget, blocks), requests) in WORKLOADS.items():
-        limits = SchedulerLimits(max_running_requests=places, max_scheduled_tokens=budget, kv_cache_blocks=blocks)
+        limits = SchedulerLimits(places, budget, kv_cache_blocks=blocks, kv_block_size=_BLOCK)
         clock = Clock()
         told = Told(limits, clock)
         _serve(_engine(limits, clock, told), requests, clock, told)
@@ -58,21 +58,19 @@ class Glue:
         for seq in fresh:
             if seq.block_table:
                 seq.cached = seq.num_cached_tokens  # as it was admitted: the prefix cache's
-        scheduled = [seq.num_scheduled_tokens for seq in seqs]
         evicted = [seq for seq in in_order if seq in self.waiting]
         half_done = [seq for seq in self.waiting if seq.block_table]
-        self.formed = {
-            "started_at": self.clock(),
-            "scheduled_tokens": scheduled,
-            "preempted": [seq.number for seq in evicted],
-            "waiting": len(self.waiting) - len(half_done),
-            "cached_prompt_tokens": sum(seq.cached for seq in fresh if seq.block_table),
-            "kv_cache_usage": len(self.block_manager.used_block_ids) / len(self.block_manager.blocks),
-            "unscheduled_prefill_tokens": sum(
+        self.told.stopped(BatchLimiter.KV_CACHE if evicted else self._limiter(seqs, is_prefill=is_prefill))
+        self.formed = self.told.forming(
+            [seq.number for seq in seqs],
+            [seq.number for seq in evicted],
+            scheduled_tokens=[seq.num_scheduled_tokens for seq in seqs],
+            kv_cache_usage=len(self.block_manager.used_block_ids) / len(self.block_manager.blocks),
+            cached_prompt_tokens=sum(seq.cached for seq in fresh if seq.block_table),
+            unscheduled_prefill_tokens=sum(
                 seq.num_tokens - seq.num_cached_tokens - seq.num_scheduled_tokens for seq in half_done
             ),
-            "limited_by": BatchLimiter.KV_CACHE if evicted else self._limiter(seqs, is_prefill=is_prefill),
-        }
+        )
         return seqs, is_prefill
 
     def _limiter(self: Any, seqs: Any, *, is_prefill: bool) -> BatchLimiter:
@@ -94,7 +92,7 @@ class Glue:
         before = [seq.num_completion_tokens for seq in seqs]
         super().postprocess(seqs, token_ids, is_prefill)
         emitted = [seq.num_completion_tokens - had for seq, had in zip(seqs, before, strict=True)]
-        self.told.iteration([seq.number for seq in seqs], emitted, finished_at=self.clock(), **self.formed)
+        self.told.iteration(self.formed, emitted)
         for seq in seqs:
             if seq.is_finished:
                 said = {"cached_tokens": seq.cached}

@@ -60,7 +60,11 @@ def _serve(setup: Setup, workload: str) -> Outcome:
     clock = Clock()
     told = Told(
         SchedulerLimits(
-            max_running_requests=setup.places, max_scheduled_tokens=setup.budget, kv_cache_blocks=setup.blocks
+            max_running_requests=setup.places,
+            max_scheduled_tokens=setup.budget,
+            kv_cache_blocks=setup.blocks,
+            kv_block_size=setup.block_size,
+            pipeline_stages=setup.stages,
         ),
         clock,
     )
@@ -80,7 +84,7 @@ def _simulator(setup: Setup, clock: Clock, told: Told) -> Any:
     from vidur.scheduler.global_scheduler.round_robin_global_scheduler import RoundRobinGlobalScheduler
     from vidur.simulator import Simulator
 
-    schedulers = {number: _scheduler(setup, number, clock) for number in range(setup.replicas)}
+    schedulers = {number: _scheduler(setup, number, told) for number in range(setup.replicas)}
     routing = RoundRobinGlobalScheduler.__new__(RoundRobinGlobalScheduler)  # its constructor needs a predictor's files
     routing.__dict__.update(
         _replica_schedulers={number: scheduler.theirs for number, scheduler in schedulers.items()},
@@ -89,7 +93,7 @@ def _simulator(setup: Setup, clock: Clock, told: Told) -> Any:
     simulator = Simulator.__new__(Simulator)
     simulator.__dict__.update(
         _time=0, _time_limit=inf, _terminate=False, _event_queue=[], _cluster=None, _scheduler=routing,
-        _metric_store=Store(schedulers, clock, told),
+        _metric_store=Store(schedulers, told), _set_time=lambda time: setattr(clock, "now", time),
         _config=SimpleNamespace(metrics_config=SimpleNamespace(write_json_trace=False, enable_chrome_trace=False)),
     )  # fmt: skip
     Request._id = -1
@@ -99,7 +103,7 @@ def _simulator(setup: Setup, clock: Clock, told: Told) -> Any:
     return simulator
 
 
-def _scheduler(setup: Setup, replica: int, clock: Clock) -> Measured:
+def _scheduler(setup: Setup, replica: int, told: Told) -> Measured:
     from vidur.scheduler.replica_scheduler.replica_scheduler_registry import ReplicaSchedulerRegistry
     from vidur.types import ReplicaSchedulerType
 
@@ -112,7 +116,7 @@ def _scheduler(setup: Setup, replica: int, clock: Clock) -> Measured:
         ReplicaSchedulerType[setup.scheduler.upper()], SimpleNamespace(), config,
         SimpleNamespace(max_tokens=setup.longest), SimpleNamespace(id=replica), setup.stages, Stage(setup.stages),
     )  # fmt: skip
-    return Measured(theirs, ASKED[setup.scheduler], clock)
+    return Measured(theirs, ASKED[setup.scheduler], told)
 
 
 class Stage:
@@ -130,14 +134,15 @@ class Stage:
 class Measured:
     """One of vidur's schedulers; what is said of a batch is taken where the batch is formed."""
 
-    def __init__(self, theirs: Any, why: Callable[[Measured, Any], BatchLimiter], clock: Clock) -> None:
+    def __init__(self, theirs: Any, why: Callable[[Measured, Any], BatchLimiter], told: Told) -> None:
         self.theirs = theirs
-        self.formed: dict[int, dict[str, Any]] = {}
+        self.formed: dict[int, list[Any]] = {}
         self.evicted: list[int] = []
         self.refused: Any = None
         self.asked_to_admit = True
         self._why = why
-        self._clock = clock
+        self._told = told
+        self._queue, theirs.add_request = theirs.add_request, self._arrive
         self._form, theirs._get_next_batch = theirs._get_next_batch, self._next
         for name in ("_can_allocate_request", "can_allocate"):
             if hasattr(theirs, name):
@@ -165,19 +170,28 @@ class Measured:
         batch = self._form()
         self.evicted += sorted(placed - set(self.theirs._allocation_map))
         if batch:
-            self.formed[batch.id] = {
-                "preempted": self.evicted,
-                "waiting": len(self.theirs._request_queue),
-                "running_requests": len(self.theirs._allocation_map),
-                "kv_cache_usage": self.theirs.memory_usage_percent / 100,
-                "unscheduled_prefill_tokens": sum(map(_left, self.theirs._preempted_requests))
-                + sum(_left(request) - tokens for request, tokens in zip(batch.requests, batch.num_tokens, strict=True)
-                      if not request.is_prefill_complete),
-                "scheduled_tokens": batch.num_tokens,
-                "limited_by": self._why(self, batch),
-            }  # fmt: skip
+            left = sum(map(_left, self.theirs._preempted_requests))
+            cut = (_left(request) - tokens for request, tokens in _prefills(batch))
+            self._told.stopped(self._why(self, batch), rank=self.theirs.replica_id)
+            self.formed[batch.id] = self._told.forming(
+                batch.request_ids,
+                self.evicted,
+                kv_cache_usage=self.theirs.memory_usage_percent / 100,
+                unscheduled_prefill_tokens=left + sum(cut),
+                scheduled_tokens=batch.num_tokens,
+                rank=self.theirs.replica_id,
+            )
             self.evicted = []
         return batch
+
+    def _arrive(self, request: Any) -> None:
+        self._told.arrived(request.id, request.num_prefill_tokens, request.arrived_at, rank=self.theirs.replica_id)
+        self._queue(request)
+
+
+def _prefills(batch: Any) -> list[tuple[Any, int]]:
+    pairs = zip(batch.requests, batch.num_tokens, strict=True)
+    return [(request, tokens) for request, tokens in pairs if not request.is_prefill_complete]
 
 
 def _left(request: Any) -> int:
@@ -187,27 +201,16 @@ def _left(request: Any) -> int:
 class Store:
     """In place of vidur's store of metrics: its events tell it what happened."""
 
-    def __init__(self, schedulers: dict[int, Measured], clock: Clock, told: Told) -> None:
+    def __init__(self, schedulers: dict[int, Measured], told: Told) -> None:
         self._schedulers = schedulers
-        self._clock = clock
         self._told = told
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_: None  # the figures of stages and operations
 
-    def on_request_arrival(self, time: float, request: Any) -> None:
-        self._told.arrived(request.id, request.num_prefill_tokens, time)
-
     def on_batch_end(self, time: float, batch: Any, replica: int, _memory: float) -> None:
-        self._clock.now = time
-        self._told.iteration(
-            batch.request_ids,
-            [int(request.is_prefill_complete) for request in batch.requests],
-            started_at=batch.scheduled_at,
-            finished_at=time,
-            rank=replica,
-            **self._schedulers[replica].formed.pop(batch.id),
-        )
+        emitted = [int(request.is_prefill_complete) for request in batch.requests]
+        self._told.iteration(self._schedulers[replica].formed.pop(batch.id), emitted)
         for request in batch.completed_requests:
             self._told.finished(request.id, CompletionReason.MAX_TOKENS_REACHED, time)
 

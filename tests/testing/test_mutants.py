@@ -217,6 +217,37 @@ def test_requests_of_two_ranks_wait_for_both_and_each_rank_says_its_own():
     nothing_is_said(double)
 
 
+def test_a_rank_that_miscounts_its_own_queue_is_found():
+    double = RecordingMetrics()
+    tracker = RequestTracker(double)
+    slots = [tracker.arrived(number, prompt_tokens=4, rank=number % 2, at=0.0) for number in range(8)]
+    for step in range(3):
+        for rank in (0, 1):
+            said = {
+                "waiting": 3 - step if rank else 0,
+                "rank": rank,
+                "started_at": float(step),
+                "finished_at": step + 1.0,
+            }
+            tracker.iteration([slots[2 * step + rank]], scheduled_tokens=[4], **said)
+    [found] = violations(double)
+    assert found.startswith("iteration 4: waiting = 0, but 1 requests that arrived before")
+
+
+def test_a_place_wasted_on_a_request_that_has_left_meanwhile_passes():
+    double = RecordingMetrics()
+    tracker = RequestTracker(double)
+    a, b = (tracker.arrived(name, prompt_tokens=8, at=0.0) for name in "ab")
+    told = {"waiting": 0, "limited_by": BatchLimiter.DEMAND}
+    first = tracker.forming([a, b], scheduled_tokens=[8, 8], started_at=0.0, **told)
+    second = tracker.forming([a, b], scheduled_tokens=[1, 1], started_at=0.5, **told)
+    tracker.iteration(first, finished_at=1.0)
+    tracker.finished(a, EOS, at=1.0)
+    tracker.iteration(second, finished_at=2.0)
+    tracker.finished(b, EOS, at=2.0)
+    nothing_is_said(double)
+
+
 def test_who_is_held_back_is_deferred_and_not_missing():
     double = RecordingMetrics()
     tracker = RequestTracker(double)

@@ -22,6 +22,7 @@ class _Life:
         self.name = repr(event.request_id)
         self.at = _number(event.at)
         self.prompt = _number(event.prompt_tokens)
+        self.rank = _number(event.rank)
         self.placed = self.emitted = False
         self.prefilling = True
         self.computed = 0.0
@@ -45,9 +46,9 @@ class Heard:
     def __init__(self) -> None:
         self._lives: dict[int, _Life] = {}
         self._left: deque[int] = deque([0], maxlen=4)  # who left without a place, between the last iterations
-        self._began = self._ended = nan
+        self._before: dict[float, tuple[float, float]] = {}  # rank: when its last iteration began and ended
         self._iterations = 0
-        self._ranks: set[float] = set()
+        self._one_queue = False  # somebody waits for whichever rank
         self._speculative = False
         self._waiting: list[str] = []
         self._prefills: list[str] = []
@@ -68,7 +69,7 @@ class Heard:
 
     def contradictions(self) -> Iterator[str]:
         """A sentence each."""
-        if len(self._ranks) == 1:  # a waiting request is no rank's in particular
+        if len(self._before) == 1 or not self._one_queue:
             yield from self._waiting
         yield from self._drafts
         if not self._speculative:
@@ -97,9 +98,10 @@ class Heard:
                 self._lives[handle].evicted()
         self._take_part(event, said[C.DRAFT_TOKENS], name)
         self._cached += 0 if isnan(said[C.CACHED_PROMPT_TOKENS]) else said[C.CACHED_PROMPT_TOKENS]
-        self._ranks.add(0.0 if isnan(said[C.RANK]) else said[C.RANK])
-        self._count_waiting(said[C.WAITING_REQUESTS], said[C.DEFERRED_REQUESTS], name)
-        self._began, self._ended = self._ended if isnan(started) else started, finished
+        rank = 0.0 if isnan(said[C.RANK]) else said[C.RANK]
+        began, ended = self._before.get(rank, (nan, nan))
+        self._count_waiting(said[C.WAITING_REQUESTS], said[C.DEFERRED_REQUESTS], rank, began, name)
+        self._before[rank] = ended if isnan(started) else started, finished
         self._iterations += 1
         self._left.append(0)
 
@@ -126,12 +128,13 @@ class Heard:
             )
             (self._prefills if isnan(drafts) else self._drafts).append(found)
 
-    def _count_waiting(self, waiting: float, deferred: float, name: str) -> None:
-        """What the engine says against the requests without a place: all of them, and those known for long."""
+    def _count_waiting(self, waiting: float, deferred: float, rank: float, began: float, name: str) -> None:
+        """What the engine says against the requests without a place: all, and those that are there for long."""
         if isnan(waiting):
             return
-        without = [life for life in self._lives.values() if not life.placed]
-        known = sum(life.at < self._began for life in without)
+        without = [life for life in self._lives.values() if not life.placed and (life.rank == rank or isnan(life.rank))]
+        self._one_queue |= any(isnan(life.rank) for life in without)
+        known = sum(life.at < began for life in without)
         said = waiting + (0 if isnan(deferred) else deferred)
         if said < known:
             self._waiting.append(
@@ -151,7 +154,7 @@ def _and_deferred(deferred: float) -> str:
 
 
 def _number(value: Any) -> float:
-    """``nan`` for what the tracker refuses anyway."""
+    """``nan`` for what is not given, or refused anyway."""
     try:
         return float(value)
     except (TypeError, ValueError):
