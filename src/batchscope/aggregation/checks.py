@@ -21,6 +21,7 @@ NOT_A_NUMBER = "not_a_number"
 NOT_WHOLE = "not_whole"
 OUT_OF_ORDER = "out_of_order"
 TOO_LARGE = "too_large"
+INTERRUPTED = "interrupted"
 _LARGEST = 2.0**53
 """Beyond it a float no longer holds every whole number, and sums in int64 would overflow."""
 

@@ -59,16 +59,16 @@ class BusyClock:
         """finished[k] - max(started[k], latest finish before k), never negative, per rank, in order."""
         ranks = rows[:, IterationColumn.RANK]
         busy = np.empty(len(rows))
-        for rank in np.unique(ranks):
+        for rank in set(ranks.tolist()):  # not numpy.unique, which imports: a drain may run while somebody forks
             of_rank = ranks == rank
-            self._seen.add(float(rank))
+            self._seen.add(rank)
             started = rows[of_rank, IterationColumn.STARTED_AT]
             finished = rows[of_rank, IterationColumn.FINISHED_AT]
             before = np.empty_like(finished)
-            before[0] = self._last_finish.get(float(rank), -np.inf)
+            before[0] = self._last_finish.get(rank, -np.inf)
             np.maximum(np.maximum.accumulate(finished[:-1]), before[0], out=before[1:])
             busy[of_rank] = np.maximum(finished - np.maximum(started, before), 0.0)
-            self._last_finish[float(rank)] = float(max(before[0], finished.max()))
+            self._last_finish[rank] = float(max(before[0], finished.max()))
         return busy
 
     def restart(self) -> None:
