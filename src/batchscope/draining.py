@@ -7,7 +7,9 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from itertools import chain
 
+from batchscope.aggregation.checks import INTERRUPTED
 from batchscope.aggregation.requests import ClassNames
 from batchscope.aggregation.state import Drained, Sink, State
 from batchscope.clock import Clock, WallClock
@@ -15,8 +17,9 @@ from batchscope.configuration import MetricsConfiguration, SchedulerLimits
 from batchscope.errors import BusyError, ConfigurationError, InvalidRecordError
 from batchscope.recording.ring import Pressure
 from batchscope.recording.rings import Recording
+from batchscope.recording.rows import Rows
 from batchscope.recording.source import Source
-from batchscope.recording.unread import Unread
+from batchscope.recording.unread import Given, Unread
 from batchscope.recording.writers import Writers
 from batchscope.records import ResourceSample
 from batchscope.statistics.build import Cut
@@ -37,6 +40,8 @@ class Draining:
         self.classes = ClassNames(configuration)
         self.sources: list[Source] = []
         self.sinks: list[Sink] = []
+        self._given: list[tuple[Drained, Given | None]] = []
+        self._resetting: int | None = None
         strict = configuration.strict
         self.shared = Recording(
             clock, self.classes.codes, self.classes.other, strict, self.check if strict else self.relieve,
@@ -55,8 +60,10 @@ class Draining:
         self.instance_id = uuid.uuid4().hex
         self.wall = WallClock(self.clock)
 
-    def _begin(self) -> None:
+    def _begin(self, before: State | None = None) -> None:
         self.state = State(self.configuration, self.limits, self.classes, self.clock())
+        if before is not None:  # no instant counts as busy twice, and no total falls, not even across a reset
+            self.state.iterations.clock, self.state.sources = before.iterations.clock, before.sources
         self._before = count(self.state, self.writers.rings, self.sources)
 
     @property
@@ -95,20 +102,40 @@ class Draining:
 
         return unsubscribe
 
-    def _drained(self) -> Iterator[Unread | Drained]:
+    def _drained(self, blocks: Iterable[list[Drained]]) -> Iterator[Unread | Given | Drained]:
         for rings in list(self.writers.rings):
             for unread in rings.unread():
                 self.blocks += 1
                 yield unread
-        for source in self.sources:
-            for block in source.drain():
-                self.blocks += 1
-                yield block
+        for block in chain.from_iterable(blocks):
+            self.blocks += 1
+            known = [rows for given, rows in self._given if given is block]
+            rows = known[0] if known else Given(block) if isinstance(block, Rows) else None
+            if not known:
+                self._given.append((block, rows))
+                yield block if rows is None else rows
+            elif rows is not None:
+                yield rows
 
     def drain(self) -> float:
-        """Count everything recorded so far; the lock is held. Gives the instant of the cut."""
+        """Count everything recorded so far; the lock is held. Gives the instant of the cut.
+
+        An exception may end it anywhere (Ctrl-C). What it left in rings and with sources the next one takes; what it
+        took and did not count is counted as ``interrupted``; nothing counts twice.
+        """
         now = self.clock()
-        self.state.consume(self._drained(), now, (self._publish,) if self.sinks else ())
+        if self._resetting is not None:
+            self._finish_reset(self._resetting)
+        self.state.settle()
+        for rings in self.writers.rings:
+            lost = rings.gap_log.interrupted()
+            if lost:
+                self.state.rejections.add(INTERRUPTED, lost)
+        blocks = [source.drain() for source in self.sources]
+        self.state.consume(self._drained(blocks), now, (self._publish,) if self.sinks else ())
+        for of_source in blocks:
+            of_source.clear()
+        self._given.clear()
         return now
 
     def _publish(self, block: Drained) -> None:
@@ -125,12 +152,16 @@ class Draining:
             return False
         try:
             self.drain()
+        except Exception:  # noqa: BLE001  (a producer is not told; the next reader is, if it happens again)
+            self.state.rejections.last = INTERRUPTED
         finally:
             self._lock.release()
         return True
 
     def check(self) -> None:
-        """Strict mode: drain at once, and raise if a record was rejected."""
+        """Strict mode: drain at once, and raise if a record was rejected; a record of a sink's waits for the next."""
+        if self._held_here():
+            return
         with self.lock:
             before = self.counted().rejected
             self.state.rejections.last = ""
@@ -178,17 +209,23 @@ class Draining:
         """Forget what was counted; requests in flight stay."""
         with self.lock:
             self.drain()
-            clock, sources = self.state.iterations.clock, self.state.sources
-            for source in self.sources:
-                source.reset()
-            self.generation += 1
-            self._begin()
-            clock.restart()  # no instant counts as busy twice, not even across a reset
-            self.state.iterations.clock, self.state.sources = clock, sources
+            self._resetting = self.generation + 1
+            self._finish_reset(self._resetting)
+
+    def _finish_reset(self, generation: int) -> None:
+        """All of it can be done again: where an exception comes between, the next drain does."""
+        for source in self.sources:
+            source.reset()
+        self.state.iterations.clock.restart()
+        self._begin(self.state)
+        self.generation = generation
+        self._resetting = None
 
     def after_fork(self) -> None:
         """In the child: empty, a new lock; rows of other threads, even half-written, are gone."""
         self._start()
+        self._given.clear()
+        self._resetting = None
         for source in self.sources:
             source.after_fork()
         for rings in self.writers.rings:

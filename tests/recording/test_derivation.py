@@ -19,7 +19,10 @@ EOS = CompletionReason.EOS_TOKEN_REACHED
 
 def blocks(tracked: Tracked) -> list:
     """What the tracker gives the collector."""
-    return tracked.tracker.drain()
+    ready = tracked.tracker.drain()
+    taken = ready[:]
+    ready.clear()
+    return taken
 
 
 def gaps_of(found: list, column: GapColumn) -> list[tuple[float, float, int]]:

@@ -23,6 +23,7 @@ OUT_OF_ORDER = "out_of_order"
 TOO_LARGE = "too_large"
 NOT_A_RATIO = "not_a_ratio"
 MORE_THAN_SCHEDULED = "more_than_scheduled"
+INTERRUPTED = "interrupted"
 _LARGEST = 2.0**53
 """Beyond it a float no longer holds every whole number, and sums in int64 would overflow."""
 

@@ -143,10 +143,16 @@ class ExponentialHistogram:
             self._below += below
         if not batch.total:
             return
-        self._store.add(batch.scale, batch.offset, batch.counts)
+        store = self._store.copy()  # whatever comes between, the buckets are those of before or of after
+        store.add(batch.scale, batch.offset, batch.counts)
+        self._store = store
         self.zero_count += batch.zero_count
         self.overflow_count += batch.overflow_count
         self._extend(batch.total, batch.sum, batch.min, batch.max)
+
+    def recount(self) -> None:
+        """Make the count that of the buckets: after an exception in the middle of an addition."""
+        self.count = int(self._store.counts.sum()) + self.zero_count + self.overflow_count
 
     def _extend(self, count: int, total: float, low: float, high: float) -> None:
         self.count += count

@@ -24,6 +24,9 @@ class Instrument:
 
     Each window must be an integer multiple of the shortest. Buckets are computed once for all of them, 5 ns a
     value in large arrays. Not thread-safe.
+
+    An exception in the middle (Ctrl-C in a read) can cost the observations that were being sorted, and the windows
+    begin anew; the lifetime histogram keeps what it had, and agrees with itself.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Instrument:
         self._grid = cell_grid(min(self._windows, default=60.0), cells)
         self._fed = [(_multiple(window, self._grid.window), held) for window, held in self._windows.items()]
         self._pending = Pending()
+        self._sorting = False
         self._reach = cells * max((multiple for multiple, _ in self._fed), default=1)
 
     @property
@@ -63,7 +67,10 @@ class Instrument:
         if held is None:
             raise ConfigurationError("window", window, f"one of {self.windows} seconds")
         self._sort()
-        return held.histogram(now)
+        self._sorting = True  # reading moves the window on
+        found = held.histogram(now)
+        self._sorting = False
+        return found
 
     def clear(self) -> None:
         """Forget every observation."""
@@ -92,18 +99,29 @@ class Instrument:
                 self._sort_in(seen)
 
     def _sort(self) -> None:
+        if self._sorting:
+            self._mend()
         if self._pending.size:
             self._sort_in(self._pending.take())
+
+    def _mend(self) -> None:
+        """What was sorted last did not come to its end."""
+        self._lifetime.recount()
+        for held in self._windows.values():
+            held.clear()
+        self._sorting = False
 
     def _sort_in(self, seen: Observations) -> None:
         groups = self._groups(seen)
         if groups.order is not None:
             seen = seen.reordered(groups.order)
         whole, batches = bucketed_groups(self._layout, seen, groups.starts)
+        self._sorting = True
         self._lifetime.add_counts(whole, self._lifetime.counts_below(seen))
         for cell, batch in zip(reversed(groups.cells), reversed(batches), strict=True):  # newest first: no
             for cells_each, held in self._fed:  # cell is made that the next one would drop
                 held.add(batch, cell // cells_each)
+        self._sorting = False
 
     def _groups(self, seen: Observations) -> CellGroups:
         if seen.at.ndim == 0:

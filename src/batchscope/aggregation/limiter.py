@@ -135,7 +135,7 @@ class BusyClock:
         """finished[k] - max(started[k], latest finish before k), never negative, per rank, in order."""
         ranks = rows[:, IterationColumn.RANK]
         busy = np.empty(len(rows))
-        for rank in np.unique(ranks).tolist():
+        for rank in set(ranks.tolist()):  # not numpy.unique, which imports: a drain may run while somebody forks
             of_rank = ranks == rank
             self._seen.add(rank)
             started = rows[of_rank, IterationColumn.STARTED_AT]

@@ -55,16 +55,17 @@ class Pending:
         return seen
 
     def _count(self, part: slice, counts: Ints | None) -> None:
-        if self._counts is None:
-            if counts is None:
+        if self._counts is None or len(self._counts) < len(self._values):
+            if self._counts is None and counts is None:
                 return
-            self._counts = np.ones(len(self._values), dtype=np.int64)
+            ones = np.ones(len(self._values), dtype=np.int64)
+            if self._counts is not None:
+                ones[: len(self._counts)] = self._counts
+            self._counts = ones
         self._counts[part] = 1 if counts is None else counts
 
     def _grow(self, needed: int) -> None:
+        """Each array by itself: wherever an exception comes between them, the next ``add`` goes on from there."""
         size = min(max(2 * len(self._values), needed, _FIRST_ALLOCATION), CAPACITY)
-        more = size - len(self._values)
-        self._values = np.concatenate((self._values, np.zeros(more)))
-        self._at = np.concatenate((self._at, np.zeros(more)))
-        if self._counts is not None:
-            self._counts = np.concatenate((self._counts, np.ones(more, dtype=np.int64)))
+        self._at = np.concatenate((self._at, np.zeros(size - len(self._at))))
+        self._values = np.concatenate((self._values, np.zeros(size - len(self._values))))

@@ -15,6 +15,7 @@ from batchscope.aggregation.row_buffer import RowBuffer
 from batchscope.aggregation.sliding_window import SlidingWindowCounter
 from batchscope.aggregation.slo import COMPLETED, OUTCOME_OF_REASON, SloResult, evaluate
 from batchscope.configuration import DEFAULT_CLASS, OTHER_CLASS, MetricsConfiguration, SloTargets
+from batchscope.recording.packing import cut_ids
 from batchscope.recording.rows import COLUMNS, REASONS, Floats, Kind, RequestColumn, Rows, StartColumn
 
 C = RequestColumn
@@ -74,8 +75,7 @@ class RequestAggregate:
         self._classes = classes
         self._rejections = rejections
         self.samples = RowBuffer(configuration.max_request_samples, len(COLUMNS[Kind.REQUEST]))
-        self.by_reason = np.zeros(len(REASONS), dtype=np.int64)
-        self.untracked = 0
+        self._finished = np.zeros(2 * len(REASONS), dtype=np.int64)  # by reason; untracked ones, then a tracker's
         self.lost = 0
         self.tokens_generated = 0
         self.prompt_tokens = self.cached_tokens = 0
@@ -89,6 +89,21 @@ class RequestAggregate:
         self.slo_results = np.zeros((len(classes.names), len(SloResult)), dtype=np.int64)
         self.missed_by: list[dict[str, int]] = [{} for _ in classes.names]
         self.instruments = _instruments(classes, configuration.histogram_scale)
+
+    @property
+    def by_reason(self) -> npt.NDArray[np.int64]:
+        """Finished requests, by the code of their reason."""
+        return self._finished[: len(REASONS)] + self._finished[len(REASONS) :]
+
+    @property
+    def untracked(self) -> int:
+        """Finished requests that no tracker followed."""
+        return int(self._finished[: len(REASONS)].sum())
+
+    @property
+    def tracked(self) -> int:
+        """Finished requests that a tracker followed."""
+        return int(self._finished[len(REASONS) :].sum())
 
     def consume(self, values: Floats, request_ids: list[Any] | None) -> Rows:
         """Complete, check and count rows, ordered by instant; what is returned are the good ones."""
@@ -108,6 +123,8 @@ class RequestAggregate:
             known = ranges(values) if len(values) else known
         if len(values):
             self._count(values, known)
+            if request_ids is not None:
+                cut_ids(request_ids)
             self.samples.append(values, request_ids)
         return Rows(Kind.REQUEST, values, request_ids)
 
@@ -132,7 +149,8 @@ class RequestAggregate:
 
     def _count(self, values: Floats, known: Ranges) -> None:
         tokens = values[:, C.TOKENS_GENERATED]
-        self.by_reason += np.bincount(values[:, C.REASON].astype(np.int64), minlength=len(REASONS))
+        kind = values[:, C.REASON] + len(REASONS) * (values[:, C.OBSERVED] == 1)
+        self._finished += np.bincount(kind.astype(np.int64), minlength=len(self._finished))  # in one step
         self.tokens_generated += int(tokens.sum())
         at = values[:, C.AT]
         cells, latest = self.finished_in_window.groups(at, ascending=True), float(at[-1])
@@ -142,7 +160,6 @@ class RequestAggregate:
         outcomes = _outcomes(values)
         self._judge(values, outcomes, known)
         unobserved, of_them = _chosen(values, values[:, C.OBSERVED] == 0, known)
-        self.untracked += len(unobserved)
         for name, column in AT_START.items():
             self._observe(name, column, unobserved, of_them, C.REQUEST_CLASS)
         completed, of_them = _chosen(values, outcomes == COMPLETED, known)

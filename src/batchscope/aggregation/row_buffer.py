@@ -35,11 +35,15 @@ class RowBuffer:
         """Forget every row and object, and give the memory back."""
         self._rows: Rows = np.empty((self._columns, 0)).T  # columns lie contiguous: they are what is read
         self._objects: list[Any] | None = None  # made when the first object comes
-        self._size = 0
-        self._next = 0  # where the next row goes; the oldest row once the buffer is full
+        self._appended = 0  # ever: one number that says how many there are and where the next goes
 
     def __len__(self) -> int:
-        return self._size
+        return min(self._appended, self._capacity)
+
+    @property
+    def _next(self) -> int:
+        """Where the next row goes; the oldest row once the buffer is full."""
+        return self._appended % self._capacity
 
     @property
     def capacity(self) -> int:
@@ -58,36 +62,36 @@ class RowBuffer:
         if len(rows) > self._capacity:
             rows = rows[-self._capacity :]
             objects = None if objects is None else objects[-self._capacity :]
-        self._reserve(self._size + len(rows))
-        fits = min(len(rows), self._capacity - self._next)
-        self._write(self._next, rows[:fits], None if objects is None else objects[:fits])
+        self._reserve(len(self) + len(rows))
+        first = self._next
+        fits = min(len(rows), self._capacity - first)
+        self._write(first, rows[:fits], None if objects is None else objects[:fits])
         if fits < len(rows):
             self._write(0, rows[fits:], None if objects is None else objects[fits:])
-        self._next = (self._next + len(rows)) % self._capacity
-        self._size = min(self._size + len(rows), self._capacity)
+        self._appended += len(rows)
 
     def rows(self) -> Rows:
         """Every row, oldest first, shape (len, columns): a view until the buffer wraps, then a copy."""
         if self._wraps():
             return np.concatenate((self._rows[self._next :], self._rows[: self._next]))
-        return self._rows[: self._size]
+        return self._rows[: len(self)]
 
     def column(self, index: int) -> Rows:
         """One column, oldest first, shape (len,): a view until the buffer wraps, then a copy."""
         if self._wraps():
             return np.concatenate((self._rows[self._next :, index], self._rows[: self._next, index]))
-        return self._rows[: self._size, index]
+        return self._rows[: len(self), index]
 
     def objects(self) -> list[Any]:
         """The objects, aligned with ``rows()``: a new list; None where a row came without one."""
         if self._objects is None:
-            return [None] * self._size
+            return [None] * len(self)
         if self._wraps():
             return self._objects[self._next :] + self._objects[: self._next]
-        return self._objects[: self._size]
+        return self._objects[: len(self)]
 
     def _wraps(self) -> bool:
-        return self._size == self._capacity and self._next > 0
+        return len(self) == self._capacity and self._next > 0
 
     def _reserve(self, wanted: int) -> None:
         wanted = min(wanted, self._capacity)
@@ -97,7 +101,7 @@ class RowBuffer:
         while allocated < wanted:
             allocated *= 2
         grown = np.empty((self._columns, min(allocated, self._capacity))).T
-        grown[: self._size] = self._rows[: self._size]  # a buffer that still grows has not wrapped
+        grown[: len(self)] = self._rows[: len(self)]  # a buffer that still grows has not wrapped
         self._rows = grown
 
     def _write(self, at: int, rows: Rows, objects: Sequence[Any] | None) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from math import inf
+from typing import NamedTuple
 
 import numpy as np
 
 from batchscope.aggregation.batches import BatchAggregate
 from batchscope.aggregation.bucketed_values import Observations
 from batchscope.aggregation.cells import FURTHEST
-from batchscope.aggregation.checks import NOT_WHOLE, Rejections, acceptable
+from batchscope.aggregation.checks import INTERRUPTED, NOT_WHOLE, Rejections, acceptable
 from batchscope.aggregation.failures import ErrorAggregate
 from batchscope.aggregation.instrument import Instrument
 from batchscope.aggregation.iterations import IterationAggregate
@@ -57,6 +58,19 @@ def _first(of_iterations: int, of_requests: int) -> TokenSource | None:
     return TokenSource.REQUESTS if of_requests else None
 
 
+class _Underway(NamedTuple):
+    """A block of rows that is being taken and counted, and where everything stood before."""
+
+    kind: Kind
+    streams: Sequence[Unread | Given]
+    read: int
+    read_of_trackers: int
+    counted: int
+    rejected: int
+    interrupted: int
+    left: int
+
+
 class State:
     """The aggregates of one generation (between two resets)."""
 
@@ -66,6 +80,7 @@ class State:
         self.started = now
         self.sources = TokenSources()
         self._scratch = Scratch()
+        self._underway: _Underway | None = None
         self.rejections = Rejections()
         self.requests = RequestAggregate(configuration, classes, self.rejections, now)
         self.iterations = IterationAggregate(configuration, limits, self.rejections, now)
@@ -102,7 +117,39 @@ class State:
         """Output tokens so far, as iterations and as finished requests count them."""
         return Tokens(self.iterations.sums["tokens_generated"], self.requests.tokens_generated)
 
-    def consume(self, drained: Iterable[Unread | Drained], now: float, sinks: Iterable[Sink] = ()) -> None:
+    def settle(self) -> None:
+        """Count as interrupted what an earlier ``consume``, ended by an exception, took and did not come to count."""
+        before = self._underway
+        if before is not None and before.kind is not Kind.START:  # those are no records
+            now = self._standing(before.kind, before.streams)
+            taken = now.read - before.read
+            missing = taken - (now.counted - before.counted) - (now.rejected - before.rejected)
+            if missing > 0:
+                self.rejections.counts[INTERRUPTED] = before.interrupted + missing
+            if before.kind is Kind.REQUEST:  # in flight no more, and not seen to finish
+                gone = now.read_of_trackers - before.read_of_trackers - (now.left - before.left)
+                self.requests.lost += max(gone, 0)
+        self._underway = None
+
+    def _standing(self, kind: Kind, streams: Sequence[Unread | Given]) -> _Underway:
+        read = sum([stream.read for stream in streams])
+        of_trackers = sum([stream.read for stream in streams if isinstance(stream, Given)])
+        interrupted = self.rejections.counts.get(INTERRUPTED, 0)
+        left = self.requests.tracked + self.requests.lost
+        rejected = self.rejections.total - interrupted
+        return _Underway(kind, streams, read, of_trackers, self._counted(kind), rejected, interrupted, left)
+
+    def _counted(self, kind: Kind) -> int:
+        """Good rows so far; of latencies nobody knows."""
+        if kind is Kind.REQUEST:
+            return self.requests.tracked + self.requests.untracked
+        if kind is Kind.ITERATION:
+            return self.iterations.count
+        if kind is Kind.BATCH:
+            return self.batches.count
+        return self.errors.total if kind is Kind.ERROR else 0
+
+    def consume(self, drained: Iterable[Unread | Given | Drained], now: float, sinks: Iterable[Sink] = ()) -> None:
         """Count what was drained: rows of a kind from several writers are put in the order of their instants."""
         by_kind: dict[Kind, list[Unread | Given]] = {}
         for block in drained:
@@ -111,16 +158,31 @@ class State:
             else:
                 by_kind.setdefault(block.kind, []).append(Given(block) if isinstance(block, Rows) else block)
         scratch = Lasting() if sinks else self._scratch  # whoever is given rows may keep them
-        for kind in filter(by_kind.__contains__, _ORDER):
-            for rows in in_order(by_kind[kind], now, scratch):
-                self._publish(self._count(rows), sinks)
-        for rows in in_order(by_kind.get(Kind.GAP, ()), now, scratch):
-            for gaps in _pairs(rows.values, self.rejections):
-                self._count_gaps(gaps, now, sinks)
+        for kind in filter(by_kind.__contains__, (*_ORDER, Kind.GAP)):
+            self._consume_kind(kind, by_kind[kind], now, scratch, sinks)
         self.sources.choose(self.iterations, self.requests)
         for streams in by_kind.values():
             for stream in streams:
                 stream.release()
+
+    def _consume_kind(
+        self, kind: Kind, streams: Sequence[Unread | Given], now: float, scratch: Scratch, sinks: Iterable[Sink]
+    ) -> None:
+        """Block by block; where an exception comes between, ``settle`` finds what became of the block."""
+        blocks = in_order(streams, now, scratch)
+        while True:
+            self._underway = self._standing(kind, streams)
+            rows = next(blocks, None)
+            if rows is None:
+                break
+            if kind is Kind.GAP:
+                for gaps in _pairs(rows.values, self.rejections):
+                    self._count_gaps(gaps, now, sinks)
+            else:
+                good = self._count(rows)
+                self._underway = None
+                self._publish(good, sinks)
+        self._underway = None
 
     def _count(self, rows: Rows) -> Rows:
         if rows.kind is Kind.ITERATION:

@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.recording.events import Arrival, Event, Finish, Iteration, Loss
+from batchscope.recording.packing import MAX_ID, cut_id
 from batchscope.recording.rows import Floats
 from batchscope.recording.slots import GENERATION, INDEX_MASK, Indices, SlotTable
+from batchscope.recording.tally import WRONG_TYPE
 
 STALE_SLOT = "stale_slot"
 DUPLICATE_REQUEST = "duplicate_request"
 NEGATIVE = "negative"
-WRONG_TYPE = "wrong_type"
 INFINITE = "infinite"
 NOT_A_NUMBER = "not_a_number"
 _BAD_VALUE = Exception
@@ -81,15 +82,13 @@ class Admission:
             elif isinstance(event, Arrival):
                 self._admit(event, admitted)
             else:
-                request_id = self._id_of.pop(event.handle, _NOBODY)
-                if request_id is _NOBODY:
+                key = self._drop(event.handle)  # the id may arrive again, also within this drain
+                if key is _NOBODY:
                     self._reject(STALE_SLOT, 1)
                     continue
-                if self._handle_of.get(request_id) == event.handle:
-                    del self._handle_of[request_id]  # the id may arrive again, also within this drain
                 ends.append(event)
                 end_positions.append(position)
-                ids.append(request_id)
+                ids.append(key.shown if type(key) is _Key else key)
         if admitted.handles:
             self._occupy(admitted)
         slots = np.array([event.handle & INDEX_MASK for event in ends], dtype=np.intp)
@@ -97,17 +96,34 @@ class Admission:
         leaving = Leaving(slots, np.array(end_positions, dtype=np.int64), at, ends, ids)
         return Sorted(len(admitted.handles), leaving, iterations, positions)
 
+    def _drop(self, handle: int) -> Any:
+        """Forget a request by its handle: nothing of its id's own runs. Gives its key."""
+        key = self._id_of.get(handle, _NOBODY)
+        if key is not _NOBODY:
+            if self._handle_of.get(key) == handle:
+                del self._handle_of[key]
+            del self._id_of[handle]
+        return key
+
+    def forget(self, handle: int) -> None:
+        """Forget a request, its slot too, if it is in flight or had just arrived."""
+        self._drop(handle)
+        index = np.array([handle & INDEX_MASK])
+        if self._table.valid(np.array([handle]), index)[0]:
+            self._table.release(index)
+
     def _admit(self, event: Arrival, admitted: _Admitted) -> None:
-        handle, request_id, prompt_tokens, at = event.handle, event.request_id, event.prompt_tokens, event.at
+        handle, prompt_tokens, at = event.handle, event.prompt_tokens, event.at
         rank = event.rank
         try:
-            if request_id in self._handle_of:
+            key = _key(event.request_id)
+            if key in self._handle_of:
                 reason = DUPLICATE_REQUEST
             elif 0 <= prompt_tokens < inf and -inf < at < inf and (rank is None or 0 <= rank < inf):
                 code = self._class_codes.get(event.request_class, self._other_class)
                 size, instant, own = float(prompt_tokens), float(at), nan if rank is None else float(rank)
-                self._handle_of[request_id] = handle
-                self._id_of[handle] = request_id
+                self._id_of[handle] = key
+                self._handle_of[key] = handle
                 admitted.handles.append(handle)
                 admitted.at.append(instant)
                 admitted.prompt_tokens.append(size)
@@ -126,6 +142,35 @@ class Admission:
         self._table.reserve(int((slots & INDEX_MASK).max()))
         columns = (admitted.at, admitted.prompt_tokens, admitted.classes, admitted.ranks)
         self._table.occupy(slots, *map(np.array, columns))
+
+
+class _Key:
+    """Stands for an id that is long, or whose methods are anybody's: its hash is asked for once."""
+
+    __slots__ = ("_hash", "_whole", "shown")
+
+    def __init__(self, request_id: Any) -> None:
+        self.shown = cut_id(request_id)
+        self._hash = hash(request_id)
+        self._whole = request_id if self.shown is request_id else (self.shown, len(request_id), self._hash)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        """Also with an id that stands for itself; one that cannot be compared is another one."""
+        try:
+            return bool(self._whole == (other._whole if type(other) is _Key else other))
+        except _BAD_VALUE:
+            return False
+
+
+def _key(request_id: Any) -> Any:
+    """An id as it is where nothing can happen to it, else its stand-in."""
+    kind = type(request_id)
+    if kind is int or (kind is str and len(request_id) <= MAX_ID):
+        return request_id
+    return _Key(request_id)
 
 
 class _Admitted(NamedTuple):

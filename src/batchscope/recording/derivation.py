@@ -11,7 +11,7 @@ import numpy.typing as npt
 from batchscope.configuration import SchedulerLimits
 from batchscope.recording.admission import STALE_SLOT, Admission, Leaving
 from batchscope.recording.elements import Elements, covering, long_runs, single_runs
-from batchscope.recording.events import Event, Finish
+from batchscope.recording.events import Arrival, Event, Finish, Iteration
 from batchscope.recording.history import History, emissions, gaps
 from batchscope.recording.iteration_batch import IterationBatch, gather
 from batchscope.recording.iteration_rows import iteration_rows
@@ -24,6 +24,7 @@ from batchscope.recording.slots import FREE, GENERATION, INDEX_MASK, SlotTable
 DUPLICATE_SLOT = "duplicate_slot"
 NOT_RUNNING = "not_running"
 OUT_OF_ORDER = "out_of_order"
+INTERRUPTED = "interrupted"
 
 Mask = npt.NDArray[np.bool_]
 
@@ -42,16 +43,17 @@ class Derivation:
         self._last_finish = np.nan
         self._departed = NOBODY
         self._completed: Counter[float] = Counter()  # by rank: not counted for an iteration yet
+        self._before = (0, 0, 0, self.rejected)
 
     @property
     def in_flight(self) -> int:
         """Requests that arrived and have not left."""
         return self._admission.in_flight
 
-    @property
-    def freed(self) -> list[int]:
-        """The handles that came free, each with its next generation; whoever uses them again clears the list."""
-        return self._admission.freed
+    def take_freed(self) -> list[int]:
+        """The handles that came free, each with its next generation: given once."""
+        freed, self._admission.freed = self._admission.freed, []
+        return freed
 
     def reject(self, reason: str, count: int = 1) -> None:
         """Count rejected records."""
@@ -65,6 +67,7 @@ class Derivation:
 
     def derive(self, events: Sequence[Event]) -> list[Rows | Gaps]:
         """Rows of everything that these events say, in the order they were reported."""
+        self._before = (self.in_flight, self.received, self.lost, dict(self.rejected))
         log = self._admission.advance(events)
         self.received += log.admitted
         out: list[Rows | Gaps] = []
@@ -78,6 +81,22 @@ class Derivation:
         if not out:
             self._completed.update(rank for _, rank in self._completions(log.leaving))
         return out + self._leave(log.leaving)
+
+    def abandon(self, events: Sequence[Event]) -> None:
+        """``derive`` of these was ended by an exception: as if none of it had happened, but for who left.
+
+        Arrivals and iterations are rejected as ``interrupted``; requests whose end was among the events are lost. No
+        handle that was touched is used again.
+        """
+        in_flight, self.received, lost, rejected = self._before
+        arrived = {event.handle for event in events if isinstance(event, Arrival)}
+        for event in events:
+            if not isinstance(event, Iteration):
+                self._admission.forget(event.handle)
+        refused = len(arrived) + sum(isinstance(event, Iteration) for event in events)
+        self.lost = lost + in_flight - self.in_flight
+        self.rejected = {**rejected, INTERRUPTED: rejected.get(INTERRUPTED, 0) + refused}
+        self._admission.freed = []
 
     def _iterate(self, batch: IterationBatch, leaving: Leaving, moves: Moves) -> list[Rows | Gaps]:
         history = self._consistent(self._known(batch), batch, leaving)
@@ -231,5 +250,5 @@ class Derivation:
         self.lost += len(leaving.events) - len(rows.values)
         self._departed = self._departed.joined(leaving.slot, leaving.at, self.table)
         self.table.release(leaving.slot)
-        self.freed.extend([event.handle + GENERATION for event in leaving.events])
+        self._admission.freed.extend([event.handle + GENERATION for event in leaving.events])
         return [rows] if len(rows.values) else []

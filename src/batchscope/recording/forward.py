@@ -86,6 +86,7 @@ class Forward:
         for block in blocks:
             if isinstance(block, Rows):
                 self._report(block, gaps)
+        blocks.clear()
 
     def _report(self, block: Rows, gaps: list[Gaps]) -> None:
         names: list[str | None] = list(self._classes)

@@ -48,11 +48,12 @@ class SlotTable:
         if index < self.capacity:
             return
         capacity = 1 << int(index).bit_length()
-        fresh = SlotTable(capacity)
+        grown = vars(SlotTable(capacity))
+        grown["_arrivals"] = self._arrivals
         for name, column in vars(self).items():
             if isinstance(column, np.ndarray):
-                getattr(fresh, name)[: len(column)] = column
-                setattr(self, name, getattr(fresh, name))
+                grown[name][: len(column)] = column
+        vars(self).update(grown)  # all at once: no exception leaves columns of two lengths
 
     def occupy(
         self,

@@ -25,7 +25,10 @@ class Source(Protocol):
     """A producer that the collector drains. All methods are called under the drain's lock."""
 
     def drain(self) -> list[Rows | Gaps]:
-        """Everything reported so far, once."""
+        """Everything reported so far, once. The list is the source's: whoever has counted it clears it.
+
+        What is not cleared (an exception came between) comes again, in the same objects.
+        """
 
     def live(self, now: float, targets: Sequence[SloTargets]) -> LiveRequests:
         """Requests in flight."""

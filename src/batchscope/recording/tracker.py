@@ -21,7 +21,6 @@ import numpy.typing as npt
 from batchscope.clock import Clock
 from batchscope.configuration import SchedulerLimits, SloTargets
 from batchscope.errors import InvalidRecordError
-from batchscope.recording.admission import WRONG_TYPE
 from batchscope.recording.derivation import Derivation
 from batchscope.recording.events import Arrival, Event, Finish, Formed, Iteration, Loss
 from batchscope.recording.forward import Forward
@@ -31,6 +30,7 @@ from batchscope.recording.packing import BAD_VALUE
 from batchscope.recording.rows import LIMITER_CODES, REASON_CODES, Gaps, Rows
 from batchscope.recording.slots import FREE, GENERATION
 from batchscope.recording.source import Attachable, SourceCounts
+from batchscope.recording.tally import DROPPED, WRONG_TYPE, Tally
 from batchscope.records import BatchLimiter, CompletionReason, SchedulerMetrics
 
 Whole: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
@@ -42,6 +42,7 @@ _pack_scalars, _unpack_scalars = _SCALARS.pack, _SCALARS.unpack
 _NOTHING = (nan,) * (2 + len(FIELDS))
 _MAX_RANKS = 1 << 16
 TOLD_TWICE = "told_twice"
+_MAX_BYTES = 1 << 24  # of slots; as much each of their tokens and scheduled tokens where these are given
 
 
 class RequestTracker:
@@ -69,11 +70,14 @@ class RequestTracker:
     def _forget(self) -> None:
         self._log: list[Event] = []
         self._pending_bytes = 0
+        self._relief_at = _RELIEF_BYTES
+        self._taken: list[Event] = []
+        self._begun = 0
+        self._ready: list[Rows | Gaps] = []
         self._free: deque[int] = deque()
-        self._misused: dict[str, int] = {}
+        self._misused = Tally()
         self._stops: dict[float, Formed] = {}
         self._ahead = False  # whether anything was ever told before its iteration: most engines never do
-        self._dropped = 0
         self._derivation = Derivation(self._shared.class_codes, self._shared.other_class, self._limits)
 
     def arrived(
@@ -91,8 +95,13 @@ class RequestTracker:
         that is in flight already is rejected; its new slot is then void.
         """
         handle = self._handle()
-        now = self._clock() if at is None else at
-        self._append(Arrival(now, handle, request_id, prompt_tokens, request_class, rank))
+        try:
+            now = self._clock() if at is None else at
+            event = Arrival(now, handle, request_id, prompt_tokens, request_class, rank)
+        except BAD_VALUE as error:
+            self._misuse(error)
+            return handle
+        self._append(event)
         return handle
 
     def stopped(self, limiter: BatchLimiter, *, slot: int | None = None, rank: int | None = None) -> None:
@@ -138,8 +147,8 @@ class RequestTracker:
         iteration is reported was wasted: it is left out of the batch, and not rejected.
         """
         self._ahead = True
-        started = self._clock() if started_at is None else started_at
         try:
+            started = self._clock() if started_at is None else started_at
             handles = _packed(slots)
             stop = self._stops.pop(_rank(rank), None)
             said = (
@@ -196,12 +205,12 @@ class RequestTracker:
         or its first request arrived. The other fields are those of ``IterationResult``. In the place of the slots
         stands what ``forming`` returned, where that was called.
         """
-        finished = self._clock() if finished_at is None else finished_at
         said = self._said_ahead(slots, rank) if self._ahead else None
         if said is not None and said.told:
             self._misuse_formed(said)
             return
         try:
+            finished = self._clock() if finished_at is None else finished_at
             handles = _packed(slots) if said is None or said.handles is None else said.handles  # type: ignore[arg-type]
             event = Iteration(
                 _pack_scalars(
@@ -234,7 +243,7 @@ class RequestTracker:
             return
         if said is not None:
             event = _joined(event, said)
-        self._pending_bytes += len(handles)
+        self._pending_bytes += len(handles) + len(event.preempted)
         self._append(event)
 
     def _said_ahead(self, slots: Whole | Formed, rank: int | None) -> Formed | None:
@@ -261,10 +270,9 @@ class RequestTracker:
         recomputed_tokens: int | None = None,
     ) -> None:
         """A request left, for whatever reason; its slot is no longer valid."""
-        now = self._clock() if at is None else at
         try:
             event = Finish(
-                float(now),
+                float(self._clock() if at is None else at),
                 _whole(slot),
                 REASON_CODES[reason],
                 nan if cached_tokens is None else float(operator.index(cached_tokens)),
@@ -292,18 +300,18 @@ class RequestTracker:
 
     def _append(self, event: Event) -> None:
         log = self._log
-        if len(log) >= _RELIEF_EVENTS or self._pending_bytes >= _RELIEF_BYTES:
-            self._pending_bytes = 0  # ask again only after as much more
+        if len(log) >= _RELIEF_EVENTS or self._pending_bytes >= self._relief_at:
+            self._relief_at = self._pending_bytes + _RELIEF_BYTES  # ask again only after as much more
             self._shared.relieve()
-            if len(log) >= _MAX_EVENTS:
-                self._dropped += 1
+            if len(log) >= _MAX_EVENTS or self._pending_bytes >= _MAX_BYTES:
+                self._misused.add(DROPPED)
                 return
         log.append(event)
         if self._shared.eager:
             self._shared.relieve()
 
     def _misuse(self, error: Exception, reason: str = WRONG_TYPE) -> None:
-        self._misused[reason] = self._misused.get(reason, 0) + 1
+        self._misused.add(reason)
         if self._shared.strict:
             raise InvalidRecordError(f"record not taken: {error}; see the method's docstring") from error
 
@@ -314,16 +322,27 @@ class RequestTracker:
         return self._log[:]
 
     def drain(self) -> list[Rows | Gaps]:
-        """Rows of everything reported so far."""
+        """Rows of everything reported so far; see ``Source.drain``."""
+        if self._taken:
+            self._resume()
         events = self._log[:]
-        del self._log[: len(events)]
-        if not events:
-            return []
-        self._pending_bytes = 0
-        out = self._derivation.derive(events)
-        self._free.extend(self._derivation.freed)
-        self._derivation.freed.clear()
-        return out
+        self._pending_bytes, self._relief_at = 0, _RELIEF_BYTES
+        if events:
+            self._begun = len(self._ready)
+            self._taken = events
+            del self._log[: len(events)]
+            self._ready.extend(self._derivation.derive(events))
+            self._taken = []
+            self._free.extend(self._derivation.take_freed())
+        return self._ready
+
+    def _resume(self) -> None:
+        """An exception ended the last drain: its events are still to be derived, or are, or count as interrupted."""
+        taken = self._taken
+        untouched = bool(self._log) and self._log[0] is taken[0]
+        if not untouched and len(self._ready) == self._begun:
+            self._derivation.abandon(taken)
+        self._taken = []
 
     def live(self, now: float, targets: Sequence[SloTargets]) -> LiveRequests:
         """Who is in flight now, as far as drained."""
@@ -333,9 +352,11 @@ class RequestTracker:
         """Counts since the last reset."""
         derivation = self._derivation
         rejected = dict(derivation.rejected)
-        for reason, count in list(self._misused.items()):
+        misused = dict(self._misused)
+        dropped = misused.pop(DROPPED, 0)
+        for reason, count in misused.items():
             rejected[reason] = rejected.get(reason, 0) + count
-        return SourceCounts(derivation.received, derivation.lost, rejected, self._dropped)
+        return SourceCounts(derivation.received, derivation.lost, rejected, dropped)
 
     def set_limits(self, limits: SchedulerLimits) -> None:
         """Utilization is measured against these from now on."""
@@ -345,7 +366,6 @@ class RequestTracker:
         """Count anew; requests in flight stay."""
         self._derivation.reset()
         self._misused.clear()
-        self._dropped = 0
 
     def after_fork(self) -> None:
         """In a child process: empty. The parent's requests are the parent's."""

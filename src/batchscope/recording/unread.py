@@ -22,14 +22,20 @@ class Unread:
     writer: at the end of a drain, since a writer that goes on takes the GIL from it.
     """
 
-    __slots__ = ("_layout", "_parts", "kind", "release", "size")
+    __slots__ = ("_blocks", "_layout", "_parts", "kind", "release", "size")
 
     def __init__(self, kind: Kind, layout: Layout, parts: deque[Part], release: Callable[[], object]) -> None:
         self.kind = kind
         self.size = sum([stop - start for _, start, stop in parts])
         self._layout = layout
         self._parts = parts
+        self._blocks = [block for block, _, _ in parts]
         self.release = release
+
+    @property
+    def read(self) -> int:
+        """A number that grows with every row taken; its differences count them, until they are released."""
+        return sum([block.read for block in self._blocks])
 
     def instants(self, count: int) -> Floats:
         """The instants of the first ``count`` rows, or of all: a copy."""
@@ -77,25 +83,28 @@ class Unread:
 class Given:
     """Rows that are copies already (a tracker derived them), to be taken as those of a ring are."""
 
-    __slots__ = ("_at", "_rows", "kind", "size")
+    __slots__ = ("kind", "read", "rows")
 
     def __init__(self, rows: Rows) -> None:
         self.kind = rows.kind
-        self.size = len(rows.values)
-        self._rows = rows
-        self._at = 0
+        self.rows = rows
+        self.read = 0
+
+    @property
+    def size(self) -> int:
+        """How many rows have not been taken."""
+        return len(self.rows.values) - self.read
 
     def instants(self, count: int) -> Floats:
         """The instants of the first ``count`` rows, or of all."""
-        return self._rows.values[self._at : self._at + count, 0]
+        return self.rows.values[self.read : self.read + count, 0]
 
     def release(self) -> None:
         """Nothing waits for it."""
 
     def take(self, columns: Floats) -> list[Any] | None:
         """As ``Unread.take``."""
-        part = slice(self._at, self._at + columns.shape[1])
-        columns[:] = self._rows.values.T[:, part]
-        self._at = part.stop
-        self.size -= columns.shape[1]
-        return None if self._rows.objects is None else self._rows.objects[part]
+        part = slice(self.read, self.read + columns.shape[1])
+        columns[:] = self.rows.values.T[:, part]
+        self.read = part.stop
+        return None if self.rows.objects is None else self.rows.objects[part]
