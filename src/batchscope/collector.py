@@ -12,7 +12,7 @@ from typing import Self
 
 from batchscope.aggregation.state import Sink
 from batchscope.clock import Clock
-from batchscope.configuration import MetricsConfiguration, SchedulerLimits
+from batchscope.configuration import MetricsConfiguration, SchedulerLimits, checked_clock, checked_limits
 from batchscope.detailed_log import DetailedLog
 from batchscope.draining import Draining
 from batchscope.errors import ConfigurationError
@@ -68,12 +68,13 @@ class SchedulerMetricsCollector:
         self.configuration = MetricsConfiguration.DEFAULT if configuration is None else configuration
         if not isinstance(self.configuration, MetricsConfiguration):
             raise ConfigurationError("configuration", configuration, "a MetricsConfiguration; limits go in as limits=")
-        self.labels = _checked_labels(labels or {})
+        limits = SchedulerLimits() if limits is None else checked_limits(limits)
+        self.labels = _checked_labels({} if labels is None else labels)
         self.role = _checked_text("role", role)
         self._engine = EngineInfo()
         self.definitions: dict[str, str] = {}
         self._closed = False
-        self._draining = Draining(self.configuration, limits or SchedulerLimits(), clock)
+        self._draining = Draining(self.configuration, limits, checked_clock(clock))
         self._local = self._draining.writers.local
         self._own_writer = self._draining.writers.own
         self._eager = self.configuration.strict
@@ -137,7 +138,7 @@ class SchedulerMetricsCollector:
 
     def set_limits(self, limits: SchedulerLimits) -> None:
         """The engine's limits became known, or changed: utilization is measured against them from now on."""
-        self._draining.set_limits(limits)
+        self._draining.set_limits(checked_limits(limits))
 
     @property
     def limits(self) -> SchedulerLimits:
@@ -175,14 +176,14 @@ class SchedulerMetricsCollector:
     def get_snapshot(self) -> MetricsSnapshot:
         """Everything, from one drained state."""
         core = self._draining
-        with core.lock:
+        with core.reading():
             cut = core.cut()
             core.sequence += 1
             return build_snapshot(cut, self._identity(), self.definitions)
 
     def read_totals(self) -> CumulativeState:
         """Cumulative counts, gauges and live histograms, without percentiles: what exporters read at a scrape."""
-        with self._draining.lock:
+        with self._draining.reading():
             return read_cumulative(self._draining.cut(), self._identity())
 
     def _identity(self) -> Identity:
@@ -210,21 +211,21 @@ class SchedulerMetricsCollector:
     def request_samples(self) -> list[RequestMetrics]:
         """The last finished requests, oldest first."""
         core = self._draining
-        with core.lock:
+        with core.reading():
             core.drain()
             return request_metrics(core.state.requests.samples, core.classes.names, core.wall)
 
     def iteration_samples(self) -> list[IterationMetrics]:
         """The last iterations, oldest first."""
         core = self._draining
-        with core.lock:
+        with core.reading():
             core.drain()
             return iteration_metrics(core.state.iterations.samples, core.wall)
 
     def batch_samples(self) -> list[BatchMetrics]:
         """The last batch utilization records, oldest first."""
         core = self._draining
-        with core.lock:
+        with core.reading():
             core.drain()
             return batch_metrics(core.state.batches.samples, core.wall)
 
@@ -240,6 +241,7 @@ class SchedulerMetricsCollector:
             self._closed = True
             if self._log is not None:
                 self._log.close()
+            self._draining.tell()
 
     @property
     def closed(self) -> bool:

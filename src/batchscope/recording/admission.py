@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.recording.events import Arrival, Event, Finish, Iteration, Loss
+from batchscope.recording.mistakes import shown
 from batchscope.recording.rows import Floats
 from batchscope.recording.slots import GENERATION, INDEX_MASK, Indices, SlotTable
 
@@ -51,7 +52,7 @@ class Admission:
         table: SlotTable,
         class_codes: Mapping[str | None, float],
         other_class: float,
-        reject: Callable[[str, int], None],
+        reject: Callable[[str, int, str, str], None],
     ) -> None:
         self._table = table
         self._class_codes = class_codes
@@ -83,7 +84,8 @@ class Admission:
             else:
                 request_id = self._id_of.pop(event.handle, _NOBODY)
                 if request_id is _NOBODY:
-                    self._reject(STALE_SLOT, 1)
+                    method = "finished" if isinstance(event, Finish) else "lost"
+                    self._reject(STALE_SLOT, 1, method, f"slot {event.handle}")
                     continue
                 if self._handle_of.get(request_id) == event.handle:
                     del self._handle_of[request_id]  # the id may arrive again, also within this drain
@@ -103,7 +105,7 @@ class Admission:
             if request_id in self._handle_of:
                 reason = DUPLICATE_REQUEST
             elif 0 <= prompt_tokens < inf and -inf < at < inf:
-                code = self._class_codes.get(event.request_class, self._other_class)
+                code = self._class_codes[event.request_class]
                 size, instant = float(prompt_tokens), float(at)
                 self._handle_of[request_id] = handle
                 self._id_of[handle] = request_id
@@ -116,7 +118,8 @@ class Admission:
                 reason = _unfit(at, prompt_tokens)
         except _BAD_VALUE:
             reason = WRONG_TYPE
-        self._reject(reason, 1)
+        said = f"request_id={shown(request_id)}, prompt_tokens={shown(prompt_tokens)}, at={shown(at)}"
+        self._reject(reason, 1, "arrived", said)
         self.freed.append(handle + GENERATION)
 
     def _occupy(self, admitted: _Admitted) -> None:

@@ -14,6 +14,7 @@ from batchscope.recording.events import Event, Finish
 from batchscope.recording.history import History, emissions, gaps
 from batchscope.recording.iteration_batch import IterationBatch, gather
 from batchscope.recording.iteration_rows import iteration_rows
+from batchscope.recording.mistakes import Mistakes, instants
 from batchscope.recording.occupancy import NOBODY, Moves
 from batchscope.recording.progress import emit, first_times, schedule
 from batchscope.recording.request_rows import request_rows
@@ -30,13 +31,20 @@ Mask = npt.NDArray[np.bool_]
 class Derivation:
     """The state of a tracker between drains: who is in flight, and what was counted since the last reset."""
 
-    def __init__(self, class_codes: Mapping[str | None, float], other_class: float, limits: SchedulerLimits) -> None:
+    def __init__(
+        self,
+        class_codes: Mapping[str | None, float],
+        other_class: float,
+        limits: SchedulerLimits,
+        mistakes: Mistakes | None = None,
+    ) -> None:
         self.table = SlotTable()
         self.received = 0
         self.lost = 0
         self.rejected: dict[str, int] = {}
         self._admission = Admission(self.table, class_codes, other_class, self.reject)
         self.limits = limits
+        self._mistakes = mistakes or Mistakes()
         self._iterations = 0
         self._last_finish = np.nan
         self._departed = NOBODY
@@ -51,10 +59,11 @@ class Derivation:
         """The handles that came free, each with its next generation; whoever uses them again clears the list."""
         return self._admission.freed
 
-    def reject(self, reason: str, count: int = 1) -> None:
-        """Count rejected records."""
+    def reject(self, reason: str, count: int = 1, method: str = "iteration", detail: str = "") -> None:
+        """Count rejected records of a ``method``; ``detail``: values of the first."""
         if count:
             self.rejected[reason] = self.rejected.get(reason, 0) + count
+            self._mistakes.note_refused(reason, f"RequestTracker.{method}()", detail)
 
     def reset(self) -> None:
         """Start counting anew; requests in flight stay, and count as received."""
@@ -95,7 +104,7 @@ class Derivation:
         valid = self.table.valid(batch.handles, index)
         if valid.all():
             return elements
-        self.reject(STALE_SLOT, int(np.count_nonzero(~valid)))
+        self.reject(STALE_SLOT, int(np.count_nonzero(~valid)), detail=f"slot {batch.handles[~valid][0]}")
         return elements.take(valid)
 
     def _consistent(self, elements: Elements, batch: IterationBatch, leaving: Leaving) -> History:
@@ -116,7 +125,7 @@ class Derivation:
             for reason, bad in self._wrong(history, batch, leaving):
                 count = int(np.count_nonzero(bad))
                 if count:
-                    self.reject(reason, count)
+                    self.reject(reason, count, detail=self._detail(history, int(np.flatnonzero(bad)[0]), batch))
                     keep = np.ones(len(bad), dtype=np.bool_)
                     keep[order[bad]] = False
                     elements = elements.take(keep)
@@ -129,6 +138,13 @@ class Derivation:
         yield STALE_SLOT, self._gone(history, batch.position, leaving)
         yield OUT_OF_ORDER, self._going_back(history, batch.finished)
         yield NOT_RUNNING, history.not_running(self.table)
+
+    def _detail(self, history: History, place: int, batch: IterationBatch) -> str:
+        """What is known of a run that cannot be: its slot, its request's instants, its iteration's end."""
+        slot, at = history.slot[place], float(batch.finished[history.begin[place]])
+        arrived = float(self.table.arrived_at[slot])
+        known = f"slot {self.table.handle[slot]} in an iteration with finished_at = {at:.3f}, arrived at {arrived:.3f}"
+        return instants(known, at, arrived)
 
     @staticmethod
     def _gone(history: History, position: npt.NDArray[np.int64], leaving: Leaving) -> Mask:

@@ -7,6 +7,7 @@ from math import nan
 from typing import Never
 
 from batchscope.errors import InvalidRecordError
+from batchscope.recording.mistakes import Mistakes
 from batchscope.recording.packing import BAD_VALUE, GAP_BYTES, pack_gap, readable
 from batchscope.recording.rings import Recording, Rings
 from batchscope.recording.rows import GapColumn
@@ -20,7 +21,7 @@ class LatencyWriter:
 
     __slots__ = (
         "__weakref__", "_batches", "_clock", "_codes", "_default", "_errors", "_gap_log", "_gaps", "_iterations",
-        "_orphans", "_other", "_requests", "_rings", "_strict",
+        "_mistakes", "_orphans", "_other", "_requests", "_rings", "_strict",
     )  # fmt: skip
 
     def __init__(self, shared: Recording, rings: Rings, orphans: deque[Rings]) -> None:
@@ -31,6 +32,7 @@ class LatencyWriter:
         self._other = shared.other_class
         self._default = shared.class_codes.get(None, shared.other_class)
         self._strict = shared.strict
+        self._mistakes = shared.mistakes or Mistakes()
         self._requests, self._iterations = rings.requests, rings.iterations
         self._batches, self._gaps, self._errors = rings.batches, rings.gaps, rings.errors
         self._gap_log = rings.gap_log
@@ -108,5 +110,6 @@ class LatencyWriter:
     def _reject(self, error: Exception) -> None:
         rejected = self._rings.rejected
         rejected[WRONG_TYPE] = rejected.get(WRONG_TYPE, 0) + 1
+        self._mistakes.note_call(WRONG_TYPE, "Writer", error)
         if self._strict:
             raise InvalidRecordError(f"record not taken: {error}; see the fields' types in its docstring") from error
