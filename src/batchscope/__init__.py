@@ -17,6 +17,7 @@ from batchscope.errors import (
     InvalidRecordError,
     MergeError,
     MissingExtraError,
+    MissingPackageError,
     WorkloadError,
 )
 from batchscope.recording.tracker import RequestTracker
@@ -61,6 +62,7 @@ __all__ = [
     "MetricsConfiguration",
     "MetricsSnapshot",
     "MissingExtraError",
+    "MissingPackageError",
     "RequestMetrics",
     "RequestResult",
     "RequestStatistics",

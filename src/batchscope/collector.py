@@ -30,7 +30,8 @@ from batchscope.records import (
 )
 from batchscope.statistics.build import Identity, build_snapshot, read_cumulative
 from batchscope.statistics.cumulative import CumulativeState
-from batchscope.statistics.samples import batch_metrics, iteration_metrics, request_metrics
+from batchscope.statistics.sample_list import Samples
+from batchscope.statistics.samples import batch_metrics, iteration_metrics, request_metrics, slowest
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.statistics.summaries import (
     BatchStatistics,
@@ -208,21 +209,32 @@ class SchedulerMetricsCollector:
         """Errors by type."""
         return self.get_snapshot().error_stats
 
-    def request_samples(self) -> list[RequestMetrics]:
+    def slowest(self, n: int = 10, *, by: str = "time_to_first_token") -> Samples[RequestMetrics]:
+        """The ``n`` requests among the last samples whose ``by``, a duration of ``RequestMetrics``, is the longest.
+
+        The longest first, whatever became of them; those of whom it was not measured are left out.
+        """
+        core = self._draining
+        with core.reading():
+            core.drain()
+            samples = core.state.requests.samples
+            return request_metrics(samples, core.classes.names, core.wall, slowest(samples, by, n))
+
+    def request_samples(self) -> Samples[RequestMetrics]:
         """The last finished requests, oldest first."""
         core = self._draining
         with core.reading():
             core.drain()
             return request_metrics(core.state.requests.samples, core.classes.names, core.wall)
 
-    def iteration_samples(self) -> list[IterationMetrics]:
+    def iteration_samples(self) -> Samples[IterationMetrics]:
         """The last iterations, oldest first."""
         core = self._draining
         with core.reading():
             core.drain()
             return iteration_metrics(core.state.iterations.samples, core.wall)
 
-    def batch_samples(self) -> list[BatchMetrics]:
+    def batch_samples(self) -> Samples[BatchMetrics]:
         """The last batch utilization records, oldest first."""
         core = self._draining
         with core.reading():

@@ -53,7 +53,7 @@ class RequestTracker:
         if isinstance(collector, type) or not isinstance(collector, SchedulerMetrics):
             raise ConfigurationError(
                 "collector", collector,
-                "a SchedulerMetricsCollector, or an object with its methods record_iteration, record_request_completion,"
+                "a SchedulerMetricsCollector, or an object with its record_iteration, record_request_completion,"
                 " record_batch_utilization and record_error",
             )  # fmt: skip
         attachable = collector if isinstance(collector, Attachable) else Forward(collector)
