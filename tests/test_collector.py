@@ -708,3 +708,35 @@ def test_strict_mode_names_what_is_wrong_with_this_call_only():
 def test_merging_something_else_is_a_merge_error(given):
     with pytest.raises(MergeError, match="expected snapshots"):
         MetricsSnapshot.merge(*given)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"limits": {"max_running_requests": 2}}, "limits = .*SchedulerLimits"),
+        ({"limits": 8}, "limits = 8: expected a SchedulerLimits"),
+        ({"configuration": {"strict": True}}, "configuration = .*MetricsConfiguration"),
+        ({"labels": ["a"]}, "labels = .*mapping"),
+        ({"labels": ""}, "labels = '': expected a mapping"),
+        ({"role": 3}, "role = 3"),
+        ({"clock": 5.0}, "clock = 5.0: expected a function"),
+        ({"clock": lambda: "noon"}, "clock = .*function that gives seconds"),
+    ],
+)
+def test_an_argument_is_checked_where_it_is_given(arguments, message):
+    with pytest.raises(ConfigurationError, match=message):
+        SchedulerMetricsCollector(**arguments)
+
+
+@pytest.mark.parametrize("collector", [None, {}, SchedulerLimits(), SchedulerMetricsCollector, object()])
+def test_a_tracker_says_what_it_needs_as_its_collector(collector):
+    with pytest.raises(ConfigurationError, match=r"collector = .*SchedulerMetricsCollector"):
+        RequestTracker(collector)
+
+
+def test_a_trackers_clock_and_later_limits_are_checked_too():
+    collector, _ = make()
+    with pytest.raises(ConfigurationError, match="clock"):
+        RequestTracker(collector, clock=0)
+    with pytest.raises(ConfigurationError, match="limits"):
+        collector.set_limits({"max_running_requests": 4})

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from spec.fakes import EOS, FakeClock, iteration, make, request
 
 from batchscope import CompletionReason, RequestTracker, SchedulerLimits, SchedulerMetricsCollector
 from batchscope.catalog import CATALOG, Kind, values
+from spec.fakes import EOS, FakeClock, iteration, make, request
 
 COUNTERS = [metric for metric in CATALOG if metric.kind is Kind.COUNTER]
 MAYBE = st.none() | st.integers(0, 9)
@@ -38,8 +38,7 @@ class Records(RuleBasedStateMachine):
         self.clock.advance(seconds / 8)
 
     @rule(later=st.integers(-8, 0), size=st.integers(0, 6), tokens=st.integers(0, 9), said=st.fixed_dictionaries(
-        {name: MAYBE for name in ("running_requests", "waiting_requests", "scheduled_tokens", "prefill_tokens",
-                                  "recomputed_tokens", "draft_tokens", "preemptions")}))  # fmt: skip
+        dict.fromkeys(("running_requests", "waiting_requests", "scheduled_tokens", "prefill_tokens", "recomputed_tokens", "draft_tokens", "preemptions"), MAYBE)))  # fmt: skip
     def an_iteration(self, later, size, tokens, said):
         end = self.clock.now + later / 8
         self.collector.record_iteration(iteration(1, size, tokens, 0, 0.5, finished_at=end, **said))
