@@ -717,3 +717,35 @@ def test_a_drain_of_ones_own_tells_whether_anything_was_recorded():
     collector.record_error("oops")
     assert collector.drain() > before
     assert collector.read_totals().totals.errors_by_type == {"oops": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"limits": {"max_running_requests": 2}}, "limits = .*SchedulerLimits"),
+        ({"limits": 8}, "limits = 8: expected a SchedulerLimits"),
+        ({"configuration": {"strict": True}}, "configuration = .*MetricsConfiguration"),
+        ({"labels": ["a"]}, "labels = .*mapping"),
+        ({"labels": ""}, "labels = '': expected a mapping"),
+        ({"role": 3}, "role = 3"),
+        ({"clock": 5.0}, "clock = 5.0: expected a function"),
+        ({"clock": lambda: "noon"}, "clock = .*function that gives seconds"),
+    ],
+)
+def test_an_argument_is_checked_where_it_is_given(arguments, message):
+    with pytest.raises(ConfigurationError, match=message):
+        SchedulerMetricsCollector(**arguments)
+
+
+@pytest.mark.parametrize("collector", [None, {}, SchedulerLimits(), SchedulerMetricsCollector, object()])
+def test_a_tracker_says_what_it_needs_as_its_collector(collector):
+    with pytest.raises(ConfigurationError, match=r"collector = .*SchedulerMetricsCollector"):
+        RequestTracker(collector)
+
+
+def test_a_trackers_clock_and_later_limits_are_checked_too():
+    collector, _ = make()
+    with pytest.raises(ConfigurationError, match="clock"):
+        RequestTracker(collector, clock=0)
+    with pytest.raises(ConfigurationError, match="limits"):
+        collector.set_limits({"max_running_requests": 4})

@@ -13,6 +13,7 @@ from batchscope.errors import (
     InvalidRecordError,
     MergeError,
     MissingExtraError,
+    MissingPackageError,
     WorkloadError,
 )
 from batchscope.recording.tracker import RequestTracker
@@ -57,6 +58,7 @@ __all__ = [
     "MetricsConfiguration",
     "MetricsSnapshot",
     "MissingExtraError",
+    "MissingPackageError",
     "RequestMetrics",
     "RequestResult",
     "RequestStatistics",

@@ -12,7 +12,7 @@ from typing import Self
 
 from batchscope.aggregation.state import Sink
 from batchscope.clock import Clock
-from batchscope.configuration import MetricsConfiguration, SchedulerLimits
+from batchscope.configuration import MetricsConfiguration, SchedulerLimits, checked_clock, checked_limits
 from batchscope.detailed_log import DetailedLog
 from batchscope.draining import Draining
 from batchscope.errors import ConfigurationError
@@ -30,7 +30,8 @@ from batchscope.records import (
 )
 from batchscope.statistics.build import Identity, build_snapshot, read_cumulative
 from batchscope.statistics.cumulative import CumulativeState
-from batchscope.statistics.samples import batch_metrics, iteration_metrics, request_metrics
+from batchscope.statistics.sample_list import Samples
+from batchscope.statistics.samples import batch_metrics, iteration_metrics, request_metrics, slowest
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.statistics.summaries import (
     BatchStatistics,
@@ -68,12 +69,13 @@ class SchedulerMetricsCollector:
         self.configuration = MetricsConfiguration.DEFAULT if configuration is None else configuration
         if not isinstance(self.configuration, MetricsConfiguration):
             raise ConfigurationError("configuration", configuration, "a MetricsConfiguration; limits go in as limits=")
-        self.labels = _checked_labels(labels or {})
+        limits = SchedulerLimits() if limits is None else checked_limits(limits)
+        self.labels = _checked_labels({} if labels is None else labels)
         self.role = _checked_text("role", role)
         self._engine = EngineInfo()
         self.definitions: dict[str, str] = {}
         self._closed = False
-        self._draining = Draining(self.configuration, limits or SchedulerLimits(), clock)
+        self._draining = Draining(self.configuration, limits, checked_clock(clock))
         self._local = self._draining.writers.local
         self._own_writer = self._draining.writers.own
         self._eager = self.configuration.strict
@@ -137,7 +139,7 @@ class SchedulerMetricsCollector:
 
     def set_limits(self, limits: SchedulerLimits) -> None:
         """The engine's limits became known, or changed: utilization is measured against them from now on."""
-        self._draining.set_limits(limits)
+        self._draining.set_limits(checked_limits(limits))
 
     @property
     def limits(self) -> SchedulerLimits:
@@ -175,7 +177,7 @@ class SchedulerMetricsCollector:
     def get_snapshot(self) -> MetricsSnapshot:
         """Everything, from one drained state."""
         core = self._draining
-        with core.lock:
+        with core.reading():
             cut = core.cut()
             core.sequence += 1
             return build_snapshot(cut, self._identity(), self.definitions)
@@ -191,7 +193,7 @@ class SchedulerMetricsCollector:
 
     def read_totals(self) -> CumulativeState:
         """Cumulative counts, gauges and live histograms, without percentiles: what exporters read at a scrape."""
-        with self._draining.lock:
+        with self._draining.reading():
             return read_cumulative(self._draining.cut(), self._identity())
 
     def _identity(self) -> Identity:
@@ -216,24 +218,35 @@ class SchedulerMetricsCollector:
         """Errors by type."""
         return self.get_snapshot().error_stats
 
-    def request_samples(self) -> list[RequestMetrics]:
+    def slowest(self, n: int = 10, *, by: str = "time_to_first_token") -> Samples[RequestMetrics]:
+        """The ``n`` requests among the last samples whose ``by``, a duration of ``RequestMetrics``, is the longest.
+
+        The longest first, whatever became of them; those of whom it was not measured are left out.
+        """
+        core = self._draining
+        with core.reading():
+            core.drain()
+            samples = core.state.requests.samples
+            return request_metrics(samples, core.classes.names, core.wall, slowest(samples, by, n))
+
+    def request_samples(self) -> Samples[RequestMetrics]:
         """The last finished requests, oldest first."""
         core = self._draining
-        with core.lock:
+        with core.reading():
             core.drain()
             return request_metrics(core.state.requests.samples, core.classes.names, core.wall)
 
-    def iteration_samples(self) -> list[IterationMetrics]:
+    def iteration_samples(self) -> Samples[IterationMetrics]:
         """The last iterations, oldest first."""
         core = self._draining
-        with core.lock:
+        with core.reading():
             core.drain()
             return iteration_metrics(core.state.iterations.samples, core.wall)
 
-    def batch_samples(self) -> list[BatchMetrics]:
+    def batch_samples(self) -> Samples[BatchMetrics]:
         """The last batch utilization records, oldest first."""
         core = self._draining
-        with core.lock:
+        with core.reading():
             core.drain()
             return batch_metrics(core.state.batches.samples, core.wall)
 
@@ -249,6 +262,7 @@ class SchedulerMetricsCollector:
             self._closed = True
             if self._log is not None:
                 self._log.close()
+            self._draining.tell()
 
     @property
     def closed(self) -> bool:

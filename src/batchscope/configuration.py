@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import msgspec
 
+from batchscope.clock import Clock
 from batchscope.errors import ConfigurationError
 
 DEFAULT_CLASS = "default"
@@ -112,6 +113,23 @@ class MetricsConfiguration(msgspec.Struct, frozen=True):
     def classes_declared(self) -> bool:
         """Whether requests are told apart by class at all."""
         return isinstance(self.slo, Mapping)
+
+
+def checked_limits(limits: object) -> SchedulerLimits:
+    """``limits``; ConfigurationError unless they are ``SchedulerLimits``."""
+    if not isinstance(limits, SchedulerLimits):
+        raise ConfigurationError(
+            "limits", limits, "a SchedulerLimits, such as SchedulerLimits(max_running_requests=64)"
+        )
+    return limits
+
+
+def checked_clock(clock: object) -> Clock:
+    """``clock``; ConfigurationError unless it is a function that gives seconds."""
+    now = clock() if callable(clock) else None
+    if not isinstance(now, int | float) or not math.isfinite(now):
+        raise ConfigurationError("clock", clock, "a function that gives seconds, such as time.monotonic")
+    return cast("Clock", clock)
 
 
 def _is_number(value: object) -> bool:

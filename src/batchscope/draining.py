@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import threading
 import uuid
@@ -13,8 +15,9 @@ from batchscope.aggregation.checks import INTERRUPTED
 from batchscope.aggregation.requests import ClassNames
 from batchscope.aggregation.state import Drained, Sink, State
 from batchscope.clock import Clock, WallClock
-from batchscope.configuration import MetricsConfiguration, SchedulerLimits
+from batchscope.configuration import OTHER_CLASS, MetricsConfiguration, SchedulerLimits
 from batchscope.errors import BusyError, ConfigurationError, InvalidRecordError
+from batchscope.recording.mistakes import Mistakes, shown
 from batchscope.recording.ring import Pressure
 from batchscope.recording.rings import Recording
 from batchscope.recording.rows import Rows
@@ -24,6 +27,8 @@ from batchscope.recording.writers import Writers
 from batchscope.records import ResourceSample
 from batchscope.statistics.build import Cut
 from batchscope.statistics.counted import Counted, count
+
+logger = logging.getLogger("batchscope")
 
 
 class Draining:
@@ -42,10 +47,11 @@ class Draining:
         self.sinks: list[Sink] = []
         self._given: list[tuple[Drained, Given | None]] = []
         self._resetting: int | None = None
+        self.mistakes = Mistakes()
         strict = configuration.strict
         self.shared = Recording(
             clock, self.classes.codes, self.classes.other, strict, self.check if strict else self.relieve,
-            limits, eager=strict, pressure=Pressure(),
+            limits, eager=strict, pressure=Pressure(), mistakes=self.mistakes,
         )  # fmt: skip
         self.writers = Writers(self.shared)
         self._start()
@@ -81,6 +87,31 @@ class Draining:
         # Conditions ask the same. A flag of our own would stand wrong after a Ctrl-C beside the lock's own steps.
         held: bool = self._lock._is_owned()  # type: ignore[attr-defined]  # noqa: SLF001
         return held
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """What a reader holds; when it is done, and nothing is locked, it logs what was refused and why."""
+        with self.lock:
+            yield
+            for (reason, what), detail in self.state.rejections.first.items():
+                self.mistakes.note_refused(reason, what, detail)
+            if self.classes.codes.undeclared is not None:
+                self._note_undeclared(self.classes.codes.undeclared)
+        self.tell()
+
+    def _note_undeclared(self, name: object) -> None:
+        declared = ", ".join(map(repr, self.classes.names))
+        self.mistakes.remark(
+            "undeclared", "request_class",
+            f"request_class={shown(name)} is not declared in slo= ({declared}): such requests count as {OTHER_CLASS!r}."
+            " Only the first one is logged.",
+        )  # fmt: skip
+
+    def tell(self) -> None:
+        """Log the first mistake of each kind, once; the lock is not held."""
+        for text in self.mistakes.untold():
+            with contextlib.suppress(Exception):  # a handler of the engine may raise anything
+                logger.warning("batchscope: %s", text)
 
     def attach(self, source: Source) -> Recording:
         """Drain ``source`` with everything else from now on."""

@@ -43,3 +43,11 @@ class MissingExtraError(BatchscopeError, ImportError):
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs an extra: pip install 'batchscope[{extra}]'")
         self.extra = extra
+
+
+class MissingPackageError(BatchscopeError, ImportError):
+    """A feature needs a package of somebody else that is not installed."""
+
+    def __init__(self, feature: str, package: str) -> None:
+        super().__init__(f"{feature} needs {package}: pip install {package}; to_csv() needs nothing", name=package)
+        self.package = package

@@ -150,7 +150,10 @@ class IterationResult(msgspec.Struct, frozen=True, gc=False):
 
 
 class RequestMetrics(msgspec.Struct, frozen=True):
-    """A finished request as the sample buffer holds it: every duration derived, ``nan`` where unknown."""
+    """A finished request as the sample buffer holds it: every duration derived, ``nan`` where unknown.
+
+    Instants are seconds of the collector's clock, as they were given; ``finished_at`` is known of all.
+    """
 
     request_id: Any
     tokens_generated: int
@@ -170,10 +173,18 @@ class RequestMetrics(msgspec.Struct, frozen=True):
     recomputed_tokens: int | None = None
     preemptions: int | None = None
     request_class: str | None = None
+    arrived_at: float = nan
+    first_scheduled_at: float = nan
+    first_token_at: float = nan
+    last_token_at: float = nan
+    finished_at: float = nan
 
 
 class IterationMetrics(msgspec.Struct, frozen=True):
-    """An iteration as the sample buffer holds it."""
+    """An iteration as the sample buffer holds it; ``started_at`` and ``finished_at`` are instants as a request's are.
+
+    ``busy_time`` is the part of its time that no iteration of its rank before it had: these add up.
+    """
 
     iteration_number: int
     request_count: int
@@ -188,6 +199,10 @@ class IterationMetrics(msgspec.Struct, frozen=True):
     waiting_requests: int | None = None
     scheduled_tokens: int | None = None
     kv_cache_usage: float = nan
+    started_at: float = nan
+    finished_at: float = nan
+    busy_time: float = nan
+    rank: int = 0
 
 
 class BatchMetrics(msgspec.Struct, frozen=True):

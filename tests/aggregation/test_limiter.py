@@ -1,9 +1,12 @@
 """Why the batch was not fuller, by scripted iterations whose cause is known; time computed by hand."""
 
+from itertools import accumulate, pairwise
 from math import nan
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batchscope import BatchLimiter, IterationResult, SchedulerLimits, SchedulerMetricsCollector
 from batchscope.aggregation.limiter import BusyClock
@@ -277,3 +280,32 @@ def test_after_a_restart_ranks_are_forgotten_and_their_time_is_not():
     assert clock.ranks == 0
     assert clock.advance(rows((8, 11))).tolist() == [1.0]
     assert clock.ranks == 1
+
+
+SPANS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=12)
+
+
+@given(steps=SPANS, order=st.randoms(use_true_random=False), cuts=st.sets(st.integers(1, 11)))
+def test_busy_time_does_not_depend_on_the_order_of_reports_nor_on_who_looked_in_between(steps, order, cuts):
+    """Of iterations that each began no earlier and ended later than the one before: any engine's, however it overlaps."""
+    starts = accumulate(rest for rest, _, _ in steps)
+    spans, last = [], 0
+    for start, (_, length, _) in zip(starts, steps, strict=True):
+        last = max(last + 1, start + length)
+        spans.append((start, last))
+    whole = float(BusyClock().advance(rows(*spans)).sum())
+    order.shuffle(spans)
+    clock, found, bounds = BusyClock(), 0.0, [0, *sorted(cut for cut in cuts if cut < len(spans)), len(spans)]
+    for begin, end in pairwise(bounds):
+        drained = sorted(spans[begin:end], key=lambda span: span[1])  # a drain puts its rows in order
+        found += float(clock.advance(rows(*drained)).sum())
+    assert found == whole
+
+
+def test_a_late_report_finds_at_most_the_last_idle_spans():
+    clock = BusyClock()
+    for start in range(0, 400, 2):
+        clock.advance(rows((start, start + 1)))
+    assert clock.advance(rows((397, 398))).tolist() == [1.0]  # idle, and remembered
+    assert clock.advance(rows((397, 398))).tolist() == [0.0]  # taken
+    assert clock.advance(rows((1, 2))).tolist() == [0.0]  # too long ago

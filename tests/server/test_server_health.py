@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from batchscope import ConfigurationError
+from batchscope import CompletionReason, ConfigurationError, RequestTracker, SchedulerMetricsCollector
 from batchscope.publishing.members import Processes
 from batchscope.server import make_asgi_app
 from batchscope.server.health import STALL_SECONDS, checked_stall_seconds, judge, judge_processes
@@ -84,3 +84,14 @@ def test_of_several_processes_none_may_hang_and_one_must_live(found, status, par
 def test_what_is_no_source_is_refused_at_once(bad):
     with pytest.raises(ConfigurationError, match="source"):
         make_asgi_app(bad)
+
+
+def test_an_engine_whose_requests_are_all_deferred_is_well_however_long_it_is_silent():
+    now = [0.0]
+    collector = SchedulerMetricsCollector(clock=lambda: now[0])
+    tracker = RequestTracker(collector)
+    running, *_ = [tracker.arrived(name) for name in "abcd"]
+    tracker.iteration([running], deferred_requests=3)
+    tracker.finished(running, CompletionReason.EOS_TOKEN_REACHED)
+    for now[0] in (100.0, 179.0, 190.0, 10_000.0):
+        assert judge(collector.read_totals().gauges).status == "ok"

@@ -347,3 +347,63 @@ def test_resources_keep_their_owners():
     unnamed = [msgspec.structs.replace(part, instance_id="") for part in parts[:2]]
     with pytest.raises(MergeError, match="gpu0"):
         merge_snapshots(unnamed)
+
+
+REQUESTS = RequestResult("r", 500, CompletionReason.EOS_TOKEN_REACHED, 1.0)
+
+
+def tokens_of(*snapshots):
+    merged = merge_snapshots(list(snapshots))
+    return merged.totals.generation_tokens, merged.request_stats.tokens_per_second
+
+
+def test_an_engine_that_reports_no_iterations_keeps_its_tokens_in_a_merge():
+    engine, other = snapshot(ITERATION, labels={"model": "a"}), snapshot(REQUESTS, labels={"model": "b"})
+    more = snapshot(REQUESTS, labels={"model": "b"}, role="decode")
+    assert tokens_of(engine, other) == (504, 504.0)
+    assert tokens_of(merge_snapshots([engine, other]), more) == tokens_of(engine, merge_snapshots([more, other]))
+    assert tokens_of(engine, other, more) == (1004, 1004.0)
+
+
+def test_two_processes_of_one_engine_that_tell_of_the_same_tokens_count_them_once():
+    scheduler, front_end = snapshot(ITERATION, labels={"model": "a"}), snapshot(REQUESTS, labels={"model": "a"})
+    assert tokens_of(scheduler, front_end) == tokens_of(front_end, scheduler) == (4, 4.0)
+    assert tokens_of(front_end) == (500, 500.0)
+
+
+def test_tokens_of_a_document_that_does_not_say_whose_they_are_are_those_of_its_labels():
+    engine, other = snapshot(ITERATION, labels={"model": "a"}), snapshot(REQUESTS, labels={"model": "b"})
+    plain = [
+        msgspec.structs.replace(
+            part,
+            totals=msgspec.structs.replace(part.totals, generation_tokens_by_engine={}),
+            window=msgspec.structs.replace(part.window, tokens_by_engine={}),
+        )
+        for part in (engine, other)
+    ]
+    assert tokens_of(*plain) == (504, 504.0)
+
+
+def test_many_engines_are_bounded_and_their_tokens_are_all_there(monkeypatch):
+    monkeypatch.setattr("batchscope.statistics.totals.MOST_ENGINES", 3)
+    merged = merge_snapshots([snapshot(REQUESTS, labels={"model": str(k)}) for k in range(9)])
+    assert merged.totals.generation_tokens == 9 * 500
+    assert len(merged.totals.generation_tokens_by_engine) == 4
+
+
+def test_an_idle_collector_of_a_coarser_scale_costs_the_others_no_precision():
+    coarse = snapshot(configuration=MetricsConfiguration(percentile_precision=1))
+    fine = snapshot(REQUESTS, configuration=MetricsConfiguration(percentile_precision=3))
+    for parts in ([coarse, fine], [fine, coarse]):
+        merged = merge_snapshots(parts)
+        assert merged.request_stats.total_time.relative_error < 0.001
+        assert merged.histograms["total_time"]["default"].scale == 9
+        assert merged.windowed["1m"].summaries["total_time"].relative_error < 0.001
+
+
+def test_integrals_that_one_part_never_said_do_not_hide_the_others():
+    silent = snapshot(ITERATION)
+    said = snapshot(msgspec.structs.replace(ITERATION, waiting_requests=2, running_requests=4))
+    totals = merge_snapshots([silent, said]).totals
+    assert (totals.waiting_request_seconds, totals.waiting_reported_seconds) == (1.0, 0.5)
+    assert math.isnan(merge_snapshots([silent]).totals.waiting_request_seconds)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.recording.rows import Floats
+from batchscope.recording.rows import BatchColumn, Floats, IterationColumn, RequestColumn
 
 Mask = npt.NDArray[np.bool_]
 
@@ -28,15 +28,24 @@ _LARGEST = 2.0**53
 """Beyond it a float no longer holds every whole number, and sums in int64 would overflow."""
 
 
+_RECORDS: dict[type, str] = {
+    RequestColumn: "A finished request",
+    IterationColumn: "An iteration",
+    BatchColumn: "A batch utilization record",
+}
+
+
 class Rejections:
     """Rejected records by reason, and the last one in words (what ``strict`` raises)."""
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
+        self.first: dict[tuple[str, str], str] = {}
         self.last = ""
 
-    def add(self, reason: str, count: int = 1, detail: str = "") -> None:
-        """Count ``count`` rejected records."""
+    def add(self, reason: str, count: int = 1, detail: str = "", what: str = "A record") -> None:
+        """Count ``count`` rejected records; of each reason and kind of record the first detail is kept."""
+        self.first.setdefault((reason, what), detail)
         self.counts[reason] = self.counts.get(reason, 0) + count
         self.last = f"{reason}: {detail}" if detail else reason
 
@@ -93,7 +102,7 @@ class Verdict:
             return
         row = self._rows[int(np.flatnonzero(bad)[0])]
         detail = ", ".join(f"{column.name.lower()} = {row[column]:g}" for column in columns)
-        self._rejections.add(reason, count, detail)
+        self._rejections.add(reason, count, detail, _RECORDS.get(type(next(iter(columns))), "A record"))
         self.refused += count
         self.good &= ~bad
 
@@ -171,7 +180,7 @@ def acceptable(values: Floats, rejections: Rejections) -> Mask:
         for reason, bad in _bad_values(values):
             count = int(np.count_nonzero(bad))
             if count:
-                rejections.add(reason, count, f"latency = {values[bad][0]:g}")
+                rejections.add(reason, count, f"latency = {values[bad][0]:g}", "A latency")
     return good
 
 

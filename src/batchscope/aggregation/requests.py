@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
 
@@ -53,6 +54,22 @@ BY_CLASS = {
 """The histograms kept a class each, and the SLO target that is an exact edge of theirs."""
 
 
+class ClassCodes(dict[str | None, float]):
+    """The code of each class; of any other that of ``other``. ``undeclared``: the first that folded into it."""
+
+    def __init__(self, codes: Mapping[str, float], other: float, *, declared: bool) -> None:
+        super().__init__()
+        self.update(codes)
+        self._other = other
+        self._declared = declared
+        self.undeclared: object = None
+
+    def __missing__(self, name: object) -> float:
+        if self._declared and self.undeclared is None:
+            self.undeclared = name
+        return self._other
+
+
 class ClassNames:
     """The request classes of a configuration and their codes in rows."""
 
@@ -61,9 +78,10 @@ class ClassNames:
         if configuration.classes_declared:
             self.targets.setdefault(OTHER_CLASS, SloTargets())
         self.names = tuple(self.targets)
-        self.codes: dict[str | None, float] = {name: float(code) for code, name in enumerate(self.names)}
-        self.other = self.codes[OTHER_CLASS] if configuration.classes_declared else 0.0
-        self.codes.setdefault(None, self.codes.get(DEFAULT_CLASS, self.other))
+        codes = {name: float(code) for code, name in enumerate(self.names)}
+        self.other = codes[OTHER_CLASS] if configuration.classes_declared else 0.0
+        self.codes = ClassCodes(codes, self.other, declared=configuration.classes_declared)
+        self.codes.setdefault(None, codes.get(DEFAULT_CLASS, self.other))
 
 
 class RequestAggregate:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.recording.events import Arrival, Event, Finish, Iteration, Loss
+from batchscope.recording.mistakes import shown
 from batchscope.recording.packing import MAX_ID, cut_id
 from batchscope.recording.rows import Floats
 from batchscope.recording.slots import GENERATION, INDEX_MASK, Indices, SlotTable
@@ -52,7 +53,7 @@ class Admission:
         table: SlotTable,
         class_codes: Mapping[str | None, float],
         other_class: float,
-        reject: Callable[[str, int], None],
+        reject: Callable[[str, int, str, str], None],
     ) -> None:
         self._table = table
         self._class_codes = class_codes
@@ -84,7 +85,8 @@ class Admission:
             else:
                 key = self._drop(event.handle)  # the id may arrive again, also within this drain
                 if key is _NOBODY:
-                    self._reject(STALE_SLOT, 1)
+                    method = "finished" if isinstance(event, Finish) else "lost"
+                    self._reject(STALE_SLOT, 1, method, f"slot {event.handle}")
                     continue
                 ends.append(event)
                 end_positions.append(position)
@@ -120,7 +122,7 @@ class Admission:
             if key in self._handle_of:
                 reason = DUPLICATE_REQUEST
             elif 0 <= prompt_tokens < inf and -inf < at < inf and (rank is None or 0 <= rank < inf):
-                code = self._class_codes.get(event.request_class, self._other_class)
+                code = self._class_codes[event.request_class]
                 size, instant, own = float(prompt_tokens), float(at), nan if rank is None else float(rank)
                 self._id_of[handle] = key
                 self._handle_of[key] = handle
@@ -134,7 +136,8 @@ class Admission:
                 reason = _unfit(at, prompt_tokens, rank or 0)
         except _BAD_VALUE:
             reason = WRONG_TYPE
-        self._reject(reason, 1)
+        said = f"request_id={shown(event.request_id)}, prompt_tokens={shown(prompt_tokens)}, at={shown(at)}"
+        self._reject(reason, 1, "arrived", said)
         self.freed.append(handle + GENERATION)
 
     def _occupy(self, admitted: _Admitted) -> None:

@@ -15,6 +15,7 @@ from batchscope.recording.events import Arrival, Event, Finish, Iteration
 from batchscope.recording.history import History, emissions, gaps
 from batchscope.recording.iteration_batch import IterationBatch, gather
 from batchscope.recording.iteration_rows import iteration_rows
+from batchscope.recording.mistakes import Mistakes, instants
 from batchscope.recording.occupancy import NOBODY, Moves
 from batchscope.recording.progress import emit, first_times, schedule
 from batchscope.recording.request_rows import COMPLETES, request_rows
@@ -32,13 +33,20 @@ Mask = npt.NDArray[np.bool_]
 class Derivation:
     """The state of a tracker between drains: who is in flight, and what was counted since the last reset."""
 
-    def __init__(self, class_codes: Mapping[str | None, float], other_class: float, limits: SchedulerLimits) -> None:
+    def __init__(
+        self,
+        class_codes: Mapping[str | None, float],
+        other_class: float,
+        limits: SchedulerLimits,
+        mistakes: Mistakes | None = None,
+    ) -> None:
         self.table = SlotTable()
         self.received = 0
         self.lost = 0
         self.rejected: dict[str, int] = {}
         self._admission = Admission(self.table, class_codes, other_class, self.reject)
         self.limits = limits
+        self._mistakes = mistakes or Mistakes()
         self._iterations = 0
         self._last_finish = np.nan
         self._departed = NOBODY
@@ -55,10 +63,11 @@ class Derivation:
         freed, self._admission.freed = self._admission.freed, []
         return freed
 
-    def reject(self, reason: str, count: int = 1) -> None:
-        """Count rejected records."""
+    def reject(self, reason: str, count: int = 1, method: str = "iteration", detail: str = "") -> None:
+        """Count rejected records of a ``method``; ``detail``: values of the first."""
         if count:
             self.rejected[reason] = self.rejected.get(reason, 0) + count
+            self._mistakes.note_refused(reason, f"RequestTracker.{method}()", detail)
 
     def reset(self) -> None:
         """Start counting anew; requests in flight stay, and count as received."""
@@ -152,7 +161,9 @@ class Derivation:
         valid = self.table.valid(batch.handles, index)
         if valid.all():
             return elements
-        self.reject(STALE_SLOT, int(np.count_nonzero(~valid & ~batch.formed[batch.iteration])))
+        stale = ~valid & ~batch.formed[batch.iteration]
+        if stale.any():
+            self.reject(STALE_SLOT, int(np.count_nonzero(stale)), detail=f"slot {batch.handles[stale][0]}")
         return elements.take(valid)
 
     def _consistent(self, elements: Elements, batch: IterationBatch, leaving: Leaving) -> History:
@@ -174,8 +185,12 @@ class Derivation:
             history = History(runs)
             for reason, bad in self._wrong(history, batch, leaving):
                 if bad.any():
-                    excused = batch.formed[history.begin] if reason is STALE_SLOT else False
-                    self.reject(reason, int(np.count_nonzero(bad & ~excused)))
+                    excused = (
+                        batch.formed[history.begin] if reason is STALE_SLOT else np.zeros(len(bad), dtype=np.bool_)
+                    )
+                    blamed = np.flatnonzero(bad & ~excused)
+                    if len(blamed):
+                        self.reject(reason, len(blamed), detail=self._detail(history, int(blamed[0]), batch))
                     keep = np.ones(len(bad), dtype=np.bool_)
                     keep[order[bad]] = False
                     elements = elements.take(keep)
@@ -188,6 +203,13 @@ class Derivation:
         yield STALE_SLOT, self._gone(history, batch.position, leaving)
         yield OUT_OF_ORDER, self._going_back(history, batch.finished)
         yield NOT_RUNNING, history.not_running(self.table)
+
+    def _detail(self, history: History, place: int, batch: IterationBatch) -> str:
+        """What is known of a run that cannot be: its slot, its request's instants, its iteration's end."""
+        slot, at = history.slot[place], float(batch.finished[history.begin[place]])
+        arrived = float(self.table.arrived_at[slot])
+        known = f"slot {self.table.handle[slot]} in an iteration with finished_at = {at:.3f}, arrived at {arrived:.3f}"
+        return instants(known, at, arrived)
 
     @staticmethod
     def _gone(history: History, position: npt.NDArray[np.int64], leaving: Leaving) -> Mask:

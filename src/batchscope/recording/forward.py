@@ -47,7 +47,7 @@ _WHOLE = {
 class _ClassCodes(dict[str | None, float]):
     """Every class is told apart: a code the first time it is asked for."""
 
-    def get(self, key: str | None, default: Any = None) -> Any:  # noqa: ARG002
+    def __missing__(self, key: str | None) -> float:
         return self.setdefault(key, float(len(self)))
 
 

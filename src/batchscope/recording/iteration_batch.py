@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.recording.events import Iteration
+from batchscope.recording.mistakes import instants
 from batchscope.recording.rows import Floats, IterationColumn
 
 C = IterationColumn
@@ -29,7 +30,7 @@ UNKNOWN_TOKENS = int(np.iinfo(np.int64).min)
 _ONE = (1).to_bytes(8, "little")
 _UNKNOWN = UNKNOWN_TOKENS.to_bytes(8, "little", signed=True)
 Ints = npt.NDArray[np.int64]
-Reject = Callable[[str, int], None]
+Reject = Callable[[str, int, str, str], None]
 
 
 class IterationBatch(NamedTuple):
@@ -73,10 +74,17 @@ def gather(positions: Sequence[int], events: Sequence[Iteration], reject: Reject
         reasons = _unfit_tokens(batch)
         if not reasons:
             return batch
-    for reason in reasons.values():
-        reject(reason, 1)
+    for row, reason in reasons.items():
+        reject(reason, 1, "iteration", _given(float(started[row]), float(finished[row]), fields[row]))
     kept = [row for row in range(len(events)) if row not in reasons]
     return gather([positions[row] for row in kept], [events[row] for row in kept], reject)
+
+
+def _given(started: float, finished: float, fields: Floats) -> str:
+    """What an iteration said, for a message: its instants, and the values that are not finite numbers >= 0."""
+    odd = [f"{field.name.lower()} = {value:g}" for field, value in zip(FIELDS, fields, strict=True) if value < 0]
+    odd += [f"{field.name.lower()} = {value:g}" for field, value in zip(FIELDS, fields, strict=True) if np.isinf(value)]
+    return ", ".join(odd) or instants(f"started_at = {started:.3f}, finished_at = {finished:.3f}", started, finished)
 
 
 def _unfit(started: Floats, finished: Floats, fields: Floats) -> dict[int, str]:

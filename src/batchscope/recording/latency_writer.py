@@ -8,6 +8,7 @@ from typing import Never
 
 from batchscope.errors import InvalidRecordError
 from batchscope.recording.aside import Aside
+from batchscope.recording.mistakes import Mistakes
 from batchscope.recording.packing import BAD_VALUE, GAP_BYTES, pack_gap, readable
 from batchscope.recording.ring import Ring
 from batchscope.recording.rings import Recording, Rings
@@ -25,7 +26,7 @@ class LatencyWriter:
 
     __slots__ = (
         "__weakref__", "_batches", "_clock", "_codes", "_default", "_errors", "_gap_log", "_gaps", "_iterations",
-        "_orphans", "_other", "_requests", "_rings", "_strict",
+        "_mistakes", "_orphans", "_other", "_requests", "_rings", "_strict",
     )  # fmt: skip
 
     def __init__(self, shared: Recording, rings: Rings, orphans: deque[Rings]) -> None:
@@ -36,6 +37,7 @@ class LatencyWriter:
         self._other = shared.other_class
         self._default = shared.class_codes.get(None, shared.other_class)
         self._strict = shared.strict
+        self._mistakes = shared.mistakes or Mistakes()
         self._requests: Ring | Aside = rings.requests
         self._iterations: Ring | Aside = rings.iterations
         self._batches: Ring | Aside = rings.batches
@@ -128,6 +130,7 @@ class LatencyWriter:
 
     def _reject(self, error: Exception) -> None:
         self._rings.rejected.add(WRONG_TYPE)
+        self._mistakes.note_call(WRONG_TYPE, "Writer", error)
         if self._strict:
             raise InvalidRecordError(
                 f"record not taken: {_text(error)}; see the fields' types in its docstring"

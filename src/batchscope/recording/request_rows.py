@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from batchscope.recording.events import Finish
+from batchscope.recording.mistakes import instants
 from batchscope.recording.rows import REASONS, Floats, Kind, RequestColumn, Rows, empty_rows
 from batchscope.recording.slots import Indices, SlotTable
 from batchscope.records import Outcome
@@ -16,6 +17,7 @@ C = RequestColumn
 OUT_OF_ORDER = "out_of_order"
 NEGATIVE = "negative"
 NOT_RUNNING = "not_running"
+Reject = Callable[[str, int, str, str], None]
 COMPLETES = np.array([reason.outcome is Outcome.COMPLETED for reason in REASONS])
 
 
@@ -24,7 +26,7 @@ def request_rows(
     index: Indices,
     request_ids: Sequence[Any],
     table: SlotTable,
-    reject: Callable[[str, int], None],
+    reject: Reject,
 ) -> Rows:
     """A REQUEST row for each finish that can be; the others are rejected by reason.
 
@@ -62,7 +64,7 @@ def request_rows(
     return Rows(Kind.REQUEST, rows, ids)
 
 
-def _fit(said: Floats, index: Indices, table: SlotTable, reject: Callable[[str, int], None]) -> np.ndarray[Any, Any]:
+def _fit(said: Floats, index: Indices, table: SlotTable, reject: Reject) -> np.ndarray[Any, Any]:
     """Which finishes can be."""
     at = said[:, 0]
     latest = np.fmax(table.arrived_at[index], table.last_token_at[index])
@@ -74,6 +76,16 @@ def _fit(said: Floats, index: Indices, table: SlotTable, reject: Callable[[str, 
         (NEGATIVE, (said[:, 2:] < 0).any(axis=1)),
         (NOT_RUNNING, completed & np.isnan(table.first_scheduled_at[index])),
     ):
-        reject(reason, int(np.count_nonzero(bad & good)))
+        refused = np.flatnonzero(bad & good)
+        if len(refused):
+            first = int(refused[0])
+            reject(reason, len(refused), "finished", _told(said[first], table, int(index[first])))
         good &= ~bad
     return good
+
+
+def _told(said: Floats, table: SlotTable, index: int) -> str:
+    """What is known of a finish that cannot be; the request is lost."""
+    at, arrived = float(said[0]), float(table.arrived_at[index])
+    known = f"at = {at:.3f}, arrived at {arrived:.3f}, first scheduled at {table.first_scheduled_at[index]:.3f}"
+    return instants(known, at, arrived) + ", so it is counted as lost"

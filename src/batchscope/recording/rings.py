@@ -10,6 +10,7 @@ import numpy as np
 from batchscope.clock import Clock
 from batchscope.configuration import SchedulerLimits
 from batchscope.recording.block import Layout
+from batchscope.recording.mistakes import Mistakes
 from batchscope.recording.ring import Pressure, Ring
 from batchscope.recording.rows import GapColumn, Gaps, IterationColumn, Kind, RequestColumn
 from batchscope.recording.tally import DROPPED, Tally
@@ -46,6 +47,7 @@ class Recording(NamedTuple):
     limits: SchedulerLimits = SchedulerLimits()
     eager: bool = False
     pressure: Pressure | None = None
+    mistakes: Mistakes | None = None
 
 
 class GapLog:

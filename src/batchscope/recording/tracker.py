@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.clock import Clock
-from batchscope.configuration import SchedulerLimits, SloTargets
-from batchscope.errors import InvalidRecordError
+from batchscope.configuration import SchedulerLimits, SloTargets, checked_clock
+from batchscope.errors import ConfigurationError, InvalidRecordError
 from batchscope.recording.derivation import Derivation
 from batchscope.recording.events import Arrival, Event, Finish, Formed, Iteration, Loss
 from batchscope.recording.forward import Forward
@@ -55,9 +55,15 @@ class RequestTracker:
     """
 
     def __init__(self, collector: SchedulerMetrics, *, clock: Clock | None = None) -> None:
+        if isinstance(collector, type) or not isinstance(collector, SchedulerMetrics):
+            raise ConfigurationError(
+                "collector", collector,
+                "a SchedulerMetricsCollector, or an object with its record_iteration, record_request_completion,"
+                " record_batch_utilization and record_error",
+            )  # fmt: skip
         attachable = collector if isinstance(collector, Attachable) else Forward(collector)
         self._shared = attachable.attach(self)
-        self._clock = clock or self._shared.clock
+        self._clock = self._shared.clock if clock is None else checked_clock(clock)
         self._limits = self._shared.limits
         self._fresh = itertools.count()  # goes on in a child process: a slot of the parent is stale there
         self._forget()
@@ -78,7 +84,9 @@ class RequestTracker:
         self._misused = Tally()
         self._stops: dict[float, Formed] = {}
         self._ahead = False  # whether anything was ever told before its iteration: most engines never do
-        self._derivation = Derivation(self._shared.class_codes, self._shared.other_class, self._limits)
+        self._derivation = Derivation(
+            self._shared.class_codes, self._shared.other_class, self._limits, self._shared.mistakes
+        )
 
     def arrived(
         self,
@@ -312,6 +320,8 @@ class RequestTracker:
 
     def _misuse(self, error: Exception, reason: str = WRONG_TYPE) -> None:
         self._misused.add(reason)
+        if self._shared.mistakes is not None:
+            self._shared.mistakes.note_call(reason, "RequestTracker", error)
         if self._shared.strict:
             raise InvalidRecordError(f"record not taken: {error}; see the method's docstring") from error
 
@@ -411,6 +421,8 @@ def _packed(values: Whole) -> bytes:
         if values.dtype.kind not in "iu" or values.ndim != 1:
             raise TypeError(f"array of {values.dtype}, shape {values.shape}: expected whole numbers, one dimension")
         return values.astype(np.int64, copy=False).tobytes()
+    if isinstance(values, set | frozenset):
+        raise TypeError("a set has no order: tokens could belong to anybody")
     return _packer(len(values))(*values)
 
 

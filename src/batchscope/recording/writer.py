@@ -97,7 +97,7 @@ class Writer(LatencyWriter):
                     NOT_GIVEN if cached_tokens is None else cached_tokens,
                     NOT_GIVEN if recomputed_tokens is None else recomputed_tokens,
                     NOT_GIVEN if preemptions is None else preemptions,
-                    self._default if request_class is None else self._codes.get(request_class, self._other),
+                    self._default if request_class is None else self._codes[request_class],
                     arrived_at, first_scheduled_at, first_token_at, last_token_at, finished_at, max_emission_gap,
                 )  # fmt: skip
             except BAD_VALUE:
@@ -147,7 +147,7 @@ class Writer(LatencyWriter):
                     NOT_GIVEN if cached is None else cached,
                     NOT_GIVEN if recomputed is None else recomputed,
                     NOT_GIVEN if preemptions is None else preemptions,
-                    self._default if request_class is None else self._codes.get(request_class, self._other),
+                    self._default if request_class is None else self._codes[request_class],
                     result.arrived_at, result.first_scheduled_at, result.first_token_at, result.last_token_at,
                     finished_at, result.max_emission_gap,
                 )  # fmt: skip
@@ -170,7 +170,7 @@ class Writer(LatencyWriter):
             finished_at if finished_at == finished_at else self._clock(),  # noqa: PLR0124  (not nan)
             tokens, loose_code(REASON_CODES[reason]), *durations,
             *[nan if count is None else count for count in counts],
-            self._codes.get(request_class, self._other), *fields[14:],
+            self._codes[request_class], *fields[14:],
         )  # fmt: skip
 
     def iteration(

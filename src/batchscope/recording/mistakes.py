@@ -1,0 +1,211 @@
+"""The first mistake of each kind in words: noted where it is made, told by whoever reads.
+
+Recording neither raises nor logs, so a wrong argument would show as a number in ``rejected_records`` alone. What was
+called, with what, is known only at the call: it is written down there, once a kind, when the record was refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator, Mapping
+from math import isfinite
+from types import FrameType
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from batchscope.recording.rows import LIMITER_CODES, REASON_CODES
+from batchscope.records import BatchLimiter, CompletionReason
+
+_MOST = 64
+_SHOWN = 60
+_ITEMS = 3
+_WALL_CLOCK = 1e9
+"""time.time() since 2001; a monotonic clock gets there after 31 years."""
+_LISTS = frozenset({"slots", "tokens", "scheduled_tokens", "preempted"})
+_TEXTS = frozenset({"self", "request_id", "request_class", "error_type", "exception"})
+_EXPECTED = {
+    "slots": "a list or array of the whole numbers that arrived() returned",
+    "preempted": "a list or array of the whole numbers that arrived() returned",
+    "tokens": "a list or array of whole numbers, one a slot",
+    "slot": "the whole number that arrived() returned",
+    "reason": "a CompletionReason, such as CompletionReason.EOS_TOKEN_REACHED",
+    "limited_by": "a BatchLimiter, such as BatchLimiter.KV_CACHE, or None",
+    "latencies": "seconds, in a list or an array of one dimension, or (seconds, count) pairs",
+}
+_EXPECTED |= dict.fromkeys(("inter_token_latencies", "inter_emission_latencies"), _EXPECTED["latencies"])
+_NUMBER = "a number"
+_FURTHER = "Further ones are counted only, in rejected_records; MetricsConfiguration(strict=True) raises at the call."
+_CODES = {"reason": REASON_CODES, "limited_by": LIMITER_CODES}
+OF_REASON = {
+    "negative": "values >= 0: durations are seconds, counts whole numbers",
+    "infinite": "finite numbers",
+    "not_a_number": "a number: it is required here",
+    "not_whole": "whole numbers",
+    "out_of_order": "instants in order, seconds of one clock: the collector's, time.monotonic unless clock= was given",
+    "too_large": "values up to 2**53, ranks below 65536, fewer than 2**31 tokens of one slot",
+    "not_a_ratio": "a ratio 0..1, blocks held / usable blocks, not a percentage",
+    "more_than_scheduled": "scheduled_tokens to be all tokens of the iteration, those of prefill among them",
+    "wrong_type": "what the method's docstring says",
+    "stale_slot": "a slot from arrived() whose request has not been reported as finished or lost",
+    "duplicate_request": "an id that is not in flight; finish or lose the request before it arrives again",
+    "duplicate_slot": "each slot once an iteration",
+    "not_running": "a request that an iteration took in before it is evicted, or completes",
+}
+"""By the reasons of ``rejected_records``: what would have been right."""
+
+
+class Mistake(NamedTuple):
+    """What was refused, for which reason of ``rejected_records``, and what would have been right."""
+
+    reason: str
+    what: str
+    detail: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.what} was not counted ({self.reason}): {self.detail}; expected {self.expected}. {_FURTHER}"
+
+
+class Mistakes:
+    """Of each kind of mistake the first, until it is told. Bounded; any thread may note."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[str, str]] = set()
+        self._untold: deque[str] = deque()
+
+    def note(self, mistake: Mistake) -> None:
+        """Keep ``mistake`` unless one of its reason and kind is known."""
+        self.remark(mistake.reason, mistake.what.partition("(")[0], str(mistake))
+
+    def remark(self, reason: str, kind: str, text: str) -> None:
+        """Keep ``text`` unless there was one of this reason and kind."""
+        if (reason, kind) not in self._seen and len(self._seen) < _MOST:
+            self._seen.add((reason, kind))
+            self._untold.append(text)
+
+    def note_refused(self, reason: str, what: str, detail: str) -> None:
+        """A record that a check refused."""
+        self.note(Mistake(reason, what, detail or "see the glossary", OF_REASON.get(reason, "what the glossary says")))
+
+    def note_call(self, reason: str, owner: str, error: Exception) -> None:
+        """A call whose arguments raised ``error``, which its own ``except`` gives here: its frame has them."""
+        with contextlib.suppress(Exception):  # the arguments may be anybody's, and nothing here may raise
+            trace = error.__traceback__
+            if trace is None:  # nothing was tried: what came is no record at all
+                self.remark(reason, owner, f"A record was not counted ({reason}): {_text(error)}. {_FURTHER}")
+                return
+            frame = _public(trace.tb_frame)
+            method = _called(owner, frame)
+            if (reason, method) not in self._seen:
+                self.note(_described(reason, method, frame, error))
+
+    def untold(self) -> Iterator[str]:
+        """What was not told before, each once."""
+        while self._untold:
+            try:
+                yield self._untold.popleft()
+            except IndexError:
+                return  # another reader was quicker
+
+
+def _public(frame: FrameType) -> FrameType:
+    """The frame of the method that was called: helpers begin with an underscore."""
+    while frame.f_code.co_name.startswith("_") and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
+
+
+def _called(owner: str, frame: FrameType) -> str:
+    """The name that the user knows: the collector's ``record_*``, or the method of a writer or tracker itself."""
+    name, outer = frame.f_code.co_name, frame.f_back
+    while outer is not None and outer.f_code.co_name == "iteration_result":
+        outer = outer.f_back
+    by_collector = outer is not None and outer.f_code.co_name.startswith("record_")
+    return outer.f_code.co_name if by_collector and outer is not None else f"{owner}.{name}"
+
+
+def _described(reason: str, method: str, frame: FrameType, error: Exception) -> Mistake:
+    code = frame.f_code
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    arguments = {name: frame.f_locals[name] for name in names if name in frame.f_locals}
+    result = arguments.get("result")
+    if isinstance(result, msgspec.Struct):
+        arguments = {name: getattr(result, name) for name in result.__struct_fields__}
+    name = _wrong(arguments)
+    if name is None:
+        return Mistake(reason, f"{method}()", _text(error), "what its docstring says")
+    expected = _EXPECTED.get(name, _NUMBER)
+    if name == "scheduled_tokens" and "slots" in arguments:
+        expected = _EXPECTED["tokens"]
+    return Mistake(reason, f"{method}({name}={shown(arguments[name])})", _text(error), expected)
+
+
+def _wrong(arguments: Mapping[str, Any]) -> str | None:
+    """The first argument that cannot be what it should be."""
+    for name, value in arguments.items():
+        if value is None or name in _TEXTS:
+            continue
+        if name in _LISTS and "slots" in arguments:
+            wrong = not _whole_numbers(value)
+        elif name in _CODES:
+            wrong = not isinstance(value, str) or value not in _CODES[name]
+        elif name == "slot":
+            wrong = not _is_whole(value)
+        elif name.endswith("latencies"):
+            wrong = not isinstance(value, list | tuple | np.ndarray) or not all(map(_fits, value))
+        else:
+            wrong = not isinstance(value, int | float | np.number) and not hasattr(type(value), "__float__")
+        if wrong:
+            return name
+    return None
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer)
+
+
+def _whole_numbers(values: object) -> bool:
+    if isinstance(values, np.ndarray):
+        return values.dtype.kind in "iu" and values.ndim == 1
+    return isinstance(values, list | tuple | range) and all(map(_is_whole, values))
+
+
+def _fits(value: object) -> bool:
+    return isinstance(value, int | float | np.number | tuple)
+
+
+def _text(error: Exception) -> str:
+    return "it is none of them" if isinstance(error, KeyError) else str(error)[: 2 * _SHOWN] or type(error).__name__
+
+
+def shown(value: object) -> str:
+    """A value in a line of a log: short, and without running anything of its own."""
+    kind = type(value)
+    found = f"a {kind.__name__}"[:_SHOWN]
+    if kind in {str, bytes}:
+        found = repr(value[:_SHOWN]) + ("..." if len(value) > _SHOWN else "")  # type: ignore[index,arg-type]
+    elif kind in {float, bool, type(None)} or (kind is int and value.bit_length() < 64):  # type: ignore[attr-defined]
+        found = repr(value)
+    elif kind in {CompletionReason, BatchLimiter}:
+        found = f"{kind.__name__}.{value.name}"  # type: ignore[attr-defined]
+    elif kind in {list, tuple}:
+        more = ", ..." if len(value) > _ITEMS else ""  # type: ignore[arg-type]
+        found = f"[{', '.join(_item(item) for item in value[:_ITEMS])}{more}]"  # type: ignore[index]
+    elif kind is np.ndarray:
+        found = f"an array of {value.dtype}, shape {value.shape}"  # type: ignore[attr-defined]
+    return found
+
+
+def _item(value: object) -> str:
+    return "[...]" if type(value) in {list, tuple} else shown(value)
+
+
+def instants(detail: str, *values: float) -> str:
+    """``detail``, with a hint where one of its instants is the wall clock's."""
+    wall = [value for value in values if isfinite(value) and value > _WALL_CLOCK]
+    if wall and len(wall) < len(values):
+        return f"{detail} ({wall[0]:.0f} looks like time.time(), and the tracker's clock is another)"
+    return detail
