@@ -54,6 +54,7 @@ def test_an_error_never_sends_control_characters_to_the_terminal(tmp_path):
         (("another-argument",), ("another-argument",)),
         (("--svg", "/no/such/folder/report.svg"), ("--svg", "no directory")),
         (("--svg", "/"), ("--svg", "directory")),
+        (("--svg", "report.png"), ("--svg report.png: SVG is what is written", "ends in .svg")),
     ],
 )
 def test_a_wrong_option_is_named_as_it_was_typed(trace, arguments, parts):

@@ -107,6 +107,30 @@ def test_a_replay_runs_in_front_of_the_endpoint(tmp_path):
         assert 'batchscope_requests_received_total{model_name="replay"}' in text
 
 
+def test_a_replay_takes_the_schedulers_knobs_and_an_slo(trace):
+    knobs = ("--max-running-requests", 2, "--max-scheduled-tokens", 64, "--kv-cache-blocks", 500)
+    with serving("--replay", trace, "--speed", 1000, *knobs, "--slo-ttft", 100, "--slo-e2e", 0.001) as (process, url):
+        assert process.stderr.readline().startswith("note: the replay is over")
+        snapshot = json.loads(get(f"{url}/snapshot"))
+    limits = snapshot["limits"]
+    assert [limits[name] for name in ("max_running_requests", "max_scheduled_tokens", "kv_cache_blocks")] == [
+        2,
+        64,
+        500,
+    ]
+    [slo] = snapshot["slo_stats"].values()
+    assert slo["targets"] == {"time_to_first_token": 100.0, "e2e_latency": 0.001}
+    assert (slo["evaluated"], slo["met"]) == (3, 0)
+
+
+def test_a_declared_name_is_answered_and_no_other(tmp_path):
+    with serving(tmp_path, "--allowed-host", "metrics.example") as (_, url):
+        assert get(f"{url}/healthz", Host="metrics.example")
+        with pytest.raises(urllib.error.HTTPError, match="421") as caught:
+            get(f"{url}/healthz", Host="evil.example")
+        caught.value.close()
+
+
 def test_the_last_figures_of_a_replay_stay(trace):
     with serving("--replay", trace, "--speed", 1000) as (process, url):
         assert process.stderr.readline().startswith("note: the replay is over")
@@ -147,6 +171,14 @@ def test_a_taken_port_is_said_in_one_line(tmp_path):
         (("x", "--token-file", "/dev/null"), "--token-file /dev/null: expected a file that holds the token"),
         (("x", "--host", ""), "--host '': expected"),
         (("x", "--speed", "5"), "--speed 5: expected --replay"),
+        (("--speed", "3"), "--speed 3: expected --replay"),
+        (("x", "--speed", "1"), "--speed 1: expected --replay"),
+        (("x", "--slo-ttft", "1"), "--slo-ttft 1: expected --replay"),
+        (("x", "--kv-cache-blocks", "5"), "--kv-cache-blocks 5: expected --replay"),
+        (("--replay", "trace.csv", "--max-running-requests", "0"), "--max-running-requests 0: expected a whole number"),
+        (("--replay", "trace.csv", "--slo-e2e", "-1"), "--slo-e2e -1"),
+        (("x", "--allowed-host", "a b"), "--allowed-host a b: expected names"),
+        ((__file__,), f"is a file, expected a directory; to serve a trace: --replay {__file__}"),
         (("unix:/dev/null",), "serve unix:PATH /dev/null: expected"),
         (("x", "--tls-certificate", "missing"), "--tls-certificate"),
     ],

@@ -104,7 +104,7 @@ def test_a_restart_is_said():
     ("arguments", "parts"),
     [
         ((), ("URL",)),
-        (("localhost:8000",), ("URL localhost:8000", "expected http://HOST")),
+        (("localhost:none",), ("URL localhost:none", "expected http://HOST")),
         (("http://x", "http://x/"), ("URL http://x/metrics", "each target once")),
         (("http://x", "--interval", 0), ("--interval 0.0: expected seconds > 0",)),
         (("http://x", "--timeout", "nan"), ("--timeout nan: expected seconds > 0",)),

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from batchscope.server import DEFAULT_PORT, serve
+
 ROOT = Path(__file__).parents[2]
 NEEDS_AN_ENGINE = {"vllm.md", "sglang.md", "transformers.md"}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "how-to").glob("*.md"))]
@@ -30,6 +32,7 @@ def test_the_pages_have_code():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_code_of_a_page_compiles_and_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(serve, "__defaults__", ("127.0.0.1", 0))  # any free port: the pages' may be in use here
     namespace = {"__name__": "documentation"}
     before = set(threading.enumerate())
     for number, block in enumerate(blocks(page)):
@@ -58,6 +61,10 @@ def test_what_a_page_says_its_code_prints_is_what_it_prints_word_for_word(page):
 
 def test_the_first_page_shows_what_its_code_prints():
     assert promised(ROOT / "README.md")
+
+
+def test_without_a_port_it_is_the_documented_one():
+    assert serve.__defaults__ == ("127.0.0.1", DEFAULT_PORT) == ("127.0.0.1", 9464)
 
 
 def test_every_link_inside_the_repository_leads_somewhere():

@@ -86,7 +86,7 @@ def test_a_chunked_and_a_compressed_page_are_read():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "localhost:8000", "ftp://host", "http://", "http:///metrics", "http://host:port", "http://host:70000", "http://h:0",
+    ["", "ftp://host", "http://", "http:///metrics", "http://host:port", "http://host:70000", "http://h:0",
      "http://ho st", "http://host/\n", "http://h\u00f6st", "file:///etc/passwd", "http://[::1"],
 )  # fmt: skip
 def test_what_is_no_address_is_refused_before_anything_is_sent(text):
@@ -103,7 +103,8 @@ def test_a_password_in_an_address_is_refused_and_not_repeated():
 @pytest.mark.parametrize(
     ("text", "shown"),
     [("http://h", "http://h/metrics"), ("http://h:8000/", "http://h:8000/metrics"), ("https://h/x?y=1", "https://h/x?y=1"),
-     ("http://[::1]:8000", "http://[::1]:8000/metrics")],
+     ("http://[::1]:8000", "http://[::1]:8000/metrics"), ("localhost:8000", "http://localhost:8000/metrics"),
+     ("gpu1", "http://gpu1/metrics"), ("[::1]:80/x", "http://[::1]:80/x")],
 )  # fmt: skip
 def test_a_bare_address_means_its_metrics_page(text, shown):
     assert metrics_url(text).text == shown

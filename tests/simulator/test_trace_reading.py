@@ -290,6 +290,35 @@ def test_no_damage_raises_anything_but_a_workload_error(tmp_path_factory, data):
     assert arrivals == sorted(arrivals)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\n" * 2**25, "bytes of blank lines, expected a row"),
+        (b" " * 2**25, "bytes of blank lines, expected a row"),
+        ((AZURE_HEADER + GOOD).encode() + b" \n" * 2**24, "bytes of blank lines, expected a row"),
+        (b"x" * 2**25, "line 1: the line is too long"),
+        ((AZURE_HEADER + GOOD).encode() + b"x" * 2**25, "line 3: the line is too long"),
+    ],
+    ids=["lines", "blanks", "blank end", "one line", "a long row"],
+)
+def test_a_packed_file_that_holds_much_of_nothing_is_refused_without_reading_it_all(
+    tmp_path, monkeypatch, content, message
+):
+    path = tmp_path / "trace.csv.gz"
+    path.write_bytes(gzip.compress(content, compresslevel=1))
+    unpacked = []
+
+    class Counted(gzip.GzipFile):
+        def readline(self, size=-1):
+            unpacked.append(len(line := super().readline(size)))
+            return line
+
+    monkeypatch.setattr(gzip, "GzipFile", Counted)
+    with pytest.raises(WorkloadError, match=message):
+        list(open_trace(path))
+    assert sum(unpacked) < 3 * 2**20
+
+
 def test_a_long_trace_is_streamed(write):
     path = write(AZURE_HEADER + GOOD * 60_000)
     size = path.stat().st_size

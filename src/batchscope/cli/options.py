@@ -33,6 +33,7 @@ OPTION_OF = {
     "directory": "serve",
     "labels": "--label",
     "path": "serve unix:PATH",
+    "allowed_hosts": "--allowed-host",
 }
 """Setting -> option of the command line."""
 
@@ -87,3 +88,5 @@ def check_svg(path: Path | None, source: Path | None = None) -> None:
         raise CommandError(f"--svg {path}: there is no directory {path.parent}, expected an existing one")
     if source is not None and path.exists() and source.exists() and path.samefile(source):
         raise CommandError(f"--svg {path}: is the trace itself, expected another file")
+    if path.suffix.lower() not in {"", ".svg"}:
+        raise CommandError(f"--svg {path}: SVG is what is written, expected a name that ends in .svg")

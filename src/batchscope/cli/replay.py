@@ -21,7 +21,7 @@ from batchscope.cli.options import (
 from batchscope.cli.simulation import Plan, note, serve, show
 from batchscope.configuration import SloTargets
 from batchscope.simulator import SchedulerOptions, Trace, open_trace
-from batchscope.simulator.trace_lines import read_lines
+from batchscope.simulator.trace_lines import is_packed, read_lines
 
 LARGEST_COUNTED = 64 * 2**20
 """Bytes of a trace whose lines are counted beforehand, so that the progress bar knows its end."""
@@ -87,8 +87,8 @@ def replay(
 
 
 def _requests(trace: Trace, limit: int | None) -> int | None:
-    """About how many there are, where that is cheap to know: the bar's end."""
-    if trace.path.stat().st_size > LARGEST_COUNTED:
+    """About how many there are, where that is cheap to know: the bar's end. How much a packed file holds is not."""
+    if trace.path.stat().st_size > LARGEST_COUNTED or is_packed(trace.path):
         return limit
     lines = sum(1 for _ in read_lines(trace.path)) - (trace.format != "mooncake")
     return lines if limit is None else min(limit, lines)

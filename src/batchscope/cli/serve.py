@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from batchscope import RequestTracker, SchedulerLimits, SchedulerMetricsCollector
+from batchscope import MetricsConfiguration, RequestTracker, SchedulerLimits, SchedulerMetricsCollector, SloTargets
 from batchscope.cli import INTERRUPTED
 from batchscope.cli.options import CommandError
 from batchscope.cli.simulation import note
@@ -28,6 +28,15 @@ LOOK_SECONDS = 1.0
 """How often a directory is looked at, scraped or not: what is read and tidied between scrapes delays none."""
 
 
+_KNOBS = ("max_running_requests", "max_scheduled_tokens", "kv_cache_blocks")
+_WholeOfReplay = Annotated[
+    int | None, typer.Option(metavar="N", help="Of the replay, as in batchscope replay.", show_default=False)
+]
+_TargetOfReplay = Annotated[
+    float | None, typer.Option(metavar="S", help="Of the replay, as in batchscope replay.", show_default=False)
+]
+
+
 class _Endpoint(NamedTuple):
     """Where and how to serve."""
 
@@ -39,6 +48,24 @@ class _Endpoint(NamedTuple):
     vllm_names: bool
     stall_seconds: float
     labels: dict[str, str] | None
+    allowed_hosts: list[str] | None
+
+
+class _Replay(NamedTuple):
+    """What a replay is served with; None: as the simulator has it."""
+
+    speed: float | None = None
+    max_running_requests: int | None = None
+    max_scheduled_tokens: int | None = None
+    kv_cache_blocks: int | None = None
+    slo_ttft: float | None = None
+    slo_tpot: float | None = None
+    slo_e2e: float | None = None
+
+    @property
+    def given(self) -> dict[str, float]:
+        """What was said."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 def serve(
@@ -54,8 +81,15 @@ def serve(
         Path | None, typer.Option("--replay", metavar="TRACE", help="Serve a simulated engine that replays a trace.")
     ] = None,
     speed: Annotated[
-        float, typer.Option(metavar="X", help="Of the replay: 1 = in real time, 10 = ten times as fast.")
-    ] = 1.0,
+        float | None,
+        typer.Option(metavar="X", help="Of the replay: 10 = ten times as fast as it happened.", show_default="1"),
+    ] = None,
+    max_running_requests: _WholeOfReplay = None,
+    max_scheduled_tokens: _WholeOfReplay = None,
+    kv_cache_blocks: _WholeOfReplay = None,
+    slo_ttft: _TargetOfReplay = None,
+    slo_tpot: _TargetOfReplay = None,
+    slo_e2e: _TargetOfReplay = None,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 = everywhere.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", help="Port; 0 = any free one.")] = DEFAULT_PORT,
     token_file: Annotated[
@@ -74,23 +108,32 @@ def serve(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Of every series of the sum; default: what all processes agree on."),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Another name to answer to; default: localhost, or any beyond loopback."),
+    ] = None,
 ) -> int:
     """Serve /metrics, /snapshot and /healthz over HTTP until Ctrl-C.
 
     In front of the processes that publish into DIRECTORY (SnapshotPublisher), added up; or of a replay.
     """
     endpoint = _Endpoint(
-        host, port, token_file, tls_certificate, tls_key, vllm_names, stall_seconds, _labels(label or [])
-    )
-    if (source is None) == (trace is None):
+        host, port, token_file, tls_certificate, tls_key, vllm_names, stall_seconds, _labels(label or []),
+        allowed_host or None,
+    )  # fmt: skip
+    told = _Replay(speed, max_running_requests, max_scheduled_tokens, kv_cache_blocks, slo_ttft, slo_tpot, slo_e2e)
+    if source is not None and trace is not None:
         raise CommandError("serve: expected a DIRECTORY or unix:PATH to serve, or --replay TRACE, and not both")
-    if trace is None and speed != 1.0:
-        raise CommandError(f"--speed {speed:g}: expected --replay TRACE beside it")
+    if trace is None and told.given:
+        name, value = next(iter(told.given.items()))
+        raise CommandError(f"--{name.replace('_', '-')} {value:g}: expected --replay TRACE beside it")
+    if source is None and trace is None:
+        raise CommandError("serve: expected a DIRECTORY or unix:PATH to serve, or --replay TRACE")
     if trace is not None and label:
         raise CommandError("--label: expected a DIRECTORY or unix:PATH beside it")
     with suppress(KeyboardInterrupt):
         if trace is not None:
-            _serve_replay(trace, speed, endpoint)
+            _serve_replay(trace, told, endpoint)
         elif source is not None:
             _serve_processes(source, endpoint)
     return INTERRUPTED
@@ -112,6 +155,8 @@ def _serve_processes(place: str, endpoint: _Endpoint) -> None:
         raise CommandError(f"serve {place!r}: expected a path")
     if place.startswith(UNIX):
         reader: SnapshotSocket | SnapshotDirectory = SnapshotSocket(path, labels=endpoint.labels)
+    elif Path(path).is_file():
+        raise CommandError(f"serve {place}: is a file, expected a directory; to serve a trace: --replay {path}")
     else:
         new = not Path(path).exists()
         reader = SnapshotDirectory(path, labels=endpoint.labels, interval=LOOK_SECONDS)
@@ -122,15 +167,20 @@ def _serve_processes(place: str, endpoint: _Endpoint) -> None:
         threading.Event().wait()
 
 
-def _serve_replay(trace: Path, speed: float, endpoint: _Endpoint) -> None:
-    options, clock = SchedulerOptions(), VirtualClock()
+def _serve_replay(trace: Path, told: _Replay, endpoint: _Endpoint) -> None:
+    knobs: dict[str, Any] = {name: value for name, value in told.given.items() if name in _KNOBS}
+    options = SchedulerOptions(**knobs)
+    slo = SloTargets(time_to_first_token=told.slo_ttft, time_per_output_token=told.slo_tpot, e2e_latency=told.slo_e2e)
+    configuration = MetricsConfiguration(slo=slo if slo.declared else None)
+    clock, speed = VirtualClock(), 1.0 if told.speed is None else told.speed
     limits = SchedulerLimits(
         max_running_requests=options.max_running_requests,
         max_scheduled_tokens=options.max_scheduled_tokens,
         kv_cache_blocks=options.kv_cache_blocks,
     )
     workload = open_trace(trace)
-    with SchedulerMetricsCollector(limits=limits, labels={"model_name": "replay"}, clock=clock) as collector:
+    labels = {"model_name": "replay"}
+    with SchedulerMetricsCollector(configuration, limits=limits, labels=labels, clock=clock) as collector:
         simulator = Simulator(workload, RequestTracker(collector), options=options, clock=clock, speed=speed)
         with _serving(collector, trace.name, endpoint):
             if not simulator.run().interrupted:

@@ -13,6 +13,8 @@ from batchscope.errors import WorkloadError
 
 MAX_LINE_BYTES = 2**20
 """Far more than the longest row of a trace; a file without newlines is not read into memory."""
+MAX_BLANK_BYTES = 2**20
+"""Of blank lines in a row: a small packed file may hold gigabytes of them."""
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK_BYTES = 2**16
 
@@ -43,18 +45,34 @@ class Line:
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """The lines of the file that are not blank; compression is seen by content, not by name."""
+    """The lines of the file that are not blank; compression is seen by content, not by name.
+
+    What is left of a line that is too long is read only when the next one is asked for.
+    """
+    blank = 0
     with _one_error_type(path) as position, _open(path) as file:
         while data := file.readline(MAX_LINE_BYTES + 1):
             position.number += 1
+            if data.isspace():
+                blank += len(data)
+                if blank > MAX_BLANK_BYTES:
+                    wrong = f"more than {MAX_BLANK_BYTES} bytes of blank lines, expected a row"
+                    raise WorkloadError(f"{path}, line {position.number}: {wrong}")
+                continue
+            blank = 0
+            yield Line(position.number, data)
             if len(data) > MAX_LINE_BYTES:
                 _skip_line(file, data)
-            if not data.isspace():
-                yield Line(position.number, data)
 
 
 class _Position:
     number = 0
+
+
+def is_packed(path: Path) -> bool:
+    """Whether the file is gzip. OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return file.read(2) == _GZIP_MAGIC
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -62,9 +80,7 @@ def _open(path: Path) -> IO[bytes]:
         raise WorkloadError(f"{str(path)!r}: a path cannot contain a NUL, expected a trace")
     if path.exists() and not path.is_file():
         raise WorkloadError(f"{path}: not a regular file, expected a trace")
-    with path.open("rb") as file:
-        packed = file.read(2) == _GZIP_MAGIC
-    return cast("IO[bytes]", gzip.GzipFile(path)) if packed else path.open("rb")
+    return cast("IO[bytes]", gzip.GzipFile(path)) if is_packed(path) else path.open("rb")
 
 
 @contextmanager

@@ -63,7 +63,10 @@ class MetricsUrl(NamedTuple):
 
 
 def metrics_url(text: str) -> MetricsUrl:
-    """The page meant by ``text``: ``/metrics`` where no path is given; ConfigurationError names what is wrong."""
+    """The page meant by ``text``: ``http://`` where no scheme is given, ``/metrics`` where no path is.
+
+    ConfigurationError names what is wrong.
+    """
     parts = _split(text)
     path = parts.path if parts.path not in {"", "/"} else "/metrics"
     target = f"{path}?{parts.query}" if parts.query else path
@@ -75,7 +78,7 @@ def _split(text: str) -> SplitResult:
     if not text.isascii() or any(c <= " " or c == "\x7f" for c in text):
         raise ConfigurationError("URL", text, _WANTED)
     try:
-        parts = urlsplit(text)
+        parts = urlsplit(text if "://" in text else f"http://{text}")
         usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
