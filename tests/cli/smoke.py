@@ -30,12 +30,15 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder, "trace.csv")
         trace.write_text(TRACE)
-        document = json.loads(output(COMMAND, "replay", str(trace), "--json"))
+        snapshot = Path(folder, "snapshot.json")
+        snapshot.write_text(output(COMMAND, "replay", str(trace), "--json"))
+        document = json.loads(snapshot.read_text())
+        assert "2 completed" in output(COMMAND, "report", str(snapshot))
     assert document["request_stats"]["completed_requests"] == 2, document["request_stats"]
     assert document["totals"]["generation_tokens"] == 44 + 109, document["totals"]
     others = set(output(sys.executable, "-c", OTHERS).split())
     assert not others, f"import batchscope loads more than numpy and msgspec: {others}"
-    print("the wheel works: version, replay, imports")
+    print("the wheel works: version, replay, report, imports")
 
 
 if __name__ == "__main__":

@@ -65,4 +65,5 @@ def test_a_range_of_nothing_is_a_dash_and_one_near_all_has_digits_enough():
 
 def test_ten_met_requests_of_a_long_run_are_a_rate():
     assert per_second(10 / 4200) == "0.0024"
-    assert [amount(0.4), amount(0), amount(1.5), amount(12.34), amount(9925)] == ["0.400", "0", "1.50", "12.3", "9,925"]
+    assert [amount(0.4), amount(0), amount(1.5), amount(12.34), amount(9925), amount(-2)] == [
+        "0.400", "0", "1.50", "12.3", "9,925", "-2.00"]  # fmt: skip

@@ -103,7 +103,7 @@ def test_it_is_the_picture_of_the_demo_for_ones_own_engine():
         (BatchLimiter.KV_CACHE, "the KV cache (kv_cache_blocks, now 500): 100.0 % of busy time"),
         (BatchLimiter.POLICY, "the scheduler's admission policy: 100.0 % of busy time"),
         (BatchLimiter.PAUSED, "a pause of admission: 100.0 % of busy time"),
-        (BatchLimiter.DEMAND, "mostly nothing: there was no more to do"),
+        (BatchLimiter.DEMAND, "mostly nothing, there was no more to do: 100.0 % of busy time"),
         (BatchLimiter.UNKNOWN, "nobody said, nor can it be inferred: 100.0 % of busy time"),
     ],
 )
@@ -135,6 +135,16 @@ def test_what_is_not_known_is_said_before_the_first_cause_that_is():
     assert line_of(report, "held by") == (
         "nobody said, nor can it be inferred: 50.0 % of busy time the KV cache (kv_cache_blocks, now 500): 30.0 % of busy time"
     )
+
+
+def test_demand_that_was_the_largest_is_said_before_the_first_limit():
+    report = snapshot_of({"demand": 0.7, "kv_cache": 0.3}).report()
+    assert line_of(report, "held by") == (
+        "mostly nothing, there was no more to do: 70.0 % of busy time "
+        "the KV cache (kv_cache_blocks, now 500): 30.0 % of busy time"
+    )
+    assert "no more to do" not in line_of(snapshot_of({"demand": 0.3, "kv_cache": 0.7}).report(), "held by")
+    assert "KV" not in line_of(snapshot_of({"demand": 0.95, "kv_cache": 0.05}).report(), "held by")
 
 
 def test_seconds_and_lost_slot_seconds_stand_beside_each_share():

@@ -10,11 +10,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from batchscope.records import CompletionReason, Outcome
+from batchscope.records import BatchLimiter, CompletionReason, Outcome
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.text import shown
 from batchscope.views.numbers import MISSING, amount, count, per_second, percent, rate
-from batchscope.views.words import NOTHING, holders
+from batchscope.views.words import holders
 
 _FRAME = 18
 """Columns of the head that are not its figures: the frame and the names of its lines."""
@@ -54,8 +54,9 @@ class Head:
         if window.window_seconds < window.elapsed_seconds:
             yield f"last {window.window_seconds:g} s", list(self._recent())
         yield "batch", [self._fullness()]
-        held_by = holders(self._snapshot)
-        if held_by and not (self._mostly_refused and held_by == [NOTHING]):
+        demand_tells = not self._mostly_refused
+        held_by = [text for name, text in holders(self._snapshot) if name != BatchLimiter.DEMAND or demand_tells]
+        if held_by:
             yield "held by", [Text(text, "bold") for text in held_by]
         if troubles := [Text(text, "yellow") for text in self._troubles()]:
             yield "to note", troubles

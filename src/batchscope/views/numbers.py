@@ -66,6 +66,8 @@ def amount(value: float) -> str:
     """A quantity that need not be whole, in three digits or so; little is not nothing."""
     if not math.isfinite(value):
         return MISSING
+    if value < 0:
+        return f"-{amount(-value)}"
     if value >= 100:
         return f"{value:,.0f}"
     if value >= 1:

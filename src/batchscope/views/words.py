@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from batchscope.configuration import SchedulerLimits
 from batchscope.records import BatchLimiter
@@ -32,7 +32,6 @@ _HOLDERS = {
     BatchLimiter.UNKNOWN: "nobody said, nor can it be inferred",
 }
 REPORTED = "reported by the scheduler"
-NOTHING = "mostly nothing: there was no more to do"
 _WORTH_NAMING = 0.1
 
 
@@ -67,20 +66,25 @@ def by_share(shares: Mapping[str, float]) -> list[tuple[str, float]]:
     return sorted(((name, share) for name, share in shares.items() if 0 < share < math.inf), key=lambda pair: -pair[1])
 
 
-def holders(snapshot: MetricsSnapshot) -> list[str]:
-    """What held the batch most and for how much of busy time; behind what is not known, the first that is."""
+def holders(snapshot: MetricsSnapshot) -> Iterator[tuple[str, str]]:
+    """What held the batch most: the limiter, and in words for how much of busy time.
+
+    Behind what is nothing to change, demand that was the largest or what is not known, comes the first that is.
+    """
     statistics = snapshot.iteration_stats
     who = origin(statistics.limiter_reported_ratio)
-    guessed = "" if who == REPORTED else f" ({who})"
-    named: list[str] = []
     shares = by_share(statistics.limited_by)
     for limiter, share in shares:
-        if limiter != BatchLimiter.DEMAND and share >= min(_WORTH_NAMING, shares[0][1]):
-            named.append(f"{holder(limiter, snapshot.limits)}: {percent(share)} of busy time")
-            if limiter != BatchLimiter.UNKNOWN:
-                named[-1] += guessed
-                break
-    return named or [NOTHING] * bool(shares)
+        if share < _WORTH_NAMING and limiter != shares[0][0]:
+            return
+        text = f"{holder(limiter, snapshot.limits)}: {percent(share)} of busy time"
+        if limiter == BatchLimiter.UNKNOWN:
+            yield limiter, text
+        elif limiter != BatchLimiter.DEMAND:
+            yield limiter, text if who == REPORTED else f"{text} ({who})"
+            return
+        elif limiter == shares[0][0]:
+            yield limiter, f"mostly nothing, {text}"
 
 
 def origin(reported_ratio: float) -> str:
