@@ -38,6 +38,7 @@ class CumulativeState(NamedTuple):
     started_at: dt.datetime
     instance_id: str
     generation: int
+    limits: SchedulerLimits = SchedulerLimits()
 
 
 class StateSource(Protocol):
