@@ -1,7 +1,13 @@
-# On a machine with python3 >= 3.11 and make, nothing else:
-#   make demo     a simulated engine serves a built-in workload; ends with the report
-#   make test     the whole test suite
-# For developers: make check (lint, wheel, tests), make engines (real engines), make bench, make report-image, make clean.
+# On a machine with python3 >= 3.11 and make, nothing else. The first call makes .venv: some 20 s.
+#   make demo          a simulated engine serves a built-in workload; ends with the report     2 s
+#   make test          the whole test suite, on all cores                                      4 to 7 min on two cores
+# For developers:
+#   make lint          ruff, mypy, the import contracts                                        10 s
+#   make check         lint, the wheel in an empty environment, then every test                6 to 9 min on two cores
+#   make engines       real engines, each in an environment of its own                         vLLM alone: minutes
+#   make bench         every figure of docs/performance.md; make bench-docs writes them there
+#   make report-image  the picture of README.md
+#   make clean         everything that these made
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,10 +16,13 @@ BENCH := build/bench
 READY := $(VENV)/.ready
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check lint package engines bench bench-docs report-image clean
+.PHONY: demo help test check lint package engines foreign bench bench-docs report-image clean
 
 demo: $(READY)
 	@$(BIN)/batchscope demo
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal
@@ -38,6 +47,10 @@ package: $(READY)
 # Real engines, each in an environment of its own (vLLM alone takes minutes to install): make engines ENGINES=llamacpp
 engines:
 	$(PYTHON) engine_tests/run.py $(ENGINES)
+
+# Schedulers of other engines from their clones: is the inferred cause the one they report? make foreign CLONES=DIR
+foreign: $(READY)
+	$(BIN)/python engine_tests/foreign/run.py --clones "$(CLONES)"
 
 bench: $(BENCH)/.ready
 	$(BENCH)/bin/python benchmarks/run.py --json build/benchmarks

@@ -3,10 +3,11 @@
     python benchmarks/recording.py [--quick] [--json FILE] [--rounds N]
 
 "The same" is 6 histograms of 20 buckets and 3 counters of prometheus_client with cached children for a finished
-request, a loop of observe() for 256 gaps. Warm: a tight loop. Cold: each call after 200 us of sleep, alone between
-two readings of the clock; the median call, less that of an empty one, plus the drain's share. Contenders run in
-turn, in another order each round; best rounds are compared (machines are shared), and beside them stands the
-median. prometheus_client's multiprocess mode lives in a child process that takes its turns too.
+request, a loop of observe() for 256 gaps, be they recorded alone, with their iteration or by the tracker. Warm: a
+tight loop. Cold: each call after 200 us of sleep, alone between two readings of the clock; the median call, less that
+of an empty one, plus the drain's share. Contenders run in turn, in another order each round; best rounds are compared
+(machines are shared), and beside them stands the median. prometheus_client's multiprocess mode lives in a child
+process that takes its turns too.
 Competitors: benchmarks/requirements.txt; what is not installed is named.
 """
 
@@ -44,11 +45,11 @@ COLD_CONTENDERS = (
 )
 DENSE, PACED = "no pause between records", "200 us between records"
 READING = "reading, full default buffers"
-CONTROL = f"{PACED}: an empty call instead"
+CONTROL = "an empty call instead"
 
 
 class Plan(NamedTuple):
-    """How much is measured. ``scale``: share of each contender's calls in a round; ``tail_seconds`` three times."""
+    """How much is measured. ``scale``: share of each contender's calls in a round; ``tail_seconds`` four times."""
 
     rounds: int
     cold_rounds: int
@@ -67,7 +68,7 @@ def measure(plan: Plan, *, quick: bool) -> Document:
     cold = less_nothing(interleaved(COLD_CONTENDERS, rounds=plan.cold_rounds, mode="cold", scale=plan.scale))
     read = read_times(full_collector(), plan.reads)
     tails = {name: tail(plan.tail_seconds, paced=name == PACED) for name in (DENSE, PACED)}
-    control = tail(plan.tail_seconds, paced=True, control=True)
+    controls = {name: tail(plan.tail_seconds, paced=name == PACED, control=True) for name in (DENSE, PACED)}
     missing = absent(CONTENDERS)
     return Document(
         benchmark="recording",
@@ -79,9 +80,10 @@ def measure(plan: Plan, *, quick: bool) -> Document:
             *_compared(CONTENDERS, warm),
             *_compared(COLD_CONTENDERS[1:], cold, ", cold"),
             *_of_reads(read),
-            *(figure for name, found in {**tails, CONTROL: control}.items() for figure in _of_tail(name, found)),
+            *(figure for name, found in tails.items() for figure in _of_tail(name, found)),
+            *(figure for name, found in controls.items() for figure in _of_tail(f"{name}: {CONTROL}", found)),
         ],
-        targets=all_targets(warm, cold, read, tails, control),
+        targets=all_targets(warm, cold, read, tails, controls),
         notes=[f"absent: {key}; pip install {package}" for key, package in missing.items()],
     )
 
@@ -113,9 +115,12 @@ def _measured(figure: Figure, found: Times, reference: Times | None) -> Figure:
 
 
 def _of_reads(read: ReadTimes) -> list[Figure]:
-    names = ("get_snapshot()", "read_totals()", "text exposition", "read_totals() and text exposition")
+    names = (
+        "get_snapshot()", "read_totals()", "text exposition", "read_totals() and text exposition",
+        "generate_latest of as many samples",
+    )  # fmt: skip
     figures = []
-    for name, found in zip(names, read[:4], strict=True):
+    for name, found in zip(names, read[:5], strict=True):
         figure = Figure(group=READING, name=name, unit="ms", absent="batchscope with its exporter")
         if found is not None:
             best, median = found.best / 1e6, found.median / 1e6

@@ -708,3 +708,12 @@ def test_strict_mode_names_what_is_wrong_with_this_call_only():
 def test_merging_something_else_is_a_merge_error(given):
     with pytest.raises(MergeError, match="expected snapshots"):
         MetricsSnapshot.merge(*given)
+
+
+def test_a_drain_of_ones_own_tells_whether_anything_was_recorded():
+    collector = SchedulerMetricsCollector()
+    before = collector.drain()
+    assert collector.drain() == before
+    collector.record_error("oops")
+    assert collector.drain() > before
+    assert collector.read_totals().totals.errors_by_type == {"oops": 1}

@@ -70,11 +70,7 @@ def bytes_of(rings: Rings) -> int:
     """Buffers and places for objects of all blocks."""
     total = 0
     for ring in rings._all():
-        blocks, block = list(ring._free), ring._first
-        while block is not None:
-            blocks.append(block)
-            block = block.next
-        total += sum(len(block.buffer) + 8 * len(block.objects) for block in blocks)
+        total += sum(len(block.buffer) + 8 * len(block.objects) for block in ring._blocks)
     return total
 
 

@@ -13,7 +13,8 @@ Body = Callable[[int], None]
 """Does its one thing so many times."""
 
 PROMETHEUS = "prometheus_client"
-REQUEST, GAPS, TRACKER = "finished request", "256 gaps", "tracker, 256 slots"
+REQUEST, GAPS = "finished request", "256 gaps"
+ITERATION, TRACKER = "an iteration with 256 gaps", "tracker, 256 slots"
 EDGES = [0.001 * 1.7**k for k in range(20)]
 """20 buckets, 1 ms to 24 s: about as many, and about where, engines have them."""
 

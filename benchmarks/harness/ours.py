@@ -8,8 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from batchscope import CompletionReason, MetricsSnapshot, RequestResult, SchedulerMetricsCollector
-from harness.contender import GAP_COUNT, GAP_VALUES, GAPS, REQUEST, Body, Contender, Prepared, values
+from batchscope import (
+    CompletionReason,
+    IterationResult,
+    MetricsSnapshot,
+    RequestResult,
+    SchedulerLimits,
+    SchedulerMetricsCollector,
+)
+from harness.contender import GAP_COUNT, GAP_VALUES, GAPS, ITERATION, REQUEST, Body, Contender, Prepared, values
 
 EOS = CompletionReason.EOS_TOKEN_REACHED
 WRITER, RECORD, THREADS = "batchscope, writer()", "batchscope, record_request_completion", "batchscope, 4 threads"
@@ -166,6 +173,32 @@ def gaps_as_pair() -> Prepared:
     return prepared(collector, body, "gaps", emissions, GAP_COUNT)
 
 
+def iteration_by_record(latencies: Callable[[float], Any]) -> Prepared:
+    """As an engine without a tracker reports it; ``latencies`` makes the gaps of an iteration that took so long."""
+    collector = SchedulerMetricsCollector(limits=SchedulerLimits(GAP_COUNT, 2048))
+    record = collector.record_iteration
+
+    def body(count: int) -> None:
+        for value in values(count):
+            record(
+                IterationResult(
+                    iteration_number=1, request_count=GAP_COUNT, tokens_generated=GAP_COUNT, requests_completed=0,
+                    processing_time=value, running_requests=GAP_COUNT, waiting_requests=3, scheduled_tokens=GAP_COUNT,
+                    kv_cache_usage=0.5, inter_emission_latencies=latencies(value),
+                )
+            )  # fmt: skip
+
+    def recorded(snapshot: MetricsSnapshot) -> int:
+        return min(iterations(snapshot) * GAP_COUNT, emissions(snapshot))
+
+    return prepared(collector, body, "gaps of iterations", recorded, GAP_COUNT)
+
+
+def _iteration(name: str, calls: int, latencies: Callable[[float], Any]) -> Contender:
+    return Contender(ITERATION, name, calls, lambda: iteration_by_record(latencies))
+
+
+GAP_ARRAY = np.array(GAP_VALUES)
 GAPS_LIST, GAPS_ARRAY, GAPS_PAIR = "batchscope, list", "batchscope, ndarray", "batchscope, (gap, count)"
 OURS = (
     Contender(REQUEST, FLOOR, 20_000, floor),
@@ -173,6 +206,9 @@ OURS = (
     Contender(REQUEST, RECORD, 20_000, request_by_record),
     Contender(REQUEST, THREADS, 20_000, four_threads),
     Contender(GAPS, GAPS_LIST, 4000, lambda: gaps_one_call(GAP_VALUES)),
-    Contender(GAPS, GAPS_ARRAY, 4000, lambda: gaps_one_call(np.array(GAP_VALUES))),
+    Contender(GAPS, GAPS_ARRAY, 4000, lambda: gaps_one_call(GAP_ARRAY)),
     Contender(GAPS, GAPS_PAIR, 20_000, gaps_as_pair),
+    _iteration(GAPS_LIST, 2000, lambda _: GAP_VALUES),
+    _iteration(GAPS_ARRAY, 2000, lambda _: GAP_ARRAY),
+    _iteration(GAPS_PAIR, 4000, lambda value: [(value, GAP_COUNT)]),
 )

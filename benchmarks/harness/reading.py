@@ -20,6 +20,7 @@ from batchscope import (
     SchedulerMetricsCollector,
     SloTargets,
 )
+from harness.contender import EDGES
 from harness.ours import drain
 from harness.rounds import Times
 from harness.runner import PAUSE
@@ -88,11 +89,15 @@ class ReadTimes(NamedTuple):
     totals: Times
     exposition: Times | None
     scrape: Times | None
+    theirs: Times | None
     text_bytes: int | None
 
 
 def read_times(collector: SchedulerMetricsCollector, times: int) -> ReadTimes:
-    """Snapshot, ``read_totals``, text from it, and the last two together; new records before each, drained."""
+    """Snapshot, ``read_totals``, text from it, and the last two together; new records before each, drained.
+
+    And ``generate_latest`` of a registry of histograms with as many samples, after as many new values.
+    """
     settle = drain(collector)
     state: list[Any] = []
 
@@ -105,10 +110,30 @@ def read_times(collector: SchedulerMetricsCollector, times: int) -> ReadTimes:
     totals = timed(collector.read_totals, before, times)
     render = exporter()
     if render is None:
-        return ReadTimes(snapshot, totals, None, None, None)
+        return ReadTimes(snapshot, totals, None, None, None, None)
     exposition = timed(lambda: render(state[0]), before, times)
     scrape = timed(lambda: render(collector.read_totals()), before, times)
-    return ReadTimes(snapshot, totals, exposition, scrape, len(render(state[0])))
+    text = render(state[0])
+    theirs = generated(sum(not line.startswith(b"#") for line in text.splitlines()), before, times)
+    return ReadTimes(snapshot, totals, exposition, scrape, theirs, len(text))
+
+
+def generated(samples: int, before: Callable[[], None], times: int) -> Times:
+    """``generate_latest`` of histograms of 20 buckets that come to so many samples, or a few more."""
+    from prometheus_client import CollectorRegistry, Histogram, generate_latest
+
+    registry = CollectorRegistry()
+    histogram = Histogram("h", "h", ["model", "kind"], buckets=EDGES, registry=registry)
+    children: list[Any] = []
+    while len(generate_latest(registry).splitlines()) < samples:
+        children.append(histogram.labels("m", str(len(children))))
+
+    def observed() -> None:
+        before()
+        for child in children:
+            child.observe(0.3)
+
+    return timed(lambda: generate_latest(registry), observed, times)
 
 
 def exporter() -> Callable[[Any], bytes] | None:

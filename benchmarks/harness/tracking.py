@@ -13,7 +13,7 @@ from harness.ours import EOS, iterations, prepared
 
 SLOTS = 256
 STEP = 0.03
-CHURN, STEADY = "one leaves, one arrives", "steady decoding"
+CHURN, STEADY, TOKENS = "one leaves, one arrives", "steady decoding", "tokens given"
 
 
 class Clock:
@@ -26,7 +26,7 @@ class Clock:
         return self.now
 
 
-def tracker_iterations(*, as_array: bool, churn: bool) -> Prepared:
+def tracker_iterations(kind: str, *, as_array: bool) -> Prepared:
     clock = Clock()
     collector = SchedulerMetricsCollector(
         MetricsConfiguration(slo=SloTargets(time_to_first_token=1.0)), limits=SchedulerLimits(SLOTS, 2048), clock=clock
@@ -35,6 +35,7 @@ def tracker_iterations(*, as_array: bool, churn: bool) -> Prepared:
     live: Any = [tracker.arrived(k, prompt_tokens=100) for k in range(SLOTS)]
     if as_array:
         live = np.array(live)
+    ones: Any = np.ones(SLOTS, dtype=np.int64) if as_array else [1] * SLOTS
     fresh = itertools.count(SLOTS)
     leaving = itertools.cycle(range(SLOTS))
 
@@ -43,6 +44,12 @@ def tracker_iterations(*, as_array: bool, churn: bool) -> Prepared:
             started = clock.now
             clock.now = started + STEP
             tracker.iteration(live, started_at=started, finished_at=clock.now, kv_cache_usage=0.5)
+
+    def given(count: int) -> None:
+        for _ in range(count):
+            started = clock.now
+            clock.now = started + STEP
+            tracker.iteration(live, ones, started_at=started, finished_at=clock.now, kv_cache_usage=0.5)
 
     def churning(count: int) -> None:
         for _ in range(count):
@@ -53,12 +60,18 @@ def tracker_iterations(*, as_array: bool, churn: bool) -> Prepared:
             tracker.finished(int(live[place]), EOS)
             live[place] = tracker.arrived(next(fresh), prompt_tokens=100)
 
-    return prepared(collector, churning if churn else steady, "iterations", iterations)
+    body = {STEADY: steady, TOKENS: given, CHURN: churning}[kind]
+    return prepared(collector, body, "iterations", iterations)
 
 
-def _contender(*, churn: bool, as_array: bool) -> Contender:
-    name = f"{CHURN if churn else STEADY}, slots: {'ndarray' if as_array else 'list'}"
-    return Contender(TRACKER, name, 1000, lambda: tracker_iterations(as_array=as_array, churn=churn))
+def tracker_name(kind: str, *, as_array: bool) -> str:
+    """How a contender is called."""
+    return f"{kind}, slots: {'ndarray' if as_array else 'list'}"
 
 
-TRACKING = tuple(_contender(churn=churn, as_array=as_array) for churn in (True, False) for as_array in (False, True))
+def _contender(kind: str, *, as_array: bool) -> Contender:
+    name = tracker_name(kind, as_array=as_array)
+    return Contender(TRACKER, name, 1000, lambda: tracker_iterations(kind, as_array=as_array))
+
+
+TRACKING = tuple(_contender(kind, as_array=as_array) for kind in (STEADY, TOKENS, CHURN) for as_array in (False, True))

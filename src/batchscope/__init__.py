@@ -4,73 +4,30 @@ Is my batch full, if not why, and are my users served in time? See ``SchedulerMe
 engine's author, ``RequestTracker``.
 """
 
-from batchscope.aggregation.circular_buffer import CircularBuffer
-from batchscope.aggregation.exponential_histogram import ExponentialHistogram
-from batchscope.aggregation.sliding_window import SlidingWindowCounter
-from batchscope.collector import SchedulerMetricsCollector
-from batchscope.configuration import MetricsConfiguration, SchedulerLimits, SloTargets
-from batchscope.errors import (
-    BatchscopeError,
-    BusyError,
-    ConfigurationError,
-    DecodeError,
-    InvalidRecordError,
-    MergeError,
-    MissingExtraError,
-    WorkloadError,
-)
-from batchscope.recording.tracker import RequestTracker
-from batchscope.records import (
-    BatchLimiter,
-    BatchMetrics,
-    CompletionReason,
-    IterationMetrics,
-    IterationResult,
-    RequestMetrics,
-    RequestResult,
-    SchedulerMetrics,
-)
-from batchscope.statistics.snapshot import MetricsSnapshot, decode_snapshot
-from batchscope.statistics.summaries import (
-    BatchStatistics,
-    DistributionSummary,
-    ErrorStatistics,
-    IterationStatistics,
-    RequestStatistics,
-)
-from batchscope.version import __version__
+TYPE_CHECKING = False  # as type checkers know it; ``typing`` would be the slowest thing here
 
-__all__ = [
-    "BatchLimiter",
-    "BatchMetrics",
-    "BatchStatistics",
-    "BatchscopeError",
-    "BusyError",
-    "CircularBuffer",
-    "CompletionReason",
-    "ConfigurationError",
-    "DecodeError",
-    "DistributionSummary",
-    "ErrorStatistics",
-    "ExponentialHistogram",
-    "InvalidRecordError",
-    "IterationMetrics",
-    "IterationResult",
-    "IterationStatistics",
-    "MergeError",
-    "MetricsConfiguration",
-    "MetricsSnapshot",
-    "MissingExtraError",
-    "RequestMetrics",
-    "RequestResult",
-    "RequestStatistics",
-    "RequestTracker",
-    "SchedulerLimits",
-    "SchedulerMetrics",
-    "SchedulerMetricsCollector",
-    "SlidingWindowCounter",
-    "SloTargets",
-    "WorkloadError",
-    "__version__",
-    "decode_snapshot",
-]
+if TYPE_CHECKING:
+    from batchscope.api import *  # noqa: F403  (what that promises)
+    from batchscope.api import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> object:
+        """Everything public, loaded when the first of it is asked for (0.1 s, numpy).
+
+        So the command ``batchscope`` runs its own first line before anything slow: Ctrl-C is caught from there on.
+        """
+        if name.startswith("__") and name not in {"__all__", "__version__"}:  # asked of any module, never there
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        api = _loaded()
+        globals().update({public: getattr(api, public) for public in api.__all__}, __all__=api.__all__)
+        if name not in globals():
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return globals()[name]
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_loaded().__all__})
+
+    def _loaded() -> object:
+        import importlib  # noqa: PLC0415
+
+        return importlib.import_module("batchscope.api")

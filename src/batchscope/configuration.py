@@ -20,15 +20,27 @@ SCALES = {1: 2, 2: 6, 3: 9, 4: 12}
 
 
 class SchedulerLimits(msgspec.Struct, frozen=True):
-    """What the batch is measured against; ``None`` = not limited or not known (utilization is then ``nan``)."""
+    """What the batch is measured against; ``None`` = not limited or not known (utilization is then ``nan``).
+
+    ``max_running_requests``: places of one rank, all pipeline stages together. ``kv_block_size``: tokens a block
+    of the KV cache holds. ``pipeline_stages``: batches that one rank has in flight at a time.
+    """
 
     max_running_requests: int | None = None
     max_scheduled_tokens: int | None = None
     kv_cache_blocks: int | None = None
+    kv_block_size: int | None = None
+    pipeline_stages: int = 1
 
     def __post_init__(self) -> None:
         for field in self.__struct_fields__:
-            _whole(field, getattr(self, field), 1, optional=True)
+            _whole(field, getattr(self, field), 1, optional=field != "pipeline_stages")
+
+    @property
+    def batch_places(self) -> float | None:
+        """The places of one batch: an even share for each pipeline stage."""
+        places = self.max_running_requests
+        return None if places is None else places / self.pipeline_stages
 
 
 class SloTargets(msgspec.Struct, frozen=True):

@@ -50,6 +50,7 @@ class Draining:
         """What a fork's child needs anew."""
         self._lock = threading.RLock()
         self.sequence = 0
+        self.blocks = 0
         self.generation = 0
         self.instance_id = uuid.uuid4().hex
         self.wall = WallClock(self.clock)
@@ -96,9 +97,13 @@ class Draining:
 
     def _drained(self) -> Iterator[Unread | Drained]:
         for rings in list(self.writers.rings):
-            yield from rings.unread()
+            for unread in rings.unread():
+                self.blocks += 1
+                yield unread
         for source in self.sources:
-            yield from source.drain()
+            for block in source.drain():
+                self.blocks += 1
+                yield block
 
     def drain(self) -> float:
         """Count everything recorded so far; the lock is held. Gives the instant of the cut."""

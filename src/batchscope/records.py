@@ -113,6 +113,8 @@ class IterationResult(msgspec.Struct, frozen=True, gc=False):
     ``deferred_requests`` are held back by something else (grammar, KV transfer, adapter).
     ``prefill_tokens`` are computed now, recomputed ones included; ``unscheduled_prefill_tokens`` belong to
     running requests and were cut off by the token budget. Latencies: fill the one that is known.
+    ``head_tokens``: what the first waiting request needs room for, its prompt and what it had emitted when it was
+    preempted. ``standing_requests``: running ones that are in no batch; left out, running less ``request_count``.
     """
 
     iteration_number: int
@@ -143,6 +145,8 @@ class IterationResult(msgspec.Struct, frozen=True, gc=False):
     limited_by: BatchLimiter | None = None
     inter_token_latencies: Latencies | None = None
     inter_emission_latencies: Latencies | None = None
+    head_tokens: int | None = None
+    standing_requests: int | None = None
 
 
 class RequestMetrics(msgspec.Struct, frozen=True):

@@ -76,12 +76,13 @@ def assert_holds(histogram: ExponentialHistogram, held: list[tuple[float, int]])
     assert (histogram.min, histogram.max) == (ordered[0], ordered[-1])
     assert histogram.sum == pytest.approx(math.fsum(ordered), rel=1e-9)
     for percent in (0, 1, 25, 50, 75, 99, 100):
-        nearest = ordered[max(-(-percent * len(ordered) // 100), 1) - 1]
+        rank = max(-(-percent * len(ordered) // 100), 1)
+        nearest = ordered[rank - 1]
         estimate = histogram.quantile(percent / 100)
         if nearest < 1e-9:
             assert estimate == ordered[0]
         elif nearest >= 1e9:
-            assert estimate == ordered[-1]
+            assert estimate == ordered[0 if rank == 1 else -1]  # the extreme ranks are exact
         else:
             assert abs(estimate - nearest) <= histogram.relative_error * nearest * (1 + 1e-12), percent
 

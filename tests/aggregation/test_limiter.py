@@ -9,8 +9,9 @@ from batchscope import BatchLimiter, IterationResult, SchedulerLimits, Scheduler
 from batchscope.aggregation.limiter import BusyClock
 from batchscope.recording.rows import IterationColumn, Kind, empty_rows
 
-LIMITS = SchedulerLimits(max_running_requests=8, max_scheduled_tokens=100, kv_cache_blocks=50)
+LIMITS = SchedulerLimits(max_running_requests=8, max_scheduled_tokens=100, kv_cache_blocks=50, kv_block_size=16)
 FULL = 1 - 1 / 50
+FREE_PLACES_AND_TOKENS = {"waiting_requests": 1, "running_requests": 4, "scheduled_tokens": 99}
 
 
 class Script:
@@ -62,22 +63,59 @@ def test_what_the_scheduler_reports_is_believed_whatever_the_figures_say(limiter
          {"waiting_requests": 1, "running_requests": 8, "kv_cache_usage": 1.0}),
         ("nobody can run, some are held back", "deferred", {"waiting_requests": 0, "deferred_requests": 2}),
         ("nobody wants to run", "demand", {"waiting_requests": 0}),
-        ("nobody wants to run, places taken", "demand", {"waiting_requests": 0, "running_requests": 8}),
+        ("nobody wants to run, places taken", "demand",
+         {"waiting_requests": 0, "running_requests": 8, "requests": 8}),
+        ("some who run take no part", "policy", {"waiting_requests": 0, "running_requests": 8}),
+        ("some who run take no part, and the batch is full", "request_slots",
+         {"waiting_requests": 0, "running_requests": 9, "requests": 8}),
+        ("some who run take no part, one waits", "policy",
+         {"waiting_requests": 1, "running_requests": 7, "scheduled_tokens": 99}),
+        ("who runs and takes no part is counted by the engine", "demand",
+         {"waiting_requests": 0, "running_requests": 8, "standing_requests": 0}),
+        ("some take no part, and some are held back", "policy",
+         {"waiting_requests": 0, "running_requests": 8, "deferred_requests": 1}),
         ("nobody wants to run, budget used up", "demand", {"waiting_requests": 0, "scheduled_tokens": 100}),
         ("one waits and not a block is free", "kv_cache", {"waiting_requests": 1, "kv_cache_usage": FULL}),
         ("one waits and a block is free", "unknown", {"waiting_requests": 1, "kv_cache_usage": FULL - 0.001}),
-        ("one waits, nothing is used up", "unknown",
-         {"waiting_requests": 1, "running_requests": 7, "scheduled_tokens": 99}),
+        ("the first in the queue needs a block more than is free", "kv_cache",
+         {"waiting_requests": 1, "kv_cache_usage": 0.5, "head_tokens": 25 * 16 + 1}),
+        ("the first in the queue fits, and no budget is told", "unknown",
+         {"waiting_requests": 1, "kv_cache_usage": 0.5, "head_tokens": 25 * 16}),
+        ("the first in the queue fits, and nothing else is short", "kv_cache",
+         {**FREE_PLACES_AND_TOKENS, "kv_cache_usage": 0.5, "head_tokens": 25 * 16}),
+        ("one waits, nothing is used up", "kv_cache", FREE_PLACES_AND_TOKENS),
+        ("one waits, nothing is used up, but some are held back", "unknown",
+         {**FREE_PLACES_AND_TOKENS, "deferred_requests": 1}),
+        ("prompts go first, and the next one is larger than the rest of the budget", "token_budget",
+         {"waiting_requests": 1, "running_requests": 7, "scheduled_tokens": 99, "head_tokens": 2}),
+        ("prompts go first, and the next one fits the budget and the blocks", "kv_cache",
+         {"waiting_requests": 1, "running_requests": 7, "scheduled_tokens": 90, "head_tokens": 2, "kv_cache_usage": 0.1}),
         ("one waits while some are deferred", "unknown", {"waiting_requests": 1, "deferred_requests": 2}),
         ("it is not said who waits", "unknown", {"running_requests": 8, "scheduled_tokens": 100}),
         ("nothing is said", "unknown", {}),
     ],
 )  # fmt: skip
 def test_where_it_is_not_reported_the_first_rule_that_matches_says_it(cause, expected, fields):
-    script = Script().ran(0, 1, **fields)
+    script = Script().ran(0, 1, **{"requests": 4, **fields})
     assert script.limiter == expected, cause
     assert script.statistics.limited_by[expected] == 1.0
     assert script.statistics.limiter_reported_ratio == 0.0
+
+
+@pytest.mark.parametrize("blocks", [3, 7, 19, 27, 50, 63, 171, 219, 399, 4096, 11_008])
+def test_all_blocks_but_one_held_is_full_whatever_floats_make_of_it(blocks):
+    limits = SchedulerLimits(kv_cache_blocks=blocks)
+    for held, expected in ((blocks - 1, "kv_cache"), (blocks - 2, "unknown")):
+        script = Script(limits).ran(0, 1, waiting_requests=1, kv_cache_usage=held / blocks)
+        assert script.limiter == expected
+
+
+@pytest.mark.parametrize("left_out", ["max_running_requests", "max_scheduled_tokens", "kv_cache_blocks"])
+def test_nothing_is_left_by_elimination_where_a_limit_is_not_given(left_out):
+    limits = {"max_running_requests": 8, "max_scheduled_tokens": 100, "kv_cache_blocks": 50}
+    fields = {**FREE_PLACES_AND_TOKENS, "kv_cache_usage": 0.5}
+    assert Script(SchedulerLimits(**limits)).ran(0, 1, **fields).limiter == "kv_cache"
+    assert Script(SchedulerLimits(**{**limits, left_out: None})).ran(0, 1, **fields).limiter == "unknown"
 
 
 def test_without_running_requests_the_batch_itself_is_what_holds_places():
@@ -86,7 +124,7 @@ def test_without_running_requests_the_batch_itself_is_what_holds_places():
 
 @pytest.mark.parametrize(
     "fields",
-    [{"waiting_requests": 1, "running_requests": 10**6}, {"waiting_requests": 1, "scheduled_tokens": 10**6},
+    [{"waiting_requests": 1, "requests": 10**6}, {"waiting_requests": 1, "scheduled_tokens": 10**6},
      {"waiting_requests": 1, "kv_cache_usage": 1.0}],
 )  # fmt: skip
 def test_what_has_no_limit_is_never_inferred_to_limit(fields):
@@ -150,6 +188,29 @@ def test_two_ranks_are_busy_side_by_side():
     assert found.limited_by["kv_cache"] == 6 / 10
     assert found.lost_slot_seconds["kv_cache"] == 4 * 4 + 6 * 2
     assert found.time_weighted_utilization == (8 * 4 + 4 * 4 + 2 * 2) / (8 * 10)
+
+
+def test_what_runs_in_another_pipeline_stage_does_not_stand_still():
+    script = Script(SchedulerLimits(max_running_requests=8, pipeline_stages=2))
+    script.ran(0, 4, requests=3, running_requests=3, waiting_requests=0)
+    script.ran(2, 6, requests=2, running_requests=5, waiting_requests=0)
+    assert script.limiter == "demand"
+    script.collector.read_totals()  # what another stage holds is remembered over a read
+    script.ran(4, 8, requests=3, running_requests=5, waiting_requests=0)
+    assert script.limiter == "demand"
+    script.ran(6, 9, requests=2, running_requests=6, waiting_requests=0)
+    assert script.limiter == "policy"
+    script.ran(8, 10, requests=4, running_requests=7, waiting_requests=0)
+    assert script.limiter == "request_slots"  # its share is taken, and one more could run
+
+
+def test_a_batch_of_one_stage_is_measured_against_its_share_of_the_places():
+    script = Script(SchedulerLimits(max_running_requests=8, pipeline_stages=2))
+    script.ran(0, 4, requests=4, waiting_requests=0).ran(2, 6, requests=3, waiting_requests=0)
+    found = script.statistics
+    assert found.average_utilization == 7 / 8
+    assert found.time_weighted_utilization == (4 * 4 + 3 * 2) / (4 * 6)
+    assert found.lost_slot_seconds["demand"] == 1 * 2
 
 
 def test_lost_slot_seconds_are_empty_places_times_time_by_limiter():

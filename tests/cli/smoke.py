@@ -15,7 +15,7 @@ OTHERS = """
 import sys
 import msgspec, numpy
 before = {name.partition(".")[0] for name in sys.modules}
-import batchscope
+from batchscope import *
 after = {name.partition(".")[0] for name in sys.modules}
 print(*sorted(after - before - sys.stdlib_module_names - {"batchscope"}))
 """

@@ -30,3 +30,9 @@ def test_a_setting_that_is_turned_has_its_effect():
         for blocks in (1500, 50_000)
     )
     assert small.iteration_stats.limited_by["kv_cache"] > 0.1 > large.iteration_stats.limited_by["kv_cache"]
+
+
+def test_its_peaks_and_shares_do_not_contradict_each_other():
+    report = batchscope("demo").output
+    assert "peak 100.0 %" in report  # the request slots held the batch for a while: then it was full
+    assert "request slots" in report

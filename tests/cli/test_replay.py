@@ -85,6 +85,14 @@ def test_limit_and_rate_scale(trace):
     assert fast < normal
 
 
+def test_requests_that_can_never_fit_are_said_first_with_what_would_let_them_in(trace):
+    run = batchscope("replay", trace, "--kv-cache-blocks", 10)
+    assert "3 of 3, at admission" in run.output
+    assert "they can never fit: kv_cache_blocks is 10, the longest needs 59" in run.output  # 879 + 55 - 1 tokens
+    assert "no more to do" not in run.output.split("Latency")[0]
+    assert "refused" not in batchscope("replay", trace, "--kv-cache-blocks", 59).output
+
+
 def test_a_compressed_trace_is_read_as_well(tmp_path):
     path = tmp_path / "trace.csv.gz"
     path.write_bytes(gzip.compress((HEADER + "".join(ROWS)).encode()))

@@ -17,6 +17,12 @@ def blocks(page):
     return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
+def promised(page):
+    """Code that the page says prints something, and what: a block of text behind "It prints:"."""
+    pattern = r"^```python\n(.*?)^```\n\nIt prints:\n\n```text\n(.*?)^```"
+    return re.findall(pattern, page.read_text(), re.MULTILINE | re.DOTALL)
+
+
 def test_the_pages_have_code():
     assert sum(len(blocks(page)) for page in PAGES) > 30
 
@@ -39,6 +45,19 @@ def test_the_code_of_a_page_compiles_and_runs(page, tmp_path, monkeypatch):
     for thread in left:
         thread.join(10)
     assert not [thread.name for thread in left if thread.is_alive()]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if promised(page)], ids=lambda page: page.name)
+def test_what_a_page_says_its_code_prints_is_what_it_prints_word_for_word(page):
+    for code, expected in promised(page):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, page.name, "exec"), {"__name__": "documentation"})  # noqa: S102  (our own pages)
+        assert printed.getvalue() == expected
+
+
+def test_the_first_page_shows_what_its_code_prints():
+    assert promised(ROOT / "README.md")
 
 
 def test_every_link_inside_the_repository_leads_somewhere():

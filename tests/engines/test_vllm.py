@@ -1,6 +1,8 @@
 """What vLLM's statistics become: requests, iterations, latencies, on stand-ins; engine_tests/ does it with vLLM."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from vllm_doubles import Details, Finished, Heard, PrefixCache, Reason, Scheduler, Speculation, outputs
 
 from batchscope import (
@@ -12,7 +14,7 @@ from batchscope import (
     SloTargets,
 )
 from batchscope.engines.vllm import FrontEnd, VllmSource
-from batchscope.testing import RecordingMetrics, assert_conforms
+from batchscope.testing import RecordingMetrics, violations
 
 
 @pytest.fixture
@@ -101,14 +103,54 @@ def test_a_first_chunk_after_idleness_takes_no_time_rather_than_an_invented_one(
     assert heard.iterations[-1].processing_time == 0.0
 
 
-def test_details_give_the_steps_time_and_composition(heard):
+def test_details_give_the_steps_composition(heard):
     details = Details(7, 1, 60, 2, 2, elapsed_ms=31.25)
     heard.step(Scheduler(3, iteration_details=details), outputs([0.5], [0.125, 0.125]))
     iteration = heard.iterations[-1]
     assert (iteration.iteration_number, iteration.request_count, iteration.scheduled_tokens) == (7, 3, 62)
-    assert iteration.processing_time == 0.03125
     totals = heard.totals
     assert (totals.scheduled_prefill_tokens, totals.scheduled_decode_tokens) == (60, 2)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.125, 0.25, 0.5]), st.floats(0, 200)), min_size=1, max_size=20))
+def test_however_short_vllm_waited_for_a_result_busy_time_is_the_time_in_which_work_was_held(steps):
+    """vLLM's elapsed time is the wait for a result, next to nothing where the model ran before it was waited for."""
+    heard = Heard()
+    heard.step(Scheduler(2), outputs([0.0625, 0.0625]))
+    for seconds, waited_ms in steps:
+        told = Details(1, 0, 0, 2, 2, elapsed_ms=min(waited_ms, seconds * 1000))
+        heard.step(Scheduler(2, iteration_details=told), outputs(gaps=[seconds] * 2), after=seconds)
+    assert heard.totals.busy_seconds == 0.0625 + sum(seconds for seconds, _ in steps)
+
+
+def test_a_step_after_idleness_lasted_at_least_as_long_as_vllm_waited_for_it(heard):
+    told = Details(1, 1, 60, 0, 0, elapsed_ms=31.25)
+    heard.step(Scheduler(1, iteration_details=told), None, after=60.0)
+    assert heard.iterations[-1].processing_time == 0.03125
+
+
+def test_of_several_front_ends_each_takes_vllms_elapsed_time_for_between_its_steps_lie_others():
+    heard = Heard(front_end=FrontEnd(0, 2))
+    for _ in range(2):
+        told = Details(1, 0, 0, 2, 2, elapsed_ms=31.25)
+        heard.step(Scheduler(2, iteration_details=told), outputs(gaps=[0.25] * 2), after=0.25)
+    assert heard.totals.busy_seconds == 0.0625
+
+
+@pytest.mark.parametrize(
+    ("running", "emitted", "batch"),
+    [
+        (1, 1, 1),  # alone: it is still among the running
+        (0, 1, 1),  # a stop token: the engine knows that it ended
+        (7, 7, 7),  # seven of eight places
+        (7, 8, 8),
+    ],
+)
+def test_a_request_that_ended_by_a_stop_string_is_in_the_batch_once(heard, running, emitted, batch):
+    heard.step(Scheduler(running), outputs(gaps=[0.125] * emitted, finished=[Finished(finish_reason=Reason.STOP)]))
+    (iteration,) = heard.iterations
+    assert (iteration.request_count, iteration.running_requests) == (batch, batch)
+    assert iteration.limited_by is BatchLimiter.DEMAND
 
 
 def test_who_finished_in_a_step_was_running_in_it_but_never_more_than_there_are_places(heard):
@@ -167,6 +209,42 @@ def test_all_ranks_are_in_one_collector_each_with_its_own_time(heard):
     assert [iteration.processing_time for iteration in heard.iterations] == [0.0, 0.0, 1.0, 1.0]
 
 
+def test_with_several_ranks_gauges_are_of_all_ranks_whichever_stepped_last(heard):
+    for _ in range(2):
+        for rank, held_back in ((0, 3), (1, 0)):
+            heard.step(Scheduler(2, 1, held_back, kv_cache_usage=0.25 + rank / 2), outputs(gaps=[0.125]), rank=rank)
+            if heard.totals.iterations > 1:
+                gauges = heard.snapshot.gauges
+                assert (gauges.requests_running, gauges.requests_waiting, gauges.requests_deferred) == (4, 2, 3)
+                assert gauges.kv_cache_usage == 0.5
+
+
+def test_deferred_requests_stay_deferred_however_long_nothing_happens(heard):
+    heard.step(Scheduler(0, 0, 3), None)
+    heard.now += 3600.0
+    gauges = heard.snapshot.gauges
+    assert (gauges.requests_waiting, gauges.requests_deferred) == (0, 3)
+
+
+def test_prompts_of_pooling_requests_count_though_no_token_comes(heard):
+    pooled = Finished(
+        finish_reason=Reason.STOP, num_prompt_tokens=100, num_cached_tokens=20, num_generation_tokens=0, decode_time=0.0
+    )
+    heard.step(Scheduler(), outputs([0.5] * 4, finished=[pooled] * 4))
+    totals = heard.totals
+    assert (totals.prompt_tokens_computed, totals.prompt_tokens_cached) == (320, 80)
+    assert totals.generation_tokens_of_requests == 0
+
+
+def test_tokens_whose_statistics_went_to_another_front_end_come_with_the_next_and_are_known_by_requests_at_once():
+    heard = Heard(front_end=FrontEnd(1, 2))
+    heard.step(Scheduler(1), outputs(gaps=[0.125] * 2))
+    heard.step(None, outputs(gaps=[0.125], finished=[Finished(num_generation_tokens=3)]))
+    assert (heard.totals.generation_tokens, heard.totals.generation_tokens_of_requests) == (2, 3)
+    heard.step(Scheduler(1), outputs(gaps=[0.125]))
+    assert heard.totals.generation_tokens == 4
+
+
 def test_of_several_front_ends_only_the_first_says_who_is_in_the_engine():
     counts = []
     for rank in (0, 1):
@@ -220,7 +298,7 @@ def test_a_whole_run_conforms(heard):
     heard.step(Scheduler(2, 1, prefix_cache_stats=PrefixCache(2)), outputs([0.125, 0.125]))
     heard.step(Scheduler(1, 0, prefix_cache_stats=PrefixCache(1)), outputs([0.25], [0.125] * 2, [Finished()] * 2))
     heard.step(Scheduler(0, 0), outputs(gaps=[0.125], finished=[Finished()]))
-    assert_conforms(heard.snapshot)
+    assert violations(heard.snapshot) == []
 
 
 def test_a_reset_counts_anew_and_keeps_who_is_in_the_engine(heard):

@@ -6,7 +6,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vllm_doubles import BOOTED, Finished, Heard, Outputs, Scheduler, outputs
+from vllm_doubles import BOOTED, Finished, Heard, Outputs, Reason, Scheduler, outputs
 
 from batchscope.engines.vllm import INTEGRATION_FAILED
 from batchscope.engines.vllm_requests import UNSET_INSTANT
@@ -58,6 +58,23 @@ def test_a_request_that_was_never_scheduled_has_no_queue_time_even_where_both_in
     assert math.isnan(heard.request.queue_time)
     assert heard.request.processing_time == 2.0
     assert heard.rejected == {UNSET_INSTANT: 2}
+
+
+@pytest.mark.parametrize("reason", [Reason.ABORT, Reason.ERROR])
+def test_a_request_that_ended_in_the_queue_is_an_ordinary_end(heard, reason):
+    """As vLLM says it: scheduled at 0.0, the first token at the end, which is its first output event."""
+    ended = Finished(
+        finish_reason=reason, e2e_latency=1.5, queued_time=-BOOTED, prefill_time=BOOTED + 1, inference_time=BOOTED + 1,
+        decode_time=0.0, num_generation_tokens=0, num_cached_tokens=-1,
+    )  # fmt: skip
+    heard.step(Scheduler(1), outputs([1.5, 0.25], finished=[ended]))
+    request = heard.request
+    assert heard.rejected == {}
+    assert request.total_time == 1.5
+    times = (request.queue_time, request.processing_time, request.prefill_time, request.time_to_first_token)
+    assert all(math.isnan(time) for time in times)
+    assert heard.histogram("time_to_first_token") == (1, 0.25)
+    assert heard.totals.prompt_tokens_computed == 0
 
 
 def test_where_the_inference_time_is_unset_what_is_left_after_the_queue_is_the_processing_time(heard):

@@ -104,6 +104,9 @@ class RequestFacts:
     def present_at(self, instant: float) -> bool:
         return self.arrival <= instant and (self.finish is None or instant < self.finish)
 
+    def stays_until(self, instant: float) -> bool:
+        return self.finish is None or self.finish >= instant
+
     @property
     def preempted_time(self) -> float:
         """Each eviction until the place after it, or until the finish."""
@@ -122,6 +125,7 @@ class IterationFacts:
     preemptions: int
     running: int = 0
     waiting: int = 0
+    standing: int = 0  # had a place from before it until after it, and took no part
 
 
 class Time:
@@ -217,6 +221,7 @@ class ScriptedEngine:
                 prefilling, len(evicted),
                 running=sum(r.held_at(started) for r in self.requests),
                 waiting=sum(r.present_at(started) and not r.held_at(started) for r in self.requests),
+                standing=sum(r.held_at(started) and r.stays_until(finished) for r in self.requests) - len(batch),
             )
         )  # fmt: skip
 
@@ -237,4 +242,6 @@ def limiter(facts: IterationFacts, places: int, budget: int) -> BatchLimiter:
         return BatchLimiter.TOKEN_BUDGET
     if facts.waiting and facts.running >= places:
         return BatchLimiter.REQUEST_SLOTS
+    if facts.standing:
+        return BatchLimiter.REQUEST_SLOTS if facts.size >= places else BatchLimiter.POLICY
     return BatchLimiter.UNKNOWN if facts.waiting else BatchLimiter.DEMAND

@@ -30,6 +30,7 @@ TICK = 1 / 64
 PLACES = 3
 TTFT = 0.5
 SKIP, EVICT = "skip", "evict"
+RUNS, WAITS = "runs", "waits"
 BOTH, START, FINISH, NEITHER = "both", "start", "finish", "neither"
 REASONS = (CompletionReason.EOS_TOKEN_REACHED, CompletionReason.TIMEOUT, CompletionReason.CANCELLED)
 
@@ -45,6 +46,7 @@ class Request:
     evicted: list[float] = field(default_factory=list)
     finished: float | None = None
     reason: CompletionReason | None = None
+    places: list[tuple[float, str, int | None]] = field(default_factory=list)  # since when, what, on which rank
 
     @property
     def holding(self) -> bool:
@@ -54,12 +56,12 @@ class Request:
     def tokens(self) -> int:
         return sum(count for _, count in self.emissions)
 
-    def held_at(self, instant: float) -> bool:
-        left = [*self.evicted, *([self.finished] if self.finished is not None and self.holding else [])]
-        return sum(at <= instant for at in self.taken) > sum(at <= instant for at in left)
-
-    def present_at(self, instant: float) -> bool:
-        return self.arrived <= instant and (self.finished is None or instant < self.finished)
+    def is_at(self, instant: float, what: str, rank: int) -> bool:
+        """Whether it runs or waits there; who never ran waits for any rank."""
+        known = [place for place in self.places if place[0] <= instant]
+        if not known or (self.finished is not None and self.finished <= instant):
+            return False
+        return known[-1][1] == what and known[-1][2] in (rank, None)
 
 
 @dataclass
@@ -114,7 +116,7 @@ class Engine:
     def arrive(self, which: int, prompt: int) -> None:
         self.now += TICK  # not the instant of anything else
         slot = self.trackers[which].arrived(len(self.requests[which]), prompt_tokens=prompt)
-        self.requests[which].append(Request(slot, self.now, prompt))
+        self.requests[which].append(Request(slot, self.now, prompt, places=[(self.now, WAITS, None)]))
         self.received += 1
 
     def end(self, which: int, place: int, reason: CompletionReason) -> None:
@@ -183,14 +185,16 @@ class Engine:
         self.last_start[f"tracker {which}"] = max(self.last_start[f"tracker {which}"], started)
         for request in evicted:
             request.evicted.append(started)
+            request.places.append((started, WAITS, rank))
         for request, tokens in batch:
             self._take_part(request, tokens, started, finished)
+            request.places.append((started, RUNS, rank))
         there = self.requests[which]
         self._tell(
             Iteration(
                 rank, started, finished, len(batch), sum(tokens for _, tokens in batch), len(evicted),
-                sum(r.held_at(started) for r in there),
-                sum(r.present_at(started) and not r.held_at(started) for r in there),
+                sum(r.is_at(started, RUNS, rank) for r in there),
+                sum(r.is_at(started, WAITS, rank) for r in there),
             )
         )  # fmt: skip
 

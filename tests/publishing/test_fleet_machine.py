@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from batchscope.publishing import archive
+from batchscope.publishing import archive, compaction
 from batchscope.publishing.compaction import Compactor
 
 WHICH = st.integers(0, 7)
@@ -128,10 +128,11 @@ class Fleet(RuleBasedStateMachine):
     @rule(which=st.integers(0, 1), where=st.sampled_from(["claimed", "archived", "deleting"]))
     def crash(self, which, where):
         """A reader that ends after a step of its tidying, or in the middle of deleting."""
+        discard = mock.Mock(side_effect=[None, None, Crash])
         patched = {
             "claimed": mock.patch.object(archive, "write", side_effect=Crash),
             "archived": mock.patch.object(Compactor, "delete", side_effect=Crash),
-            "deleting": mock.patch("batchscope.publishing.compaction.discard", side_effect=[None, None, Crash]),
+            "deleting": mock.patch.multiple(compaction, discard_folder=discard, discard_file=discard),
         }
         with patched[where], contextlib.suppress(Crash, StopIteration):
             self.readers[which].get_snapshot()

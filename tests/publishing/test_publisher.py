@@ -138,6 +138,23 @@ def test_a_thread_publishes_and_ends_with_the_publisher(tmp_path):
     assert publisher.failures == 0
 
 
+def test_where_nothing_was_recorded_it_publishes_every_four_seconds_and_news_at_once(tmp_path):
+    now = [0.0]
+    collector = SchedulerMetricsCollector()
+    publisher = SnapshotPublisher(collector, tmp_path, interval=None, clock=lambda: now[0])
+
+    def published():
+        before = names_in(tmp_path)
+        now[0] += 1.0
+        publisher._publish_news()
+        return names_in(tmp_path) != before
+
+    assert [published() for _ in range(10)] == [True, False, False, False, True, False, False, False, True, False]
+    collector.record_error("oops")
+    assert [published() for _ in range(4)] == [True, False, False, False]
+    publisher.close()
+
+
 def test_an_error_of_the_source_is_counted_not_raised(tmp_path, monkeypatch):
     engine = Engine(tmp_path)
     monkeypatch.setattr(engine.collector, "get_snapshot", lambda: 1 / 0)

@@ -145,7 +145,7 @@ def test_who_left_is_remembered_only_until_the_next_iteration_and_never_without_
 def test_the_table_grows_to_the_next_power_of_two_and_keeps_what_it_has(index):
     table = SlotTable()
     handle = np.array([GENERATION + 3])
-    table.occupy(handle, np.array([1.5]), np.array([7.0]), np.array([0.0]))
+    table.occupy(handle, np.array([1.5]), np.array([7.0]), np.array([0.0]), np.array([np.nan]))
     table.reserve(index)
     assert table.capacity == 1 << index.bit_length()
     assert table.capacity == len(table.tokens) == len(table.max_gap)

@@ -27,10 +27,64 @@ def limited(source=None, **limits):
 
 def test_oversized_headers_are_refused(handle):
     with connect(handle) as connection:
-        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Large: " + b"a" * 40_000)
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX-Large: " + b"a" * 40_000)
         assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
         assert ended(connection)
     assert fetch(handle).status == 200
+
+
+def answer_to(handle, sent):
+    with connect(handle) as connection:
+        connection.sendall(sent)
+        status = connection.recv(65536)
+        assert ended(connection)
+        return status.partition(b"\r\n")[0].decode().removeprefix("HTTP/1.1 ")
+
+
+LINES = b"GET %s HTTP/1.1\r\nHost: localhost\r\n%sConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "fields", "status"),
+    [
+        (b"/healthz", b"X-Large: " + b"a" * 16_000 + b"\r\n", "200 OK"),
+        (b"/healthz", b"X-Large: " + b"a" * 16_400 + b"\r\n", "400 Bad Request"),
+        (b"/healthz", b"X-Large: " + b"a" * 60_000 + b"\r\n", "400 Bad Request"),
+        (b"/healthz", b"X-Small: a\r\n" * 3_000, "400 Bad Request"),
+        (b"/healthz?" + b"a" * 60_000, b"", "400 Bad Request"),
+    ],
+)
+def test_headers_are_bounded_also_when_they_come_in_one_piece(handle, target, fields, status):
+    assert answer_to(handle, LINES % (target, fields)) == status
+
+
+def test_many_small_requests_in_one_piece_are_all_answered():
+    """The bound is a request's, not a piece's: 500 of them are 60 kB."""
+    with limited(header_bytes=1024) as running, connect(running) as connection:
+        connection.sendall((LINES % (b"/healthz", b"")).replace(b"close", b"keep-alive") * 500)
+        received = b""
+        while received.count(b"HTTP/1.1 200 OK") < 500:
+            piece = connection.recv(65536)
+            assert piece
+            received += piece
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        (b"http://localhost:9464/healthz", "200 OK"),
+        (b"HTTP://LOCALHOST/metrics?name[]=batchscope_iterations_total", "200 OK"),
+        (b"https://127.0.0.1", "200 OK"),
+        (b"http://localhost?histograms=1", "200 OK"),
+        (b"http://localhost/nothing", "404 Not Found"),
+        (b"http:///metrics", "404 Not Found"),
+        (b"ftp://localhost/metrics", "404 Not Found"),
+        (b"http://evil.example/metrics", "421 Misdirected Request"),
+    ],
+)
+def test_a_target_in_absolute_form_is_answered_and_its_host_counts(handle, target, status):
+    """RFC 9112, 3.2.2: the Host header beside it is ignored."""
+    assert answer_to(handle, LINES % (target, b"")) == status
 
 
 @pytest.mark.parametrize("junk", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"no http at all\r\n\r\n"])
@@ -43,7 +97,7 @@ def test_garbage_is_refused_and_fills_no_log(handle, junk, caplog, capfd):
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /metrics HTTP/1.1\r\nHost: x\r\n"])
+@pytest.mark.parametrize("sent", [b"", b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n"])
 def test_who_does_not_finish_its_headers_is_let_go(sent):
     with limited(header_seconds=0.1) as running, connect(running) as connection:
         connection.sendall(sent)
@@ -53,7 +107,7 @@ def test_who_does_not_finish_its_headers_is_let_go(sent):
 
 def test_who_does_not_finish_a_second_request_is_let_go():
     with limited(header_seconds=0.1, idle_seconds=60.0) as running, connect(running) as connection:
-        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection.recv(1000).startswith(b"HTTP/1.1 200")
         connection.sendall(b"GET /healthz HT")
         assert ended(connection)
@@ -61,13 +115,13 @@ def test_who_does_not_finish_a_second_request_is_let_go():
 
 def test_who_asks_for_nothing_more_is_let_go():
     with limited(idle_seconds=0.1) as running, connect(running) as connection:
-        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert ended(connection)
 
 
 def test_who_does_not_take_its_answers_is_let_go():
     with limited(answer_seconds=0.2) as running, connect(running) as connection:
-        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000)
         waiting = select.poll()
         waiting.register(connection, select.POLLHUP | select.POLLERR | select.POLLRDHUP)
         assert waiting.poll(WAIT * 1000)
@@ -78,7 +132,7 @@ def test_headers_that_come_in_parts_are_answered(handle):
     with connect(handle) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHo")
         assert fetch(handle).status == 200
-        connection.sendall(b"st: x\r\nConnection: close\r\n\r\n")
+        connection.sendall(b"st: localhost\r\nConnection: close\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
         assert ended(connection)
 
@@ -98,7 +152,7 @@ def test_with_all_places_busy_a_newcomer_is_refused_and_nobody_is_cut_off():
     source = Source()
     source.gate.clear()
     with limited(source, connections=1) as running, connect(running) as first:
-        first.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        first.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert source.reading.wait(WAIT)
         try:
             with connect(running) as second:

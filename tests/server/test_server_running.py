@@ -1,6 +1,8 @@
 """The server over real loopback: answers, its beginning and its end."""
 
 import contextlib
+import datetime as dt
+import email.utils
 import http.client
 import logging
 import shutil
@@ -67,6 +69,25 @@ def test_a_connection_serves_scrape_after_scrape(handle):
         kept = connection.sock
     assert connection.sock is kept
     connection.close()
+
+
+def test_with_nobody_asking_it_sleeps_without_a_timer(handle):
+    """A tick takes the GIL from the engine, ten times a second in uvicorn's own loop."""
+    woken = threading.Event()
+    timers = []
+
+    def look():
+        timers.extend(handle._server._loop._scheduled)
+        woken.set()
+
+    handle._server._loop.call_soon_threadsafe(look)
+    assert woken.wait(WAIT)
+    assert timers == []
+
+
+def test_an_answer_says_when_it_was_given(handle):
+    said = email.utils.parsedate_to_datetime(fetch(handle).headers["date"])
+    assert abs((dt.datetime.now(dt.UTC) - said).total_seconds()) < WAIT
 
 
 def test_closing_ends_thread_and_port_and_can_be_repeated():
@@ -185,7 +206,7 @@ def test_tls_serves_https_and_nothing_else(certificate):
         answer.read()
         connection.close()
         with connect(running) as plain:
-            plain.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            plain.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert ended(plain)
 
 

@@ -29,7 +29,7 @@ def test_closing_does_not_wait_for_a_source_that_hangs(monkeypatch, caplog):
     source.gate.clear()
     handle = serve(source, port=0)
     with connect(handle) as client:
-        client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert source.reading.wait(WAIT)
         closer = threading.Thread(target=handle.close)
         closer.start()
@@ -51,7 +51,7 @@ class Source:
 reading = threading.Event()
 handle = serve(Source(), port=0)
 client = socket.create_connection(("127.0.0.1", handle.port))
-client.sendall(b"GET /metrics HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+client.sendall(b"GET /metrics HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
 assert reading.wait(20)
 """
 

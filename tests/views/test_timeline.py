@@ -41,6 +41,16 @@ def test_what_the_scheduler_did_not_report_is_nan():
     assert np.isnan(timeline.means(IterationColumn.KV_CACHE_USAGE, 2)).all()
 
 
+def test_a_peak_is_the_largest_value_of_any_iteration_however_short():
+    timeline = Timeline(cell_seconds=0.5)
+    assert np.isnan(timeline.peak(IterationColumn.REQUEST_COUNT))
+    timeline(block((0, 100, 3), (100, 100.001, 64)))
+    timeline(block((101, 10 * CELLS, 5)))
+    assert timeline.peak(IterationColumn.REQUEST_COUNT) == 64
+    assert max(timeline.means(IterationColumn.REQUEST_COUNT, 10)) < 6
+    assert np.isnan(timeline.peak(IterationColumn.KV_CACHE_USAGE))
+
+
 def test_a_sparkline_shows_little_as_something_and_nan_as_a_dash():
     assert sparkline([0, 0.001, 0.5, 1, math.nan], 1) == " ▁▄█-"
     assert sparkline([0, 1], 1, ascii_only=True) == " @"

@@ -67,7 +67,11 @@ class BucketLayout:
 
         Rounding down keeps them exact as inclusive upper bounds: v <= b^i just where v <= the double.
         """
-        fine = np.arange(first, first + count, dtype=np.int64) << self._joined
+        return self.lower_edges(np.arange(first, first + count, dtype=np.int64))
+
+    def lower_edges(self, buckets: Ints) -> Floats:
+        """The lower edge of each of ``buckets``, as ``edges`` has it."""
+        fine = buckets << self._joined
         octaves = (fine >> self._fine) + _EXPONENT_BIAS
         within = self._mantissas[fine & ((1 << self._fine) - 1)]
         edges: Floats = ((octaves << _MANTISSA_BITS) | within).view(np.float64)

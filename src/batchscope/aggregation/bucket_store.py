@@ -38,9 +38,13 @@ class BucketStore:
         """An independent store with the same counts and limits."""
         twin = BucketStore(self.scale)
         twin.max_buckets = self.max_buckets
-        twin._array = self._array.copy()
-        twin._first, twin._low, twin._high = self._first, self._low, self._high
+        twin.hold(self._low, self.counts)
         return twin
+
+    def hold(self, offset: int, counts: Ints) -> None:
+        """Have a copy of these counts, of the buckets from ``offset`` on, and no others."""
+        self._array, self._first = counts.copy(), offset
+        self._low, self._high = offset, offset + len(counts) - 1
 
     @property
     def used(self) -> bool:

@@ -169,13 +169,16 @@ class ExponentialHistogram:
             )
         if self.count + other.count >= 2**63:
             raise MergeError(f"cannot merge {other.count} observations into {self.count}: expected < 2^63 in all")
-        self._store.downscale(min(self.scale, other.scale))
-        self.add_counts(other.bucketed(), other._below)
+        self._store.downscale(min(self._store.scale, other._store.scale))
+        self.add_counts(other._bucketed(other._store.counts), other._below)
 
     def bucketed(self) -> BucketedValues:
         """All observations as one batch, for ``add_counts`` of another histogram."""
+        return self._bucketed(self.counts)
+
+    def _bucketed(self, counts: Ints) -> BucketedValues:
         return BucketedValues(
-            self.scale, self.offset, self.counts, self.zero_count, self.overflow_count,
+            self._store.scale, self._store.offset, counts, self.zero_count, self.overflow_count,
             self.count, self.sum, self.min, self.max,
         )  # fmt: skip
 
@@ -183,14 +186,31 @@ class ExponentialHistogram:
         """An independent histogram with the same observations."""
         return self.downscaled(self.scale)
 
+    def without_thresholds(self) -> ExponentialHistogram:
+        """An independent histogram with the same observations, but no exact counts at thresholds."""
+        return ExponentialHistogram.of(self._bucketed(self._store.counts))
+
+    @staticmethod
+    def of(batch: BucketedValues) -> ExponentialHistogram:
+        """A histogram of observations that are in buckets, at their scale."""
+        histogram = ExponentialHistogram(batch.scale)
+        histogram._hold(batch)
+        histogram._store.hold(batch.offset, batch.counts)
+        return histogram
+
+    def _hold(self, batch: BucketedValues) -> None:
+        self.count, self.zero_count, self.overflow_count = batch.total, batch.zero_count, batch.overflow_count
+        self.sum, self.min, self.max = batch.sum, batch.min, batch.max
+
     def downscaled(self, scale: int) -> ExponentialHistogram:
         """The same observations in coarser buckets, exactly; ConfigurationError if ``scale`` is finer."""
         if type(scale) is not int or not MIN_SCALE <= scale <= self.scale:
             raise ConfigurationError("scale", scale, f"an integer from {MIN_SCALE} to {self.scale} (the own scale)")
         twin = ExponentialHistogram(self.scale, thresholds=self._thresholds)
+        twin._hold(self._bucketed(self._store.counts))
         twin._store = self._store.copy()
         twin._store.downscale(scale)
-        twin.add_counts(self.bucketed()._replace(counts=_NO_BUCKETS), self._below)
+        twin._below = self._below.copy()
         return twin
 
     def quantile(self, q: float) -> float:
@@ -205,19 +225,21 @@ class ExponentialHistogram:
         fractions = [_fraction(float(q)) for q in qs]
         if not self.count:
             return [nan] * len(fractions)
-        reached = self._store.counts.cumsum()
+        ranks = [-(-part * self.count // of) for part, of in fractions]
+        reached = self._store.counts.cumsum()  # observations up to each bucket's end
         reached += self.zero_count
-        return [self._at_rank(-(-part * self.count // of), reached) for part, of in fractions]
+        buckets = reached.searchsorted(ranks) + self._store.offset
+        layout, last = bucket_layout(self._store.scale), self._store.last
+        low, high = layout.lower_edges(buckets), layout.lower_edges(buckets + 1)
+        estimates = (2.0 * low * high / (low + high)).tolist()
+        return list(map(self._at_rank, ranks, estimates, (buckets > last).tolist()))
 
-    def _at_rank(self, rank: int, reached: Ints) -> float:
-        """The estimate of the rank-th smallest; ``reached`` counts observations up to each bucket's end."""
+    def _at_rank(self, rank: int, estimate: float, beyond: bool) -> float:
+        """The rank-th smallest: ``estimate``, where it lies in a bucket; ``beyond``: above all buckets."""
         if rank <= max(1, self.zero_count):
             return self.min
-        place = int(reached.searchsorted(rank))
-        if place == len(reached) or rank == self.count:
+        if beyond or rank == self.count:
             return self.max
-        low, high = bucket_layout(self.scale).edges(self.offset + place, 2).tolist()
-        estimate: float = 2.0 * low * high / (low + high)
         return min(max(estimate, self.min), self.max)
 
     def buckets(self) -> Iterator[tuple[float, float, int]]:
@@ -255,9 +277,6 @@ class ExponentialHistogram:
 
     def __repr__(self) -> str:
         return f"ExponentialHistogram(scale={self.scale}, count={self.count}, min={self.min}, max={self.max})"
-
-
-_NO_BUCKETS = np.zeros(0, dtype=np.int64)
 
 
 def _checked_thresholds(thresholds: Iterable[float]) -> tuple[float, ...]:

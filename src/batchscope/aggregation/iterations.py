@@ -18,7 +18,7 @@ from batchscope.aggregation.checks import (
     ranges,
 )
 from batchscope.aggregation.instrument import Instrument
-from batchscope.aggregation.limiter import BusyClock, infer
+from batchscope.aggregation.limiter import BusyClock, OtherStages, infer
 from batchscope.aggregation.row_buffer import RowBuffer
 from batchscope.aggregation.sliding_window import SlidingWindowCounter
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
@@ -30,6 +30,7 @@ _WHOLE = (
     *_DUE[:-1], C.RUNNING_REQUESTS, C.WAITING_REQUESTS, C.DEFERRED_REQUESTS, C.PREFILL_REQUESTS,
     C.SCHEDULED_TOKENS, C.PREFILL_TOKENS, C.UNSCHEDULED_PREFILL_TOKENS, C.CACHED_PROMPT_TOKENS,
     C.RECOMPUTED_TOKENS, C.DECODE_CONTEXT_TOKENS, C.DRAFT_TOKENS, C.ACCEPTED_TOKENS, C.PREEMPTIONS, C.RANK,
+    C.HEAD_TOKENS, C.STANDING_REQUESTS,
 )  # fmt: skip
 _AMOUNTS = (*_WHOLE, C.PROCESSING_TIME, C.MEMORY_BYTES_USED, C.KV_CACHE_USAGE, C.SCHEDULE_TIME, C.FORWARD_TIME)
 _LAST_RANK = 2**16 - 1  # what is kept of each rank is bounded
@@ -68,6 +69,7 @@ class IterationAggregate:
         self.limits = limits
         self._rejections = rejections
         self.clock = BusyClock()
+        self._stages = OtherStages()
         self.samples = RowBuffer(configuration.max_iteration_samples, len(COLUMNS[Kind.ITERATION]))
         self.count = 0
         self.sums = dict.fromkeys((*_SUMMED, "decode_tokens"), 0)
@@ -127,16 +129,18 @@ class IterationAggregate:
         return Rows(Kind.ITERATION, values)
 
     def _complete(self, values: Floats, known: Ranges) -> None:
+        stages = self.limits.pipeline_stages
+        elsewhere = self._stages.advance(values, stages) if stages > 1 else 0.0
         if known.full[C.LIMITED_BY]:
             values[:, C.LIMITER_REPORTED] = 1.0
         else:
             reported = ~np.isnan(values[:, C.LIMITED_BY])
             values[:, C.LIMITER_REPORTED] = reported
             with np.errstate(invalid="ignore"):
-                inferred = infer(values, self.limits)
+                inferred = infer(values, self.limits, elsewhere)
             np.copyto(values[:, C.LIMITED_BY], inferred, where=~reported)
         values[:, C.BUSY_TIME] = self.clock.advance(values)
-        places, budget = self.limits.max_running_requests, self.limits.max_scheduled_tokens
+        places, budget = self.limits.batch_places, self.limits.max_scheduled_tokens
         values[:, C.UTILIZATION] = nan if places is None else values[:, C.REQUEST_COUNT] / places
         values[:, C.TOKEN_UTILIZATION] = nan if budget is None else values[:, C.SCHEDULED_TOKENS] / budget
         decode = values[:, C.SCHEDULED_TOKENS] - values[:, C.PREFILL_TOKENS]
@@ -181,7 +185,7 @@ class IterationAggregate:
         for integral, column in ((self.running, C.RUNNING_REQUESTS), (self.waiting, C.WAITING_REQUESTS)):
             if known.high[column] >= 0:
                 integral.add(busy, values[:, column])
-        places = self.limits.max_running_requests
+        places = self.limits.batch_places
         if places is not None:
             self.slot_seconds += places * float(busy.sum())
             self.used_slot_seconds += float((busy * size).sum())

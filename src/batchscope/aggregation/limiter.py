@@ -3,44 +3,115 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from batchscope.configuration import SchedulerLimits
 from batchscope.recording.rows import LIMITER_CODES, Floats, IterationColumn
 from batchscope.records import BatchLimiter
 
+C = IterationColumn
 
-def infer(rows: Floats, limits: SchedulerLimits) -> Floats:
+_FULL = 1e-6  # of a block: usage is a quotient of floats
+
+
+def infer(rows: Floats, limits: SchedulerLimits, elsewhere: Floats | float = 0.0) -> Floats:
     """The code of each iteration's limiter, by the first rule that matches; what is not given matches none.
 
-    preemptions > 0: kv_cache. Prefill cut off, or waiting with the token budget used up: token_budget.
-    Waiting with every place taken: request_slots. Nothing waiting, some deferred: deferred. Nothing waiting,
-    deferred or cut off: demand. Waiting with the KV cache full to less than a block: kv_cache. Else unknown,
-    also when ``waiting`` is not given.
+    ``elsewhere``: requests in batches of other pipeline stages. The rules, in their order: preemptions; prefill cut
+    off, or the token budget used up; every place taken; the head of the queue does not fit the free blocks, or
+    none is free; running requests stand still, which is a policy unless the head of the queue is known and what
+    refused it follows; nobody waits, but some are deferred; nobody waits; and by elimination the KV cache, where
+    every limit is given and none of the others is reached. Else unknown.
     """
-    waiting = rows[:, IterationColumn.WAITING_REQUESTS]
-    running = rows[:, IterationColumn.RUNNING_REQUESTS]
-    running = np.where(np.isnan(running), rows[:, IterationColumn.REQUEST_COUNT], running)
-    deferred = np.nan_to_num(rows[:, IterationColumn.DEFERRED_REQUESTS])
-    cut_off = rows[:, IterationColumn.UNSCHEDULED_PREFILL_TOKENS] > 0
-    budget_used = rows[:, IterationColumn.SCHEDULED_TOKENS] >= _or_infinite(limits.max_scheduled_tokens)
-    places_taken = running >= _or_infinite(limits.max_running_requests)
-    blocks = limits.kv_cache_blocks
-    full = 1 - 1 / blocks if blocks else np.inf
+    facts = _Facts(rows, limits, elsewhere)
+    waits, nobody_waits = facts.waiting > 0, facts.waiting == 0
+    only_room_is_left = waits & (facts.deferred == 0) & facts.others_free
+    refused = waits & facts.stand_still  # from a batch of prefills: decodes make way for it
     rules = (
-        (rows[:, IterationColumn.PREEMPTIONS] > 0, BatchLimiter.KV_CACHE),
-        (cut_off | ((waiting > 0) & budget_used), BatchLimiter.TOKEN_BUDGET),
-        ((waiting > 0) & places_taken, BatchLimiter.REQUEST_SLOTS),
-        ((waiting == 0) & (deferred > 0), BatchLimiter.DEFERRED),
-        ((waiting == 0) & (deferred == 0) & ~cut_off, BatchLimiter.DEMAND),
-        ((waiting > 0) & (rows[:, IterationColumn.KV_CACHE_USAGE] >= full), BatchLimiter.KV_CACHE),
+        (rows[:, C.PREEMPTIONS] > 0, BatchLimiter.KV_CACHE),
+        (facts.cut_off | (waits & facts.budget_used), BatchLimiter.TOKEN_BUDGET),
+        (refused & facts.head_exceeds_budget, BatchLimiter.TOKEN_BUDGET),
+        (waits & facts.places_taken, BatchLimiter.REQUEST_SLOTS),
+        (waits & facts.blocks_taken, BatchLimiter.KV_CACHE),
+        (refused & facts.head_known & only_room_is_left, BatchLimiter.KV_CACHE),
+        (facts.stand_still & facts.batch_full, BatchLimiter.REQUEST_SLOTS),
+        (facts.stand_still, BatchLimiter.POLICY),
+        (nobody_waits & (facts.deferred > 0), BatchLimiter.DEFERRED),
+        (nobody_waits, BatchLimiter.DEMAND),
+        (only_room_is_left, BatchLimiter.KV_CACHE),
     )
     conditions = [condition for condition, _ in rules]
     codes = [LIMITER_CODES[limiter] for _, limiter in rules]
     return np.select(conditions, codes, default=LIMITER_CODES[BatchLimiter.UNKNOWN])
 
 
+class _Facts:
+    """What the rules ask of each iteration; ``nan`` compares as False, so what is not given is no fact."""
+
+    def __init__(self, rows: Floats, limits: SchedulerLimits, elsewhere: Floats | float) -> None:
+        size = rows[:, C.REQUEST_COUNT]
+        scheduled = rows[:, C.SCHEDULED_TOKENS]
+        running = _known(rows[:, C.RUNNING_REQUESTS], size)
+        places, budget = _or_infinite(limits.max_running_requests), _or_infinite(limits.max_scheduled_tokens)
+        self.waiting = rows[:, C.WAITING_REQUESTS]
+        self.deferred = np.nan_to_num(rows[:, C.DEFERRED_REQUESTS])
+        self.cut_off = rows[:, C.UNSCHEDULED_PREFILL_TOKENS] > 0
+        self.budget_used = scheduled >= budget
+        self.batch_full = size >= max(np.floor(places / limits.pipeline_stages), 1)
+        self.places_taken = (running >= places) | (self.batch_full & (limits.pipeline_stages > 1))
+        self.blocks_taken = _blocks_taken(rows, limits)
+        stood = _known(rows[:, C.STANDING_REQUESTS], running - size - elsewhere)
+        self.stand_still = (stood > 0) & ~np.isnan(self.waiting)  # else the last attempt is not known at all
+        known = limits.max_running_requests and limits.max_scheduled_tokens and limits.kv_cache_blocks
+        self.others_free = (scheduled < budget) & ~self.batch_full & bool(known)
+        head = rows[:, C.HEAD_TOKENS]
+        self.head_known = ~np.isnan(head)
+        self.head_exceeds_budget = head > budget - scheduled
+
+
+def _blocks_taken(rows: Floats, limits: SchedulerLimits) -> npt.NDArray[np.bool_]:
+    """Where what the head of the queue needs is more than is free, or no block is: usage >= 1 - 1 / blocks."""
+    if limits.kv_cache_blocks is None:
+        return np.zeros(len(rows), dtype=np.bool_)
+    free = (1 - rows[:, C.KV_CACHE_USAGE]) * limits.kv_cache_blocks
+    taken: npt.NDArray[np.bool_] = free <= 1 + _FULL
+    if limits.kv_block_size is not None:
+        taken |= np.ceil(rows[:, C.HEAD_TOKENS] / limits.kv_block_size) > free + _FULL
+    return taken
+
+
+def _known(values: Floats, otherwise: Floats) -> Floats:
+    return np.where(np.isnan(values), otherwise, values)
+
+
 def _or_infinite(limit: int | None) -> float:
     return np.inf if limit is None else float(limit)
+
+
+class OtherStages:
+    """Of each iteration, the requests in batches that other pipeline stages worked on when it was formed.
+
+    A rank's batches end in the order in which they were formed: those before it that ended after it started.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[float, tuple[Floats, Floats]] = {}  # rank: ends and sizes of its last batches
+
+    def advance(self, rows: Floats, stages: int) -> Floats:
+        """How many requests they were, for each of ``rows``, in order."""
+        found = np.zeros(len(rows))
+        for rank in set(rows[:, C.RANK].tolist()):
+            mine = np.flatnonzero(rows[:, C.RANK] == rank)
+            ends, sizes = self._last.get(rank, (np.empty(0), np.empty(0)))
+            before = len(ends)
+            ends = np.maximum.accumulate(np.concatenate((ends, rows[mine, C.FINISHED_AT])))
+            sizes = np.concatenate((sizes, rows[mine, C.REQUEST_COUNT]))
+            here = np.arange(before, len(ends))
+            first = np.maximum(ends.searchsorted(rows[mine, C.STARTED_AT], side="right"), here - (stages - 1))
+            until = np.concatenate(((0.0,), np.cumsum(sizes)))
+            found[mine] = until[here] - until[np.minimum(first, here)]
+            self._last[rank] = ends[-stages:], sizes[-stages:]
+        return found
 
 
 class BusyClock:

@@ -84,6 +84,7 @@ class RequestAggregate:
         self.prompt_tokens = self.cached_tokens = 0
         self.recomputed_tokens: int | None = None  # nobody said
         self._prompts_said = self._cached_said = False
+        self._cached_unclaimed = 0  # by iterations, and not yet counted for a request
         window = configuration.counter_window_seconds
         self.finished_in_window = SlidingWindowCounter(window, start=now)
         self.tokens_in_window = SlidingWindowCounter(window, start=now)
@@ -171,8 +172,24 @@ class RequestAggregate:
         total, from_cache = int(prompts.sum()), 0
         if known.high[C.CACHED_TOKENS] > 0:
             from_cache = int(np.minimum(np.nan_to_num(cached), prompts).sum())
+            self._cached_unclaimed -= from_cache
+        if self._cached_unclaimed > 0:
+            from_cache += self._claimed(int(prompts[np.isnan(cached)].sum()))
         self.cached_tokens += from_cache
         self.prompt_tokens += total
+
+    def cached_by_iterations(self, cached: Floats) -> None:
+        """What iterations said came from a prefix cache; the requests it was for count it when they finish."""
+        known = ~np.isnan(cached)
+        if known.any():
+            self._cached_said = True
+            self._cached_unclaimed += int(cached[known].sum())
+
+    def _claimed(self, prompts: int) -> int:
+        """Of what iterations said came from a prefix cache, the part of finished requests that do not say it."""
+        claimed = min(self._cached_unclaimed, prompts)
+        self._cached_unclaimed -= claimed
+        return claimed
 
     def _judge(self, values: Floats, outcomes: npt.NDArray[np.int64], known: Ranges) -> None:
         for code, name in enumerate(self._classes.names):

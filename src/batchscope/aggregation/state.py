@@ -19,7 +19,7 @@ from batchscope.aggregation.ordering import Lasting, Scratch, in_order
 from batchscope.aggregation.requests import ClassNames, RequestAggregate
 from batchscope.aggregation.resources import ResourceAggregate, Tokens
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
-from batchscope.recording.rows import Floats, GapColumn, Gaps, Kind, Rows
+from batchscope.recording.rows import Floats, GapColumn, Gaps, IterationColumn, Kind, Rows
 from batchscope.recording.unread import Given, Unread
 
 Drained = Rows | Gaps
@@ -124,7 +124,9 @@ class State:
 
     def _count(self, rows: Rows) -> Rows:
         if rows.kind is Kind.ITERATION:
-            return self.iterations.consume(rows.values)
+            counted = self.iterations.consume(rows.values)
+            self.requests.cached_by_iterations(counted.values[:, IterationColumn.CACHED_PROMPT_TOKENS])
+            return counted
         if rows.kind is Kind.REQUEST:
             return self.requests.consume(rows.values, rows.objects)
         if rows.kind is Kind.BATCH:

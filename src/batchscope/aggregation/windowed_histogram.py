@@ -56,10 +56,7 @@ class WindowedHistogram:
         cell = self.grid.cell_of(now)
         if self._newest is None or cell > self._newest:
             self._advance(cell)
-        merged = ExponentialHistogram(self._total.scale)
-        if self._cells:
-            merged.add_counts(self._collected())
-        return merged
+        return ExponentialHistogram.of(self._collected()) if self._cells else ExponentialHistogram(self._total.scale)
 
     def _collected(self) -> BucketedValues:
         cells = self._cells.values()

@@ -1,12 +1,6 @@
 """The command line. This module alone turns an error into one line on stderr and an exit code."""
 
-from __future__ import annotations
-
 import sys
-from typing import cast
-
-from batchscope.errors import BatchscopeError, ConfigurationError
-from batchscope.text import shown
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -15,9 +9,15 @@ LONGEST_LINE = 8000
 
 
 def main() -> None:
-    """The command ``batchscope``: ends the process with 0, 2 (wrong use or input) or 130 (Ctrl-C)."""
+    """The command ``batchscope``: ends the process with 0, 2 (wrong use or input) or 130 (Ctrl-C).
+
+    Nothing slow is imported before it, so that Ctrl-C while the program loads is caught as well.
+    """
     try:
+        import signal  # noqa: PLC0415
+
         code = run(sys.argv[1:])
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: the interpreter's own end is not to be disturbed
     except KeyboardInterrupt:
         code = INTERRUPTED
     sys.exit(code)
@@ -25,11 +25,14 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Do what ``arguments`` say; gives the exit code."""
-    import typer  # noqa: PLC0415  (so that Ctrl-C while the program loads is caught as well)
+    from typing import cast  # noqa: PLC0415  (here, not above: see main)
+
+    import typer  # noqa: PLC0415
 
     from batchscope.cli.application import application  # noqa: PLC0415
     from batchscope.cli.options import in_terms_of_options  # noqa: PLC0415
     from batchscope.cli.stdout import discard  # noqa: PLC0415
+    from batchscope.errors import BatchscopeError, ConfigurationError  # noqa: PLC0415
 
     # click's UsageError; newer typers bring a click of their own.
     wrong_use = cast("type[Exception]", typer.BadParameter.__mro__[1])
@@ -38,6 +41,8 @@ def run(arguments: list[str]) -> int:
     except wrong_use as error:
         message = error.format_message()  # type: ignore[attr-defined]
         return _failed(message + _commands(typer.main.get_command(application)) * message.startswith("No such command"))
+    except typer.Abort:  # Ctrl-C that no command has caught
+        return INTERRUPTED
     except ConfigurationError as error:
         return _failed(in_terms_of_options(error))
     except BatchscopeError as error:
@@ -55,5 +60,7 @@ def _commands(group: object) -> str:
 
 def _failed(message: str) -> int:
     """One line, whatever the message quotes."""
+    from batchscope.text import shown  # noqa: PLC0415
+
     print(f"error: {shown(message, LONGEST_LINE)}", file=sys.stderr)  # noqa: T201
     return USAGE_ERROR

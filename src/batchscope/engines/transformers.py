@@ -136,7 +136,8 @@ def limits_of(manager: Any) -> SchedulerLimits:
     """The limits of a manager's batches, as far as it says them; all of them once it has started."""
     config = manager.continuous_batching_config
     found = [getattr(config, name, None) for name in ("max_requests_per_batch", "max_batch_tokens", "num_blocks")]
-    return SchedulerLimits(*(value if isinstance(value, int) and value > 0 else None for value in found))
+    places, budget, blocks = (value if isinstance(value, int) and value > 0 else None for value in found)
+    return SchedulerLimits(places, budget, blocks)
 
 
 def _version() -> str:

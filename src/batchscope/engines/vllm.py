@@ -23,7 +23,7 @@ from batchscope.engines.vllm_definitions import DEFINITIONS, MISSING
 from batchscope.engines.vllm_facts import WRONG_TYPE, Event, Fact, FactReader, Outputs
 from batchscope.engines.vllm_fields import FINISHED, ITERATION, SCHEDULER, Fields
 from batchscope.engines.vllm_iterations import IterationRows
-from batchscope.engines.vllm_requests import STOP, RequestRows
+from batchscope.engines.vllm_requests import RequestRows
 from batchscope.engines.vllm_started import StartedRequests, Step
 from batchscope.recording.forward import Forward
 from batchscope.recording.live import LiveRequests
@@ -39,7 +39,8 @@ _RELIEF_EVENTS = 2048
 _RELIEF_BYTES = 1 << 20
 _MAX_BYTES = 1 << 24
 _MAX_TURNED_AWAY = 1 << 16
-_COUNTED = [Fact.RUNNING, Fact.ADMITTED, Fact.FIRST_TOKENS, Fact.FINISHED]
+_COUNTED = [Fact.RUNNING, Fact.ADMITTED, Fact.FIRST_TOKENS, Fact.FINISHED, Fact.STOPPED]
+_PRESENT = [Fact.DEFERRED, Fact.KV_CACHE_USAGE]
 
 
 class FrontEnd(NamedTuple):
@@ -90,7 +91,7 @@ class VllmSource:
         self._started = StartedRequests(alone=self._front_end.processes == 1)
 
     def _begin(self) -> None:
-        self._iterations = IterationRows(self._limits)
+        self._iterations = IterationRows(self._limits, alone=self._front_end.processes == 1)
         codes = self._shared.class_codes
         self._requests = RequestRows(
             codes.get(None, self._shared.other_class), self._max_model_len, self._clock(), self._reject
@@ -214,7 +215,7 @@ class VllmSource:
         """First what can fail, all of it without a trace; then what remembers."""
         facts = self._facts.read(events)
         rows = self._requests.make(events)
-        steps = _steps(facts, events)
+        steps = _steps(facts)
         for step in steps:
             self._started.add(step)
         return [*self._iterations.make(facts), *rows]
@@ -224,9 +225,11 @@ class VllmSource:
 
         Of several front ends the first speaks for all: the scheduler's counts are of the whole engine.
         """
+        overdue = (0,) * len(targets)
         if self._front_end.rank > 0:
-            return LiveRequests(0, 0, nan, (0,) * len(targets))
-        return LiveRequests(self._started.held, self._started.running, nan, (0,) * len(targets))
+            return LiveRequests(0, 0, nan, overdue)
+        started = self._started
+        return LiveRequests(started.held, started.running, nan, overdue, started.deferred, started.kv_cache_usage)
 
     def counts(self) -> SourceCounts:
         """Counts since the last reset."""
@@ -252,28 +255,17 @@ class VllmSource:
         self._begin()
 
 
-def _steps(facts: Floats, events: Sequence[Event]) -> list[Step]:
+def _steps(facts: Floats) -> list[Step]:
     """What is to be known of started requests."""
     held = facts[:, Fact.RUNNING] + facts[:, Fact.WAITING] + np.nan_to_num(facts[:, Fact.DEFERRED])
     counts = np.nan_to_num(facts[:, _COUNTED]).astype(np.int64).tolist()
+    present = np.column_stack([np.nan_to_num(facts[:, Fact.RANK]), held, facts[:, _PRESENT]]).tolist()
     return [
-        Step(
-            rank,
-            None if isnan(present) else int(present),
-            running,
-            admitted,
-            first_tokens,
-            finished,
-            _stopped(event) if finished else 0,
-        )
-        for event, rank, present, (running, admitted, first_tokens, finished) in zip(
-            events, np.nan_to_num(facts[:, Fact.RANK]).tolist(), held.tolist(), counts, strict=True
+        Step(rank, None if isnan(here) else int(here), running, admitted, firsts, finished, stopped, deferred, usage)
+        for (rank, here, deferred, usage), (running, admitted, firsts, finished, stopped) in zip(
+            present, counts, strict=True
         )
     ]
-
-
-def _stopped(event: Event) -> int:
-    return sum(str(request[0]) == STOP for request in event[4].finished) if event[4] else 0
 
 
 @lru_cache(maxsize=4096)

@@ -22,6 +22,8 @@ WRONG_TYPE = "wrong_type"
 NOT_A_NUMBER = "not_a_number"
 NEGATIVE = "negative"
 TOO_LARGE = "too_large"
+STOP = "stop"
+"""vLLM's word for the end by a stop token or a stop string."""
 _LARGEST = 2.0**53
 Reject: TypeAlias = Callable[[str, int], object]
 """Counts so many rejected values under a reason."""
@@ -73,6 +75,9 @@ class Fact(IntEnum):
     LONGEST_FIRST = 23
     SCHEDULED = 24
     REPORTED_LIMITER = 25
+    STEP_SECONDS = 26
+    ENDED = 27
+    STOPPED = 28
 
 
 class FactReader:
@@ -100,7 +105,7 @@ class FactReader:
             *((None, None) if speculation is None else self._speculation(speculation)),
             *(self._composition(details, admission) if told else _NO_DETAILS),
             *scalars, len(firsts) // 8, len(gaps) // 8, len(finished), _longest(firsts), scheduler is not None,
-            None if admission is None else LIMITER_CODES[admission.limited_by],
+            *_reported(admission), sum(str(request[0]) == STOP for request in finished),
         )  # fmt: skip
 
     def _composition(self, details: Any, admission: Admission | None) -> tuple[Any, ...]:
@@ -108,9 +113,21 @@ class FactReader:
         said = _NO_DETAILS if details is None else self._details(details)
         if admission is None:
             return said
-        _, requests, tokens, prefill_requests, prefill_tokens = admission
+        _, requests, tokens, prefill_requests, prefill_tokens, *_ = admission
         batch = (prefill_requests, prefill_tokens, requests - prefill_requests, tokens - prefill_tokens)
         return (said[0], *batch, *said[5:])
+
+
+def _reported(admission: Admission | None) -> tuple[float | None, ...]:
+    """The limiter's code, the step's seconds, and its end by the engine core's clock."""
+    if admission is None:
+        return None, None, None
+    timed = admission.ended_us > 0
+    return (
+        LIMITER_CODES[admission.limited_by],
+        admission.step_us / 1e6 if timed else None,
+        admission.ended_us / 1e6 if timed else None,
+    )
 
 
 def _longest(firsts: bytes) -> float:

@@ -23,7 +23,6 @@ from batchscope.records import BatchLimiter
 C = IterationColumn
 _COPIED = {
     C.AT: Fact.AT,
-    C.FINISHED_AT: Fact.AT,
     C.RANK: Fact.RANK,
     C.REQUESTS_COMPLETED: Fact.FINISHED,
     C.WAITING_REQUESTS: Fact.WAITING,
@@ -36,6 +35,8 @@ _COPIED = {
     C.KV_CACHE_USAGE: Fact.KV_CACHE_USAGE,
     C.LIMITED_BY: Fact.REPORTED_LIMITER,
 }
+_SAME_CLOCK_SECONDS = 5.0
+"""The engine core's clock is the front end's where both are on one machine: then its end of a step is a little ago."""
 _OF_START = [Fact.RANK, Fact.AT, Fact.LONGEST_FIRST, Fact.RUNNING, Fact.WAITING, Fact.DEFERRED]
 
 
@@ -44,11 +45,13 @@ class IterationRows:
 
     A step is an iteration where the scheduler's statistics came with it and somebody was in the engine: vLLM also
     steps to tidy up after the last request, and to keep data-parallel ranks together. Tokens and preemptions of
-    outputs without statistics (another front end got them) are added to the rank's next iteration.
+    outputs without statistics (another front end got them) are added to the rank's next iteration. ``alone``: this
+    front end gets every step's statistics; where it does not, the time between two of its steps holds others'.
     """
 
-    def __init__(self, limits: SchedulerLimits) -> None:
+    def __init__(self, limits: SchedulerLimits, *, alone: bool = True) -> None:
         self.limits = limits
+        self._alone = alone
         self._count = 0
         self._ended: dict[float, float] = {}
         self._worked: dict[float, bool] = {}
@@ -91,12 +94,13 @@ class IterationRows:
 
     def _compose(self, rows: Floats, facts: Floats) -> None:
         """Who was in the batch. The scheduler counts after the step: who finished in it was running."""
-        finished = facts[:, Fact.FINISHED]
-        running = facts[:, Fact.RUNNING] + finished
+        emitted = facts[:, Fact.FIRST_TOKENS] + facts[:, Fact.EMISSIONS]
+        running = facts[:, Fact.RUNNING] + facts[:, Fact.FINISHED]
+        if self._alone:
+            running -= _counted_twice(facts, running - emitted)
         if self.limits.max_running_requests:
             running = np.minimum(running, self.limits.max_running_requests)
         scheduled = facts[:, Fact.CONTEXT_REQUESTS] + facts[:, Fact.GENERATION_REQUESTS]
-        emitted = facts[:, Fact.FIRST_TOKENS] + facts[:, Fact.EMISSIONS]
         rows[:, C.RUNNING_REQUESTS] = running
         rows[:, C.REQUEST_COUNT] = _known(scheduled, _known(running, emitted))
         rows[:, C.SCHEDULED_TOKENS] = facts[:, Fact.CONTEXT_TOKENS] + facts[:, Fact.GENERATION_TOKENS]
@@ -104,11 +108,19 @@ class IterationRows:
         rows[:, C.PREEMPTIONS] = facts[:, Fact.PREEMPTIONS]
 
     def _time(self, rows: Floats, facts: Floats) -> None:
-        """The measured span where vLLM gives one; else from the end of the step before, if there was work left."""
-        finished = facts[:, Fact.AT]
-        measured = finished - facts[:, Fact.ELAPSED_MS] / 1000
+        """The scheduler's own word where it reports; else from the end of the step before, if there was work left.
+
+        vLLM's elapsed time is how long the engine waited for the result: often nothing, where the next step is
+        scheduled meanwhile or the model ran before. It only says how long the step took at least.
+        """
+        ended, at = facts[:, Fact.ENDED], facts[:, Fact.AT]
+        finished = np.where((ended <= at) & (at - ended < _SAME_CLOCK_SECONDS), ended, at)
+        waited = finished - facts[:, Fact.ELAPSED_MS] / 1000
         said = facts[:, _OF_START].tolist()
-        rows[:, C.STARTED_AT] = _known(measured, np.array([self._start(*row) for row in said]))
+        estimated = np.array([self._start(*row) for row in said])
+        estimated = np.fmin(estimated, waited) if self._alone else _known(waited, estimated)
+        rows[:, C.FINISHED_AT] = finished
+        rows[:, C.STARTED_AT] = _known(finished - facts[:, Fact.STEP_SECONDS], estimated)
         rows[:, C.PROCESSING_TIME] = finished - rows[:, C.STARTED_AT]
 
     def _start(self, rank: float, finished: float, longest: float, *held: float) -> float:
@@ -133,6 +145,15 @@ class IterationRows:
 
 def _known(values: Floats, otherwise: Floats) -> Floats:
     return np.where(np.isnan(values), otherwise, values)
+
+
+def _counted_twice(facts: Floats, silent: Floats) -> Floats:
+    """Who is among the finished and still among the running: a stop string is found by the front end, not the engine.
+
+    vLLM does not tell it from a stop token, after which nobody runs on. But whoever is in the batch gets a token,
+    unless its prefill goes on: only so many of the ``silent`` ones can have been counted twice.
+    """
+    return np.minimum(facts[:, Fact.STOPPED], np.maximum(np.nan_to_num(silent), 0.0))
 
 
 def _idle(facts: Floats) -> npt.NDArray[np.bool_]:

@@ -8,6 +8,7 @@ rest of the request counts.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.engines.vllm_facts import NEGATIVE, NOT_A_NUMBER, Event, Outputs, Reject, fit, numbers, refuse
+from batchscope.engines.vllm_facts import NEGATIVE, NOT_A_NUMBER, STOP, Event, Outputs, Reject, fit, numbers, refuse
 from batchscope.recording.rows import (
     REASON_CODES,
     Floats,
@@ -34,12 +35,12 @@ UNSET_INSTANT = "unset_instant"
 """An interval that ends or starts at an instant which the engine never set."""
 _SLACK_SECONDS = 1.0
 """Wall clocks are set while requests run; a second of it is no reason to refuse an interval."""
-STOP, LENGTH = "stop", "length"
+LENGTH, ABORT, ERROR = "length", "abort", "error"
 REASONS = {
     STOP: CompletionReason.EOS_TOKEN_REACHED,  # or a stop string: vLLM's statistics do not tell
     LENGTH: CompletionReason.MAX_TOKENS_REACHED,  # or the model's own limit: see _reasons
-    "abort": CompletionReason.CANCELLED,
-    "error": CompletionReason.ERROR,
+    ABORT: CompletionReason.CANCELLED,
+    ERROR: CompletionReason.ERROR,
     "repetition": CompletionReason.OTHER,
 }
 
@@ -60,6 +61,8 @@ class _Said(IntEnum):
 
 
 _INTERVALS = slice(_Said.E2E, _Said.DECODE + 1)
+_FROM_SCHEDULED = (_Said.QUEUED, _Said.PREFILL, _Said.INFERENCE)
+_FROM_FIRST_TOKEN = (_Said.PREFILL, _Said.DECODE)
 
 
 class RequestRows:
@@ -75,7 +78,7 @@ class RequestRows:
         """START rows of first tokens and of queue times, REQUEST rows of the finished, gaps between events."""
         told = [(event[0], event[4]) for event in events if event[4] is not None]
         out: list[Rows | Gaps] = []
-        firsts = [(at, outputs.firsts) for at, outputs in told if outputs.firsts]
+        firsts = [(at, _of_tokens(outputs)) for at, outputs in told if outputs.firsts]
         if firsts:
             out.append(self._first_tokens(*_joined(firsts)))
         gaps = [(at, outputs.gaps) for at, outputs in told if outputs.gaps]
@@ -125,7 +128,8 @@ class RequestRows:
         at = np.array([at for at, outputs in told for _ in outputs.finished])
         finished = [said for _, outputs in told for said in outputs.finished]
         values = numbers([said[2:] for said in finished], len(_Said), self._reject)
-        unscheduled = self._check(values, at)
+        tokenless = np.array([_is_tokenless(said) for said in finished])
+        unscheduled = self._check(values, at, tokenless)
         rows = empty_rows(Kind.REQUEST, len(values))
         rows[:, C.AT] = rows[:, C.FINISHED_AT] = at
         rows[:, C.REASON] = self._reasons([said[0] for said in finished], values)
@@ -133,15 +137,26 @@ class RequestRows:
         rows[:, C.OBSERVED] = 1
         values[unscheduled, _Said.QUEUED] = np.nan
         _fill(rows, values)
+        rows[unscheduled & tokenless, C.PROCESSING_TIME] = np.nan
+        # Of a pooling request no token comes, but its prompt was computed: it counts from the first token on.
+        pooled = ~tokenless & (values[:, _Said.GENERATED] == 0) & (values[:, _Said.PREFILL] >= 0)
+        rows[pooled, C.FIRST_TOKEN_AT] = at[pooled]
         return [
             self._starts(at, values[:, _Said.QUEUED], StartColumn.QUEUE_TIME),
             Rows(Kind.REQUEST, rows, [said[1] for said in finished]),
         ]
 
-    def _check(self, values: Floats, at: Floats) -> npt.NDArray[np.bool_]:
-        """Refuse what cannot be; says who was never scheduled, whatever its queue time looks like."""
+    def _check(self, values: Floats, at: Floats, tokenless: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Refuse what cannot be; says who was never scheduled, whatever its queue time looks like.
+
+        One that was aborted in the queue was never scheduled, and that is an ordinary end: nothing of it is refused.
+        """
         values[values[:, _Said.CACHED] < 0, _Said.CACHED] = np.nan  # vLLM's way to say unknown
         unscheduled: npt.NDArray[np.bool_] = values[:, _Said.INFERENCE] > at - self._since
+        for interval in _FROM_SCHEDULED:
+            values[tokenless & unscheduled, interval] = np.nan
+        for interval in _FROM_FIRST_TOKEN:
+            values[tokenless, interval] = np.nan
         self._refuse_unset(values[:, _INTERVALS], at)
         fit(values, self._reject)
         return unscheduled
@@ -178,6 +193,27 @@ def _processing_time(values: Floats) -> Floats:
     """Inference time; where it is not known what is left of the whole after the queue, as the specification has it."""
     whole = np.maximum(values[:, _Said.E2E] - np.nan_to_num(values[:, _Said.QUEUED]), 0.0)
     return np.where(np.isnan(values[:, _Said.INFERENCE]), whole, values[:, _Said.INFERENCE])
+
+
+def _is_tokenless(said: tuple[Any, ...]) -> bool:
+    """Aborted, or failed, before its first token: its only output event was its end."""
+    return said[2 + _Said.GENERATED] == 0 and str(said[0]) in (ABORT, ERROR)
+
+
+def _of_tokens(outputs: Outputs) -> bytes:
+    """The packed times to first tokens, without the ends of those who never got one.
+
+    vLLM takes the first output event for the first token, and counts both from the same arrival to the same instant:
+    such a request's time to first token is its whole time.
+    """
+    ends = [said[2] for said in outputs.finished if _is_tokenless(said)]
+    if not ends:
+        return outputs.firsts
+    firsts = array("d", outputs.firsts)
+    for end in ends:
+        if end in firsts:
+            firsts.remove(end)
+    return firsts.tobytes()
 
 
 def _joined(told: Sequence[tuple[float, bytes]]) -> tuple[Floats, Floats]:

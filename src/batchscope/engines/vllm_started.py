@@ -18,6 +18,7 @@ the engine is idle, one aborted in the queue when the step's arrivals do not mak
 from __future__ import annotations
 
 from collections import deque
+from math import isnan, nan
 from typing import NamedTuple
 
 _STEPS_IN_DOUBT = 64
@@ -28,7 +29,7 @@ class Step(NamedTuple):
     """Counts of one ``record`` call; ``held`` is None where the scheduler's statistics did not come with it.
 
     ``running`` of the ``held`` requests have a place in the batch. ``stopped`` of the ``finished`` ended by a stop
-    token or a stop string: vLLM does not say by which.
+    token or a stop string: vLLM does not say by which. ``deferred`` and ``kv_cache_usage`` are ``nan`` where unknown.
     """
 
     rank: float
@@ -38,6 +39,8 @@ class Step(NamedTuple):
     first_tokens: int
     finished: int
     stopped: int
+    deferred: float = nan
+    kv_cache_usage: float = nan
 
 
 class StartedRequests:
@@ -50,7 +53,7 @@ class StartedRequests:
     def __init__(self, *, alone: bool = True) -> None:
         self._alone = alone
         self._held: dict[float, int] = {}
-        self._running: dict[float, int] = {}
+        self._last: dict[float, Step] = {}
         self.held = 0
         self.reset()
 
@@ -68,7 +71,19 @@ class StartedRequests:
     @property
     def running(self) -> int:
         """Those of the ``held`` (all ranks, as of their last steps) that have a place in the batch."""
-        return sum(self._running.values())
+        return sum(step.running for step in self._last.values())
+
+    @property
+    def deferred(self) -> int | None:
+        """Those of the ``held`` that something else holds back; None where no rank said."""
+        known = [int(step.deferred) for step in self._last.values() if not isnan(step.deferred)]
+        return sum(known) if known else None
+
+    @property
+    def kv_cache_usage(self) -> float:
+        """The ranks' mean, for their caches are of one size; ``nan`` where one does not say, and with nobody held."""
+        usages = [step.kv_cache_usage for step in self._last.values()]
+        return sum(usages) / len(usages) if usages and self.held else nan
 
     def add(self, step: Step) -> None:
         """Count one call, in the order in which they came."""
@@ -83,7 +98,7 @@ class StartedRequests:
                 self._outdated.add(step.rank)  # it may have been held: wait for the next statistics
             return
         self.held += step.held - self._held.get(step.rank, 0)
-        self._held[step.rank], self._running[step.rank] = step.held, step.running
+        self._held[step.rank], self._last[step.rank] = step.held, step
         self._outdated.discard(step.rank)
         if not self._outdated:
             self._balance()

@@ -26,7 +26,7 @@ def drain_regularly(collector: SchedulerMetricsCollector) -> Periodic:
         if present is None or present.closed:
             periodic.stop()
         else:
-            present.read_totals()
+            present.drain()
 
     periodic = Periodic(drain, _DRAIN_SECONDS, "batchscope-drain")
     return periodic.start()

@@ -9,15 +9,15 @@ from typing import NamedTuple
 import msgspec
 
 from batchscope.errors import DecodeError
-from batchscope.publishing.files import discard, read_whole, sync_directory, write_whole
+from batchscope.publishing.files import discard_folder, holds_counts, read_counts, sync_directory, write_counts
 from batchscope.publishing.frame import DAMAGED, FrameError, Header, pack, unpack
-from batchscope.publishing.names import COUNTS, archive_name, temporary_name
+from batchscope.publishing.names import archive_name, temporary_name
 from batchscope.publishing.publication import Publication
 from batchscope.publishing.since import ended
 from batchscope.statistics.merge import merge_snapshots
 from batchscope.statistics.snapshot import MetricsSnapshot, decode_snapshot
 
-FORMAT = "batchscope.archive/1"
+FORMAT = "batchscope.archive/2"
 REMEMBERED = 1000
 """How many instances that fell silent are remembered by name: about 50 kB."""
 
@@ -86,27 +86,25 @@ def decode(data: bytes) -> Archive:
 
 def read(directory: Path, revision: int) -> Archive:
     """Revision ``revision``; FileNotFoundError when there is a newer one, FrameError or OSError if unreadable."""
-    return decode(read_whole(directory / archive_name(revision) / COUNTS))
+    return decode(read_counts(directory / archive_name(revision)))
 
 
 def exists(directory: Path, revision: int) -> bool:
     """Whether ``revision`` is still there: then no file has been deleted that only a later one covers."""
-    return (directory / archive_name(revision) / COUNTS).exists()
+    return holds_counts(directory / archive_name(revision))
 
 
 def write(directory: Path, revision: int, archive: Archive) -> bool:
     """Write ``revision`` durably; False if somebody else has written it before. OSError if it cannot be written."""
     temporary = directory / temporary_name()
     try:
-        temporary.mkdir()
-        write_whole(temporary, COUNTS, encode(archive), durable=True)
-        sync_directory(temporary)
+        write_counts(temporary, encode(archive))
         temporary.rename(directory / archive_name(revision))
     except FileExistsError:
-        discard(temporary)
+        discard_folder(temporary)
         return False
     except OSError as error:
-        discard(temporary)
+        discard_folder(temporary)
         if (directory / archive_name(revision)).is_dir():  # ENOTEMPTY, by some file systems EEXIST
             return False
         raise error from None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from batchscope.periodic import RateLimitedLog
 from batchscope.publishing import archive
-from batchscope.publishing.files import discard
+from batchscope.publishing.files import discard_file, discard_folder, discard_own
 from batchscope.publishing.members import Members
 from batchscope.publishing.names import Listing, Published, archive_name
 from batchscope.publishing.publication import Publication
@@ -56,19 +56,19 @@ class Compactor:
     def delete(self, members: Members, listed: Listing) -> None:
         """Step 3. Old revisions go first: who still finds one knows that no file it does not cover is missing."""
         for revision in listed.archives[:-1]:
-            discard(self._path(archive_name(revision)))
+            discard_folder(self._path(archive_name(revision)))
         if any(archive.exists(self._directory, revision) for revision in listed.archives[:-1]):
             return
         for published in listed.published:
             if members.archive.covers(published.instance, published.sequence):
-                discard(self._path(published.name))
+                discard_file(self._path(published.name))
 
     def sweep(self, listed: Listing, now: float, after: float) -> None:
         """Delete files that a crash left half-written: those still there ``after`` seconds of the reader's clock."""
         self._temporary = {name: self._temporary.get(name, now) for name in listed.temporary}
         for name, seen in self._temporary.items():
             if now - seen >= after:
-                discard(self._path(name))
+                discard_own(self._path(name))
 
     def _path(self, name: str) -> Path:
         return self._directory / name

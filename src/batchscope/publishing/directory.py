@@ -12,7 +12,7 @@ from batchscope.errors import ConfigurationError
 from batchscope.periodic import Periodic, RateLimitedLog
 from batchscope.publishing import archive
 from batchscope.publishing.compaction import Compactor
-from batchscope.publishing.files import read_whole
+from batchscope.publishing.files import make_directory, read_whole, usable_path, writable_by_everybody
 from batchscope.publishing.frame import FOREIGN, UNREADABLE, FrameError
 from batchscope.publishing.names import Listing, Published, archive_name, listing
 from batchscope.publishing.publication import Publication, decode
@@ -31,6 +31,10 @@ class SnapshotDirectory(FleetReader):
     ``compact=False`` only reads. ``interval`` (seconds) looks regularly in a thread, so that a scrape finds most
     files decoded and the directory is tidied without scrapes; None: only when it is read. The directory must
     exist or be made here (ConfigurationError); what cannot be read later is skipped, counted and logged.
+
+    Nothing in it is followed, waited for or deleted that is not what publishers and readers write there: links,
+    FIFOs and other files are left alone. A directory that every user of the machine can write to is warned of:
+    whoever can write there can forge counts.
     """
 
     def __init__(
@@ -45,10 +49,11 @@ class SnapshotDirectory(FleetReader):
         clock: Clock = time.monotonic,
     ) -> None:
         super().__init__(dead_after, max_age, clock, labels)
-        self._directory = Path(directory)
+        self._directory = Path(usable_path("directory", directory))
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            make_directory(self._directory)
             listing(self._directory)
+            open_to_all = writable_by_everybody(self._directory)
         except OSError as error:
             allowed = f"a directory that can be read or made ({error})"
             raise ConfigurationError("directory", str(self._directory), allowed) from error
@@ -57,6 +62,12 @@ class SnapshotDirectory(FleetReader):
         self._archive: tuple[int, archive.Archive] = (0, archive.Archive())
         self._trusted = True
         self._log = RateLimitedLog(logger, clock=clock)
+        if open_to_all:
+            self._log.warning(
+                "writable",
+                "batchscope: every user of this machine can write to %s, and so forge or delete counts: chmod o-w it",
+                self._directory,
+            )
         self._compactor = Compactor(self._directory, self._log) if compact else None
         self._periodic = None if interval is None else Periodic(self.get_snapshot, interval, "batchscope-directory")
         if self._periodic is not None:
@@ -99,9 +110,10 @@ class SnapshotDirectory(FleetReader):
                 self._trouble = f"{self._directory} cannot be read: {error.strerror or error}"
                 self._log.warning("look", "batchscope: could not read %s: %r", self._directory, error)
                 return None
-        if not self._directory.is_dir():
-            self._trouble = f"the directory {self._directory} is gone: make it again, or restart the processes"
-        self._log.warning("look", "batchscope: %s is gone, or changes faster than it can be read", self._directory)
+        gone = f"the directory {self._directory} is gone: make it again, or restart the processes"
+        moving = f"the directory {self._directory} changes faster than it can be read"
+        self._trouble = moving if self._directory.is_dir() else gone
+        self._log.warning("look", "batchscope: %s", self._trouble)
         return None
 
     def _take(
@@ -135,7 +147,7 @@ class SnapshotDirectory(FleetReader):
 
     def _read(self, published: Published) -> Publication | None:
         path = self._directory / published.name
-        status = path.stat()
+        status = path.lstat()
         sign = (status.st_mtime_ns, status.st_size)
         if self._unusable.get(published) == sign:
             return None
@@ -159,9 +171,9 @@ class SnapshotDirectory(FleetReader):
             return known
         try:
             found = archive.read(self._directory, highest) if highest else archive.Archive()
-        except FileNotFoundError:
-            raise
         except (FrameError, OSError) as error:
+            if isinstance(error, FileNotFoundError) and max(listing(self._directory).archives, default=0) != highest:
+                raise  # replaced by a newer one
             self._trusted = False
             reason = error.reason if isinstance(error, FrameError) else UNREADABLE
             self._skips.skip(archive_name(highest), reason, error)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from batchscope.errors import ConfigurationError
 from batchscope.publishing import archive
-from batchscope.publishing.files import write_whole
+from batchscope.publishing.files import make_directory, write_whole
 from batchscope.publishing.frame import FrameError
 from batchscope.publishing.names import Published, listing
 from batchscope.publishing.publication import Publication, encode
@@ -27,7 +27,7 @@ class DirectoryWriter:
         self._directory = directory
         self._own: list[Published] = []
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            make_directory(directory)
         except OSError as error:
             raise ConfigurationError("directory", str(directory), f"a directory that can be made ({error})") from error
 
@@ -54,7 +54,7 @@ class DirectoryWriter:
         try:
             write_whole(self._directory, name, data)
         except FileNotFoundError:  # somebody removed the directory
-            self._directory.mkdir(parents=True, exist_ok=True)
+            make_directory(self._directory)
             write_whole(self._directory, name, data)
 
     def _settle(self) -> int | None:

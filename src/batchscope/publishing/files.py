@@ -1,28 +1,59 @@
-"""Whole files: written under another name and renamed, read up to a limit."""
+"""Whole files: written under another name and renamed, read up to a limit.
+
+Others may be able to write into the directory: nothing here follows a link, waits for a FIFO, or deletes what cannot
+be ours.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
-from batchscope.publishing.frame import MAX_BYTES, OVERSIZED, FrameError
-from batchscope.publishing.names import temporary_name
+from batchscope.errors import ConfigurationError
+from batchscope.publishing.frame import MAX_BYTES, OVERSIZED, UNREADABLE, FrameError
+from batchscope.publishing.names import COUNTS, temporary_name
+
+_READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_MODE = 0o775
+"""Of a directory that is made here, less the umask: even without one, not everybody can write to it."""
 
 
-def write_whole(directory: Path, name: str, data: bytes, *, durable: bool = False) -> None:
+def usable_path(field: str, path: str | os.PathLike[str]) -> str:
+    """``path`` as text; ConfigurationError, with ``field`` in it, for what can be no path."""
+    try:
+        text = os.fsdecode(path)
+        encoded = os.fsencode(text)
+    except (TypeError, UnicodeError):
+        encoded = b""
+    if not encoded or b"\0" in encoded:
+        raise ConfigurationError(field, path, "a path: not empty, without a NUL")
+    return text
+
+
+def make_directory(path: Path) -> None:
+    """Make it unless it is there. OSError if it cannot be made."""
+    path.mkdir(_MODE, parents=True, exist_ok=True)
+
+
+def writable_by_everybody(path: Path) -> bool:
+    """Whether every user of the machine can write to it. OSError if it is not there."""
+    return bool(path.stat().st_mode & stat.S_IWOTH)
+
+
+def write_whole(directory: Path, name: str, data: bytes) -> None:
     """Write ``name``: a reader finds all of it or nothing. OSError, and then nothing is left behind.
 
-    ``durable`` waits until the disk has it. Publications do not: a page cache survives its process, the next
-    publication comes in a second, and after a power failure the processes that counted are gone as well.
+    It does not wait for the disk: a page cache survives its process, the next publication comes in a second, and
+    after a power failure the processes that counted are gone as well.
     """
     temporary = directory / temporary_name()
     try:
         with temporary.open("xb") as file:
             file.write(data)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
         temporary.replace(directory / name)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -30,31 +61,105 @@ def write_whole(directory: Path, name: str, data: bytes, *, durable: bool = Fals
         raise
 
 
+def write_counts(folder: Path, data: bytes) -> None:
+    """Make ``folder`` with the file ``counts`` in it and wait until the disk has both. OSError if that fails."""
+    folder.mkdir(_MODE)
+    with _opened_folder(folder) as descriptor:
+        file = os.open(COUNTS, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=descriptor)
+        with os.fdopen(file, "wb") as counts:
+            counts.write(data)
+            counts.flush()
+            os.fsync(counts.fileno())
+        with contextlib.suppress(OSError):  # not every file system can
+            os.fsync(descriptor)
+
+
 def read_whole(path: Path) -> bytes:
-    """The file's bytes; FrameError beyond the limit, OSError if it cannot be read."""
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise FrameError(OVERSIZED, f"more than {MAX_BYTES} bytes: no snapshot is that large")
-    return data
+    """The file's bytes; FrameError beyond the limit and for what is no file, other OSErrors if it cannot be read."""
+    return _read(_opened_file(path))
+
+
+def read_counts(folder: Path) -> bytes:
+    """The bytes of ``counts`` in ``folder``; errors as ``read_whole``."""
+    try:
+        with _opened_folder(folder) as descriptor:
+            return _read(_opened_file(COUNTS, descriptor))
+    except NotADirectoryError:
+        raise FrameError(UNREADABLE, "not a directory: expected one with counts in it") from None
+
+
+def holds_counts(folder: Path) -> bool:
+    """Whether ``folder`` is a directory with a file ``counts``, or may be: it cannot be looked into."""
+    try:
+        with _opened_folder(folder) as descriptor:
+            return stat.S_ISREG(os.stat(COUNTS, dir_fd=descriptor, follow_symlinks=False).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def sync_directory(path: Path) -> None:
     """Wait until the disk has the names in ``path``, where its file system can."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
 
-def discard(path: Path) -> None:
-    """Delete a file, or a directory of files; what is gone already or cannot be deleted is left so."""
+def discard_file(path: Path) -> None:
+    """Delete a file; what is something else, gone already or cannot be deleted is left so."""
     with contextlib.suppress(OSError):
-        if path.is_dir():
-            for inner in path.iterdir():
-                inner.unlink(missing_ok=True)
-            path.rmdir()
-        else:
+        if stat.S_ISREG(path.lstat().st_mode):
             path.unlink()
+
+
+def discard_folder(path: Path) -> None:
+    """Delete a directory with ``counts`` in it or nothing; with anything else in it, it is left there."""
+    with contextlib.suppress(OSError), _opened_folder(path) as descriptor:
+        if stat.S_ISREG(os.stat(COUNTS, dir_fd=descriptor, follow_symlinks=False).st_mode):
+            os.unlink(COUNTS, dir_fd=descriptor)
+    with contextlib.suppress(OSError):
+        path.rmdir()  # of a link to one it fails
+
+
+def discard_own(path: Path) -> None:
+    """Delete a file or directory of ours; one of another user is left there."""
+    with contextlib.suppress(OSError):
+        status = path.lstat()
+        if status.st_uid == os.geteuid():
+            (discard_folder if stat.S_ISDIR(status.st_mode) else discard_file)(path)
+
+
+def _opened_file(name: Path | str, folder: int | None = None) -> int:
+    """A descriptor of a regular file; the caller closes it."""
+    try:
+        descriptor = os.open(name, _READING, dir_fd=folder)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise FrameError(UNREADABLE, "a link: it is not followed") from None
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise FrameError(UNREADABLE, "not a regular file")
+
+
+def _read(descriptor: int) -> bytes:
+    with os.fdopen(descriptor, "rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise FrameError(OVERSIZED, f"more than {MAX_BYTES} bytes: no snapshot is that large")
+    return data
+
+
+@contextlib.contextmanager
+def _opened_folder(path: Path) -> Iterator[int]:
+    """A descriptor of a directory, not of what a link leads to: NotADirectoryError for anything else."""
+    descriptor = os.open(path, _READING | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

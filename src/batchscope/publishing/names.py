@@ -4,7 +4,7 @@
 * ``<instance>-<sequence>.claimed``: the same file, taken by a reader that holds the process for dead.
 * ``archive-<revision>/counts``: the counts of the dead; the highest revision is valid. A directory, because
   renaming one onto another that is not empty fails: of several writers of a revision exactly one succeeds.
-* ``.<anything>.tmp``: being written.
+* ``.batchscope-<32 hexadecimal digits>.tmp``: being written.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 _PUBLISHED = re.compile(r"(?P<instance>[A-Za-z0-9_]{1,64})-(?P<sequence>\d{12,18})\.(?P<state>snapshot|claimed)")
 _ARCHIVE = re.compile(r"archive-(?P<revision>\d{12,18})")
+_TEMPORARY = re.compile(r"\.batchscope-[0-9a-f]{32}\.tmp")
 COUNTS = "counts"
 
 
@@ -49,7 +50,7 @@ def archive_name(revision: int) -> str:
 
 def temporary_name() -> str:
     """A name that nobody else uses."""
-    return f".{uuid.uuid4().hex}.tmp"
+    return f".batchscope-{uuid.uuid4().hex}.tmp"
 
 
 def listing(directory: Path) -> Listing:
@@ -60,7 +61,7 @@ def listing(directory: Path) -> Listing:
             published.add(Published(found["instance"], int(found["sequence"]), found["state"] == "claimed"))
         elif found := _ARCHIVE.fullmatch(name):
             archives.append(int(found["revision"]))
-        elif name.startswith(".") and name.endswith(".tmp"):
+        elif _TEMPORARY.fullmatch(name):
             temporary.add(name)
         elif name.endswith((".snapshot", ".claimed")):
             foreign.add(name)

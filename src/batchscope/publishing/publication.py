@@ -9,7 +9,7 @@ from batchscope.errors import DecodeError
 from batchscope.publishing.frame import DAMAGED, FOREIGN, FrameError, Header, pack, unpack
 from batchscope.statistics.snapshot import MetricsSnapshot, decode_snapshot
 
-FORMAT = "batchscope.publication/1"
+FORMAT = "batchscope.publication/2"
 INSTANCE = re.compile(r"[A-Za-z0-9_]{1,64}")
 
 

@@ -18,6 +18,7 @@ from batchscope.errors import ConfigurationError
 from batchscope.periodic import Periodic, RateLimitedLog
 from batchscope.publishing.continuation import Continuation
 from batchscope.publishing.directory_writer import DirectoryWriter
+from batchscope.publishing.files import usable_path
 from batchscope.publishing.publication import INSTANCE, Publication
 from batchscope.publishing.socket_writer import SocketWriter
 from batchscope.statistics.snapshot import MetricsSnapshot
@@ -25,6 +26,8 @@ from batchscope.statistics.snapshot import MetricsSnapshot
 logger = logging.getLogger("batchscope")
 UNIX = "unix:"
 _ATTEMPTS = 5
+_SILENT_SECONDS = 4.0
+"""How long nothing is published where nothing was recorded: readers take for dead who is silent for 10 s."""
 
 
 class SnapshotSource(Protocol):
@@ -54,6 +57,9 @@ class Transport(Protocol):
 class SnapshotPublisher:
     """Publishes ``source``'s snapshot every ``interval`` seconds, from a thread of its own.
 
+    Where the source tells whether anything was recorded (``drain()``, as a collector does) and nothing was, it waits
+    until 4 s have passed since the last one: an idle engine costs next to nothing.
+
     ``target`` is a directory, which is made if need be, or ``unix:/path.sock``. A directory is written to at
     once: ConfigurationError says here what would be wrong with it later. A reader's socket may come later.
     A failure (disk full, directory removed, no reader) is counted in ``failures``, logged once a minute at
@@ -71,13 +77,16 @@ class SnapshotPublisher:
         interval: float | None = 1.0,
         clock: Clock = time.monotonic,
     ) -> None:
-        where = os.fspath(target)
+        where = usable_path("target", target)
         self._source = source
         self._continuation = Continuation()
         self._lock = threading.Lock()
         self._closing = self._closed = False
         self._log = RateLimitedLog(logger, clock=clock)
         self._where = where
+        self._clock = clock
+        self._seen: int | None = None
+        self._published_at = clock()
         self.failures = 0
         _check_instance(source.get_snapshot().instance_id)
         self._transport: Transport
@@ -86,7 +95,7 @@ class SnapshotPublisher:
         else:
             self._transport = DirectoryWriter(Path(where))
             self._publish_first(where)
-        self._periodic = None if interval is None else Periodic(self.publish_now, interval, "batchscope-publish")
+        self._periodic = None if interval is None else Periodic(self._publish_news, interval, "batchscope-publish")
         if self._periodic is not None:
             self._periodic.start()
             atexit.register(self.close)  # after the thread's own, so that it comes before it
@@ -104,6 +113,16 @@ class SnapshotPublisher:
     def closed(self) -> bool:
         """Whether it has published for the last time."""
         return self._closed
+
+    def _publish_news(self) -> None:
+        """Publish, unless nothing was recorded and the last publication is not old."""
+        drain = getattr(self._source, "drain", None)
+        seen = drain() if callable(drain) else None
+        now = self._clock()
+        if seen is not None and seen == self._seen and now - self._published_at < _SILENT_SECONDS:
+            return
+        if self.publish_now():
+            self._seen, self._published_at = seen, now
 
     def publish_now(self) -> bool:
         """Publish, on the calling thread; whether it succeeded. Does nothing when closed."""

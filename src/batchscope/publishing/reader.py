@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import contextlib
 import logging
 import os
 import threading
@@ -16,6 +15,7 @@ import msgspec
 
 from batchscope.clock import Clock
 from batchscope.errors import ConfigurationError
+from batchscope.periodic import RateLimitedLog
 from batchscope.publishing.combine import combine
 from batchscope.publishing.labels import checked_labels
 from batchscope.publishing.members import Members, Processes
@@ -26,15 +26,20 @@ from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.text import shown
 
 logger = logging.getLogger("batchscope")
-_MOST_NAMED = 1000
+_MOST_REMEMBERED = 50_000
+_MOST_NAMED = 100
 SKIPPED = "snapshot_file_"
 
 
 class Skips:
-    """What was not used: each thing is counted and named in the log once, not at every scrape."""
+    """What was not used: each thing is counted and named in the log once, not at every scrape.
+
+    The log names the first 100 of each reason, and then one a minute. 50,000 are remembered, 10 MB at most.
+    """
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
+        self._log = RateLimitedLog(logger)
         self._named: dict[tuple[str, str], None] = {}
 
     def skip(self, name: str, reason: str, why: object) -> None:
@@ -42,11 +47,11 @@ class Skips:
         if (name, reason) in self._named:
             return
         self._named[name, reason] = None
-        if len(self._named) > _MOST_NAMED:
+        if len(self._named) > _MOST_REMEMBERED:
             del self._named[next(iter(self._named))]
-        self.counts[reason] = self.counts.get(reason, 0) + 1
-        with contextlib.suppress(Exception):  # a handler of the host may raise anything
-            logger.warning("batchscope: %s is skipped (%s): %s", shown(name), reason, shown(why))
+        count = self.counts[reason] = self.counts.get(reason, 0) + 1
+        key = f"{reason} {min(count, _MOST_NAMED)}"
+        self._log.warning(key, "batchscope: %s is skipped (%s): %s", shown(name), reason, shown(why))
 
 
 class FleetReader(abc.ABC):

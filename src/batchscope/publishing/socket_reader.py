@@ -14,6 +14,7 @@ from pathlib import Path
 
 from batchscope.clock import Clock
 from batchscope.errors import ConfigurationError
+from batchscope.publishing.files import usable_path
 from batchscope.publishing.frame import FOREIGN, FrameError
 from batchscope.publishing.peer import Peer
 from batchscope.publishing.publication import Publication, decode
@@ -48,7 +49,7 @@ class SnapshotSocket(FleetReader):
         clock: Clock = time.monotonic,
     ) -> None:
         super().__init__(dead_after, max_age, clock, labels)
-        self._path = checked_path(os.fspath(path))
+        self._path = checked_path(usable_path("path", path))
         self._timeout = timeout
         self._peers: dict[int, Peer] = {}
         self._listener = _listening(self._path)

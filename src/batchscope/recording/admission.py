@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from math import inf, isinf, isnan
+from math import inf, isinf, isnan, nan
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,7 +68,7 @@ class Admission:
 
     def advance(self, events: Iterable[Event]) -> Sorted:
         """Sort a log; who arrives is taken in, into the table too, before anything else is looked at."""
-        admitted = _Admitted([], [], [], [])
+        admitted = _Admitted([], [], [], [], [])
         iterations: list[Iteration] = []
         positions: list[int] = []
         ends: list[Finish | Loss] = []
@@ -99,21 +99,23 @@ class Admission:
 
     def _admit(self, event: Arrival, admitted: _Admitted) -> None:
         handle, request_id, prompt_tokens, at = event.handle, event.request_id, event.prompt_tokens, event.at
+        rank = event.rank
         try:
             if request_id in self._handle_of:
                 reason = DUPLICATE_REQUEST
-            elif 0 <= prompt_tokens < inf and -inf < at < inf:
+            elif 0 <= prompt_tokens < inf and -inf < at < inf and (rank is None or 0 <= rank < inf):
                 code = self._class_codes.get(event.request_class, self._other_class)
-                size, instant = float(prompt_tokens), float(at)
+                size, instant, own = float(prompt_tokens), float(at), nan if rank is None else float(rank)
                 self._handle_of[request_id] = handle
                 self._id_of[handle] = request_id
                 admitted.handles.append(handle)
                 admitted.at.append(instant)
                 admitted.prompt_tokens.append(size)
                 admitted.classes.append(code)
+                admitted.ranks.append(own)
                 return
             else:
-                reason = _unfit(at, prompt_tokens)
+                reason = _unfit(at, prompt_tokens, rank or 0)
         except _BAD_VALUE:
             reason = WRONG_TYPE
         self._reject(reason, 1)
@@ -122,7 +124,8 @@ class Admission:
     def _occupy(self, admitted: _Admitted) -> None:
         slots = np.array(admitted.handles, dtype=np.int64)
         self._table.reserve(int((slots & INDEX_MASK).max()))
-        self._table.occupy(slots, np.array(admitted.at), np.array(admitted.prompt_tokens), np.array(admitted.classes))
+        columns = (admitted.at, admitted.prompt_tokens, admitted.classes, admitted.ranks)
+        self._table.occupy(slots, *map(np.array, columns))
 
 
 class _Admitted(NamedTuple):
@@ -132,10 +135,11 @@ class _Admitted(NamedTuple):
     at: list[float]
     prompt_tokens: list[float]
     classes: list[float]
+    ranks: list[float]
 
 
-def _unfit(at: float, prompt_tokens: float) -> str:
-    """Why one of the two, both numbers, is not fit."""
-    if isinf(at) or isinf(prompt_tokens):
+def _unfit(*numbers: float) -> str:
+    """Why one of the numbers is not fit."""
+    if any(map(isinf, numbers)):
         return INFINITE
-    return NOT_A_NUMBER if isnan(at) or isnan(prompt_tokens) else NEGATIVE
+    return NOT_A_NUMBER if any(map(isnan, numbers)) else NEGATIVE

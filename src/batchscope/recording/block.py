@@ -16,43 +16,52 @@ class Layout(NamedTuple):
     """How rows of a kind are packed: their first ``packed`` columns, those of ``whole`` as int64.
 
     ``optional``: whole ones that may be ``NOT_GIVEN``. A row that does not fit (a count that is no integer) is
-    packed as floats alone, and named in its block's ``loose``.
+    packed as floats alone, and says so itself: its ``mark``, a code >= 0 otherwise, is ``loose_code`` of it.
     """
 
     packed: int
     whole: tuple[slice, ...] = ()
     optional: slice = slice(0, 0)
+    mark: int = 0
+
+
+def loose_code(code: float) -> float:
+    """Of a code >= 0 one below 0, and back."""
+    return -1.0 - code
 
 
 class Block:
-    """``size`` rows of ``width`` words, with an object a row beside them; ``loose`` rows hold floats only."""
+    """``size`` rows of ``width`` words, with an object a row beside them; ``serial`` counts a chain's blocks."""
 
-    __slots__ = ("buffer", "head", "loose", "next", "objects", "read", "size", "values", "whole")
+    __slots__ = ("buffer", "head", "next", "objects", "read", "serial", "size", "values", "whole")
 
     def __init__(self, size: int, width: int, *, objects: bool = True) -> None:
         self.buffer = bytearray(size * width * 8)
         self.values = np.frombuffer(self.buffer, dtype=np.float64).reshape(size, width)
         self.whole = self.values.view(np.int64)
         self.objects: list[Any] = [None] * size if objects else []
-        self.loose: list[int] = []
         self.size = size
         self.head = 0
         self.read = 0
         self.next: Block | None = None
+        self.serial = -1
 
     def unpack(self, layout: Layout, start: int, stop: int, columns: Floats) -> None:
         """Copy rows into ``columns``, shape (all of the kind's, stop - start); those not packed are 0."""
-        packed, whole, optional = layout
+        packed, whole, optional, mark = layout
         columns[packed:] = 0.0
         columns[:packed] = self.values[start:stop].T
+        if not whole:
+            return
         for part in whole:
             columns[part] = self.whole[start:stop, part].T
         missing = columns[optional] == NOT_GIVEN
         if missing.any():
             columns[optional][missing] = np.nan
-        for row in self.loose if whole else ():
-            if start <= row < stop:
-                columns[:packed, row - start] = self.values[row]
+        if columns[mark].min() < 0:
+            for row in np.flatnonzero(columns[mark] < 0).tolist():
+                columns[:packed, row] = self.values[start + row]
+                columns[mark, row] = loose_code(columns[mark, row])
 
 
 def block_of(kind: Kind, rows: int, layout: Layout) -> Block:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -16,9 +17,9 @@ from batchscope.recording.iteration_batch import IterationBatch, gather
 from batchscope.recording.iteration_rows import iteration_rows
 from batchscope.recording.occupancy import NOBODY, Moves
 from batchscope.recording.progress import emit, first_times, schedule
-from batchscope.recording.request_rows import request_rows
+from batchscope.recording.request_rows import COMPLETES, request_rows
 from batchscope.recording.rows import BatchColumn, Floats, Gaps, IterationColumn, Rows
-from batchscope.recording.slots import GENERATION, INDEX_MASK, SlotTable
+from batchscope.recording.slots import FREE, GENERATION, INDEX_MASK, SlotTable
 
 DUPLICATE_SLOT = "duplicate_slot"
 NOT_RUNNING = "not_running"
@@ -40,6 +41,7 @@ class Derivation:
         self._iterations = 0
         self._last_finish = np.nan
         self._departed = NOBODY
+        self._completed: Counter[float] = Counter()  # by rank: not counted for an iteration yet
 
     @property
     def in_flight(self) -> int:
@@ -59,6 +61,7 @@ class Derivation:
     def reset(self) -> None:
         """Start counting anew; requests in flight stay, and count as received."""
         self.received, self.lost, self.rejected = self.in_flight, 0, {}
+        self._completed.clear()
 
     def derive(self, events: Sequence[Event]) -> list[Rows | Gaps]:
         """Rows of everything that these events say, in the order they were reported."""
@@ -70,7 +73,11 @@ class Derivation:
             batch = gather(log.positions, log.iterations, self.reject)
             if batch.size:
                 out += self._iterate(batch, log.leaving, moves)
-        return out + self._leave(log.leaving) if log.leaving.events else out
+        if not log.leaving.events:
+            return out
+        if not out:
+            self._completed.update(rank for _, rank in self._completions(log.leaving))
+        return out + self._leave(log.leaving)
 
     def _iterate(self, batch: IterationBatch, leaving: Leaving, moves: Moves) -> list[Rows | Gaps]:
         history = self._consistent(self._known(batch), batch, leaving)
@@ -78,15 +85,46 @@ class Derivation:
         found = emissions(history, self.table, batch.finished)
         decoding = history.decoding(self.table)
         out: list[Rows | Gaps] = [*gaps(found, batch.finished), *first_times(history, found, started, self.table)]
-        moves.collect(history, started)
-        schedule(history, started, decoding, self.table)
+        moves.collect(history, started, batch.ranks)
+        schedule(history, started, batch.ranks, decoding, self.table)
         emit(found, batch.finished, self.table)
         rows, batches = iteration_rows(batch, history, started, decoding, self.limits)
-        moves.fill(rows.values, leaving.slot, leaving.at)
+        moves.fill(rows.values, leaving.slot, leaving.at, self.limits)
+        if batch.heads.max() != FREE:
+            self.reject(STALE_SLOT, moves.tell_heads(rows.values, batch.heads))
+        self._count_completed(rows.values, batch.position, leaving)
         self._number(rows.values, batches.values)
         self._departed = self._departed.after(float(started.max()))
         self._last_finish = float(np.fmax(self._last_finish, batch.finished.max()))
         return [*out, rows, batches]
+
+    def _completions(self, leaving: Leaving) -> list[tuple[int, float]]:
+        """Of each request that completes: where the log says so, and the rank it ran on."""
+        ran = ~np.isnan(self.table.first_scheduled_at[leaving.slot])
+        told = zip(leaving.events, ran, leaving.position.tolist(), self.table.rank[leaving.slot].tolist(), strict=True)
+        return [
+            (position, rank)
+            for event, scheduled, position, rank in told
+            if scheduled and type(event) is Finish and COMPLETES[int(event.reason)]
+        ]
+
+    def _count_completed(self, rows: Floats, positions: npt.NDArray[np.int64], leaving: Leaving) -> None:
+        """Completed requests count for the iteration of their rank that was reported last before they were.
+
+        Where that was drained before, or there is none, they count for the next one.
+        """
+        completions = self._completions(leaving)
+        counted = np.zeros(len(rows))
+        for rank in set(rows[:, IterationColumn.RANK].tolist()):
+            mine = np.flatnonzero(rows[:, IterationColumn.RANK] == rank)
+            told = [position for position, of in completions if of == rank]
+            last = np.maximum(positions[mine].searchsorted(told) - 1, 0)
+            counted[mine] = np.bincount(last, minlength=len(mine))
+            counted[mine[0]] += self._completed.pop(rank, 0)
+            completions = [each for each in completions if each[1] != rank]
+        self._completed.update(rank for _, rank in completions)
+        completed = rows[:, IterationColumn.REQUESTS_COMPLETED]
+        completed[:] = np.where(np.isnan(completed), counted, completed)
 
     def _known(self, batch: IterationBatch) -> Elements:
         """The elements whose handle means a request in flight."""
@@ -95,16 +133,18 @@ class Derivation:
         valid = self.table.valid(batch.handles, index)
         if valid.all():
             return elements
-        self.reject(STALE_SLOT, int(np.count_nonzero(~valid)))
+        self.reject(STALE_SLOT, int(np.count_nonzero(~valid & ~batch.formed[batch.iteration])))
         return elements.take(valid)
 
     def _consistent(self, elements: Elements, batch: IterationBatch, leaving: Leaving) -> History:
         """By slot, without what cannot be: a slot twice, time going back, evicting who does not run.
 
-        Long runs are tried first; where anything is wrong with them, it is looked for element by element.
+        Long runs are tried first; where anything is wrong with them, it is looked for element by element. With
+        several ranks there are none: what follows an iteration is another rank's.
         """
         capacity = self.table.capacity
-        if (batch.finished[1:] >= batch.finished[:-1]).all():
+        one_rank = len(set(batch.ranks.tolist())) == 1
+        if one_rank and (batch.finished[1:] >= batch.finished[:-1]).all():
             runs = long_runs(elements, capacity, batch.size)
             if runs is not None:
                 history = History(runs)
@@ -114,9 +154,9 @@ class Derivation:
             runs, order = single_runs(elements, capacity)
             history = History(runs)
             for reason, bad in self._wrong(history, batch, leaving):
-                count = int(np.count_nonzero(bad))
-                if count:
-                    self.reject(reason, count)
+                if bad.any():
+                    excused = batch.formed[history.begin] if reason is STALE_SLOT else False
+                    self.reject(reason, int(np.count_nonzero(bad & ~excused)))
                     keep = np.ones(len(bad), dtype=np.bool_)
                     keep[order[bad]] = False
                     elements = elements.take(keep)

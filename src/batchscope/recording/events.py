@@ -15,12 +15,15 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     request_id: Any
     prompt_tokens: float
     request_class: str | None
+    rank: float | None
 
 
 class Iteration(msgspec.Struct, frozen=True, gc=False):
     """An iteration: handles, tokens and scheduled tokens as packed int64; ``scalars`` as packed float64.
 
     The scalars are its start, its finish and ``iteration_batch.FIELDS``, ``nan`` where they were not given.
+    ``formed``: its slots were told when the batch was formed; who has left since was a wasted place, no mistake.
+    ``head``: the handle of the request that was refused, -1 where nobody says.
     """
 
     scalars: bytes
@@ -28,6 +31,23 @@ class Iteration(msgspec.Struct, frozen=True, gc=False):
     tokens: bytes | None
     scheduled: bytes | None
     preempted: bytes
+    formed: bool = False
+    head: int = -1
+
+
+class Formed(msgspec.Struct, gc=False):
+    """What a tracker was told before an iteration ended: of a batch that was formed, or only why admission stopped.
+
+    Opaque to engines, who give it to ``tracker.iteration`` in the place of the slots. ``handles`` None: no batch, only
+    a stop. ``told``: the iteration was reported; without scalars forming it was a mistake, which was counted.
+    """
+
+    handles: bytes | None
+    scalars: tuple[float, ...]
+    scheduled: bytes | None = None
+    preempted: bytes = b""
+    head: int = -1
+    told: bool = False
 
 
 class Finish(msgspec.Struct, frozen=True, gc=False):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from batchscope.configuration import SchedulerLimits
+from batchscope.recording.events import Event
 from batchscope.recording.rings import Recording
 from batchscope.recording.rows import (
     LIMITERS,
@@ -21,7 +23,7 @@ from batchscope.recording.rows import (
     RequestColumn,
     Rows,
 )
-from batchscope.recording.source import Source
+from batchscope.recording.source import Source, Telling
 from batchscope.records import IterationResult, RequestResult, SchedulerMetrics
 
 _REQUEST_FIELDS = [
@@ -56,13 +58,19 @@ class Forward:
         self._metrics = metrics
         self._source: Source | None = None
         self._classes = _ClassCodes()
+        self._hear: Callable[[Source, Sequence[Event]], None] | None = None
 
     def attach(self, source: Source) -> Recording:
-        """Forward ``source``; it drains itself after each call. A double that wants to know it is told."""
+        """Forward ``source``; it drains itself after each call.
+
+        A double that wants to know it, and what it was told before that became rows, has ``watch`` and ``hear``.
+        """
         self._source = source
         watch = getattr(self._metrics, "watch", None)
         if callable(watch):
             watch(source)
+        if isinstance(source, Telling):
+            self._hear = getattr(self._metrics, "hear", None)
         return Recording(
             time.monotonic, self._classes, 0.0, strict=False, relieve=self._forward,
             limits=getattr(self._metrics, "limits", None) or SchedulerLimits(), eager=True,
@@ -71,6 +79,8 @@ class Forward:
     def _forward(self) -> None:
         if self._source is None:
             return
+        if self._hear is not None and isinstance(self._source, Telling):
+            self._hear(self._source, self._source.undrained())
         blocks = self._source.drain()
         gaps = [block for block in blocks if isinstance(block, Gaps)]
         for block in blocks:

@@ -36,7 +36,8 @@ class IterationBatch(NamedTuple):
     """``size`` iterations and their elements, flat, in the order reported.
 
     ``position`` is where an iteration stands in the log; ``tokens`` None = one each, ``scheduled`` None = not
-    given (``UNKNOWN_TOKENS`` where only some are); ``evicted`` None = nobody was.
+    given (``UNKNOWN_TOKENS`` where only some are); ``evicted`` None = nobody was. ``formed`` and ``heads`` are
+    those of ``Iteration``.
     """
 
     position: npt.NDArray[np.int64]
@@ -48,11 +49,18 @@ class IterationBatch(NamedTuple):
     tokens: Ints | None
     scheduled: Ints | None
     evicted: npt.NDArray[np.bool_] | None
+    formed: npt.NDArray[np.bool_]
+    heads: Ints
 
     @property
     def size(self) -> int:
         """How many iterations."""
         return len(self.started)
+
+    @property
+    def ranks(self) -> Floats:
+        """The rank of each iteration; not given is 0."""
+        return np.nan_to_num(self.fields[:, FIELDS.index(C.RANK)])
 
 
 def gather(positions: Sequence[int], events: Sequence[Iteration], reject: Reject) -> IterationBatch:
@@ -106,6 +114,8 @@ def _flatten(
         np.array(positions, dtype=np.int64), started, finished, fields,
         np.frombuffer(b"".join(parts), dtype=np.int64),
         np.repeat(np.arange(len(events)), counts), tokens, scheduled, evicted,
+        np.array([event.formed for event in events], dtype=np.bool_),
+        np.array([event.head for event in events], dtype=np.int64),
     )  # fmt: skip
 
 

@@ -21,13 +21,12 @@ def iteration_rows(
     decoding: npt.NDArray[np.bool_],
     limits: SchedulerLimits,
 ) -> tuple[Rows, Rows]:
-    """An ITERATION and a BATCH row for each iteration; running and waiting are left to be filled."""
+    """An ITERATION and a BATCH row for each iteration; running, waiting and completed are left to be filled."""
     rows = empty_rows(Kind.ITERATION, batch.size)
     rows[:, FIELDS] = batch.fields
     rows[:, C.AT] = rows[:, C.FINISHED_AT] = batch.finished
     rows[:, C.STARTED_AT] = started
     rows[:, C.PROCESSING_TIME] = batch.finished - started
-    rows[:, C.REQUESTS_COMPLETED] = np.nan_to_num(rows[:, C.REQUESTS_COMPLETED])
     rows[:, C.RANK] = np.nan_to_num(rows[:, C.RANK])
     _count(rows, history, decoding)
 
@@ -35,8 +34,8 @@ def iteration_rows(
     batches[:, BatchColumn.AT] = batch.finished
     batches[:, BatchColumn.REQUEST_COUNT] = rows[:, C.REQUEST_COUNT]
     batches[:, BatchColumn.MEMORY_BYTES_USED] = rows[:, C.MEMORY_BYTES_USED]
-    if limits.max_running_requests:
-        batches[:, BatchColumn.UTILIZATION] = rows[:, C.REQUEST_COUNT] / limits.max_running_requests
+    if limits.batch_places:
+        batches[:, BatchColumn.UTILIZATION] = rows[:, C.REQUEST_COUNT] / limits.batch_places
     return Rows(Kind.ITERATION, rows), Rows(Kind.BATCH, batches)
 
 

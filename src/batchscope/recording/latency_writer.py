@@ -7,16 +7,21 @@ from math import nan
 from typing import Never
 
 from batchscope.errors import InvalidRecordError
+from batchscope.recording.aside import Aside
 from batchscope.recording.packing import BAD_VALUE, GAP_BYTES, pack_gap, readable
+from batchscope.recording.ring import Ring
 from batchscope.recording.rings import Recording, Rings
 from batchscope.recording.rows import GapColumn
+from batchscope.recording.tally import WRONG_TYPE
 from batchscope.records import Latencies
-
-WRONG_TYPE = "wrong_type"
 
 
 class LatencyWriter:
-    """What ``Writer`` is made of: its rings, and the latencies between tokens."""
+    """What ``Writer`` is made of: its rings, and the latencies between tokens.
+
+    A record takes its ring for as long as it lasts and leaves ``aside`` in its place: whatever else this thread
+    records meanwhile goes there (see ``ring`` and ``aside``).
+    """
 
     __slots__ = (
         "__weakref__", "_batches", "_clock", "_codes", "_default", "_errors", "_gap_log", "_gaps", "_iterations",
@@ -31,8 +36,11 @@ class LatencyWriter:
         self._other = shared.other_class
         self._default = shared.class_codes.get(None, shared.other_class)
         self._strict = shared.strict
-        self._requests, self._iterations = rings.requests, rings.iterations
-        self._batches, self._gaps, self._errors = rings.batches, rings.gaps, rings.errors
+        self._requests: Ring | Aside = rings.requests
+        self._iterations: Ring | Aside = rings.iterations
+        self._batches: Ring | Aside = rings.batches
+        self._gaps: Ring | Aside = rings.gaps
+        self._errors: Ring | Aside = rings.errors
         self._gap_log = rings.gap_log
 
     def __del__(self) -> None:
@@ -47,21 +55,31 @@ class LatencyWriter:
 
     def inter_token_latency(self, latency: float, count: int = 1) -> None:
         """``count`` tokens, each this long after the one before (an emission of k tokens: gap / k)."""
-        self._gap(self._clock(), latency, count, nan, 0.0)
+        try:
+            at = self._clock()
+        except BAD_VALUE as error:
+            self._reject(error)
+        else:
+            self._gap(at, latency, count, nan, 0.0)
 
     def inter_emission_latency(self, latency: float, count: int = 1) -> None:
         """``count`` emissions (output events), each this long after the one before of its request."""
-        block = self._gaps.block
-        row = block.head
-        if row == block.size:
-            self._gap(self._clock(), nan, 0.0, latency, count)
-            return
+        ring = self._gaps
         try:
+            self._gaps = ring.aside
+            block = ring.block
+            row = block.head
+            if row == block.size:
+                fresh = ring.next_block()
+                if fresh is None:
+                    return
+                block, row = fresh, fresh.head
             pack_gap(block.buffer, row * GAP_BYTES, self._clock(), nan, 0.0, latency, count)
+            block.head = row + 1
         except BAD_VALUE as error:
             self._reject(error)
-            return
-        block.head = row + 1
+        finally:
+            self._gaps = ring
 
     def inter_token_latencies(self, latencies: Latencies) -> None:
         """Many at once: a list or array of latencies, or (latency, count) pairs."""
@@ -74,10 +92,11 @@ class LatencyWriter:
     def _latencies(self, column: GapColumn, latencies: Latencies) -> None:
         try:
             read = readable(latencies)
+            at = self._clock()
         except BAD_VALUE as error:
             self._reject(error)
         else:
-            self._take(self._clock(), column, read)
+            self._take(at, column, read)
 
     def _take(self, at: float, column: GapColumn, latencies: bytes | list[tuple[float, float]]) -> None:
         if isinstance(latencies, bytes):
@@ -91,22 +110,33 @@ class LatencyWriter:
 
     def _gap(self, at: float, token: float, tokens: float, emission: float, emissions: float) -> None:
         ring = self._gaps
-        block = ring.block
-        row = block.head
-        if row == block.size:
-            fresh = ring.next_block()
-            if fresh is None:
-                return
-            block, row = fresh, 0
         try:
+            self._gaps = ring.aside
+            block = ring.block
+            row = block.head
+            if row == block.size:
+                fresh = ring.next_block()
+                if fresh is None:
+                    return
+                block, row = fresh, fresh.head
             pack_gap(block.buffer, row * GAP_BYTES, at, token, tokens, emission, emissions)
+            block.head = row + 1
         except BAD_VALUE as error:
             self._reject(error)
-            return
-        block.head = row + 1
+        finally:
+            self._gaps = ring
 
     def _reject(self, error: Exception) -> None:
-        rejected = self._rings.rejected
-        rejected[WRONG_TYPE] = rejected.get(WRONG_TYPE, 0) + 1
+        self._rings.rejected.add(WRONG_TYPE)
         if self._strict:
-            raise InvalidRecordError(f"record not taken: {error}; see the fields' types in its docstring") from error
+            raise InvalidRecordError(
+                f"record not taken: {_text(error)}; see the fields' types in its docstring"
+            ) from error
+
+
+def _text(error: Exception) -> str:
+    """An exception's message, if it has one: its class may be anybody's."""
+    try:
+        return str(error)
+    except BAD_VALUE:
+        return "an error without a text"

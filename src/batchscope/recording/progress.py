@@ -40,9 +40,10 @@ def _start_rows(slot: Indices, at: Floats, column: StartColumn, table: SlotTable
     return Rows(Kind.START, rows)
 
 
-def schedule(history: History, started: Floats, decoding: Mask, table: SlotTable) -> None:
-    """Places held, phases, evictions and the waits they cause."""
+def schedule(history: History, started: Floats, ranks: Floats, decoding: Mask, table: SlotTable) -> None:
+    """Places held and where, phases, evictions and the waits they cause."""
     slots, ends = history.slots, history.ends
+    table.rank[slots] = ranks[history.begin[ends]]
     emits = history.emitting()
     _resume_waiting(history, started, table)
     if history.evicted is None:

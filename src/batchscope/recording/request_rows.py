@@ -16,7 +16,7 @@ C = RequestColumn
 OUT_OF_ORDER = "out_of_order"
 NEGATIVE = "negative"
 NOT_RUNNING = "not_running"
-_COMPLETED = np.array([reason.outcome is Outcome.COMPLETED for reason in REASONS])
+COMPLETES = np.array([reason.outcome is Outcome.COMPLETED for reason in REASONS])
 
 
 def request_rows(
@@ -67,7 +67,7 @@ def _fit(said: Floats, index: Indices, table: SlotTable, reject: Callable[[str, 
     at = said[:, 0]
     latest = np.fmax(table.arrived_at[index], table.last_token_at[index])
     latest = np.fmax(latest, np.fmax(table.first_scheduled_at[index], table.preempted_at[index]))
-    completed = _COMPLETED[said[:, 1].astype(np.int64)]
+    completed = COMPLETES[said[:, 1].astype(np.int64)]
     good = np.ones(len(said), dtype=np.bool_)
     for reason, bad in (
         (OUT_OF_ORDER, ~((at >= latest) & np.isfinite(at))),

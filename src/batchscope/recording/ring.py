@@ -5,7 +5,14 @@ Why this is safe, with or without the GIL. A ring is a chain of blocks. The writ
 and the chain's beginning. A row is published by the store of ``head`` that follows it, a block by the store
 of ``next`` that follows its last row, so whatever the reader sees published is whole. The reader takes
 ``next`` before ``head``: when it then finds a following block, the one before is complete and never
-written again, until the writer takes it back from ``free``, whose append and pop are atomic.
+written again, until the chain begins behind it: then the writer may have it back. Blocks are numbered as they are
+linked, so that is one comparison (``_free``), and the reader gives blocks back by one store (``release``).
+
+Why one thread may record inside a record of its own. A finalizer, a signal handler or a failing subscriber runs
+in the middle of any call. So a record takes the ring out of its writer for as long as it lasts and leaves ``aside``
+in its place (see ``aside``): a nested record finds that and gets a row of its own, and the ring is always where
+the outer one left it. What is left of a record that an exception ended (Ctrl-C) is a row that was not published,
+and a chain whose steps, each one store, are gone through again (``_fresh``).
 """
 
 from __future__ import annotations
@@ -14,7 +21,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from batchscope.recording.aside import Aside
 from batchscope.recording.block import Block, Layout, block_of, packed_whole
+from batchscope.recording.packing import cut_ids
 from batchscope.recording.rows import Kind
 from batchscope.recording.unread import Part, Unread
 
@@ -44,16 +53,17 @@ class Ring:
     """
 
     __slots__ = (
-        "_allocated",
         "_block_rows",
+        "_blocks",
         "_first",
-        "_free",
+        "_fresh",
         "_layout",
         "_max_blocks",
         "_patient",
         "_pressure",
         "_relief_at",
         "_relieve",
+        "aside",
         "block",
         "dropped",
         "kind",
@@ -74,9 +84,11 @@ class Ring:
         self.dropped = 0
         self._patient = True
         self.block = Block(0, self._layout.packed)  # full from the first: memory comes with the first record
+        self.aside = Aside(kind, self._layout, relieve)
+        self.block.serial = 0
         self._first = self.block
-        self._free: deque[Block] = deque()
-        self._allocated = 0
+        self._fresh: Block | None = None
+        self._blocks: list[Block] = []
         self._block_rows = block_rows
         self._max_blocks = max_blocks
         self._relief_at = max_blocks - max_blocks // 5
@@ -84,17 +96,33 @@ class Ring:
         self._pressure = pressure or Pressure()
 
     def next_block(self) -> Block | None:
-        """Writer: the current block is full; link an empty one, or count a dropped record and give None."""
-        due = self._allocated - len(self._free) >= self._relief_at or self._pressure.full
+        """Writer: one with room, if need be a fresh one linked to a full one; None counts a dropped record."""
+        block = self._last()
+        if block.head < block.size:
+            return block
+        if self.kind is Kind.REQUEST:
+            cut_ids(block.objects)
+        due = len(self._blocks) - len(self._free()) >= self._relief_at or self._pressure.full
         if due and self._relieve() is False and self._patient:
             time.sleep(_PAUSE_SECONDS)  # somebody else drains: they need the GIL more than we do
         fresh = self._take() or self._wait()
         if fresh is None:
             self.dropped += 1
             return None
-        self.block.next = fresh
-        self.block = fresh
-        return fresh
+        block.next = fresh
+        return self._last()
+
+    def _last(self) -> Block:
+        """The end of the chain; what an exception left undone after a link is done now."""
+        if self.block.next is not None:
+            self.block = self.block.next
+        if self._fresh is self.block:
+            self._fresh = None
+        return self.block
+
+    def _free(self) -> list[Block]:
+        begin = self._first.serial
+        return [block for block in self._blocks if block.serial < begin]
 
     def _wait(self) -> Block | None:
         """All memory is full while somebody drains: let them have the GIL, once, for a bounded time.
@@ -114,17 +142,21 @@ class Ring:
         return None
 
     def _take(self) -> Block | None:
-        if self._free:
-            block = self._free.popleft()
-            block.head = 0
-            block.next = None
-            block.loose.clear()
-            self._patient = True
-            return block
-        if self._allocated >= self._max_blocks:
-            return None
-        self._allocated += 1
-        return block_of(self.kind, self._block_rows, self._layout)
+        """An empty block, ours from now on, also if an exception keeps it from being linked; None with none free."""
+        if self._fresh is None:
+            free = self._free()
+            if not free and len(self._blocks) < self._max_blocks:
+                free = [block_of(self.kind, self._block_rows, self._layout)]
+                self._blocks += free
+            if not free:
+                return None
+            self._fresh = free[0]
+        fresh = self._fresh
+        fresh.serial = self.block.serial + 1
+        fresh.head = fresh.read = 0
+        fresh.next = None
+        self._patient = True
+        return fresh
 
     def unread(self) -> Unread | None:
         """Reader: all rows published so far, oldest first, for it to take; None with none."""
@@ -137,16 +169,14 @@ class Ring:
             if head > block.read:
                 parts.append((block, block.read, head))
             block = following
+        parts.extend(self.aside.unread())
         return Unread(self.kind, self._layout, parts, self.release) if parts else None
 
     def release(self) -> None:
         """Reader: blocks that are read to their end and have a following one go back to the writer."""
         self._pressure.full = False
-        while self._first.read == self._first.size and self._first.next is not None:
-            block = self._first
-            self._first = self._first.next
-            if block.size:
-                if block.objects:
-                    block.objects = [None] * block.size  # no request id is kept for a place in a ring
-                block.read = 0
-                self._free.append(block)
+        self.aside.release()
+        while (block := self._first).read == block.size and block.next is not None:
+            if block.objects:
+                block.objects = [None] * block.size  # no request id is kept for a place in a ring
+            self._first = block.next

@@ -12,6 +12,7 @@ from batchscope.configuration import SchedulerLimits
 from batchscope.recording.block import Layout
 from batchscope.recording.ring import Pressure, Ring
 from batchscope.recording.rows import GapColumn, Gaps, IterationColumn, Kind, RequestColumn
+from batchscope.recording.tally import DROPPED, Tally
 from batchscope.recording.unread import Unread
 
 _BLOCK_ROWS = {Kind.REQUEST: 512, Kind.ITERATION: 256, Kind.BATCH: 512, Kind.GAP: 1024, Kind.ERROR: 512}
@@ -19,7 +20,7 @@ _MAX_BLOCKS = 10
 _OPTIONAL_COUNTS = slice(RequestColumn.PROMPT_TOKENS, RequestColumn.PREEMPTIONS + 1)
 _TOKENS = slice(RequestColumn.TOKENS_GENERATED, RequestColumn.TOKENS_GENERATED + 1)
 _LAYOUTS = {
-    Kind.REQUEST: Layout(RequestColumn.OBSERVED, (_TOKENS, _OPTIONAL_COUNTS), _OPTIONAL_COUNTS),
+    Kind.REQUEST: Layout(RequestColumn.OBSERVED, (_TOKENS, _OPTIONAL_COUNTS), _OPTIONAL_COUNTS, RequestColumn.REASON),
     Kind.ITERATION: Layout(IterationColumn.LIMITER_REPORTED),
 }
 """What writers pack: all but the columns that the drain fills; the rest of the kinds is packed whole."""
@@ -54,12 +55,13 @@ class GapLog:
     copied, so nothing is lost or seen twice. ``column`` is the ``GapColumn`` that the values belong to.
     """
 
-    __slots__ = ("_entries", "_relieve", "dropped")
+    __slots__ = ("_entries", "_relieve", "_taken", "tally")
 
     def __init__(self, relieve: Callable[[], object]) -> None:
         self._entries: list[GapEntry] = []
+        self._taken: list[GapEntry] = []
         self._relieve = relieve
-        self.dropped = 0
+        self.tally = Tally()
 
     def append(self, at: float, column: GapColumn, values: bytes) -> None:
         """Writer: add packed values of one instant."""
@@ -67,7 +69,7 @@ class GapLog:
         if pending >= _RELIEF_AT:
             self._relieve()
             if pending >= _MAX_GAP_ENTRIES and len(self._entries) >= _MAX_GAP_ENTRIES:
-                self.dropped += 1
+                self.tally.add(DROPPED)
                 return
         if len(values) <= _ENTRY_BYTES:
             self._entries.append((at, column, values))
@@ -79,10 +81,18 @@ class GapLog:
         """Reader: everything logged so far, by column, in pieces; consume it whole."""
         left = len(self._entries)
         while left:
-            entries = self._entries[: min(left, _GAP_ENTRIES_AT_ONCE)]
+            entries = self._taken = self._entries[: min(left, _GAP_ENTRIES_AT_ONCE)]
             del self._entries[: len(entries)]
             left -= len(entries)
             yield from _joined(entries)
+            self._taken = []
+
+    def interrupted(self) -> int:
+        """Reader: how many entries a drain took that did not come to its end; some may have been counted."""
+        taken, self._taken = self._taken, []
+        if taken and self._entries and self._entries[0] is taken[0]:
+            return 0  # it came no further than to look at them
+        return len(taken)
 
 
 def _joined(entries: list[GapEntry]) -> Iterator[Gaps]:
@@ -110,7 +120,7 @@ class Rings:
         self.gaps = ring(Kind.GAP)
         self.errors = ring(Kind.ERROR)
         self.gap_log = GapLog(shared.relieve)
-        self.rejected: dict[str, int] = {}
+        self.rejected = Tally()
 
     def _all(self) -> tuple[Ring, ...]:
         return self.iterations, self.requests, self.batches, self.gaps, self.errors
@@ -130,4 +140,5 @@ class Rings:
     @property
     def dropped(self) -> int:
         """Records lost, since the rings exist, because nobody drained and no memory was allowed."""
-        return sum(ring.dropped for ring in self._all()) + self.gap_log.dropped
+        counted = sum(ring.dropped + ring.aside.tally[DROPPED] for ring in self._all())
+        return counted + self.gap_log.tally[DROPPED]

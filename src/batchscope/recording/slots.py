@@ -20,6 +20,7 @@ class SlotTable:
     """Columns by slot index; instants are ``nan`` until they happen. Grows by doubling, never shrinks."""
 
     def __init__(self, capacity: int = 256) -> None:
+        self._arrivals = 0
         self.handle: npt.NDArray[np.int64] = np.full(capacity, FREE, dtype=np.int64)
         self.arrived_at = _unset(capacity)
         self.first_scheduled_at = _unset(capacity)
@@ -31,6 +32,8 @@ class SlotTable:
         self.tokens = np.zeros(capacity, dtype=np.int64)
         self.prompt_tokens = np.zeros(capacity)
         self.request_class = np.zeros(capacity)
+        self.rank = _unset(capacity)  # where it ran last, else what it arrived for; nan: any
+        self.number = np.zeros(capacity, dtype=np.int64)  # in the order of arrivals
         self.preemptions = np.zeros(capacity, dtype=np.int64)
         self.holding = np.zeros(capacity, dtype=np.bool_)  # it has a place in the running set
         self.decoding = np.zeros(capacity, dtype=np.bool_)  # it has emitted since it was last (re)scheduled
@@ -52,7 +55,12 @@ class SlotTable:
                 setattr(self, name, getattr(fresh, name))
 
     def occupy(
-        self, handles: npt.NDArray[np.int64], arrived_at: Floats, prompt_tokens: Floats, classes: Floats
+        self,
+        handles: npt.NDArray[np.int64],
+        arrived_at: Floats,
+        prompt_tokens: Floats,
+        classes: Floats,
+        ranks: Floats,
     ) -> None:
         """Start the requests of these handles; their indices must be free."""
         index = handles & INDEX_MASK
@@ -60,6 +68,9 @@ class SlotTable:
         self.arrived_at[index] = arrived_at
         self.prompt_tokens[index] = prompt_tokens
         self.request_class[index] = classes
+        self.rank[index] = ranks
+        self.number[index] = np.arange(self._arrivals, self._arrivals + len(index))
+        self._arrivals += len(index)
         for column in (
             self.first_scheduled_at, self.first_token_at, self.last_token_at, self.preempted_at, self.max_gap,
         ):  # fmt: skip

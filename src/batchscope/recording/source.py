@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from batchscope.configuration import SchedulerLimits, SloTargets
+from batchscope.recording.events import Event
 from batchscope.recording.live import LiveRequests
 from batchscope.recording.rings import Recording
 from batchscope.recording.rows import Gaps, Rows
@@ -40,6 +41,14 @@ class Source(Protocol):
 
     def after_fork(self) -> None:
         """Be empty: this is a child process."""
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A source that keeps what it was told until it is drained: a tracker."""
+
+    def undrained(self) -> Sequence[Event]:
+        """What was reported since it was last drained, as it was said."""
 
 
 @runtime_checkable

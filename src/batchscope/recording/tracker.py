@@ -23,7 +23,7 @@ from batchscope.configuration import SchedulerLimits, SloTargets
 from batchscope.errors import InvalidRecordError
 from batchscope.recording.admission import WRONG_TYPE
 from batchscope.recording.derivation import Derivation
-from batchscope.recording.events import Arrival, Event, Finish, Iteration, Loss
+from batchscope.recording.events import Arrival, Event, Finish, Formed, Iteration, Loss
 from batchscope.recording.forward import Forward
 from batchscope.recording.iteration_batch import FIELDS
 from batchscope.recording.live import LiveRequests, live_requests
@@ -37,7 +37,11 @@ Whole: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
 _RELIEF_EVENTS = 4096
 _RELIEF_BYTES = 1 << 20
 _MAX_EVENTS = 1 << 17
-_pack_scalars = struct.Struct(f"{2 + len(FIELDS)}d").pack
+_SCALARS = struct.Struct(f"{2 + len(FIELDS)}d")
+_pack_scalars, _unpack_scalars = _SCALARS.pack, _SCALARS.unpack
+_NOTHING = (nan,) * (2 + len(FIELDS))
+_MAX_RANKS = 1 << 16
+TOLD_TWICE = "told_twice"
 
 
 class RequestTracker:
@@ -67,6 +71,8 @@ class RequestTracker:
         self._pending_bytes = 0
         self._free: deque[int] = deque()
         self._misused: dict[str, int] = {}
+        self._stops: dict[float, Formed] = {}
+        self._ahead = False  # whether anything was ever told before its iteration: most engines never do
         self._dropped = 0
         self._derivation = Derivation(self._shared.class_codes, self._shared.other_class, self._limits)
 
@@ -77,19 +83,86 @@ class RequestTracker:
         prompt_tokens: int = 0,
         request_class: str | None = None,
         at: float | None = None,
+        rank: int | None = None,
     ) -> int:
         """A request entered the system. Returns its slot: an opaque integer, valid until it finishes.
 
-        A ``request_id`` that is in flight already is rejected; its new slot is then void.
+        ``rank``: whose queue it joins; left out, it waits for any until an iteration took it in. A ``request_id``
+        that is in flight already is rejected; its new slot is then void.
         """
         handle = self._handle()
         now = self._clock() if at is None else at
-        self._append(Arrival(now, handle, request_id, prompt_tokens, request_class))
+        self._append(Arrival(now, handle, request_id, prompt_tokens, request_class, rank))
         return handle
+
+    def stopped(self, limiter: BatchLimiter, *, slot: int | None = None, rank: int | None = None) -> None:
+        """Why the scheduler stopped admitting: call it where it does, at its ``break``. ``slot``: whom it refused.
+
+        It holds for the next iteration of the rank that is formed or reported, unless that says ``limited_by``; of
+        several calls the last. Where the queue ran empty, say ``DEMAND``: a call before an empty batch is replaced.
+        """
+        try:
+            self._stops[_rank(rank)] = Formed(
+                None, (*_NOTHING[:-1], LIMITER_CODES[limiter]), head=FREE if slot is None else _whole(slot)
+            )
+        except BAD_VALUE as error:
+            self._misuse(error)
+            return
+        self._ahead = True
+
+    def forming(
+        self,
+        slots: Whole,
+        *,
+        started_at: float | None = None,
+        scheduled_tokens: Whole | None = None,
+        preempted: Whole = (),
+        waiting: int | None = None,
+        running_requests: int | None = None,
+        deferred_requests: int | None = None,
+        iteration_number: int | None = None,
+        memory_bytes_used: int | None = None,
+        unscheduled_prefill_tokens: int | None = None,
+        cached_prompt_tokens: int | None = None,
+        recomputed_tokens: int | None = None,
+        decode_context_tokens: int | None = None,
+        kv_cache_usage: float | None = None,
+        schedule_time: float | None = None,
+        rank: int | None = None,
+        limited_by: BatchLimiter | None = None,
+    ) -> Formed:
+        """A batch was formed, with what is true at that moment; nothing is recorded yet.
+
+        Give what it returns to ``iteration`` in the place of the slots, once the results are there; what is said
+        there again replaces what was said here. ``started_at`` left out is now. A slot that has left when the
+        iteration is reported was wasted: it is left out of the batch, and not rejected.
+        """
+        self._ahead = True
+        started = self._clock() if started_at is None else started_at
+        try:
+            handles = _packed(slots)
+            stop = self._stops.pop(_rank(rank), None)
+            said = (
+                started, None, iteration_number, None, memory_bytes_used, running_requests, waiting, deferred_requests,
+                unscheduled_prefill_tokens, cached_prompt_tokens, recomputed_tokens, decode_context_tokens, None, None,
+                kv_cache_usage, schedule_time, None, rank, None if limited_by is None else LIMITER_CODES[limited_by],
+            )  # fmt: skip
+            formed = Formed(
+                handles,
+                tuple([nan if value is None else float(value) for value in said]),
+                None if scheduled_tokens is None else _aligned(scheduled_tokens, handles),
+                _packed(preempted) if len(preempted) else b"",
+            )
+        except BAD_VALUE as error:
+            self._misuse(error)
+            return Formed(b"", (), told=True)
+        if stop is not None:
+            formed.scalars, formed.head = _overlaid(formed.scalars, stop.scalars), stop.head
+        return formed
 
     def iteration(
         self,
-        slots: Whole,
+        slots: Whole | Formed,
         tokens: Whole | None = None,
         *,
         started_at: float | None = None,
@@ -120,11 +193,16 @@ class RequestTracker:
         one each; 0 is a prefill chunk. ``scheduled_tokens`` None is one for a decoding slot, unknown for
         prefill. ``preempted`` slots were evicted by this iteration. ``waiting`` and ``running_requests`` left
         out are derived from the slots. ``started_at`` left out is estimated: when the iteration before ended,
-        or its first request arrived. The other fields are those of ``IterationResult``.
+        or its first request arrived. The other fields are those of ``IterationResult``. In the place of the slots
+        stands what ``forming`` returned, where that was called.
         """
         finished = self._clock() if finished_at is None else finished_at
+        said = self._said_ahead(slots, rank) if self._ahead else None
+        if said is not None and said.told:
+            self._misuse_formed(said)
+            return
         try:
-            handles = _packed(slots)
+            handles = _packed(slots) if said is None or said.handles is None else said.handles  # type: ignore[arg-type]
             event = Iteration(
                 _pack_scalars(
                     nan if started_at is None else started_at, finished,
@@ -154,8 +232,24 @@ class RequestTracker:
         except BAD_VALUE as error:
             self._misuse(error)
             return
+        if said is not None:
+            event = _joined(event, said)
         self._pending_bytes += len(handles)
         self._append(event)
+
+    def _said_ahead(self, slots: Whole | Formed, rank: int | None) -> Formed | None:
+        """What was told of this iteration before: its batch, or only why admission stopped."""
+        if isinstance(slots, Formed):
+            return slots
+        try:
+            return self._stops.pop(_rank(rank), None)
+        except BAD_VALUE:
+            return None  # a rank that is none: the row's check says so
+
+    def _misuse_formed(self, said: Formed) -> None:
+        """One iteration counts once; where forming it was a mistake, that was counted then."""
+        if said.scalars:
+            self._misuse(ValueError("iteration(formed): this batch was reported before; form each anew"), TOLD_TWICE)
 
     def finished(
         self,
@@ -208,12 +302,16 @@ class RequestTracker:
         if self._shared.eager:
             self._shared.relieve()
 
-    def _misuse(self, error: Exception) -> None:
-        self._misused[WRONG_TYPE] = self._misused.get(WRONG_TYPE, 0) + 1
+    def _misuse(self, error: Exception, reason: str = WRONG_TYPE) -> None:
+        self._misused[reason] = self._misused.get(reason, 0) + 1
         if self._shared.strict:
             raise InvalidRecordError(f"record not taken: {error}; see the method's docstring") from error
 
     # What the collector asks for, under the drain's lock.
+
+    def undrained(self) -> list[Event]:
+        """What was reported and not drained yet, as it was said."""
+        return self._log[:]
 
     def drain(self) -> list[Rows | Gaps]:
         """Rows of everything reported so far."""
@@ -252,6 +350,34 @@ class RequestTracker:
     def after_fork(self) -> None:
         """In a child process: empty. The parent's requests are the parent's."""
         self._forget()
+
+
+def _rank(rank: int | None) -> float:
+    """The rank as rows have it; what is kept of each rank is bounded."""
+    if rank is None:
+        return 0.0
+    if not 0 <= operator.index(rank) < _MAX_RANKS:
+        raise ValueError(f"rank = {rank}: expected 0..{_MAX_RANKS - 1}")
+    return float(rank)
+
+
+def _overlaid(own: tuple[float, ...], said: tuple[float, ...]) -> tuple[float, ...]:
+    """The own values, and what was said before where there is none."""
+    return tuple([value if value == value else before for value, before in zip(own, said, strict=True)])  # noqa: PLR0124
+
+
+def _joined(event: Iteration, said: Formed) -> Iteration:
+    """An iteration with what was said of it before; its own values hold where it has some."""
+    said.told = True
+    return Iteration(
+        _pack_scalars(*_overlaid(_unpack_scalars(event.scalars), said.scalars)),
+        event.handles,
+        event.tokens,
+        said.scheduled if event.scheduled is None else event.scheduled,
+        event.preempted or said.preempted,
+        said.handles is not None,
+        said.head,
+    )
 
 
 def _whole(slot: int) -> int:

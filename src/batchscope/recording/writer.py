@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import astuple
 
-from batchscope.recording.block import Block
+from batchscope.recording.block import Block, loose_code
 from batchscope.recording.latency_writer import LatencyWriter
 from batchscope.recording.packing import (
     BAD_VALUE,
@@ -15,12 +15,14 @@ from batchscope.recording.packing import (
     ERROR_BYTES,
     ITERATION_BYTES,
     REQUEST_BYTES,
+    exact_text,
     pack_batch,
     pack_error,
     pack_iteration,
     pack_loose_request,
     pack_request,
     readable,
+    type_name,
 )
 from batchscope.recording.rows import (
     LIMITER_CODES,
@@ -76,95 +78,100 @@ class Writer(LatencyWriter):
     ) -> None:
         """A finished request: the fields of ``RequestResult``, in its order."""
         ring = self._requests
-        block = ring.block
-        row = block.head
-        if row == block.size:
-            fresh = ring.next_block()
-            if fresh is None:
-                return
-            block, row = fresh, 0
         try:
-            at = finished_at if finished_at == finished_at else self._clock()  # noqa: PLR0124  (not nan)
-            pack_request(
-                block.buffer, row * REQUEST_BYTES, at,
-                tokens_generated, REASON_CODES[reason], processing_time, queue_time, total_time,
-                time_to_first_token, prefill_time, decode_time, preempted_time,
-                NOT_GIVEN if prompt_tokens is None else prompt_tokens,
-                NOT_GIVEN if cached_tokens is None else cached_tokens,
-                NOT_GIVEN if recomputed_tokens is None else recomputed_tokens,
-                NOT_GIVEN if preemptions is None else preemptions,
-                self._default if request_class is None else self._codes.get(request_class, self._other),
-                arrived_at, first_scheduled_at, first_token_at, last_token_at, finished_at, max_emission_gap,
-            )  # fmt: skip
-        except BAD_VALUE:
-            fields = (
-                tokens_generated, reason, processing_time, queue_time, total_time, time_to_first_token,
-                prefill_time, decode_time, preempted_time, prompt_tokens, cached_tokens, recomputed_tokens,
-                preemptions, request_class, arrived_at, first_scheduled_at, first_token_at, last_token_at,
-                finished_at, max_emission_gap,
-            )  # fmt: skip
-            if not self._request_loosely(block, row, fields):
-                return
-        block.objects[row] = request_id
-        block.head = row + 1
+            self._requests = ring.aside
+            block = ring.block
+            row = block.head
+            if row == block.size:
+                fresh = ring.next_block()
+                if fresh is None:
+                    return
+                block, row = fresh, fresh.head
+            try:
+                at = finished_at if finished_at == finished_at else self._clock()  # noqa: PLR0124  (not nan)
+                pack_request(
+                    block.buffer, row * REQUEST_BYTES, at,
+                    tokens_generated, REASON_CODES[reason], processing_time, queue_time, total_time,
+                    time_to_first_token, prefill_time, decode_time, preempted_time,
+                    NOT_GIVEN if prompt_tokens is None else prompt_tokens,
+                    NOT_GIVEN if cached_tokens is None else cached_tokens,
+                    NOT_GIVEN if recomputed_tokens is None else recomputed_tokens,
+                    NOT_GIVEN if preemptions is None else preemptions,
+                    self._default if request_class is None else self._codes.get(request_class, self._other),
+                    arrived_at, first_scheduled_at, first_token_at, last_token_at, finished_at, max_emission_gap,
+                )  # fmt: skip
+            except BAD_VALUE:
+                fields = (
+                    tokens_generated, reason, processing_time, queue_time, total_time, time_to_first_token,
+                    prefill_time, decode_time, preempted_time, prompt_tokens, cached_tokens, recomputed_tokens,
+                    preemptions, request_class, arrived_at, first_scheduled_at, first_token_at, last_token_at,
+                    finished_at, max_emission_gap,
+                )  # fmt: skip
+                self._request_loosely(block, row, fields)
+            block.objects[row] = request_id
+            block.head = row + 1
+        except BAD_VALUE as error:
+            self._reject(error)
+        finally:
+            self._requests = ring
 
     def request_result(self, result: RequestResult) -> None:
         """``request`` from a record; written out again, since a call of 21 arguments takes as long as packing.
 
         Fields are read one by one: that is half of what ``astuple`` and taking its tuple apart cost.
         """
-        if not isinstance(result, _REQUEST_RECORD):
-            self._reject(TypeError(f"a {type(result).__name__}: expected a RequestResult"))
+        if type(result) is not _REQUEST_RECORD and not issubclass(type(result), _REQUEST_RECORD):
+            self._reject(TypeError(f"a {type_name(result)}: expected a RequestResult"))
             return
         ring = self._requests
-        block = ring.block
-        row = block.head
-        if row == block.size:
-            fresh = ring.next_block()
-            if fresh is None:
-                return
-            block, row = fresh, 0
         try:
-            finished_at, request_class = result.finished_at, result.request_class
-            prompt, cached = result.prompt_tokens, result.cached_tokens
-            recomputed, preemptions = result.recomputed_tokens, result.preemptions
-            pack_request(
-                block.buffer, row * REQUEST_BYTES,
-                finished_at if finished_at == finished_at else self._clock(),  # noqa: PLR0124  (not nan)
-                result.tokens_generated, REASON_CODES[result.reason], result.processing_time, result.queue_time,
-                result.total_time, result.time_to_first_token, result.prefill_time, result.decode_time,
-                result.preempted_time,
-                NOT_GIVEN if prompt is None else prompt,
-                NOT_GIVEN if cached is None else cached,
-                NOT_GIVEN if recomputed is None else recomputed,
-                NOT_GIVEN if preemptions is None else preemptions,
-                self._default if request_class is None else self._codes.get(request_class, self._other),
-                result.arrived_at, result.first_scheduled_at, result.first_token_at, result.last_token_at,
-                finished_at, result.max_emission_gap,
-            )  # fmt: skip
-        except BAD_VALUE:
-            if not self._request_loosely(block, row, astuple(result)[1:_REQUEST_FIELDS]):
-                return
-        block.objects[row] = result.request_id
-        block.head = row + 1
-
-    def _request_loosely(self, block: Block, row: int, fields: tuple[Any, ...]) -> bool:
-        """A request whose counts are not all integers, or one that cannot be packed at all."""
-        try:
-            tokens, reason, *durations = fields[:9]
-            *counts, request_class = fields[9:14]
-            finished_at = fields[18]
-            pack_loose_request(
-                block.buffer, row * REQUEST_BYTES,
-                finished_at if finished_at == finished_at else self._clock(),  # noqa: PLR0124  (not nan)
-                tokens, REASON_CODES[reason], *durations, *[nan if count is None else count for count in counts],
-                self._codes.get(request_class, self._other), *fields[14:],
-            )  # fmt: skip
+            self._requests = ring.aside
+            block = ring.block
+            row = block.head
+            if row == block.size:
+                fresh = ring.next_block()
+                if fresh is None:
+                    return
+                block, row = fresh, fresh.head
+            try:
+                finished_at, request_class = result.finished_at, result.request_class
+                prompt, cached = result.prompt_tokens, result.cached_tokens
+                recomputed, preemptions = result.recomputed_tokens, result.preemptions
+                pack_request(
+                    block.buffer, row * REQUEST_BYTES,
+                    finished_at if finished_at == finished_at else self._clock(),  # noqa: PLR0124  (not nan)
+                    result.tokens_generated, REASON_CODES[result.reason], result.processing_time, result.queue_time,
+                    result.total_time, result.time_to_first_token, result.prefill_time, result.decode_time,
+                    result.preempted_time,
+                    NOT_GIVEN if prompt is None else prompt,
+                    NOT_GIVEN if cached is None else cached,
+                    NOT_GIVEN if recomputed is None else recomputed,
+                    NOT_GIVEN if preemptions is None else preemptions,
+                    self._default if request_class is None else self._codes.get(request_class, self._other),
+                    result.arrived_at, result.first_scheduled_at, result.first_token_at, result.last_token_at,
+                    finished_at, result.max_emission_gap,
+                )  # fmt: skip
+            except BAD_VALUE:
+                self._request_loosely(block, row, astuple(result)[1:_REQUEST_FIELDS])
+            block.objects[row] = result.request_id
+            block.head = row + 1
         except BAD_VALUE as error:
             self._reject(error)
-            return False
-        block.loose.append(row)
-        return True
+        finally:
+            self._requests = ring
+
+    def _request_loosely(self, block: Block, row: int, fields: tuple[Any, ...]) -> None:
+        """A request whose counts are not all integers; raises what packing raises where one cannot be packed at all."""
+        tokens, reason, *durations = fields[:9]
+        *counts, request_class = fields[9:14]
+        finished_at = fields[18]
+        pack_loose_request(
+            block.buffer, row * REQUEST_BYTES,
+            finished_at if finished_at == finished_at else self._clock(),  # noqa: PLR0124  (not nan)
+            tokens, loose_code(REASON_CODES[reason]), *durations,
+            *[nan if count is None else count for count in counts],
+            self._codes.get(request_class, self._other), *fields[14:],
+        )  # fmt: skip
 
     def iteration(
         self,
@@ -196,17 +203,20 @@ class Writer(LatencyWriter):
         limited_by: BatchLimiter | None = None,
         inter_token_latencies: Latencies | None = None,
         inter_emission_latencies: Latencies | None = None,
+        head_tokens: float | None = None,
+        standing_requests: float | None = None,
     ) -> None:
         """One iteration: the fields of ``IterationResult``, in its order."""
         ring = self._iterations
-        block = ring.block
-        row = block.head
-        if row == block.size:
-            fresh = ring.next_block()
-            if fresh is None:
-                return
-            block, row = fresh, 0
         try:
+            self._iterations = ring.aside
+            block = ring.block
+            row = block.head
+            if row == block.size:
+                fresh = ring.next_block()
+                if fresh is None:
+                    return
+                block, row = fresh, fresh.head
             at = finished_at if finished_at == finished_at else self._clock()  # noqa: PLR0124  (not nan)
             pack_iteration(
                 block.buffer, row * ITERATION_BYTES, at,
@@ -227,18 +237,21 @@ class Writer(LatencyWriter):
                 nan if preemptions is None else preemptions, schedule_time, forward_time,
                 0.0 if rank is None else rank,
                 nan if limited_by is None else LIMITER_CODES[limited_by],
+                nan if head_tokens is None else head_tokens,
+                nan if standing_requests is None else standing_requests,
             )  # fmt: skip
             # Both are read before either is taken: a record counts whole or not at all.
             tokens = None if inter_token_latencies is None else readable(inter_token_latencies)
             emissions = None if inter_emission_latencies is None else readable(inter_emission_latencies)
+            if tokens is not None:
+                self._take(at, GapColumn.INTER_TOKEN_LATENCY, tokens)
+            if emissions is not None:
+                self._take(at, GapColumn.INTER_EMISSION_LATENCY, emissions)
+            block.head = row + 1
         except BAD_VALUE as error:
             self._reject(error)
-            return
-        if tokens is not None:
-            self._take(at, GapColumn.INTER_TOKEN_LATENCY, tokens)
-        if emissions is not None:
-            self._take(at, GapColumn.INTER_EMISSION_LATENCY, emissions)
-        block.head = row + 1
+        finally:
+            self._iterations = ring
 
     def batch(
         self,
@@ -249,48 +262,59 @@ class Writer(LatencyWriter):
     ) -> None:
         """A batch utilization record."""
         ring = self._batches
-        block = ring.block
-        row = block.head
-        if row == block.size:
-            fresh = ring.next_block()
-            if fresh is None:
-                return
-            block, row = fresh, 0
         try:
+            self._batches = ring.aside
+            block = ring.block
+            row = block.head
+            if row == block.size:
+                fresh = ring.next_block()
+                if fresh is None:
+                    return
+                block, row = fresh, fresh.head
             pack_batch(
                 block.buffer, row * BATCH_BYTES, self._clock(), utilization,
                 nan if batch_id is None else batch_id,
                 nan if request_count is None else request_count,
                 nan if memory_bytes_used is None else memory_bytes_used,
             )  # fmt: skip
+            block.head = row + 1
         except BAD_VALUE as error:
             self._reject(error)
-            return
-        block.head = row + 1
+        finally:
+            self._batches = ring
 
     def error(self, error_type: str, exception: BaseException | None = None) -> None:
         """An error by name; without one, the exception's type is the name. The exception is not kept."""
-        name: object = error_type
-        if isinstance(name, str) and not name and exception is not None:
-            name = type(exception).__name__
-        if not isinstance(name, str) or not name:
-            self._reject(TypeError(f"error_type of type {type(error_type).__name__}: expected a name"))
-            return
         ring = self._errors
-        block = ring.block
-        row = block.head
-        if row == block.size:
-            fresh = ring.next_block()
-            if fresh is None:
-                return
-            block, row = fresh, 0
-        pack_error(block.buffer, row * ERROR_BYTES, self._clock())
-        block.objects[row] = name[:MAX_ERROR_NAME]
-        block.head = row + 1
+        try:
+            self._errors = ring.aside
+            name = exact_text(error_type, MAX_ERROR_NAME)
+            if name == "" and exception is not None:
+                name = type_name(exception)[:MAX_ERROR_NAME]
+            if not name:
+                raise TypeError(f"error_type of type {type_name(error_type)}: expected a name")
+            block = ring.block
+            row = block.head
+            if row == block.size:
+                fresh = ring.next_block()
+                if fresh is None:
+                    return
+                block, row = fresh, fresh.head
+            pack_error(block.buffer, row * ERROR_BYTES, self._clock())
+            block.objects[row] = name
+            block.head = row + 1
+        except BAD_VALUE as error:
+            self._reject(error)
+        finally:
+            self._errors = ring
 
     def iteration_result(self, result: IterationResult) -> None:
         """``iteration`` from a record."""
-        if isinstance(result, _ITERATION_RECORD):
-            self.iteration(*astuple(result)[:_ITERATION_FIELDS])
+        try:
+            if not issubclass(type(result), _ITERATION_RECORD):
+                raise TypeError(f"a {type_name(result)}: expected an IterationResult")
+            fields = astuple(result)[:_ITERATION_FIELDS]
+        except BAD_VALUE as error:
+            self._reject(error)
         else:
-            self._reject(TypeError(f"a {type(result).__name__}: expected an IterationResult"))
+            self.iteration(*fields)

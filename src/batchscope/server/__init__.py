@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from batchscope.clock import Clock
@@ -16,6 +17,7 @@ from batchscope.exporters.prometheus import Exposition
 from batchscope.exporters.prometheus.families import SERIES_BUDGET
 from batchscope.server.access import TOKEN_VARIABLE, find_token
 from batchscope.server.health import STALL_SECONDS, checked_stall_seconds
+from batchscope.server.hosts import declared_hosts
 from batchscope.server.limits import ConnectionLimits
 from batchscope.statistics.cumulative import StateSource
 
@@ -75,13 +77,19 @@ def serve(
     series_budget: int = SERIES_BUDGET,
     stall_seconds: float = STALL_SECONDS,
     limits: ConnectionLimits | None = None,
+    allowed_hosts: Collection[str] | None = None,
 ) -> ServerHandle:
     """Run the endpoint in a daemon thread; returns once it answers, a handle with ``.url`` and ``.close()``.
 
     Port 0 finds a free one. ``tls_certificate`` (with its chain) and ``tls_key`` are PEM files; the key may be in
     the certificate's. Beyond loopback without a token it says so in the log. ``limits`` bounds the connections.
     ConfigurationError for a port that is taken, an address that is not ours, files that do not fit.
+
+    On loopback without a token it answers to localhost, addresses of loopback, ``host`` and ``allowed_hosts`` (else the
+    variable BATCHSCOPE_ALLOWED_HOSTS, comma-separated): a page in a browser cannot read it under a name of its own.
+    Everywhere else names are checked only where ``allowed_hosts`` says which; ``["*"]`` takes all.
     """
+    hosts = declared_hosts(allowed_hosts)
     secret = find_token(token, token_file)  # once: a pipe can be read once only
     app = make_asgi_app(
         source,
@@ -103,6 +111,8 @@ def serve(
         certificate=None if tls_certificate is None else os.fspath(tls_certificate),
         key=None if tls_key is None else os.fspath(tls_key),
         limits=limits or ConnectionLimits(),
+        hosts=hosts,
+        protected=secret is not None,
     )
     if secret is None and beyond_loopback(handle):
         logger.warning(

@@ -20,9 +20,11 @@ from batchscope.errors import BatchscopeError
 from batchscope.exporters.prometheus import Exposition
 from batchscope.server.access import allows
 from batchscope.server.health import CLOSED, Health, ProcessSource, judge, judge_processes
+from batchscope.server.hosts import AllowedHosts
 from batchscope.server.negotiation import accepts_gzip, choose_format
 from batchscope.server.shared import SharedWork
 from batchscope.statistics.cumulative import StateSource
+from batchscope.text import quoted
 from batchscope.version import __version__
 
 ENDPOINTS = {
@@ -109,6 +111,26 @@ class Guarded:
             refused = _json({"error": "a bearer token is needed"}, HTTPStatus.UNAUTHORIZED)
             refused.headers["WWW-Authenticate"] = 'Bearer realm="batchscope"'
             await refused(scope, receive, send)
+
+
+class HostChecked:
+    """Answers 421 to who asks under a name that is not ours."""
+
+    def __init__(self, app: ASGIApp, allowed: AllowedHosts) -> None:
+        self._app = app
+        self._allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        host = dict(scope.get("headers", ())).get(b"host")
+        name = None if host is None else host.decode("latin-1")
+        if scope["type"] != "http" or self._allowed.allows(name):
+            await self._app(scope, receive, send)
+            return
+        reason = (
+            f"the name {quoted(name)} is not one of this endpoint's: expected localhost, its address, or a name of"
+            " allowed_hosts=[...] (batchscope serve --allowed-host NAME, BATCHSCOPE_ALLOWED_HOSTS)"
+        )
+        await _json({"error": reason}, HTTPStatus.MISDIRECTED_REQUEST)(scope, receive, send)
 
 
 def make_app(endpoints: Endpoints, token: bytes | None) -> ASGIApp:

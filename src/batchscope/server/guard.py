@@ -3,6 +3,9 @@
 uvicorn (0.54) has a timeout only between an answer and the next request's first byte; a client that never says
 anything, sends a byte a minute or does not take its answer keeps its place, and ``limit_concurrency`` then refuses
 the others. Here silent ones make room instead: a new connection displaces the one that has been silent longest.
+
+And two things about requests: h11 bounds only headers that are not complete yet, and uvicorn takes a target in
+absolute form (RFC 9112, 3.2.2), which a server has to accept, for a path.
 """
 
 from __future__ import annotations
@@ -10,10 +13,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import socket
 import struct
+import time
+from email.utils import formatdate
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from batchscope.server.limits import ConnectionLimits
@@ -30,6 +37,48 @@ def _worth_saying(record: logging.LogRecord) -> bool:
 logger.addFilter(_worth_saying)
 
 _AT_ONCE = struct.pack("ii", 1, 0)  # a linger of 0 s: reset, and what was to be sent is dropped
+
+
+_ABSOLUTE = re.compile(rb"https?://([^/?#]+)(.*)", re.IGNORECASE)
+_REQUEST_LINE = len("  HTTP/1.1\r\n")
+_FIELD = len(": \r\n")
+
+
+class Requests(h11.Connection):
+    """h11's side of a connection; requests of more than ``header_bytes`` are a protocol error."""
+
+    def __init__(self, header_bytes: int) -> None:
+        super().__init__(h11.SERVER, header_bytes)
+        self._header_bytes = header_bytes
+
+    def next_event(self) -> Any:
+        """h11's next event; a request has its target in origin form."""
+        event = super().next_event()
+        if not isinstance(event, h11.Request):
+            return event
+        if _size(event) > self._header_bytes:
+            raise h11.RemoteProtocolError("request line and headers are too long", error_status_hint=431)
+        return _in_origin_form(event)
+
+
+def _size(request: h11.Request) -> int:
+    """Bytes of request line and headers."""
+    fields = sum(len(name) + len(value) + _FIELD for name, value in request.headers)
+    return len(request.method) + len(request.target) + _REQUEST_LINE + fields
+
+
+def _in_origin_form(request: h11.Request) -> h11.Request:
+    """``request``; where its target names the host, without it, and that in the place of the Host header's."""
+    found = _ABSOLUTE.fullmatch(request.target)
+    if found is None:
+        return request
+    host, rest = found.groups()
+    return h11.Request(
+        method=request.method,
+        target=rest if rest.startswith(b"/") else b"/" + rest,
+        headers=[(b"host", host), *((name, value) for name, value in request.headers if name != b"host")],
+        http_version=request.http_version,
+    )
 
 
 class Guard:
@@ -79,6 +128,7 @@ class GuardedProtocol(H11Protocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.conn = Requests(self.guard.limits.header_bytes)
         self.logger = logger
         self.access_log = False  # of this server alone: the option would silence the application's as well
         self._deadline: asyncio.TimerHandle | None = None
@@ -97,6 +147,8 @@ class GuardedProtocol(H11Protocol):
             self._begun = True
             self._within(self.guard.limits.header_seconds)
         before = self.cycle
+        date = formatdate(time.time(), usegmt=True).encode()
+        self.server_state.default_headers = [(b"date", date), *self.config.encoded_headers]
         super().data_received(data)
         self._note_request(before)
 

@@ -13,7 +13,8 @@ class ConnectionLimits(msgspec.Struct, frozen=True):
     """``header_seconds``: from connecting, or a request's first byte, to the end of its headers.
 
     ``answer_seconds``: from there until the client has taken the answer. ``idle_seconds``: between two requests.
-    ``header_bytes``: of a request line and headers together. ``connections``: open at the same time.
+    ``header_bytes``: of a request line and headers together, however they arrive.
+    ``connections``: open at the same time.
     """
 
     connections: int = 100

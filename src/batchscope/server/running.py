@@ -13,13 +13,15 @@ import weakref
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from batchscope.errors import BatchscopeError, ConfigurationError
+from batchscope.server.app import HostChecked
 from batchscope.server.guard import Guard, guarded_protocol
+from batchscope.server.hosts import allowed_hosts
 from batchscope.server.limits import ConnectionLimits
 from batchscope.server.loop import ServerLoop
 
@@ -28,6 +30,7 @@ logger = logging.getLogger("batchscope.server")
 _BACKLOG = 128
 _GRACE_SECONDS = 2  # for answers under way when the server ends
 _START_SECONDS = 30.0
+_TURNS_TO_KNOW = 3  # of the loop: accepted, its transport made, its protocol told
 
 
 class ServerHandle:
@@ -48,7 +51,7 @@ class ServerHandle:
 
     def close(self) -> None:
         """Stop listening, finish what is being answered (2 s at most), end the thread; it can be called again."""
-        self._server.should_exit = True
+        self._server.end()
         self._thread.join()
         self._listener.close()
 
@@ -90,11 +93,15 @@ def start(
     certificate: str | None,
     key: str | None,
     limits: ConnectionLimits,
+    hosts: frozenset[str] | None,
+    protected: bool,
 ) -> ServerHandle:
     """Bind, serve in a thread, return when it answers; ConfigurationError for what cannot be."""
     guard = Guard(limits)
-    config = _configuration(app, certificate, key, guard)
-    listener = _bind(host, port)
+    where = _resolved(host, port)
+    allowed = allowed_hosts(host, where.address[0], hosts, protected=protected)
+    config = _configuration(HostChecked(app, allowed), certificate, key, guard)
+    listener = _bind(where, host, port)
     scheme = "http" if certificate is None else "https"
     handle = ServerHandle(listener, _Server(config, guard), f"{scheme}://{_address(listener)}")
     handle.wait_until_listening()
@@ -107,23 +114,56 @@ def beyond_loopback(handle: ServerHandle) -> bool:
 
 
 class _Server(uvicorn.Server):
-    """Says when it listens, and tells its guard and its loop when it ends."""
+    """Says when it listens, and tells its guard and its loop when it ends. With nobody asking it never wakes up.
+
+    uvicorn's own loop wakes ten times a second, to see whether it shall end and what time it is: each time it takes the
+    GIL from the engine. Here the end is told, and the guard looks at the clock when there is something to answer.
+    """
 
     def __init__(self, config: uvicorn.Config, guard: Guard) -> None:
         super().__init__(config)
         self.guard = guard
         self.listening = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """Wait for ``end``."""
+        await self._ended.wait()
+
+    def end(self) -> None:
+        """Stop serving; from any thread, at any time, any number of times."""
+        self.should_exit = True
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # its loop is closed: it has ended
+                self._loop.call_soon_threadsafe(self._ended.set)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
+        self._loop = asyncio.get_running_loop()
+        if self.should_exit:  # told to end before there was a loop to tell
+            self._ended.set()
         self.listening.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.guard.closed = True
-        loop = asyncio.get_running_loop()
-        if isinstance(loop, ServerLoop):
-            loop.drop_handshakes()
+        await self._settle(sockets or [])
+        self._drop_handshakes()
         await super().shutdown(sockets=sockets)
+
+    async def _settle(self, listeners: list[socket.socket]) -> None:
+        """Accept nobody from now on, and let who was accepted become known, to be dropped by the guard.
+
+        asyncio forgets an accepted connection whose server is closed before its transport is made: it stays open.
+        """
+        for listener in listeners:
+            asyncio.get_running_loop().remove_reader(listener.fileno())
+        for _ in range(_TURNS_TO_KNOW):
+            await asyncio.sleep(0)
+
+    def _drop_handshakes(self) -> None:
+        if isinstance(self._loop, ServerLoop):
+            self._loop.drop_handshakes()
 
 
 def _configuration(app: ASGIApp, certificate: str | None, key: str | None, guard: Guard) -> uvicorn.Config:
@@ -143,7 +183,6 @@ def _configuration(app: ASGIApp, certificate: str | None, key: str | None, guard
         backlog=_BACKLOG,
         timeout_keep_alive=guard.limits.keep_alive,
         timeout_graceful_shutdown=_GRACE_SECONDS,
-        h11_max_incomplete_event_size=guard.limits.header_bytes,
         ssl_certfile=certificate,
         ssl_keyfile=key,
     )
@@ -166,21 +205,33 @@ def _check_readable(field: str, path: str | None) -> None:
             raise ConfigurationError(field, path, f"a readable PEM file ({error.strerror or error})") from None
 
 
-def _bind(host: str, port: int) -> socket.socket:
+class _Where(NamedTuple):
+    """What a host and a port are to the system."""
+
+    family: int
+    kind: int
+    protocol: int
+    address: Any
+
+
+def _resolved(host: str, port: int) -> _Where:
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
         raise ConfigurationError("port", port, "a whole number 0..65535; 0 finds a free one")
     if not isinstance(host, str) or not host:  # None would be everywhere
         raise ConfigurationError("host", host, "an address of this machine, as text; 0.0.0.0 is everywhere")
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise ConfigurationError("host", host, f"an address of this machine ({error})") from None
-    listener = socket.socket(family, kind, protocol)
+    family, kind, protocol, _, address = found[0]
+    return _Where(family, kind, protocol, address)
+
+
+def _bind(where: _Where, host: str, port: int) -> socket.socket:
+    listener = socket.socket(where.family, where.kind, where.protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        listener.bind(where.address)
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import numpy as np
 
@@ -45,23 +45,17 @@ def summarize_histogram(histogram: ExponentialHistogram, span_seconds: float = m
     )
 
 
-def merged(histograms: Iterable[ExponentialHistogram]) -> ExponentialHistogram:
-    """One histogram of all; thresholds, which differ by class, are left out."""
-    given = list(histograms)
-    found = [histogram for histogram in given if histogram.count] or given
-    whole = ExponentialHistogram(max((histogram.scale for histogram in found), default=6))
-    for histogram in found:
-        whole.merge(without_thresholds(histogram))
+def merged(histograms: Collection[ExponentialHistogram]) -> ExponentialHistogram:
+    """One histogram of all, to read only; thresholds, which differ by class, are left out.
+
+    An empty one costs the others nothing, however coarse it is.
+    """
+    given = list(histograms) or [ExponentialHistogram()]
+    first, *others = [histogram for histogram in given if histogram.count] or given
+    whole = first if not others and not first.thresholds else first.without_thresholds()
+    for histogram in others:
+        whole.merge(histogram.without_thresholds() if histogram.thresholds else histogram)
     return whole
-
-
-def without_thresholds(histogram: ExponentialHistogram) -> ExponentialHistogram:
-    """The same observations; exact counts at thresholds are dropped."""
-    if not histogram.thresholds:
-        return histogram
-    plain = ExponentialHistogram(histogram.scale)
-    plain.add_counts(histogram.bucketed())
-    return plain
 
 
 def mean_of(values: Floats) -> Mean:

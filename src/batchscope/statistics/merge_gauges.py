@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from batchscope.configuration import SchedulerLimits
-from batchscope.statistics.adding import measured, sums
+from batchscope.statistics.adding import common, measured, sums
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.statistics.totals import Gauges
 
@@ -14,6 +14,8 @@ _ADDING_GAUGES = (
     "requests_in_flight", "requests_running", "requests_waiting", "requests_deferred", "requests_overdue",
     "memory_bytes_used",
 )  # fmt: skip
+_CAPACITIES = ("max_running_requests", "max_scheduled_tokens", "kv_cache_blocks")
+_SHAPE = ("kv_block_size", "pipeline_stages")
 
 
 def merge_gauges(snapshots: Sequence[MetricsSnapshot], limits: SchedulerLimits) -> Gauges:
@@ -49,8 +51,11 @@ def _kv_cache_usage(snapshots: Sequence[MetricsSnapshot], blocks: int | None) ->
 
 
 def merge_limits(snapshots: Sequence[MetricsSnapshot]) -> SchedulerLimits:
-    """The capacity of all together; not known where an engine that ran does not say its own."""
+    """The capacity of all together; not known where an engine that ran does not say its own.
+
+    What is no capacity, block size and stages, is what those that ran agree on.
+    """
     ran = [snapshot.limits for snapshot in snapshots if snapshot.totals.iterations]
-    fields = SchedulerLimits.__struct_fields__
-    told = [field for field in fields if all(getattr(limits, field) is not None for limits in ran)]
-    return SchedulerLimits(**sums([snapshot.limits for snapshot in snapshots], told))
+    told = [field for field in _CAPACITIES if all(getattr(limits, field) is not None for limits in ran)]
+    shape = common([{field: getattr(limits, field) for field in _SHAPE} for limits in ran] or [{}])
+    return SchedulerLimits(**sums([snapshot.limits for snapshot in snapshots], told), **shape)

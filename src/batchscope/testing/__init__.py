@@ -4,10 +4,26 @@
     run_my_engine(metrics=recorded)          # or RequestTracker(recorded)
     assert_conforms(recorded, drained=True)
 
-``assert_conforms`` takes the double, or the snapshot of a real collector, and lists everything that contradicts.
+``assert_conforms`` takes the double, or the snapshot of a real collector, lists everything that contradicts, and
+warns of figures that cannot be had from what was reported.
 """
 
-from batchscope.testing.conformance import ConformanceError, assert_conforms, violations
+from batchscope.testing.conformance import (
+    ConformanceError,
+    ConformanceWarning,
+    assert_conforms,
+    missing_figures,
+    violations,
+)
 from batchscope.testing.double import BatchRecord, ErrorRecord, RecordingMetrics
 
-__all__ = ["BatchRecord", "ConformanceError", "ErrorRecord", "RecordingMetrics", "assert_conforms", "violations"]
+__all__ = [
+    "BatchRecord",
+    "ConformanceError",
+    "ConformanceWarning",
+    "ErrorRecord",
+    "RecordingMetrics",
+    "assert_conforms",
+    "missing_figures",
+    "violations",
+]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 
 from batchscope.statistics.snapshot import MetricsSnapshot
-from batchscope.testing import iterations, requests, snapshots, together, trackers
+from batchscope.testing import iterations, missing, requests, snapshots, together, trackers
 from batchscope.testing.double import RecordingMetrics
 
 _SHOWN = 20
+
+
+class ConformanceWarning(UserWarning):
+    """What was reported does not contradict itself, but a figure cannot be had from it."""
 
 
 class ConformanceError(AssertionError):
@@ -30,10 +35,17 @@ def violations(reported: RecordingMetrics | MetricsSnapshot, *, drained: bool = 
 
 
 def assert_conforms(reported: RecordingMetrics | MetricsSnapshot, *, drained: bool = False) -> None:
-    """Raise ``ConformanceError`` if anything contradicts."""
+    """Raise ``ConformanceError`` if anything contradicts; warn of every figure there cannot be."""
     found = violations(reported, drained=drained)
     if found:
         raise ConformanceError(found)
+    for sentence in missing_figures(reported):
+        warnings.warn(sentence, ConformanceWarning, stacklevel=2)
+
+
+def missing_figures(reported: RecordingMetrics | MetricsSnapshot) -> list[str]:
+    """What was reported is consistent, but leaves figures empty or guessed: "no figure for ...: say ...", each."""
+    return list(missing.of_snapshot(reported) if isinstance(reported, MetricsSnapshot) else missing.of_double(reported))
 
 
 def _found(reported: RecordingMetrics | MetricsSnapshot, *, drained: bool) -> Iterator[str]:

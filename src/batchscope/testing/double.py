@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from batchscope.configuration import SchedulerLimits
+from batchscope.recording.events import Event
 from batchscope.recording.source import Source
 from batchscope.records import IterationResult, RequestResult
+from batchscope.testing.heard import Heard
 
 
 class BatchRecord(NamedTuple):
@@ -38,10 +41,16 @@ class RecordingMetrics:
         self.batches: list[BatchRecord] = []
         self.errors: list[ErrorRecord] = []
         self.trackers: list[Source] = []
+        self.heard: dict[int, Heard] = {}
 
     def watch(self, tracker: Source) -> None:
         """A tracker reports here from now on: what it refuses is no record, and is checked all the same."""
         self.trackers.append(tracker)
+        self.heard[id(tracker)] = Heard()
+
+    def hear(self, tracker: Source, events: Sequence[Event]) -> None:
+        """What a tracker was told, slot by slot: records only tell of a whole batch."""
+        self.heard[id(tracker)].hear(events)
 
     def record_iteration(self, result: IterationResult) -> None:
         """Keep one iteration."""

@@ -1,4 +1,4 @@
-"""What trackers onto the double refused or lost: it never became a record."""
+"""What trackers onto the double were told, refused or lost: it never became a record."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from batchscope.testing.double import RecordingMetrics
 
 
 def check(recorded: RecordingMetrics, *, drained: bool) -> Iterator[str]:
-    """Calls that a tracker refused, by reason, and requests that did not end."""
+    """Calls that contradict others or were refused, and requests that did not end."""
+    for heard in recorded.heard.values():
+        yield from heard.contradictions()
     for tracker in recorded.trackers:
         counts = tracker.counts()
         for reason, number in counts.rejected.items():

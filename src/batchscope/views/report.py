@@ -6,18 +6,17 @@ import math
 from collections.abc import Iterator, Sequence
 
 from rich import box
-from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from batchscope.configuration import OTHER_CLASS
 from batchscope.recording.rows import IterationColumn
-from batchscope.records import BatchLimiter, CompletionReason, Outcome
+from batchscope.records import BatchLimiter
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.statistics.summaries import DistributionSummary, SloStatistics
 from batchscope.text import shown, shown_document
+from batchscope.views.head import Head
 from batchscope.views.numbers import (
     MISSING,
     amount,
@@ -25,14 +24,13 @@ from batchscope.views.numbers import (
     count,
     duration,
     in_one_unit,
-    per_second,
     percent,
     percent_range,
     rate,
     sparkline,
 )
 from batchscope.views.timeline import Timeline
-from batchscope.views.words import NOTHING, TARGETS, by_share, holders, limiter_name, origin, what_it_is
+from batchscope.views.words import TARGETS, by_share, limiter_name, origin, what_it_is
 
 _COLOR = {
     BatchLimiter.REQUEST_SLOTS: "magenta",
@@ -45,6 +43,7 @@ _ROOM = 100
 _HEAD_FRAME = 18
 """Columns of the head that are not its figures: the frame and the names of its lines."""
 _SHOWN_NAMES = 3
+_PLENTY = 120
 _OF_TOKENS = {"ITL", "gap"}
 
 
@@ -68,12 +67,11 @@ class Report:
         self.interrupted = interrupted
         self._shown: MetricsSnapshot = shown_document(snapshot)
         self._timeline = timeline
-        self._title = shown(title) or _identity(self._shown)
-        self._why_refused = why_refused
+        self._head = Head(self._shown, shown(title), why_refused, interrupted=interrupted)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width, ascii_only = options.max_width, options.ascii_only
-        yield self._head(width)
+        yield self._head.panel(width)
         yield _section("Latency", self._population(), _latency(self._shown, width))
         if self._timeline is None:
             yield _section("Batch", self._span(), self._batch(width, ascii_only))
@@ -86,110 +84,6 @@ class Report:
                 "all targets met by the same request; 95 % range: Wilson, as if requests were independent",
                 self._slo(width),
             )
-
-    def _head(self, width: int) -> RenderableType:
-        room = width - _HEAD_FRAME
-        lines = Table.grid(padding=(0, 2))
-        lines.add_column(style="dim", no_wrap=True)
-        lines.add_column(overflow="fold")
-        fits = cell_len(self._title) + len("batchscope") <= room
-        if not fits:
-            lines.add_row("of", self._title)
-        for name, items in self._head_lines():
-            lines.add_row(name, _flow(items, room))
-        title = Text.assemble(("batchscope", "bold cyan"), f"  {self._title}" if fits else "")
-        if self.interrupted:
-            title.append("  INTERRUPTED: what ran so far", style="bold red")
-        return Panel(
-            lines, title=title, title_align="left", border_style="red" if self.interrupted else "cyan", box=box.ROUNDED
-        )
-
-    def _head_lines(self) -> Iterator[tuple[str, list[Text]]]:
-        yield "requests", list(self._requests())
-        if self._refused:
-            yield "refused", list(self._refusal())
-        yield "throughput", list(self._throughput())
-        window = self._shown.window
-        if window.window_seconds < window.elapsed_seconds:
-            yield f"last {duration(window.window_seconds)}", list(self._recent())
-        yield "batch", [self._fullness()]
-        held_by = holders(self._shown)
-        if held_by and not (self._mostly_refused and held_by == [NOTHING]):
-            yield "held by", [Text(text, "bold") for text in held_by]
-        if troubles := [Text(text, "yellow") for text in self._troubles()]:
-            yield "to note", troubles
-
-    def _requests(self) -> Iterator[Text]:
-        requests, totals = self._shown.request_stats, self._shown.totals
-        yield Text.assemble(
-            (count(totals.requests_received), "bold"),
-            " arrived:  ",
-            (f"{count(requests.completed_requests)} completed", "green"),
-        )
-        yield Text(f"{count(requests.failed_requests)} failed{self._reasons(Outcome.FAILED)}")
-        yield Text(f"{count(requests.cancelled_requests)} cancelled")
-        if in_flight := self._shown.gauges.requests_in_flight:
-            yield Text(f"{count(in_flight)} still in flight", "bold")
-
-    def _reasons(self, outcome: Outcome) -> str:
-        by_reason = self._shown.totals.requests_by_reason
-        named = [f"{reason} {count(by_reason[reason])}" for reason in CompletionReason
-                 if reason.outcome is outcome and by_reason.get(reason)]  # fmt: skip
-        return f" ({', '.join(named)})" if named else ""
-
-    @property
-    def _refused(self) -> int:
-        return self._shown.totals.requests_by_reason.get(CompletionReason.REJECTED, 0)
-
-    @property
-    def _mostly_refused(self) -> bool:
-        return 2 * self._refused > self._shown.request_stats.total_requests
-
-    def _refusal(self) -> Iterator[Text]:
-        """Said in the head, since what was never admitted shows nowhere else."""
-        most = "most requests: " if self._mostly_refused else ""
-        of = f"{count(self._refused)} of {count(self._shown.request_stats.total_requests)}"
-        yield Text(f"{most}{of}, at admission", "bold red")
-        if self._why_refused:
-            yield Text(self._why_refused, "bold")
-
-    def _throughput(self) -> Iterator[Text]:
-        totals, seconds = self._shown.totals, self._shown.elapsed_seconds
-        prompt = (totals.prompt_tokens_computed or 0) + (totals.prompt_tokens_cached or 0)
-        yield Text(f"{rate(self._shown.request_stats.total_requests, seconds)} requests/s")
-        yield Text(f"{rate(totals.generation_tokens, seconds)} output tokens/s")
-        cached = f" ({percent(totals.prompt_tokens_cached / prompt)} cached)" if totals.prompt_tokens_cached else ""
-        yield Text(f"{rate(prompt, seconds)} prompt tokens/s{cached}")
-
-    def _recent(self) -> Iterator[Text]:
-        requests = self._shown.request_stats
-        yield Text(f"{per_second(requests.requests_per_second)} requests/s")
-        yield Text(f"{per_second(requests.tokens_per_second)} output tokens/s")
-
-    def _fullness(self) -> Text:
-        iterations = self._shown.iteration_stats
-        if not math.isnan(iterations.time_weighted_utilization):
-            return Text.assemble((percent(iterations.time_weighted_utilization), "bold"), " full while busy")
-        if math.isnan(iterations.average_requests_per_iteration):
-            return Text(MISSING)
-        return Text.assemble(
-            (amount(iterations.average_requests_per_iteration), "bold"),
-            " requests an iteration; of how many is not known (max_running_requests)",
-        )
-
-    def _troubles(self) -> Iterator[str]:
-        """What should be 0 and is not."""
-        totals, overdue = self._shown.totals, sum(self._shown.gauges.requests_overdue.values())
-        if overdue:
-            yield f"{count(overdue)} unfinished and past their SLO"
-        if totals.requests_lost:
-            yield f"{count(totals.requests_lost)} lost"
-        if errors := self._shown.error_stats.errors_by_type:
-            yield f"{count(sum(errors.values()))} errors ({_most(errors)})"
-        if rejected := self._shown.request_stats.rejected_records:
-            yield f"{count(sum(rejected.values()))} records rejected ({_most(rejected)})"
-        if totals.dropped_records:
-            yield f"{count(totals.dropped_records)} records dropped"
 
     def _population(self) -> str:
         """Which requests the rows are of, and which of their percentiles are estimates."""
@@ -264,11 +158,12 @@ class Report:
         table.add_column("", no_wrap=True)
         table.add_column(f"for, {unit or 's'}", justify="right", no_wrap=True)
         table.add_column("lost slot-seconds" if width >= _ROOM else "lost slot-s", justify="right", no_wrap=True)
-        table.add_column("which is")
+        table.add_column("which is", overflow="fold")
+        cells = 20 if width >= _PLENTY else 12 if width >= _ROOM else 5
         for (limiter, share), seconds in zip(shares, held, strict=True):
             lost = statistics.lost_slot_seconds.get(limiter, math.nan)
             color = _COLOR.get(limiter, "blue")  # type: ignore[call-overload]
-            chart = Text(bar(min(share, 1.0), 20 if width >= _ROOM else 5, ascii_only=ascii_only), style=color)
+            chart = Text(bar(min(share, 1.0), cells, ascii_only=ascii_only), style=color)
             what = what_it_is(limiter, self._shown.limits)
             table.add_row(limiter_name(limiter), percent(share), chart, seconds, amount(lost), what)
         if not shares:
@@ -277,12 +172,12 @@ class Report:
 
     def _slo(self, width: int) -> RenderableType:
         table = _table(width, "class", "targets", "n", "met", "95 % range", "goodput", "missed by")
-        table.columns[0].no_wrap, table.columns[0].overflow, table.columns[0].min_width = False, "fold", 7
+        table.columns[0].min_width = 7
         for name, slo in self._shown.slo_stats.items():
             if name != OTHER_CLASS or slo.evaluated:
                 table.add_row(name, *self._slo_figures(slo))
-        for column in (1, 6):
-            table.columns[column].justify = "left"
+        for column in (table.columns[1], table.columns[6]):
+            column.justify, column.no_wrap, column.overflow = "left", False, "fold"
         return table
 
     def _slo_figures(self, slo: SloStatistics) -> Iterator[RenderableType]:
@@ -295,30 +190,8 @@ class Report:
         yield "\n".join(f"{TARGETS.get(name, name)} {count(n)}" for name, n in slo.missed_by.items() if n) or MISSING
 
 
-def _identity(snapshot: MetricsSnapshot) -> str:
-    """Whose snapshot it is, and of when."""
-    labels = [f"{name}={value}" for name, value in snapshot.labels.items()]
-    merged = [f"{len(snapshot.merged_from)} processes"] if len(snapshot.merged_from) > 1 else []
-    at = f"{snapshot.snapshot_time:%Y-%m-%d %H:%M:%S %Z}"
-    return ", ".join(
-        [*filter(None, [f"{snapshot.engine.kind} {snapshot.engine.version}".strip()]), *labels, *merged, at]
-    )
-
-
 def _section(title: str, about: str, body: RenderableType) -> RenderableType:
     return Group(Text.assemble("\n", (title, "bold"), ("   " + about, "dim")), body)
-
-
-def _flow(items: Sequence[Text], room: int) -> Text:
-    """The items beside each other, and on the next line what has no room: an item is not torn."""
-    text, used = Text(), 0
-    for item in items:
-        begins = not used or used + 3 + item.cell_len > room
-        if used:
-            text.append("\n" if begins else "   ")
-        text.append(item)
-        used = item.cell_len if begins else used + 3 + item.cell_len
-    return text
 
 
 def _rows(cells: int) -> Table:
@@ -343,7 +216,7 @@ def _grid(width: int) -> Table:
 
 def _table(width: int, first: str, *rest: str) -> Table:
     table = _grid(width)
-    table.add_column(first, no_wrap=True)
+    table.add_column(first, overflow="fold")  # what gives way where figures are long
     for name in rest:
         table.add_column(name, justify="right", no_wrap=True)
     return table
@@ -375,13 +248,6 @@ def _latency(snapshot: MetricsSnapshot, width: int) -> RenderableType:
 
 def _known(words: str) -> bool:
     return MISSING not in words.split()
-
-
-def _most(counts: dict[str, int]) -> str:
-    """The largest of them, by name."""
-    ordered = sorted(counts.items(), key=lambda pair: -pair[1])
-    named = [f"{shown(name, 60)} {count(number)}" for name, number in ordered[:_SHOWN_NAMES]]
-    return ", ".join([*named, *["..."] * (len(ordered) > _SHOWN_NAMES)])
 
 
 def _grade(attainment: float) -> str:

@@ -25,6 +25,7 @@ from batchscope.exporters.otlp.environment import (
 from batchscope.exporters.otlp.names import GenAiAttributes
 from batchscope.periodic import Periodic, RateLimitedLog
 from batchscope.statistics.cumulative import CumulativeState, StateSource
+from batchscope.text import shown
 
 _NO_REASON = "the SDK gave no reason (no answer in time, perhaps): check endpoint and headers"
 _SHUTDOWN = "Shutdown in progress"
@@ -45,6 +46,9 @@ class OtlpExporter:
     ``failures`` (attempts) and ``dropped`` (states) count; ``last_error`` says why; a failure is logged once a
     minute at most. The engine's threads never wait. OTEL_SDK_DISABLED=true: it does nothing. It ends with its
     source, after a last send. In a forked child it is off: make another one there.
+
+    No receiver can hurt: an answer has at most 64 kB, ``timeout`` is for all of it, and success is a status of 2xx
+    (gRPC: OK) alone; a redirect is a failure that says where to.
     """
 
     def __init__(
@@ -146,7 +150,7 @@ class OtlpExporter:
             try:
                 result = self._exporter.export(data)
             except Exception as error:  # noqa: BLE001  (some versions of the SDK let a refused connection through)
-                self.last_error = repr(error)
+                self.last_error = shown(repr(error))
                 return False
         if result.name == "SUCCESS":
             return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,11 @@ from batchscope.text import readable, shown
 from batchscope.version import __version__
 
 _HTTP_PATH = "/v1/metrics"
+_CREDENTIAL_PROVIDERS = (
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_METRICS_CREDENTIAL_PROVIDER",
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
+)
+_LARGEST_GRPC: Any = (("grpc.max_receive_message_length", 65_536), ("grpc.max_metadata_size", 16_384))
 
 
 def metric_exporter(transport: Transport) -> MetricExporter:
@@ -31,11 +37,15 @@ def _http_exporter(transport: Transport) -> MetricExporter:
     from opentelemetry.exporter.otlp.proto.http import Compression  # noqa: PLC0415
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter  # noqa: PLC0415
 
+    from batchscope.exporters.otlp.session import bounded_session  # noqa: PLC0415  (requests: of HTTP only)
+
+    provided = any(os.environ.get(name) for name in _CREDENTIAL_PROVIDERS)  # then the SDK has a session of its own
     return OTLPMetricExporter(
         endpoint=_with_path(transport.endpoint) if transport.endpoint else None,
         headers=dict(transport.headers) if transport.headers else None,
         timeout=transport.timeout,
         compression=_compression({each.value: each for each in Compression}, transport.compression),
+        session=None if provided else bounded_session(),
     )
 
 
@@ -48,6 +58,7 @@ def _grpc_exporter(transport: Transport) -> MetricExporter:
         headers=dict(transport.headers) if transport.headers else None,
         timeout=transport.timeout,
         compression=_compression({"none": Compression.NoCompression, "gzip": Compression.Gzip}, transport.compression),
+        channel_options=_LARGEST_GRPC,
     )
 
 
