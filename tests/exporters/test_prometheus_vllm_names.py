@@ -153,9 +153,9 @@ def test_the_prefix_cache_has_counts_where_somebody_said_them():
 
 
 def test_the_size_of_the_kv_cache_stands_in_labels_as_a_scheduler_reads_it():
-    collector = SchedulerMetricsCollector(limits=SchedulerLimits(kv_cache_blocks=1024))
+    collector = SchedulerMetricsCollector(limits=SchedulerLimits(kv_cache_blocks=1024, kv_block_size=16))
     [sample] = exported(collector.read_totals())["vllm:cache_config_info"].samples
-    assert (sample.value, sample.labels["num_gpu_blocks"]) == (1, "1024")
+    assert (sample.value, sample.labels["num_gpu_blocks"], sample.labels["block_size"]) == (1, "1024", "16")
     assert "vllm:cache_config_info" not in exported(SchedulerMetricsCollector().read_totals())
     merged = cumulative_of(MetricsSnapshot.merge(collector.get_snapshot(), collector_like().get_snapshot()))
     [sample] = exported(merged)["vllm:cache_config_info"].samples

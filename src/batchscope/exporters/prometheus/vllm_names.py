@@ -110,7 +110,7 @@ def _gauges(state: CumulativeState) -> dict[str, Any]:
 
 def _cache_config(state: CumulativeState) -> dict[str, dict[str, int]]:
     """Block size -> blocks -> 1, as an information metric has it; nothing where the blocks are not known."""
-    blocks, size = state.limits.kv_cache_blocks, getattr(state.limits, "kv_block_size", None)
+    blocks, size = state.limits.kv_cache_blocks, state.limits.kv_block_size
     return {} if blocks is None else {"" if size is None else str(size): {str(blocks): 1}}
 
 
