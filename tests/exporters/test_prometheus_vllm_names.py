@@ -122,7 +122,7 @@ def test_what_an_autoscaler_reads_of_requests_is_of_completed_ones_and_known_val
     )
 )  # fmt: skip
 def test_sizes_of_two_collectors_merge_to_those_of_one(requests):
-    """Brute force over the requests that count: good records (no more cached than prompt), completed."""
+    """Brute force over the completed requests; cached tokens count up to the prompt."""
     whole, parts = SchedulerMetricsCollector(), [SchedulerMetricsCollector(), SchedulerMetricsCollector()]
     expected = {"request_prompt_tokens": [], "request_computed_prompt_tokens": [], "request_generation_tokens": []}
     for number, (kind, prompt, cached, tokens) in enumerate(requests):
