@@ -235,6 +235,18 @@ _HISTOGRAMS = (
     _histogram("request_decode_time_seconds", "seconds", "First token to last token.", "decode_time"),
     _histogram("request_preempted_time_seconds", "seconds", "Time spent preempted, a request.", "preempted_time"),
     _histogram(
+        "request_inference_time_seconds", "seconds", "First scheduled to last token: prefill and decode time.",
+        "inference_time",
+    ),
+    _histogram("request_prompt_tokens", "tokens", "Prompt tokens of a completed request.", "request_prompt_tokens"),
+    _histogram(
+        "request_computed_prompt_tokens", "tokens", "Prompt tokens of a completed request that no cache supplied.",
+        "request_computed_prompt_tokens",
+    ),
+    _histogram(
+        "request_generation_tokens", "tokens", "Output tokens of a completed request.", "request_generation_tokens"
+    ),
+    _histogram(
         "inter_token_latency_seconds", "seconds", "Gap between emissions over their tokens, one a token.",
         "inter_token_latency",
     ),

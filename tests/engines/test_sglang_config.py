@@ -15,6 +15,7 @@ def settings(**values):
 def test_limits_are_those_of_a_prefill_batch_and_of_the_places():
     found = limits_of(settings(max_running_requests=32, chunked_prefill_size=2048, max_prefill_tokens=16384), 500)
     assert found == SchedulerLimits(32, 2048, 500)
+    assert limits_of(settings(page_size=64), 500) == SchedulerLimits(kv_cache_blocks=500, kv_block_size=64)
 
 
 @pytest.mark.parametrize("chunk", [-1, None])

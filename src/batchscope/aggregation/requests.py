@@ -43,6 +43,9 @@ AT_FINISH = {
     "preempted_time": C.PREEMPTED_TIME,
 }
 """Observed at the finish, of completed requests."""
+SIZES = {"request_prompt_tokens": C.PROMPT_TOKENS, "request_generation_tokens": C.TOKENS_GENERATED}
+COMPUTED_PROMPT, INFERENCE = "request_computed_prompt_tokens", "inference_time"
+"""Of completed requests, too: prompt tokens not taken from a cache; prefill and decode time together."""
 SERVER_TPOT = "server_time_per_output_token"
 """OpenTelemetry's: (request duration - time to first token) / (tokens - 1), of completed requests; for OTLP only."""
 BY_CLASS = {
@@ -181,8 +184,11 @@ class RequestAggregate:
         for name, column in AT_START.items():
             self._observe(name, column, unobserved, of_them, C.REQUEST_CLASS)
         completed, of_them = _chosen(values, outcomes == COMPLETED, known)
-        for name, column in AT_FINISH.items():
+        for name, column in {**AT_FINISH, **SIZES}.items():
             self._observe(name, column, completed, of_them, C.REQUEST_CLASS)
+        if len(completed):
+            self._hold(COMPUTED_PROMPT, _computed_prompts(completed), completed)
+            self._hold(INFERENCE, completed[:, C.PREFILL_TIME] + completed[:, C.DECODE_TIME], completed)
         if of_them.high[C.TIME_TO_FIRST_TOKEN] >= 0:
             self._observe_server_time(completed)
 
@@ -260,6 +266,14 @@ class RequestAggregate:
             if len(instruments) == 1:
                 return
 
+    def _hold(self, name: str, values: Floats, rows: Floats) -> None:
+        """Give derived ``values``, a row each, to an instrument without classes; ``nan`` is left out."""
+        known = ~np.isnan(values)
+        if count := int(np.count_nonzero(known)):
+            values, at = (values, rows[:, 0]) if count == len(values) else (values[known], rows[known, 0])
+            found = Observations(values, None, at, float(values.min()), float(values.max()))
+            self.instruments[name][""].hold(found)
+
     def _observe_server_time(self, rows: Floats) -> None:
         """What comes after the first token, the end of the request included, over the tokens after the first."""
         after = rows[:, C.TOTAL_TIME] - rows[:, C.TIME_TO_FIRST_TOKEN]
@@ -276,6 +290,13 @@ class RequestAggregate:
     def _instrument(self, name: str, class_name: str) -> Instrument:
         instruments = self.instruments[name]
         return instruments[class_name] if class_name in instruments else instruments[""]
+
+
+def _computed_prompts(rows: Floats) -> Floats:
+    """Prompt tokens less the cached ones; those that nobody said are none."""
+    prompts = rows[:, C.PROMPT_TOKENS]
+    computed: Floats = prompts - np.fmin(np.nan_to_num(rows[:, C.CACHED_TOKENS]), prompts)
+    return computed
 
 
 def _outcomes(values: Floats) -> npt.NDArray[np.int64]:
@@ -310,7 +331,7 @@ def _derive(values: Floats) -> None:
 
 def _instruments(classes: ClassNames, scale: int) -> dict[str, dict[str, Instrument]]:
     instruments: dict[str, dict[str, Instrument]] = {}
-    for name in (*AT_START, *AT_FINISH, SERVER_TPOT):
+    for name in (*AT_START, *AT_FINISH, *SIZES, COMPUTED_PROMPT, INFERENCE, SERVER_TPOT):
         if name not in BY_CLASS:
             instruments[name] = {"": Instrument(scale)}
             continue

@@ -25,6 +25,7 @@ def limits_of(settings: Any, num_pages: Any = None) -> SchedulerLimits:
         max_running_requests=running,
         max_scheduled_tokens=_count(settings, "chunked_prefill_size") or _count(settings, "max_prefill_tokens"),
         kv_cache_blocks=_whole(num_pages),
+        kv_block_size=_count(settings, "page_size"),
     )
 
 

@@ -114,6 +114,7 @@ def read_cumulative(cut: Cut, identity: Identity) -> CumulativeState:
         started_at=identity.wall.at(cut.state.started),
         instance_id=identity.instance_id,
         generation=identity.generation,
+        limits=cut.limits,
     )
 
 

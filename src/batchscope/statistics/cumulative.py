@@ -39,6 +39,7 @@ class CumulativeState(NamedTuple):
     started_at: dt.datetime
     instance_id: str
     generation: int
+    limits: SchedulerLimits = SchedulerLimits()
 
 
 class StateSource(Protocol):

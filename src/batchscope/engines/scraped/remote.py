@@ -71,7 +71,7 @@ def exact(page: ScrapedSnapshot, snapshot: MetricsSnapshot, held: Mapping[str, f
             if quantity.kind is Kind.HISTOGRAM and quantity in window.summaries
         },
         ratios=page.ratios,
-        window=ScrapeWindow(window.span_seconds, since_start, page.window.restarted),
+        window=ScrapeWindow(window.span_seconds, since_start, since_start and page.window.restarted),
         sources=page.sources,
         not_given={name: reason for name, reason in page.not_given.items() if name not in window.summaries},
         partial=page.partial,

@@ -2,7 +2,8 @@
 
 Names, kinds and labels are those that vLLM 0.32.0 serves. Only what means the same is here; the buckets are ours,
 because a histogram is exact at its own boundaries only. vLLM's ``inter_token_latency_seconds`` is one observation
-an emission: our inter-emission latency. Never serve this beside a real vLLM's own metrics in one registry.
+an emission: our inter-emission latency. Left out, because nobody tells it: ``lora_requests_info`` (adapters are no
+labels here). Never serve this beside a real vLLM's own metrics in one registry.
 """
 
 from __future__ import annotations
@@ -50,9 +51,12 @@ VLLM_CATALOG: tuple[Metric, ...] = (
     _gauge("num_requests_waiting", "requests", "Requests that wait, for whatever reason.", "waiting"),
     _gauge("num_requests_waiting_by_reason", "requests", "Requests that wait, by reason.", "waiting_by", "reason"),
     _gauge("kv_cache_usage_perc", "ratio", "KV cache blocks held / usable: 1 is full.", "kv_cache_usage"),
+    _gauge("cache_config_info", "", "Size of the KV cache.", "cache_config", "block_size", "num_gpu_blocks"),
     _counter("num_preemptions", "preemptions", "Requests put out of the batch before their end.", "preemptions"),
     _counter("prompt_tokens", "tokens", "Prompt tokens of finished requests.", "prompt_tokens"),
     _counter("prompt_tokens_cached", "tokens", "Prompt tokens taken from the prefix cache.", "cached_tokens"),
+    _counter("prefix_cache_queries", "tokens", "Prompt tokens looked up in the prefix cache.", "cache_queries"),
+    _counter("prefix_cache_hits", "tokens", "Prompt tokens found in the prefix cache.", "cached_tokens"),
     _counter("generation_tokens", "tokens", "Output tokens.", "generation_tokens"),
     _counter("request_success", "requests", "Requests that finished, by reason.", "finished", "finished_reason"),
     _histogram("iteration_tokens_total", "tokens", "Tokens of an iteration.", "iteration_scheduled_tokens"),
@@ -68,6 +72,13 @@ VLLM_CATALOG: tuple[Metric, ...] = (
     _histogram("request_queue_time_seconds", "seconds", "Arrival to first scheduled.", "queue_time"),
     _histogram("request_prefill_time_seconds", "seconds", "First scheduled to first token.", "prefill_time"),
     _histogram("request_decode_time_seconds", "seconds", "First token to last token.", "decode_time"),
+    _histogram("request_inference_time_seconds", "seconds", "First scheduled to last token.", "inference_time"),
+    _histogram("request_prompt_tokens", "tokens", "Prompt tokens of a request.", "request_prompt_tokens"),
+    _histogram("request_generation_tokens", "tokens", "Output tokens of a request.", "request_generation_tokens"),
+    _histogram(
+        "request_prefill_kv_computed_tokens", "tokens", "Prompt tokens of a request that no cache supplied.",
+        "request_computed_prompt_tokens",
+    ),
 )  # fmt: skip
 """What we can say under vLLM's names; ``source`` leads into ``vllm_view``."""
 
@@ -93,7 +104,14 @@ def _gauges(state: CumulativeState) -> dict[str, Any]:
         "waiting": None if waiting is None else waiting + (deferred or 0),
         "waiting_by": {"capacity": waiting, "deferred": deferred},
         "kv_cache_usage": gauges.kv_cache_usage,
+        "cache_config": _cache_config(state),
     }
+
+
+def _cache_config(state: CumulativeState) -> dict[str, dict[str, int]]:
+    """Block size -> blocks -> 1, as an information metric has it; nothing where the blocks are not known."""
+    blocks, size = state.limits.kv_cache_blocks, state.limits.kv_block_size
+    return {} if blocks is None else {"" if size is None else str(size): {str(blocks): 1}}
 
 
 def _totals(state: CumulativeState) -> dict[str, Any]:
@@ -101,10 +119,12 @@ def _totals(state: CumulativeState) -> dict[str, Any]:
     finished = dict.fromkeys(FINISHED_REASON.values(), 0)
     for reason, name in FINISHED_REASON.items():
         finished[name] += totals.requests_by_reason.get(reason, 0)
+    prompts = added((totals.prompt_tokens_computed, totals.prompt_tokens_cached))
     return {
         "preemptions": totals.preemptions,
-        "prompt_tokens": added((totals.prompt_tokens_computed, totals.prompt_tokens_cached)),
+        "prompt_tokens": prompts,
         "cached_tokens": totals.prompt_tokens_cached,
+        "cache_queries": None if totals.prompt_tokens_cached is None else prompts,
         "generation_tokens": totals.generation_tokens,
         "finished": finished,
     }

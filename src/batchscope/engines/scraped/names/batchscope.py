@@ -1,4 +1,4 @@
-"""batchscope's own names: an endpoint of ours is watched like any engine. They are those of the catalogue.
+"""batchscope's own names, for a page of ours that has no ``/snapshot`` beside it. They are those of the catalogue.
 
 The catalogue says where in a state a metric's value is; the last part of that place is the canonical number's name.
 So nearly all rules follow from it; those for values that are told apart by a label are written out.
@@ -56,7 +56,6 @@ BATCHSCOPE = EngineNames(
     not_used=frozenset({metric.name for metric in CATALOG} | {_LEFT_OUT}) - _READ,
     lacks={
         Quantity.PROCESSING_TIME: "queue_time and total_time are there, and /snapshot has its average",
-        Quantity.REQUEST_GENERATION_TOKENS: "/snapshot has the average",
     },
     passing={
         **dict.fromkeys(
