@@ -33,6 +33,7 @@ KNOWN = {
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clones", help="the folder with the engines' clones: " + ", ".join(ENGINES))
+    parser.add_argument("--table", action="store_true", help="end with the table of the documentation")
     parser.add_argument("--only", choices=ENGINES, help="this engine only")
     asked = parser.parse_args(arguments)
     if not asked.clones:
@@ -40,10 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
         return SKIPPED
     engines = [engine for name, engine in ENGINES.items() if asked.only in (None, name)]
     try:
-        failed = [outcome for engine in engines for outcome in engine.run(Path(asked.clones)) if not _shown(outcome)]
+        outcomes = [outcome for engine in engines for outcome in engine.run(Path(asked.clones))]
     except FileNotFoundError as missing:
         print(f"error: {missing}", file=sys.stderr)
         return 2
+    failed = [outcome for outcome in outcomes if not _shown(outcome)]
+    if asked.table:
+        print("\n".join(["", *map(_row, outcomes)]))
     print(f"\n{len(failed)} beyond {ALLOWED} and not a documented case, or in contradiction with themselves")
     return 1 if failed else 0
 
@@ -66,6 +70,14 @@ def _shown(outcome: harness.Outcome) -> bool:
     for sentence in outcome.contradictions[:5]:
         print(f"  CONTRADICTS: {sentence}")
     return not outcome.contradictions and (worst <= ALLOWED or bool(known))
+
+
+def _row(outcome: harness.Outcome) -> str:
+    """A line of the documentation's table: ``limiter inferred / reported``."""
+    shares = outcome.shares()
+    worst = max(abs(inferred - reported) for inferred, reported in shares.values())
+    told = (f"{limiter} {inferred:.3f} / {reported:.3f}" for limiter, (inferred, reported) in shares.items())
+    return f"| {outcome.engine}: {outcome.workload} | {', '.join(told)} | {worst:.3f} |"
 
 
 if __name__ == "__main__":
