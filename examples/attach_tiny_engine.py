@@ -1,8 +1,9 @@
-"""Measures ``tiny_engine.py`` from outside: a report at each of the three places where something happens."""
+"""Measures ``tiny_engine.py`` from outside: a report at each of the places where something happens."""
 
 from __future__ import annotations
 
 from batchscope import (
+    BatchLimiter,
     CompletionReason,
     MetricsConfiguration,
     RequestTracker,
@@ -27,6 +28,11 @@ class MeasuredEngine(TinyEngine):
     def submit(self, request: Request) -> None:
         super().submit(request)
         slots[request] = tracker.arrived(request.number, prompt_tokens=request.prompt_tokens, at=request.arrival)
+
+    def form_batch(self) -> list[Request]:
+        batch = super().form_batch()
+        tracker.stopped(BatchLimiter.REQUEST_SLOTS if self.waiting else BatchLimiter.DEMAND)
+        return batch
 
     def forward(self, batch: list[Request]) -> None:
         super().forward(batch)

@@ -128,6 +128,7 @@ def _serve_replay(trace: Path, speed: float, endpoint: _Endpoint) -> None:
         max_running_requests=options.max_running_requests,
         max_scheduled_tokens=options.max_scheduled_tokens,
         kv_cache_blocks=options.kv_cache_blocks,
+        kv_block_size=options.block_size,
     )
     workload = open_trace(trace)
     with SchedulerMetricsCollector(limits=limits, labels={"model_name": "replay"}, clock=clock) as collector:

@@ -57,6 +57,7 @@ def serve(plan: Plan) -> tuple[SimulationResult, Report]:
         max_running_requests=plan.options.max_running_requests,
         max_scheduled_tokens=plan.options.max_scheduled_tokens,
         kv_cache_blocks=plan.options.kv_cache_blocks,
+        kv_block_size=plan.options.block_size,
     )
     configuration = MetricsConfiguration(
         max_request_samples=SAMPLES, counter_window_seconds=LONGEST_WINDOW, slo=plan.slo
