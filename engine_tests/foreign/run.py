@@ -20,11 +20,15 @@ sys.path[0] = str(HERE.parent)  # one of the files here has the name of an engin
 
 from foreign import harness, mini_sglang, nano_vllm, vidur
 
+from batchscope import BatchLimiter
+
 SKIPPED = 77
 ALLOWED = 0.05
 ENGINES = {"vidur": vidur, "nano-vllm": nano_vllm, "mini-sglang": mini_sglang}
+SHOWN = [BatchLimiter(name) for name in ("request_slots", "token_budget", "kv_cache", "policy", "demand")]
 KNOWN = {
     "vidur: sarathi": "two limits hold at once, and it asks for places and room before the budget",
+    "mini-sglang: 64 places": "two limits hold at once: the places are taken, and the next prompt would have been cut",
     "vidur: lightllm": "it admits in every 11th iteration only; a delay looks like a refusal",
 }
 """What a workload's name begins with -> why it cannot be inferred; docs/how-to/instrument-your-engine.md says so."""
@@ -73,11 +77,11 @@ def _shown(outcome: harness.Outcome) -> bool:
 
 
 def _row(outcome: harness.Outcome) -> str:
-    """A line of the documentation's table: ``limiter inferred / reported``."""
+    """A line of the documentation's table: inferred / reported of each limiter, and the largest difference."""
     shares = outcome.shares()
     worst = max(abs(inferred - reported) for inferred, reported in shares.values())
-    told = (f"{limiter} {inferred:.3f} / {reported:.3f}" for limiter, (inferred, reported) in shares.items())
-    return f"| {outcome.engine}: {outcome.workload} | {', '.join(told)} | {worst:.3f} |"
+    told = ("{:.2f} / {:.2f}".format(*shares[limiter]) if limiter in shares else "" for limiter in SHOWN)
+    return f"| {outcome.engine}: {outcome.workload} | {' | '.join(told)} | {worst:.3f} |"
 
 
 if __name__ == "__main__":
