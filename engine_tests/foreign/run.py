@@ -20,11 +20,15 @@ sys.path[0] = str(HERE.parent)  # one of the files here has the name of an engin
 
 from foreign import harness, mini_sglang, nano_vllm, vidur
 
+from batchscope import BatchLimiter
+
 SKIPPED = 77
 ALLOWED = 0.05
 ENGINES = {"vidur": vidur, "nano-vllm": nano_vllm, "mini-sglang": mini_sglang}
+SHOWN = [BatchLimiter(name) for name in ("request_slots", "token_budget", "kv_cache", "policy", "demand")]
 KNOWN = {
     "vidur: sarathi": "two limits hold at once, and it asks for places and room before the budget",
+    "mini-sglang: 64 places": "two limits hold at once: the places are taken, and the next prompt would have been cut",
     "vidur: lightllm": "it admits in every 11th iteration only; a delay looks like a refusal",
 }
 """What a workload's name begins with -> why it cannot be inferred; docs/how-to/instrument-your-engine.md says so."""
@@ -33,6 +37,7 @@ KNOWN = {
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clones", help="the folder with the engines' clones: " + ", ".join(ENGINES))
+    parser.add_argument("--table", action="store_true", help="end with the table of the documentation")
     parser.add_argument("--only", choices=ENGINES, help="this engine only")
     asked = parser.parse_args(arguments)
     if not asked.clones:
@@ -40,10 +45,13 @@ def main(arguments: list[str] | None = None) -> int:
         return SKIPPED
     engines = [engine for name, engine in ENGINES.items() if asked.only in (None, name)]
     try:
-        failed = [outcome for engine in engines for outcome in engine.run(Path(asked.clones)) if not _shown(outcome)]
+        outcomes = [outcome for engine in engines for outcome in engine.run(Path(asked.clones))]
     except FileNotFoundError as missing:
         print(f"error: {missing}", file=sys.stderr)
         return 2
+    failed = [outcome for outcome in outcomes if not _shown(outcome)]
+    if asked.table:
+        print("\n".join(["", *map(_row, outcomes)]))
     print(f"\n{len(failed)} beyond {ALLOWED} and not a documented case, or in contradiction with themselves")
     return 1 if failed else 0
 
@@ -66,6 +74,14 @@ def _shown(outcome: harness.Outcome) -> bool:
     for sentence in outcome.contradictions[:5]:
         print(f"  CONTRADICTS: {sentence}")
     return not outcome.contradictions and (worst <= ALLOWED or bool(known))
+
+
+def _row(outcome: harness.Outcome) -> str:
+    """A line of the documentation's table: inferred / reported of each limiter, and the largest difference."""
+    shares = outcome.shares()
+    worst = max(abs(inferred - reported) for inferred, reported in shares.values())
+    told = ("{:.2f} / {:.2f}".format(*shares[limiter]) if limiter in shares else "" for limiter in SHOWN)
+    return f"| {outcome.engine}: {outcome.workload} | {' | '.join(told)} | {worst:.3f} |"
 
 
 if __name__ == "__main__":

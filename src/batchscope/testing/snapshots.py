@@ -14,6 +14,9 @@ def check(snapshot: MetricsSnapshot, *, drained: bool) -> Iterator[str]:
         yield f"{number} records rejected as {reason}: expected none"
     if totals.dropped_records:
         yield f"{totals.dropped_records} records dropped: expected none"
+    usage = snapshot.iteration_stats.average_kv_cache_usage
+    if usage > 1:
+        yield f"kv_cache_usage = {usage:.1f} on average: expected 0..1"
     accounted = requests.total_requests + gauges.requests_in_flight + totals.requests_lost
     if totals.requests_received != accounted:
         yield f"{totals.requests_received} requests received, but finished + in flight + lost = {accounted}"
