@@ -18,7 +18,7 @@ from batchscope.clock import Clock, WallClock
 from batchscope.configuration import OTHER_CLASS, MetricsConfiguration, SchedulerLimits
 from batchscope.errors import BusyError, ConfigurationError, InvalidRecordError
 from batchscope.recording.mistakes import Mistakes, shown
-from batchscope.recording.ring import Pressure
+from batchscope.recording.ring import OURSELVES, Pressure
 from batchscope.recording.rings import Recording
 from batchscope.recording.rows import Rows
 from batchscope.recording.source import Source
@@ -177,9 +177,11 @@ class Draining:
                 self.sinks.remove(sink)
                 self.writers.own().error("sink_failed", error)
 
-    def relieve(self) -> bool:
+    def relieve(self) -> bool | str:
         """A producer's memory runs full and nobody reads: drain, unless somebody does already (False)."""
-        if self._held_here() or not self._lock.acquire(blocking=False):
+        if self._held_here():
+            return OURSELVES
+        if not self._lock.acquire(blocking=False):
             return False
         try:
             self.drain()

@@ -23,35 +23,66 @@ def interrupt() -> None:
 def act_at(number: int, call: Callable[[], object], act: Callable[[], object], *, within: Path = RECORDING) -> bool:
     """Run ``call``, with ``act`` in the middle: before its ``number``-th bytecode of files ``within``.
 
-    Whether it came that far. ``act`` is not traced itself; what it raises is raised there, and is expected here.
+    Whether it came that far. ``act`` is not watched itself; what it raises is raised there, and is expected here.
     """
     left, prefix = number, str(within)
 
-    def trace(frame, event, _argument):
+    def at_bytecode() -> None:
         nonlocal left
-        if not frame.f_code.co_filename.startswith(prefix):
-            return None
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        if event == "opcode":
-            if left == 0:
-                left = -1
-                sys.settrace(None)
-                act()
-                return None
-            if left > 0:
-                left -= 1
-        return trace
+        left -= 1
+        if left == -1:
+            stop()
+            act()
 
-    before = sys.gettrace()
-    sys.settrace(trace)
+    stop = (_watch_by_tracing if sys.version_info < (3, 12) else _watch_by_monitoring)(at_bytecode, prefix)
     try:
         call()
     except Interrupted:
         pass
     finally:
-        sys.settrace(before)
+        stop()
     return left < 0
+
+
+def _watch_by_tracing(at_bytecode: Callable[[], None], prefix: str) -> Callable[[], None]:
+    def trace(frame, event, _argument):
+        if not frame.f_code.co_filename.startswith(prefix):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode":
+            at_bytecode()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    return lambda: sys.settrace(before)
+
+
+def _watch_by_monitoring(at_bytecode: Callable[[], None], prefix: str) -> Callable[[], None]:
+    watching = sys.monitoring
+    tool = 3 if watching.get_tool(3) is None else 4  # one may be at work when a value's method starts the next
+    watched = True
+
+    def instruction(code, _offset):
+        if not code.co_filename.startswith(prefix):
+            return watching.DISABLE
+        if watched:
+            at_bytecode()
+        return None
+
+    def stop() -> None:
+        nonlocal watched
+        if watched:
+            watched = False
+            watching.set_events(tool, 0)
+            watching.register_callback(tool, watching.events.INSTRUCTION, None)
+            watching.free_tool_id(tool)
+
+    watching.use_tool_id(tool, "interruptions")
+    watching.register_callback(tool, watching.events.INSTRUCTION, instruction)
+    watching.restart_events()
+    watching.set_events(tool, watching.events.INSTRUCTION)
+    return stop
 
 
 def at_each_bytecode(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from interruptions import at_each_bytecode, interrupt
+from interruptions import act_at, at_each_bytecode, interrupt
 
-from batchscope import CompletionReason, IterationResult, RequestResult, SchedulerMetricsCollector
+from batchscope import CompletionReason, IterationResult, RequestResult, RequestTracker, SchedulerMetricsCollector
 from batchscope.recording import rings
 
 EOS = CompletionReason.EOS_TOKEN_REACHED
@@ -109,3 +109,45 @@ def test_an_exception_in_a_record_inside_a_record_costs_that_one_at_most(call, s
     for _ in range(50):
         before += all_kinds(collector)
         assert accounted(collector) == before
+
+
+TRACKER_CALLS: dict[str, Callable[[RequestTracker, int], object]] = {
+    "arrived": lambda tracker, _: tracker.arrived(["an", "unhashable", "id"]),
+    "iteration": lambda tracker, slot: tracker.iteration([slot]),
+    "finished": lambda tracker, slot: tracker.finished(slot, EOS),
+    "lost": lambda tracker, slot: tracker.lost(slot),
+}
+
+
+@pytest.mark.parametrize("relief", [1, 1000], ids=["draining", "not draining"])
+@pytest.mark.parametrize("act", ["nested", "interrupt"])
+@pytest.mark.parametrize("call", TRACKER_CALLS)
+def test_a_trackers_call_in_the_middle_of_another_or_ended_there_leaves_it_whole(call, act, relief, monkeypatch):
+    monkeypatch.setattr("batchscope.recording.tracker._RELIEF_EVENTS", relief)
+    collector = SchedulerMetricsCollector()
+    tracker = RequestTracker(collector)
+    served = 0
+
+    def serve():
+        nonlocal served
+        served += 1
+        slot = tracker.arrived(served)
+        tracker.iteration([slot])
+        tracker.finished(slot, EOS)
+
+    def check():
+        serve()
+        totals, gauges = collector.get_snapshot().totals, collector.get_snapshot().gauges
+        finished = sum(totals.requests_by_reason.values())
+        assert finished >= served if act == "nested" else finished >= served - number
+        assert totals.requests_received == finished + gauges.requests_in_flight + totals.requests_lost
+        assert totals.dropped_records == 0
+
+    number, step = 0, 1 if relief > 1 else 331
+    slot = tracker.arrived("first")
+    while act_at(number, lambda: TRACKER_CALLS[call](tracker, slot), serve if act == "nested" else interrupt):  # noqa: B023
+        check()
+        slot = tracker.arrived(("next", number))
+        number += step
+    check()
+    assert number > (20 if relief > 1 else 900)

@@ -30,6 +30,8 @@ from batchscope.recording.unread import Part, Unread
 _PAUSES = 100
 _PAUSE_SECONDS = 0.0005
 _DROPS_A_PAUSE = 512
+OURSELVES = "ourselves"
+"""What ``relieve`` gives where the drain is one that this very thread is in: there is nobody to wait for."""
 
 
 class Pressure:
@@ -134,7 +136,8 @@ class Ring:
         self._pressure.full = True
         for _ in range(_PAUSES if self._patient else self.dropped % _DROPS_A_PAUSE == 0):
             time.sleep(_PAUSE_SECONDS)
-            self._relieve()
+            if self._relieve() is OURSELVES:
+                return None
             fresh = self._take()
             if fresh is not None:
                 return fresh
@@ -177,6 +180,4 @@ class Ring:
         self._pressure.full = False
         self.aside.release()
         while (block := self._first).read == block.size and block.next is not None:
-            if block.objects:
-                block.objects = [None] * block.size  # no request id is kept for a place in a ring
             self._first = block.next

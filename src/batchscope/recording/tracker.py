@@ -309,7 +309,7 @@ class RequestTracker:
     def _append(self, event: Event) -> None:
         log = self._log
         if len(log) >= _RELIEF_EVENTS or self._pending_bytes >= self._relief_at:
-            self._relief_at = self._pending_bytes + _RELIEF_BYTES  # ask again only after as much more
+            self._relief_at = min(self._pending_bytes + _RELIEF_BYTES, _MAX_BYTES)  # then only after as much more
             self._shared.relieve()
             if len(log) >= _MAX_EVENTS or self._pending_bytes >= _MAX_BYTES:
                 self._misused.add(DROPPED)

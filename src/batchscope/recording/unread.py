@@ -61,19 +61,21 @@ class Unread:
             block.unpack(self._layout, start, stop, columns[:, at : at + stop - start])
             objects += block.objects[start:stop]
             at += stop - start
-            self._read(block, stop, last)
+            self._read(block, start, stop, last)
         return objects if self.kind in WITH_OBJECTS else None
 
     def skip(self) -> None:
         """Forget them all."""
         while self._parts:
-            block, _, last = self._parts[0]
-            self._read(block, last, last)
+            block, start, last = self._parts[0]
+            self._read(block, start, last, last)
         self.size = 0
         self.release()
 
-    def _read(self, block: Block, stop: int, last: int) -> None:
+    def _read(self, block: Block, start: int, stop: int, last: int) -> None:
         block.read = stop
+        if block.objects:
+            block.objects[start:stop] = [None] * (stop - start)  # no request id is kept for a place in a ring
         if stop < last:
             self._parts[0] = (block, stop, last)
         else:
