@@ -155,7 +155,7 @@ class Derivation:
             history = History(runs)
             for reason, bad in self._wrong(history, batch, leaving):
                 if bad.any():
-                    excused = batch.formed[history.begin] if reason is STALE_SLOT else False
+                    excused = batch.formed[history.begin] if reason == STALE_SLOT else False
                     self.reject(reason, int(np.count_nonzero(bad & ~excused)))
                     keep = np.ones(len(bad), dtype=np.bool_)
                     keep[order[bad]] = False
