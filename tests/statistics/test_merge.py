@@ -407,3 +407,17 @@ def test_integrals_that_one_part_never_said_do_not_hide_the_others():
     totals = merge_snapshots([silent, said]).totals
     assert (totals.waiting_request_seconds, totals.waiting_reported_seconds) == (1.0, 0.5)
     assert math.isnan(merge_snapshots([silent]).totals.waiting_request_seconds)
+
+
+def limited(**limits):
+    collector = SchedulerMetricsCollector(limits=SchedulerLimits(**limits))
+    collector.record_iteration(IterationResult(1, 1, 1, 0, 1.0))
+    return collector.get_snapshot()
+
+
+def test_places_add_up_while_block_size_and_stages_are_what_all_agree_on():
+    one, other = ({"max_running_requests": n, "kv_block_size": 16, "pipeline_stages": 2} for n in (4, 8))
+    merged = MetricsSnapshot.merge(limited(**one), limited(**other)).limits
+    assert merged == SchedulerLimits(max_running_requests=12, kv_block_size=16, pipeline_stages=2)
+    mixed = MetricsSnapshot.merge(limited(**one), limited(max_running_requests=8, kv_block_size=32)).limits
+    assert mixed == SchedulerLimits(max_running_requests=12)

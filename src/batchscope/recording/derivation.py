@@ -185,9 +185,7 @@ class Derivation:
             history = History(runs)
             for reason, bad in self._wrong(history, batch, leaving):
                 if bad.any():
-                    excused = (
-                        batch.formed[history.begin] if reason is STALE_SLOT else np.zeros(len(bad), dtype=np.bool_)
-                    )
+                    excused = bad & batch.formed[history.begin] & (reason == STALE_SLOT)
                     blamed = np.flatnonzero(bad & ~excused)
                     if len(blamed):
                         self.reject(reason, len(blamed), detail=self._detail(history, int(blamed[0]), batch))
