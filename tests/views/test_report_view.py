@@ -200,15 +200,16 @@ def test_where_the_samples_kept_are_fewer_than_the_requests_it_says_the_last():
 
 def test_percentiles_that_are_estimates_say_their_error():
     one, other = served(), served()
-    assert "ITL: every token, percentiles within 0.54 %" in one.get_snapshot().report()
+    assert "ITL: every token; its percentiles within 0.54 %" in one.get_snapshot().report()
     merged = MetricsSnapshot.merge(one.get_snapshot(), other.get_snapshot()).report()
     assert "ITL: every token; percentiles within 0.54 %" in merged
     precise = served(configuration=MetricsConfiguration(percentile_precision=3)).get_snapshot()
-    assert "percentiles within 0.068 %" in precise.report()
+    assert "its percentiles within 0.068 %" in precise.report()
 
 
 def test_of_an_engine_that_tells_outputs_only_the_gap_is_shown():
     requests = RequestStatistics(inter_emission_latency=DistributionSummary(9, *[0.05] * 6))
+    assert "completed requests; gap: every output\n" in snapshot_of({}, request_stats=requests).report()
     rows = [line.split() for line in snapshot_of({}, request_stats=requests).report().splitlines()]
     assert ["gap", "between", "outputs", "9", "ms", *["50.0"] * 6] in rows
     assert not [row for row in rows if row[:1] == ["ITL"]]

@@ -40,11 +40,9 @@ _COLOR = {
 }
 _ROOM = 100
 """Columns from which on there is room for words beside the figures."""
-_HEAD_FRAME = 18
-"""Columns of the head that are not its figures: the frame and the names of its lines."""
-_SHOWN_NAMES = 3
 _PLENTY = 120
-_OF_TOKENS = {"ITL", "gap"}
+_OF_TOKENS = {"ITL": "every token", "gap": "every output"}
+"""Rows that are not of the completed requests."""
 
 
 class Report:
@@ -91,14 +89,9 @@ class Report:
         kept = max((summary.count for name, summary in rows if name not in _OF_TOKENS), default=0)
         completed = self._shown.request_stats.completed_requests
         last = f"the last {count(kept)} of {count(completed)} " if 0 < kept < completed else ""
-        estimates = [name for name, summary in rows if summary.relative_error]
-        within = f"percentiles within {100 * max([summary.relative_error for _, summary in rows], default=0):.2g} %"
-        if not estimates:
-            return f"{last}completed requests; ITL: every token"
-        if estimates == ["ITL"]:
-            return f"{last}completed requests; ITL: every token, {within}"
-        whose = "" if len(estimates) == len(rows) else f"{', '.join(estimates)} "
-        return f"{last}completed requests; ITL: every token; {whose}{within}"
+        between = next((f"{name}: {whose}" for name, whose in _OF_TOKENS.items() if name in dict(rows)), "")
+        parts = [f"{last}completed requests", between, _error([summary for _, summary in rows])]
+        return "; ".join(filter(None, parts))
 
     def _span(self) -> str:
         totals, ratio = self._shown.totals, self._shown.iteration_stats.busy_ratio
@@ -244,6 +237,15 @@ def _latency(snapshot: MetricsSnapshot, width: int) -> RenderableType:
         unit, texts = in_one_unit(figures)
         table.add_row(name if width >= _ROOM else name.split()[0], count(summary.count), unit, *texts)
     return table
+
+
+def _error(summaries: Sequence[DistributionSummary]) -> str:
+    """What the estimates among them guarantee; the exact ones need no word."""
+    errors = [summary.relative_error for summary in summaries if summary.relative_error]
+    if not errors:
+        return ""
+    which = "percentiles" if len(errors) == len(summaries) else "its percentiles"
+    return f"{which} within {100 * max(errors):.2g} %"
 
 
 def _known(words: str) -> bool:
