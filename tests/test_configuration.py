@@ -91,3 +91,12 @@ def test_one_objective_for_all_is_the_class_default_and_classes_are_kept_as_decl
 def test_the_targets_that_are_set_are_declared_and_no_others():
     assert SloTargets(e2e_latency=2, max_emission_gap=0.5).declared == {"e2e_latency": 2.0, "max_emission_gap": 0.5}
     assert SloTargets().declared == {}
+
+
+def test_no_pipeline_is_one_stage():
+    assert SchedulerLimits(pipeline_stages=None) == SchedulerLimits(pipeline_stages=1) == SchedulerLimits()
+
+
+@pytest.mark.parametrize(("places", "stages", "share"), [(8, 1, 8), (8, 2, 4), (10, 4, 2.5), (None, 2, None)])
+def test_each_pipeline_stage_has_an_even_share_of_the_places(places, stages, share):
+    assert SchedulerLimits(max_running_requests=places, pipeline_stages=stages).batch_places == share

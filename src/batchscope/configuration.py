@@ -23,7 +23,7 @@ class SchedulerLimits(msgspec.Struct, frozen=True):
     """What the batch is measured against; ``None`` = not limited or not known (utilization is then ``nan``).
 
     ``max_running_requests``: places of one rank, all pipeline stages together. ``kv_block_size``: tokens a block
-    of the KV cache holds. ``pipeline_stages``: batches that one rank has in flight at a time.
+    of the KV cache holds. ``pipeline_stages``: batches that one rank has in flight at a time; None is 1.
     """
 
     max_running_requests: int | None = None
@@ -34,7 +34,9 @@ class SchedulerLimits(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         for field in self.__struct_fields__:
-            _whole(field, getattr(self, field), 1, optional=field != "pipeline_stages")
+            _whole(field, getattr(self, field), 1, optional=True)
+        if not self.pipeline_stages:  # None; 0 was refused
+            msgspec.structs.force_setattr(self, "pipeline_stages", 1)
 
     @property
     def batch_places(self) -> float | None:

@@ -18,7 +18,7 @@ KNOWN = {
     "a small budget, prompts in chunks": (BatchLimiter.TOKEN_BUDGET, Ways(budget=64, rate=2.2, prompts=(100, 400))),
     "a prompt does not fit the rest of the budget": (
         BatchLimiter.TOKEN_BUDGET,
-        Ways(prefill_first=True, whole_prompts=True, budget=450, bunches=20, prompts=(200, 400), rate=6),
+        Ways(prefill_first=True, whole_prompts=True, budget=450, bunches=20, prompts=(200, 400), rate=6, places=256),
     ),
     "evictions": (BatchLimiter.KV_CACHE, Ways(blocks=90, rate=6)),
     "blocks that an admission leaves free": (BatchLimiter.KV_CACHE, Ways(blocks=150, watermark=40, rate=6)),

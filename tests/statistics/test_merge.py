@@ -345,3 +345,17 @@ def test_resources_keep_their_owners():
     unnamed = [msgspec.structs.replace(part, instance_id="") for part in parts[:2]]
     with pytest.raises(MergeError, match="gpu0"):
         merge_snapshots(unnamed)
+
+
+def limited(**limits):
+    collector = SchedulerMetricsCollector(limits=SchedulerLimits(**limits))
+    collector.record_iteration(IterationResult(1, 1, 1, 0, 1.0))
+    return collector.get_snapshot()
+
+
+def test_places_add_up_while_block_size_and_stages_are_what_all_agree_on():
+    one, other = ({"max_running_requests": n, "kv_block_size": 16, "pipeline_stages": 2} for n in (4, 8))
+    merged = MetricsSnapshot.merge(limited(**one), limited(**other)).limits
+    assert merged == SchedulerLimits(max_running_requests=12, kv_block_size=16, pipeline_stages=2)
+    mixed = MetricsSnapshot.merge(limited(**one), limited(max_running_requests=8, kv_block_size=32)).limits
+    assert mixed == SchedulerLimits(max_running_requests=12)

@@ -30,9 +30,9 @@ def infer(rows: Floats, limits: SchedulerLimits, elsewhere: Floats | float = 0.0
     rules = (
         (rows[:, C.PREEMPTIONS] > 0, BatchLimiter.KV_CACHE),
         (facts.cut_off | (waits & facts.budget_used), BatchLimiter.TOKEN_BUDGET),
-        (refused & facts.head_exceeds_budget, BatchLimiter.TOKEN_BUDGET),
         (waits & facts.places_taken, BatchLimiter.REQUEST_SLOTS),
         (waits & facts.blocks_taken, BatchLimiter.KV_CACHE),
+        (refused & facts.head_exceeds_budget, BatchLimiter.TOKEN_BUDGET),
         (refused & facts.head_known & only_room_is_left, BatchLimiter.KV_CACHE),
         (facts.stand_still & facts.batch_full, BatchLimiter.REQUEST_SLOTS),
         (facts.stand_still, BatchLimiter.POLICY),

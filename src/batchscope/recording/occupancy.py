@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -126,10 +127,10 @@ class Moves:
         ``index`` and ``ends``: slot indices and instants of the requests that end in this drain.
         """
         table, departed = self._table, self._departed
-        held, away = table.holding[index], departed.held
+        ran, away = table.holding[index], departed.held
         left = _Instants(
-            np.concatenate((self._left.at, ends[held], departed.at[away])),
-            np.concatenate((self._left.rank, table.rank[index][held], departed.rank[away])),
+            np.concatenate((self._left.at, ends[ran], departed.at[away])),
+            np.concatenate((self._left.rank, table.rank[index][ran], departed.rank[away])),
         )
         gone = np.full(table.capacity, np.inf)
         gone[index] = ends
@@ -137,27 +138,32 @@ class Moves:
         waits = self._waits = self._waits._replace(end=end)
         begun = _joined(_Instants(waits.begin, waits.rank), departed.arrived_at[~away], departed.rank[~away])
         ended = _joined(_Instants(end, waits.rank), departed.at[~away], departed.rank[~away])
-        ranks = set(rows[:, C.RANK].tolist())
-        only = len(ranks) == 1 and all(
-            ranks.issuperset(each[~np.isnan(each)].tolist())
-            for each in (self._held, self._taken.rank, left.rank, begun.rank)
-        )
-        for rank in ranks:
-            mine = slice(None) if only else np.flatnonzero(rows[:, C.RANK] == rank)
+        for rank, mine, only in self._by_rank(rows, left.rank, begun.rank):
             part = rows[mine]
             started, finished = part[:, C.STARTED_AT], part[:, C.FINISHED_AT]
-            before = len(self._held) if only else np.count_nonzero(self._held == rank)
             leaving = left.of(rank, only=only)
-            taken, gone_by = _up_to(self._taken.of(rank, only=only), started), _up_to(leaving, started)
-            _say(part, C.RUNNING_REQUESTS, before + taken - gone_by)
+            before = len(self._held) if only else np.count_nonzero(self._held == rank)
+            held: Floats = before + _up_to(self._taken.of(rank, only=only), started)
+            gone_by = _up_to(leaving, started)
+            _say(part, C.RUNNING_REQUESTS, held - gone_by)
             waiting = _up_to(begun.of(rank, only=only), started) - _up_to(ended.of(rank, only=only), started)
             _say(part, C.WAITING_REQUESTS, np.maximum(waiting - np.nan_to_num(part[:, C.DEFERRED_REQUESTS]), 0))
             if limits.pipeline_stages == 1:
-                stayed = before + taken - np.maximum(gone_by, leaving.searchsorted(finished, side="left"))
+                stayed: Floats = held - np.maximum(gone_by, leaving.searchsorted(finished, side="left"))
                 part[:, C.STANDING_REQUESTS] = _standing(part, stayed)
             if limits.kv_block_size and limits.kv_cache_blocks:
                 part[:, C.HEAD_TOKENS] = self._heads(part, waits if only else waits.of(rank))
             rows[mine] = part
+
+    def _by_rank(self, rows: Floats, *others: Floats) -> Iterator[tuple[float, slice | Indices, bool]]:
+        """Each rank of ``rows``, where its rows are, and whether nothing happened on any other."""
+        ranks = set(rows[:, C.RANK].tolist())
+        known = (each[~np.isnan(each)] for each in (self._held, self._taken.rank, *others))
+        if len(ranks) == 1 and all(ranks.issuperset(each.tolist()) for each in known):
+            yield ranks.pop(), slice(None), True
+            return
+        for rank in ranks:
+            yield rank, np.flatnonzero(rows[:, C.RANK] == rank), False
 
     def tell_heads(self, rows: Floats, heads: npt.NDArray[np.int64]) -> int:
         """Write what the refused requests of ``heads`` (handles, ``FREE``: none) need; how many are stale."""
