@@ -28,7 +28,6 @@ ENGINES = {"vidur": vidur, "nano-vllm": nano_vllm, "mini-sglang": mini_sglang}
 SHOWN = [BatchLimiter(name) for name in ("request_slots", "token_budget", "kv_cache", "policy", "demand")]
 KNOWN = {
     "vidur: sarathi": "two limits hold at once, and it asks for places and room before the budget",
-    "mini-sglang: 64 places": "two limits hold at once: the places are taken, and the next prompt would have been cut",
     "vidur: lightllm": "it admits in every 11th iteration only; a delay looks like a refusal",
 }
 """What a workload's name begins with -> why it cannot be inferred; docs/how-to/instrument-your-engine.md says so."""
