@@ -108,8 +108,10 @@ class Draining:
         )  # fmt: skip
 
     def tell(self) -> None:
-        """Log the first mistake of each kind, once; the lock is not held."""
+        """Log the first mistake of each kind, once, unless each was raised already; the lock is not held."""
         for text in self.mistakes.untold():
+            if self.configuration.strict:
+                continue
             with contextlib.suppress(Exception):  # a handler of the engine may raise anything
                 logger.warning("batchscope: %s", text)
 

@@ -417,6 +417,8 @@ def _whole(slot: int) -> int:
 
 def _packed(values: Whole) -> bytes:
     """A copy of whole numbers as int64 bytes."""
+    if type(values) is list:  # nearly always: looked at first
+        return _packer(len(values))(*values)
     if isinstance(values, np.ndarray):
         if values.dtype.kind not in "iu" or values.ndim != 1:
             raise TypeError(f"array of {values.dtype}, shape {values.shape}: expected whole numbers, one dimension")
