@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from batchscope import MetricsConfiguration, RequestTracker, SchedulerLimits, SchedulerMetricsCollector, SloTargets
-from batchscope.cli import stdout
+from batchscope.cli import LONGEST_LINE, stdout
 from batchscope.cli.options import CommandError
 from batchscope.cli.report import Report
 from batchscope.cli.timeline import Timeline
@@ -88,7 +88,7 @@ def show(report: Report, *, as_json: bool, svg: Path | None) -> None:
 
 def note(message: str) -> None:
     """Tell the user something that is not the report."""
-    print(f"note: {shown(message)}", file=sys.stderr)  # noqa: T201
+    print(f"note: {shown(message, LONGEST_LINE)}", file=sys.stderr)  # noqa: T201
 
 
 def _announced(plan: Plan, progress: Progress) -> Iterator[RequestSpec]:
@@ -119,7 +119,7 @@ def _document(snapshot: MetricsSnapshot, interrupted: bool) -> bytes:
 def _text(report: Report) -> bytes:
     console = Console()
     width = min(max(console.width, NARROWEST), WIDEST) if console.is_terminal else REPORT_WIDTH
-    console = Console(width=width)
+    console = Console(width=width, markup=False)
     with console.capture() as captured:
         console.print(report)
     text = captured.get()
@@ -130,7 +130,7 @@ def _text(report: Report) -> bytes:
 
 def _write_svg(report: Report, path: Path) -> None:
     console = Console(
-        record=True, width=REPORT_WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor"
+        record=True, width=REPORT_WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor", markup=False
     )
     console.print(report)
     try:
