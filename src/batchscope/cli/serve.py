@@ -29,10 +29,10 @@ LOOK_SECONDS = 1.0
 
 
 _KNOBS = ("max_running_requests", "max_scheduled_tokens", "kv_cache_blocks")
-_WholeOfReplay = Annotated[
+_ReplayCount = Annotated[
     int | None, typer.Option(metavar="N", help="Of the replay, as in batchscope replay.", show_default=False)
 ]
-_TargetOfReplay = Annotated[
+_ReplaySeconds = Annotated[
     float | None, typer.Option(metavar="S", help="Of the replay, as in batchscope replay.", show_default=False)
 ]
 
@@ -84,12 +84,12 @@ def serve(
         float | None,
         typer.Option(metavar="X", help="Of the replay: 10 = ten times as fast as it happened.", show_default="1"),
     ] = None,
-    max_running_requests: _WholeOfReplay = None,
-    max_scheduled_tokens: _WholeOfReplay = None,
-    kv_cache_blocks: _WholeOfReplay = None,
-    slo_ttft: _TargetOfReplay = None,
-    slo_tpot: _TargetOfReplay = None,
-    slo_e2e: _TargetOfReplay = None,
+    max_running_requests: _ReplayCount = None,
+    max_scheduled_tokens: _ReplayCount = None,
+    kv_cache_blocks: _ReplayCount = None,
+    slo_ttft: _ReplaySeconds = None,
+    slo_tpot: _ReplaySeconds = None,
+    slo_e2e: _ReplaySeconds = None,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 = everywhere.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", help="Port; 0 = any free one.")] = DEFAULT_PORT,
     token_file: Annotated[

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from batchscope import MetricsConfiguration, RequestTracker, SchedulerLimits, SchedulerMetricsCollector, SloTargets
-from batchscope.cli import stdout
+from batchscope.cli import LONGEST_LINE, stdout
 from batchscope.cli.rendering import rendered, write_svg
 from batchscope.simulator import (
     Disturbances,
@@ -91,7 +91,7 @@ def show(report: Report, *, as_json: bool, svg: Path | None) -> None:
 
 def note(message: str) -> None:
     """Tell the user something that is not the report."""
-    print(f"note: {shown(message)}", file=sys.stderr)  # noqa: T201
+    print(f"note: {shown(message, LONGEST_LINE)}", file=sys.stderr)  # noqa: T201
 
 
 class _Announced:
