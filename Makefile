@@ -1,7 +1,7 @@
 # On a machine with python3 >= 3.11 and make, nothing else:
 #   make demo     a simulated engine serves a built-in workload; ends with the report
 #   make test     the whole test suite
-# For developers: make check (lint, wheel, tests), make engines (real engines), make bench, make report-image, make clean.
+# For developers: make check (lint, wheel, tests), make soak (what recording promises, at length), make engines (real engines), make bench, make report-image, make clean.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,13 +10,17 @@ BENCH := build/bench
 READY := $(VENV)/.ready
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check lint package engines bench bench-docs report-image clean
+.PHONY: demo test soak check lint package engines bench bench-docs report-image clean
 
 demo: $(READY)
 	@$(BIN)/batchscope demo
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# What an engine, a signal or the garbage collector can do to recording, at length: many minutes.
+soak: $(READY)
+	BATCHSCOPE_SOAK=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/recording
 
 # The tests come last: their summary is the last thing on the screen.
 check: lint package
