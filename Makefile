@@ -4,6 +4,7 @@
 # For developers:
 #   make lint          ruff, mypy, the import contracts                                        10 s
 #   make check         lint, the wheel in an empty environment, then every test                6 to 9 min on two cores
+#   make soak          what recording promises, at length                                      minutes
 #   make engines       real engines, each in an environment of its own                         vLLM alone: minutes
 #   make bench         every figure of docs/performance.md; make bench-docs writes them there
 #   make report-image  the picture of README.md
@@ -16,7 +17,7 @@ BENCH := build/bench
 READY := $(VENV)/.ready
 
 .DELETE_ON_ERROR:
-.PHONY: demo help test check lint package engines foreign bench bench-docs report-image clean
+.PHONY: demo help test soak check lint package engines foreign bench bench-docs report-image clean
 
 demo: $(READY)
 	@$(BIN)/batchscope demo
@@ -26,6 +27,10 @@ help:
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# What an engine, a signal or the garbage collector can do to recording, at length: many minutes.
+soak: $(READY)
+	BATCHSCOPE_SOAK=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/recording
 
 # The tests come last: their summary is the last thing on the screen.
 check: lint package

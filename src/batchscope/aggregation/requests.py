@@ -119,12 +119,17 @@ class RequestAggregate:
     @property
     def untracked(self) -> int:
         """Finished requests that no tracker followed."""
-        return int(self._finished[: len(REASONS)].sum())
+        return sum(self._finished.tolist()[: len(REASONS)])
 
     @property
     def tracked(self) -> int:
         """Finished requests that a tracker followed."""
-        return int(self._finished[len(REASONS) :].sum())
+        return sum(self._finished.tolist()[len(REASONS) :])
+
+    @property
+    def total(self) -> int:
+        """Finished requests."""
+        return sum(self._finished.tolist())
 
     def consume(self, values: Floats, request_ids: list[Any] | None) -> Rows:
         """Complete, check and count rows, ordered by instant; what is returned are the good ones."""
@@ -170,8 +175,10 @@ class RequestAggregate:
 
     def _count(self, values: Floats, known: Ranges) -> None:
         tokens = values[:, C.TOKENS_GENERATED]
-        kind = values[:, C.REASON] + len(REASONS) * (values[:, C.OBSERVED] == 1)
-        self._finished += np.bincount(kind.astype(np.int64), minlength=len(self._finished))  # in one step
+        kind = values[:, C.REASON].astype(np.int64)
+        if known.high[C.OBSERVED] > 0:
+            kind += len(REASONS) * (values[:, C.OBSERVED] == 1)
+        self._finished += np.bincount(kind, minlength=len(self._finished))  # in one step
         self.tokens_generated += int(tokens.sum())
         at = values[:, C.AT]
         cells, latest = self.finished_in_window.groups(at, ascending=True), float(at[-1])

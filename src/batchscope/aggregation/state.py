@@ -142,7 +142,7 @@ class State:
     def _counted(self, kind: Kind) -> int:
         """Good rows so far; of latencies nobody knows."""
         if kind is Kind.REQUEST:
-            return self.requests.tracked + self.requests.untracked
+            return self.requests.total
         if kind is Kind.ITERATION:
             return self.iterations.count
         if kind is Kind.BATCH:
@@ -170,11 +170,9 @@ class State:
     ) -> None:
         """Block by block; where an exception comes between, ``settle`` finds what became of the block."""
         blocks = in_order(streams, now, scratch)
-        while True:
+        while any(stream.size for stream in streams):
             self._underway = self._standing(kind, streams)
-            rows = next(blocks, None)
-            if rows is None:
-                break
+            rows = next(blocks)
             if kind is Kind.GAP:
                 for gaps in _pairs(rows.values, self.rejections):
                     self._count_gaps(gaps, now, sinks)

@@ -31,9 +31,12 @@ def loose_code(code: float) -> float:
 
 
 class Block:
-    """``size`` rows of ``width`` words, with an object a row beside them; ``serial`` counts a chain's blocks."""
+    """``size`` rows of ``width`` words, with an object a row beside them; ``serial`` counts a chain's blocks.
 
-    __slots__ = ("buffer", "head", "next", "objects", "read", "serial", "size", "values", "whole")
+    ``loose``: some row may be; which one, rows say themselves.
+    """
+
+    __slots__ = ("buffer", "head", "loose", "next", "objects", "read", "serial", "size", "values", "whole")
 
     def __init__(self, size: int, width: int, *, objects: bool = True) -> None:
         self.buffer = bytearray(size * width * 8)
@@ -45,6 +48,7 @@ class Block:
         self.read = 0
         self.next: Block | None = None
         self.serial = -1
+        self.loose = False
 
     def unpack(self, layout: Layout, start: int, stop: int, columns: Floats) -> None:
         """Copy rows into ``columns``, shape (all of the kind's, stop - start); those not packed are 0."""
@@ -58,7 +62,7 @@ class Block:
         missing = columns[optional] == NOT_GIVEN
         if missing.any():
             columns[optional][missing] = np.nan
-        if columns[mark].min() < 0:
+        if self.loose:
             for row in np.flatnonzero(columns[mark] < 0).tolist():
                 columns[:packed, row] = self.values[start + row]
                 columns[mark, row] = loose_code(columns[mark, row])

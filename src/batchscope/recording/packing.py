@@ -26,7 +26,7 @@ BAD_VALUE = Exception
 """What packing a value of a wrong type raises: any object may come, and its methods raise what they like."""
 MAX_ID = 256
 """Characters kept of a request id: clients choose them."""
-_SHORT, _IDS_AT_ONCE = 128, 256
+_SHORT = 128
 _FLOAT64 = np.dtype(np.float64)
 _name_of = type.__dict__["__name__"].__get__  # past what a metaclass may put in its place
 
@@ -70,16 +70,14 @@ def cut_id(request_id: Any) -> Any:
 def cut_ids(request_ids: list[Any]) -> None:
     """Cut ids in place where they are long, ``_SHORT`` characters on average or more.
 
-    A join takes 3 ns an id, a look at each 15.
+    A join takes 2 ns an id, a look at each 15.
     """
-    for start in range(0, len(request_ids), _IDS_AT_ONCE):
-        part = request_ids[start : start + _IDS_AT_ONCE]
-        try:
-            short = len("".join(part)) <= _SHORT * len(part)
-        except TypeError:  # not all are texts
-            short = not any(issubclass(kind, str) for kind in set(map(type, part)))
-        if not short:
-            request_ids[start : start + len(part)] = map(cut_id, part)
+    try:
+        short = len("".join(request_ids)) <= _SHORT * len(request_ids)
+    except TypeError:  # not all are texts
+        short = not any(issubclass(kind, str) for kind in set(map(type, request_ids)))
+    if not short:
+        request_ids[:] = map(cut_id, request_ids)
 
 
 @lru_cache(maxsize=1024)

@@ -23,7 +23,6 @@ from collections.abc import Callable
 
 from batchscope.recording.aside import Aside
 from batchscope.recording.block import Block, Layout, block_of, packed_whole
-from batchscope.recording.packing import cut_ids
 from batchscope.recording.rows import Kind
 from batchscope.recording.unread import Part, Unread
 
@@ -102,9 +101,8 @@ class Ring:
         block = self._last()
         if block.head < block.size:
             return block
-        if self.kind is Kind.REQUEST:
-            cut_ids(block.objects)
-        due = len(self._blocks) - len(self._free()) >= self._relief_at or self._pressure.full
+        unread = block.serial - max(self._first.serial, 1) + 1
+        due = unread >= self._relief_at or self._pressure.full
         if due and self._relieve() is False and self._patient:
             time.sleep(_PAUSE_SECONDS)  # somebody else drains: they need the GIL more than we do
         fresh = self._take() or self._wait()
@@ -122,9 +120,12 @@ class Ring:
             self._fresh = None
         return self.block
 
-    def _free(self) -> list[Block]:
+    def _free(self) -> Block | None:
         begin = self._first.serial
-        return [block for block in self._blocks if block.serial < begin]
+        for block in self._blocks:
+            if block.serial < begin:
+                return block
+        return None
 
     def _wait(self) -> Block | None:
         """All memory is full while somebody drains: let them have the GIL, once, for a bounded time.
@@ -148,16 +149,17 @@ class Ring:
         """An empty block, ours from now on, also if an exception keeps it from being linked; None with none free."""
         if self._fresh is None:
             free = self._free()
-            if not free and len(self._blocks) < self._max_blocks:
-                free = [block_of(self.kind, self._block_rows, self._layout)]
-                self._blocks += free
-            if not free:
-                return None
-            self._fresh = free[0]
+            if free is None:
+                if len(self._blocks) >= self._max_blocks:
+                    return None
+                free = block_of(self.kind, self._block_rows, self._layout)
+                self._blocks.append(free)
+            self._fresh = free
         fresh = self._fresh
         fresh.serial = self.block.serial + 1
         fresh.head = fresh.read = 0
         fresh.next = None
+        fresh.loose = False
         self._patient = True
         return fresh
 

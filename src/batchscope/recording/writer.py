@@ -165,6 +165,7 @@ class Writer(LatencyWriter):
         tokens, reason, *durations = fields[:9]
         *counts, request_class = fields[9:14]
         finished_at = fields[18]
+        block.loose = True
         pack_loose_request(
             block.buffer, row * REQUEST_BYTES,
             finished_at if finished_at == finished_at else self._clock(),  # noqa: PLR0124  (not nan)
