@@ -187,6 +187,22 @@ _COUNTERS = (
         "slo_missed_targets", "requests", "Targets missed, by class; one request can miss several.",
         "totals.slo_missed_by", "class", "target",
     ),
+    _counter(
+        "prefix_cache_queried_tokens", "tokens", "Tokens of new requests that were looked up in the prefix cache.",
+        "totals.prefix_cache_queried_tokens",
+    ),
+    _counter(
+        "prefix_cache_hit_tokens", "tokens", "Of those, the ones that were found, by where: device, host, disk, ...",
+        "totals.prefix_cache_hit_tokens", "source",
+    ),
+    _parted(
+        "graph_tokens", "tokens", "Tokens of steps sized for captured graphs: scheduled, and padding to the next size.",
+        "kind", scheduled="totals.graph_tokens", padding="totals.graph_padding_tokens",
+    ),
+    _counter(
+        "corrupted_requests", "requests", "Finished requests whose logits had NaNs, where the engine looks.",
+        "totals.corrupted_requests",
+    ),
     Metric(
         f"{PREFIX}gpu_energy_joules_total", Kind.COUNTER, "joules", "Energy used since sampling began.",
         "resources.gpu.energy_joules", ("gpu",),

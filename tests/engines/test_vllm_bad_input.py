@@ -6,7 +6,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vllm_doubles import BOOTED, Finished, Heard, Outputs, Reason, Scheduler, outputs
+from vllm_doubles import BOOTED, Finished, Heard, Outputs, PrefixCache, Reason, Scheduler, outputs
 
 from batchscope.engines.vllm import INTEGRATION_FAILED
 from batchscope.engines.vllm_requests import UNSET_INSTANT
@@ -105,7 +105,8 @@ def test_a_first_token_that_cannot_be_is_refused_and_the_others_count(heard, fir
 @pytest.mark.parametrize(
     "name",
     ["num_running_reqs", "num_waiting_reqs", "num_skipped_waiting_reqs", "kv_cache_usage", "prefix_cache_stats",
-     "spec_decoding_stats", "iteration_details"],
+     "spec_decoding_stats", "iteration_details", "connector_prefix_cache_stats", "cudagraph_stats",
+     "running_lora_adapters", "waiting_lora_adapters"],
 )  # fmt: skip
 def test_a_scheduler_field_that_is_missing_is_named_and_the_iteration_counts(heard, name):
     heard.step(Without(Scheduler(3, 1), name), outputs(gaps=[0.125] * 3))
@@ -121,7 +122,7 @@ def test_a_scheduler_field_that_is_missing_is_named_and_the_iteration_counts(hea
 @pytest.mark.parametrize(
     "name",
     ["num_generation_tokens", "num_preempted_reqs", "prompt_token_stats", "time_to_first_tokens_iter",
-     "inter_token_latencies_iter", "finished_requests"],
+     "inter_token_latencies_iter", "finished_requests", "num_corrupted_reqs"],
 )  # fmt: skip
 def test_an_iteration_field_that_is_missing_is_named_and_the_rest_counts(heard, name):
     heard.step(Scheduler(1), Without(outputs([0.125], [0.25], [Finished()]), name))
@@ -197,6 +198,7 @@ def test_a_forked_child_starts_empty(heard):
 junk = st.one_of(
     st.none(), st.integers(), st.floats(), st.text(max_size=5), st.booleans(), st.lists(st.floats(), max_size=3)
 )
+adapters = st.dictionaries(junk.filter(lambda value: not isinstance(value, list)), junk, max_size=3)
 objects = st.builds(
     Outputs,
     junk,
@@ -205,12 +207,19 @@ objects = st.builds(
     st.one_of(junk, st.lists(st.one_of(junk, st.builds(Finished, *[junk] * 12)), max_size=3)),
     junk,
     junk,
+    junk,
 )
 
 
 @given(
     st.lists(
-        st.tuples(st.one_of(junk, st.builds(Scheduler, *[junk] * 8)), st.one_of(st.none(), junk, objects), junk),
+        st.tuples(
+            st.one_of(
+                junk, st.builds(Scheduler, *[st.one_of(junk, st.builds(PrefixCache, *[junk] * 7), adapters)] * 12)
+            ),
+            st.one_of(st.none(), junk, objects),
+            junk,
+        ),
         max_size=5,
     )
 )

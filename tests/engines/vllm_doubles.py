@@ -28,7 +28,21 @@ class Reason(enum.IntEnum):
 
 @dataclass
 class PrefixCache:
-    requests: int = 0
+    requests: Any = 0
+    queries: Any = 0
+    hits: Any = 0
+    preempted_requests: Any = 0
+    preempted_queries: Any = 0
+    preempted_hits: Any = 0
+    hits_by_source: Any = field(default_factory=dict)
+
+
+@dataclass
+class Graph:
+    num_unpadded_tokens: Any = 0
+    num_padded_tokens: Any = 0
+    num_paddings: Any = 0
+    runtime_mode: Any = "FULL"
 
 
 @dataclass
@@ -58,6 +72,10 @@ class Scheduler:
     spec_decoding_stats: Any = None
     iteration_details: Any = None
     num_kv_fetch_reqs_by_stage: Any = field(default_factory=dict)
+    connector_prefix_cache_stats: Any = None
+    cudagraph_stats: Any = None
+    running_lora_adapters: Any = field(default_factory=dict)
+    waiting_lora_adapters: Any = field(default_factory=dict)
 
 
 @dataclass
@@ -73,6 +91,7 @@ class Outputs:
     finished_requests: Any = field(default_factory=list)
     num_preempted_reqs: Any = 0
     prompt_token_stats: Any = field(default_factory=PromptTokens)
+    num_corrupted_reqs: Any = 0
 
 
 @dataclass

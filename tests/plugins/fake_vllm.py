@@ -60,7 +60,11 @@ def vllm_config():
 def scheduler(running, waiting=0):
     return SimpleNamespace(
         num_running_reqs=running, num_waiting_reqs=waiting, num_skipped_waiting_reqs=0, kv_cache_usage=0.5,
-        prefix_cache_stats=SimpleNamespace(requests=0), spec_decoding_stats=None, iteration_details=None,
+        prefix_cache_stats=SimpleNamespace(
+            requests=0, queries=0, hits=0, preempted_requests=0, preempted_queries=0, preempted_hits=0
+        ),
+        connector_prefix_cache_stats=None, cudagraph_stats=None, running_lora_adapters={}, waiting_lora_adapters={},
+        spec_decoding_stats=None, iteration_details=None,
         num_kv_fetch_reqs_by_stage={},
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from batchscope.configuration import SchedulerLimits, SloTargets
+from batchscope.engines.vllm_counts import StatisticsCounts
 from batchscope.engines.vllm_definitions import DEFINITIONS, MISSING
 from batchscope.engines.vllm_facts import WRONG_TYPE, Event, Fact, FactReader, Outputs
 from batchscope.engines.vllm_fields import FINISHED, ITERATION, SCHEDULER, Fields
@@ -88,6 +89,7 @@ class VllmSource:
         self._misused: dict[str, int] = {}
         self._dropped = 0
         self._refused = 0
+        self._counts = StatisticsCounts()
         self._started = StartedRequests(alone=self._front_end.processes == 1)
 
     def _begin(self) -> None:
@@ -142,9 +144,9 @@ class VllmSource:
                 )  # fmt: skip
 
     def _outputs(self, stats: Any) -> Outputs:
-        generated, preempted, cached, firsts, gaps, finished = self._iteration(stats)
+        generated, preempted, cached, corrupted, firsts, gaps, finished = self._iteration(stats)
         return Outputs(
-            (generated, preempted, cached),
+            (generated, preempted, cached, corrupted),
             self._packed(firsts) if firsts else b"",
             self._packed(gaps) if gaps else b"",
             [self._finished(request) for request in finished] if finished else (),
@@ -216,6 +218,7 @@ class VllmSource:
         facts = self._facts.read(events)
         rows = self._requests.make(events)
         steps = _steps(facts)
+        self._counts.add(facts, events)
         for step in steps:
             self._started.add(step)
         return [*self._iterations.make(facts), *rows]
@@ -227,16 +230,20 @@ class VllmSource:
         """
         overdue = (0,) * len(targets)
         if self._front_end.rank > 0:
-            return LiveRequests(0, 0, nan, overdue)
+            return LiveRequests(0, 0, nan, overdue, by_adapter=self._counts.by_adapter)
         started = self._started
-        return LiveRequests(started.held, started.running, nan, overdue, started.deferred, started.kv_cache_usage)
+        return LiveRequests(
+            started.held, started.running, nan, overdue, started.deferred, started.kv_cache_usage,
+            self._counts.by_adapter,
+        )  # fmt: skip
 
     def counts(self) -> SourceCounts:
         """Counts since the last reset."""
         rejected = dict(self._rejected)
         for reason, count in list(self._misused.items()):
             rejected[reason] = rejected.get(reason, 0) + count
-        return SourceCounts(self._started.received + self._refused, self._started.lost, rejected, self._dropped)
+        received = self._started.received + self._refused
+        return SourceCounts(received, self._started.lost, rejected, self._dropped, self._counts.total)
 
     def set_limits(self, limits: SchedulerLimits) -> None:
         """Batches are measured against these from now on."""
@@ -245,6 +252,7 @@ class VllmSource:
     def reset(self) -> None:
         """Count anew; requests in flight stay."""
         self._started.reset()
+        self._counts.reset()
         self._rejected.clear()
         self._misused.clear()
         self._refused = self._dropped = 0

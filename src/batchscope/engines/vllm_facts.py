@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from batchscope.engines.vllm_admission import Admission, decoded
-from batchscope.engines.vllm_fields import DETAILS, SCHEDULER, SPECULATION, Fields
+from batchscope.engines.vllm_fields import CONNECTOR, DETAILS, GRAPH, SCHEDULER, SPECULATION, Fields
 from batchscope.recording.rows import LIMITER_CODES, Floats
 
 WRONG_TYPE = "wrong_type"
@@ -40,7 +40,7 @@ class Outputs(NamedTuple):
 
 _NO_DETAILS: tuple[Any, ...] = (None,) * len(DETAILS)
 _NO_STATISTICS: tuple[Any, ...] = (None,) * len(SCHEDULER)
-NO_OUTPUTS = Outputs((None, None, None), b"", b"", ())
+NO_OUTPUTS = Outputs((None, None, None, None), b"", b"", ())
 
 Event: TypeAlias = tuple[float, Any, bool, tuple[Any, ...] | None, Outputs | None]
 """Instant, rank, whether the engine sleeps, the ``SCHEDULER`` fields, the outputs: one call of ``record``."""
@@ -78,6 +78,16 @@ class Fact(IntEnum):
     STEP_SECONDS = 26
     ENDED = 27
     STOPPED = 28
+    CACHE_QUERIES = 29
+    CACHE_HITS = 30
+    PREEMPTED_REQUESTS = 31
+    PREEMPTED_QUERIES = 32
+    PREEMPTED_HITS = 33
+    GRAPH_TOKENS = 34
+    GRAPH_PADDING = 35
+    CONNECTOR_HITS = 36
+    CONNECTOR_PREEMPTED_HITS = 37
+    CORRUPTED = 38
 
 
 class FactReader:
@@ -85,6 +95,8 @@ class FactReader:
 
     def __init__(self, note: Callable[[str], object], reject: Reject) -> None:
         self._speculation = Fields("SpecDecodingStats", SPECULATION, note)
+        self._connector = Fields("PrefixCacheStats", CONNECTOR, note)
+        self._graph = Fields("CUDAGraphStat", GRAPH, note)
         self._details = Fields("SchedulerIterationDetails", DETAILS, note)
         self._reject = reject
 
@@ -97,16 +109,26 @@ class FactReader:
     def _row(self, event: Event) -> tuple[Any, ...]:
         at, rank, sleeps, scheduler, outputs = event
         scalars, firsts, gaps, finished = outputs or NO_OUTPUTS
-        *plain, speculation, stages, details = scheduler or _NO_STATISTICS
+        (running, waiting, deferred, usage, admitted, *cache, connector, graph, _, _, speculation, stages, details) = (
+            scheduler or _NO_STATISTICS
+        )
         admission = decoded(stages)
         told = not (details is None and admission is None)
         return (
-            at, rank, sleeps, *plain,
+            at, rank, sleeps, running, waiting, deferred, usage, admitted,
             *((None, None) if speculation is None else self._speculation(speculation)),
             *(self._composition(details, admission) if told else _NO_DETAILS),
-            *scalars, len(firsts) // 8, len(gaps) // 8, len(finished), _longest(firsts), scheduler is not None,
-            *_reported(admission), sum(str(request[0]) == STOP for request in finished),
+            *scalars[:-1], len(firsts) // 8, len(gaps) // 8, len(finished), _longest(firsts), scheduler is not None,
+            *_reported(admission), sum(str(request[0]) == STOP for request in finished), *cache,
+            *((None, None) if graph is None else self._graph(graph)), *self._from_connector(connector), scalars[-1],
         )  # fmt: skip
+
+    def _from_connector(self, connector: Any) -> tuple[Any, Any]:
+        """Tokens that a KV connector had, of new requests and of those that came back."""
+        if connector is None:
+            return None, None
+        hits, _, preempted_hits = self._connector(connector)
+        return hits, preempted_hits
 
     def _composition(self, details: Any, admission: Admission | None) -> tuple[Any, ...]:
         """The DETAILS. The scheduler's own word on the batch goes first: vLLM takes recomputing for decoding."""

@@ -17,10 +17,21 @@ SCHEDULER = (
     "num_skipped_waiting_reqs",  # those: held back by LoRA, KV transfer, grammar
     "kv_cache_usage",
     "prefix_cache_stats.requests",  # new requests admitted since the last statistics
+    "prefix_cache_stats.queries",  # their tokens, and those of them that were found
+    "prefix_cache_stats.hits",
+    "prefix_cache_stats.preempted_requests",  # the same of requests that come back after a preemption
+    "prefix_cache_stats.preempted_queries",
+    "prefix_cache_stats.preempted_hits",
+    "connector_prefix_cache_stats",  # of a KV connector, None without one
+    "cudagraph_stats",  # only with --cudagraph-metrics
+    "running_lora_adapters",
+    "waiting_lora_adapters",
     "spec_decoding_stats",
     "num_kv_fetch_reqs_by_stage",  # carries what a scheduler subclass of ours reports
     "iteration_details",  # only with --enable-logging-iteration-details
 )
+CONNECTOR = ("hits", "hits_by_source", "preempted_hits")
+GRAPH = ("num_unpadded_tokens", "num_paddings")
 SPECULATION = ("num_draft_tokens", "num_accepted_tokens")
 DETAILS = (
     "iteration_index",
@@ -35,6 +46,7 @@ ITERATION = (
     "num_generation_tokens",
     "num_preempted_reqs",
     "prompt_token_stats.cached_tokens",
+    "num_corrupted_reqs",
     "time_to_first_tokens_iter",
     "inter_token_latencies_iter",
     "finished_requests",

@@ -37,7 +37,7 @@ _COPIED = {
 }
 _SAME_CLOCK_SECONDS = 5.0
 """The engine core's clock is the front end's where both are on one machine: then its end of a step is a little ago."""
-_OF_START = [Fact.RANK, Fact.AT, Fact.LONGEST_FIRST, Fact.RUNNING, Fact.WAITING, Fact.DEFERRED]
+_OF_START = [Fact.RANK, Fact.LONGEST_FIRST, Fact.RUNNING, Fact.WAITING, Fact.DEFERRED]
 
 
 class IterationRows:
@@ -106,32 +106,35 @@ class IterationRows:
         rows[:, C.SCHEDULED_TOKENS] = facts[:, Fact.CONTEXT_TOKENS] + facts[:, Fact.GENERATION_TOKENS]
         rows[:, C.TOKENS_GENERATED] = facts[:, Fact.GENERATED]
         rows[:, C.PREEMPTIONS] = facts[:, Fact.PREEMPTIONS]
+        rows[:, C.RECOMPUTED_TOKENS] = _recomputed(facts)
 
     def _time(self, rows: Floats, facts: Floats) -> None:
         """The scheduler's own word where it reports; else from the end of the step before, if there was work left.
 
         vLLM's elapsed time is how long the engine waited for the result: often nothing, where the next step is
-        scheduled meanwhile or the model ran before. It only says how long the step took at least.
+        scheduled meanwhile or the model ran before. After idleness it says how long the step took at least.
         """
         ended, at = facts[:, Fact.ENDED], facts[:, Fact.AT]
         finished = np.where((ended <= at) & (at - ended < _SAME_CLOCK_SECONDS), ended, at)
-        waited = finished - facts[:, Fact.ELAPSED_MS] / 1000
-        said = facts[:, _OF_START].tolist()
+        waited = facts[:, Fact.ELAPSED_MS] / 1000
+        said = np.column_stack([finished, waited, facts[:, _OF_START]]).tolist()
         estimated = np.array([self._start(*row) for row in said])
-        estimated = np.fmin(estimated, waited) if self._alone else _known(waited, estimated)
+        if not self._alone:
+            estimated = _known(finished - waited, estimated)
         rows[:, C.FINISHED_AT] = finished
         rows[:, C.STARTED_AT] = _known(finished - facts[:, Fact.STEP_SECONDS], estimated)
         rows[:, C.PROCESSING_TIME] = finished - rows[:, C.STARTED_AT]
 
-    def _start(self, rank: float, finished: float, longest: float, *held: float) -> float:
-        """The end of the step before; after idleness not before the first request arrived, else unknown: no time."""
+    def _start(self, finished: float, waited: float, rank: float, longest: float, *held: float) -> float:
+        """The end of the step before; after idleness when the first request arrived, as far as that is known."""
         ended = self._ended.get(rank, -math.inf)
         worked = self._worked.get(rank, False)
         self._ended[rank] = finished
         self._worked[rank] = any(count > 0 for count in held)
         if worked:
             return min(ended, finished)
-        return finished if math.isnan(longest) else min(max(ended, finished - longest), finished)
+        known = [seconds for seconds in (waited, longest) if not math.isnan(seconds)]
+        return min(max(ended, finished - max(known, default=0.0)), finished)
 
     def _batches(self, rows: Floats) -> Floats:
         batches = empty_rows(Kind.BATCH, len(rows))
@@ -145,6 +148,19 @@ class IterationRows:
 
 def _known(values: Floats, otherwise: Floats) -> Floats:
     return np.where(np.isnan(values), otherwise, values)
+
+
+def _recomputed(facts: Floats) -> Floats:
+    """Tokens that preempted requests had when they came back, without those that a cache still holds.
+
+    The last token of each had not been computed yet. ``nan`` where nobody came back, or the cache is switched off:
+    then vLLM counts nothing of it.
+    """
+    came_back, tokens, hits = (
+        facts[:, fact] for fact in (Fact.PREEMPTED_REQUESTS, Fact.PREEMPTED_QUERIES, Fact.PREEMPTED_HITS)
+    )
+    again = tokens - hits - np.nan_to_num(facts[:, Fact.CONNECTOR_PREEMPTED_HITS]) - came_back
+    return np.where(came_back > 0, np.maximum(again, 0.0), np.nan)
 
 
 def _counted_twice(facts: Floats, silent: Floats) -> Floats:

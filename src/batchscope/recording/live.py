@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import nan
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ class LiveRequests(NamedTuple):
 
     ``overdue`` counts, by class code, those that can no longer meet a target of theirs. ``running`` None: the
     source does not know who is in flight, and says nothing else. ``deferred`` and ``kv_cache_usage``: where the
-    source is told them apart from iterations.
+    source is told them apart from iterations. ``by_adapter``: of each adapter the ``running`` and the ``waiting`` ones.
     """
 
     in_flight: int
@@ -26,6 +26,7 @@ class LiveRequests(NamedTuple):
     overdue: tuple[int, ...]
     deferred: int | None = None
     kv_cache_usage: float = nan
+    by_adapter: Mapping[str, dict[str, int]] = {}
 
 
 def live_requests(table: SlotTable, now: float, targets: Sequence[SloTargets]) -> LiveRequests:

@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from batchscope.configuration import SchedulerLimits, SloTargets
 from batchscope.recording.live import LiveRequests
 from batchscope.recording.rings import Recording
 from batchscope.recording.rows import Gaps, Rows
+
+
+class EngineCounts(NamedTuple):
+    """What only an engine's own statistics tell, since the source's last reset; None: never told.
+
+    ``prefix_cache_hit_tokens`` are by where the cached keys and values were found. ``graph_tokens`` are those of steps
+    that ran as captured graphs or could have, ``graph_padding_tokens`` what was computed beside them to fill a graph.
+    """
+
+    prefix_cache_queried_tokens: int | None = None
+    prefix_cache_hit_tokens: Mapping[str, int] = {}
+    graph_tokens: int | None = None
+    graph_padding_tokens: int | None = None
+    corrupted_requests: int | None = None
+
+    def plus(self, other: EngineCounts) -> EngineCounts:
+        """Both; what neither told stays untold."""
+        hits = dict(self.prefix_cache_hit_tokens)
+        for source, tokens in other.prefix_cache_hit_tokens.items():
+            hits[source] = hits.get(source, 0) + tokens
+        return EngineCounts(
+            _sum(self.prefix_cache_queried_tokens, other.prefix_cache_queried_tokens),
+            hits,
+            _sum(self.graph_tokens, other.graph_tokens),
+            _sum(self.graph_padding_tokens, other.graph_padding_tokens),
+            _sum(self.corrupted_requests, other.corrupted_requests),
+        )
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else one + other
 
 
 class SourceCounts(NamedTuple):
@@ -18,6 +49,7 @@ class SourceCounts(NamedTuple):
     lost: int
     rejected: dict[str, int]
     dropped: int
+    engine: EngineCounts = EngineCounts()
 
 
 class Source(Protocol):

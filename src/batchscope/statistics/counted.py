@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from batchscope.aggregation.state import State
 from batchscope.recording.rings import Rings
-from batchscope.recording.source import Source
+from batchscope.recording.source import EngineCounts, Source
 
 
 class Counted(NamedTuple):
@@ -17,6 +17,7 @@ class Counted(NamedTuple):
     lost: int
     rejected: dict[str, int]
     dropped: int
+    engine: EngineCounts = EngineCounts()
 
     def minus(self, before: Counted) -> Counted:
         """What came since ``before``: writers' counts never restart, so a reset remembers where they stood."""
@@ -25,13 +26,14 @@ class Counted(NamedTuple):
             for reason, number in self.rejected.items()
             if number > before.rejected.get(reason, 0)
         }
-        return Counted(self.received, self.lost, rejected, self.dropped - before.dropped)
+        return Counted(self.received, self.lost, rejected, self.dropped - before.dropped, self.engine)
 
 
 def count(state: State, rings: Iterable[Rings], sources: Iterable[Source]) -> Counted:
     """Everything counted so far, by reason; the drain's lock is held."""
     received, lost, dropped = state.requests.untracked, state.requests.lost, 0
     rejected: dict[str, int] = {}
+    engine = EngineCounts()
     _add(rejected, state.rejections.counts)
     for writer_rings in list(rings):
         _add(rejected, dict(writer_rings.rejected))
@@ -42,7 +44,8 @@ def count(state: State, rings: Iterable[Rings], sources: Iterable[Source]) -> Co
         lost += counts.lost
         dropped += counts.dropped
         _add(rejected, counts.rejected)
-    return Counted(received, lost, rejected, dropped)
+        engine = engine.plus(counts.engine)
+    return Counted(received, lost, rejected, dropped, engine)
 
 
 def _add(into: dict[str, int], counts: Mapping[str, int]) -> None:

@@ -13,6 +13,7 @@ from batchscope.configuration import MetricsConfiguration, SchedulerLimits, SloT
 from batchscope.recording.live import LiveRequests
 from batchscope.recording.rows import LIMITERS, REASONS, Floats, IterationColumn
 from batchscope.records import EngineInfo
+from batchscope.statistics.adding import added
 from batchscope.statistics.counted import Counted
 from batchscope.statistics.snapshot import Histograms, MetricsSnapshot
 from batchscope.statistics.summaries import ResourceStatistics
@@ -103,6 +104,7 @@ def totals(state: State, limits: SchedulerLimits, classes: Sequence[str], counte
         requests_lost=counted.lost,
         rejected_records=dict(counted.rejected),
         dropped_records=counted.dropped,
+        **counted.engine._asdict(),
     )
 
 
@@ -175,6 +177,7 @@ def gauges(
         limit_running_requests=limits.max_running_requests,
         limit_scheduled_tokens=limits.max_scheduled_tokens,
         limit_kv_cache_blocks=limits.kv_cache_blocks,
+        requests_by_adapter=added(part.by_adapter for part in live) or {},
     )
 
 

@@ -12,7 +12,7 @@ from batchscope.statistics.totals import Gauges
 
 _ADDING_GAUGES = (
     "requests_in_flight", "requests_running", "requests_waiting", "requests_deferred", "requests_overdue",
-    "memory_bytes_used",
+    "memory_bytes_used", "requests_by_adapter",
 )  # fmt: skip
 
 

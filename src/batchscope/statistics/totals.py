@@ -14,7 +14,8 @@ class Totals(msgspec.Struct, frozen=True):
     ratios do not add up over a fleet while seconds do. ``requests_received`` = finished + in flight + lost.
     ``generation_tokens`` are those of iterations as soon as one was recorded, else those of finished requests.
     ``slot_seconds`` = max_running_requests x busy time while that limit was known, ``used_slot_seconds`` = requests
-    in the batch x the same time, ``rank_seconds`` = time since start x ranks seen.
+    in the batch x the same time, ``rank_seconds`` = time since start x ranks seen. From ``prefix_cache_queried_tokens``
+    on, what only an engine's own statistics tell: None (or no entry) where they never did.
     """
 
     requests_received: int = 0
@@ -48,12 +49,19 @@ class Totals(msgspec.Struct, frozen=True):
     dropped_records: int = 0
     slo_requests: dict[str, dict[str, int]] = {}
     slo_missed_by: dict[str, dict[str, int]] = {}
+    prefix_cache_queried_tokens: int | None = None
+    prefix_cache_hit_tokens: dict[str, int] = {}
+    graph_tokens: int | None = None
+    graph_padding_tokens: int | None = None
+    corrupted_requests: int | None = None
 
 
 class Gauges(msgspec.Struct, frozen=True):
     """Present values: 0 or gone when the engine idles, never frozen; ``None`` or ``nan`` = not known.
 
     ``requests_overdue`` counts unfinished requests, by class, that can no longer meet their targets.
+    ``requests_by_adapter``: of each LoRA adapter the ``running`` and the ``waiting`` ones, where the engine tells: 16
+    adapters by name, the others together. It is in the snapshot only, never a label.
     """
 
     requests_in_flight: int = 0
@@ -68,6 +76,7 @@ class Gauges(msgspec.Struct, frozen=True):
     limit_running_requests: int | None = None
     limit_scheduled_tokens: int | None = None
     limit_kv_cache_blocks: int | None = None
+    requests_by_adapter: dict[str, dict[str, int]] = {}
 
 
 class Mean(msgspec.Struct, frozen=True):
