@@ -72,3 +72,23 @@ def test_no_environment_raises(variables):
 def test_a_plug_in_is_on_where_its_variable_says_so(value, on):
     assert switched_on({"BATCHSCOPE_VLLM": value}, "BATCHSCOPE_VLLM") is on
     assert not switched_on({}, "BATCHSCOPE_VLLM")
+
+
+def test_targets_by_request_class_are_told_apart_by_their_names():
+    targets = parse_slo(
+        "interactive: time_to_first_token=0.5, time_per_output_token=0.05; batch: e2e_latency=60; rest:"
+    )
+    assert targets == {
+        "interactive": SloTargets(time_to_first_token=0.5, time_per_output_token=0.05),
+        "batch": SloTargets(e2e_latency=60.0),
+        "rest": SloTargets(),
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["a: e2e_latency=1; e2e_latency=2", "a: e2e_latency=1; a: e2e_latency=2", ": e2e_latency=1", "a: ttft=1",
+             ";".join(f"c{number}: e2e_latency=1" for number in range(9))],
+)  # fmt: skip
+def test_classes_that_cannot_be_are_said(text):
+    with pytest.raises(ConfigurationError):
+        parse_slo(text)

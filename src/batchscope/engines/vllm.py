@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from batchscope.configuration import SchedulerLimits, SloTargets
+from batchscope.engines.vllm_classes import RequestClasses
 from batchscope.engines.vllm_counts import StatisticsCounts
-from batchscope.engines.vllm_definitions import DEFINITIONS, MISSING
+from batchscope.engines.vllm_definitions import BY_CLASS, DEFINITIONS, MISSING
 from batchscope.engines.vllm_facts import WRONG_TYPE, Event, Fact, FactReader, Outputs
 from batchscope.engines.vllm_fields import FINISHED, ITERATION, SCHEDULER, Fields
 from batchscope.engines.vllm_iterations import IterationRows
@@ -40,6 +41,7 @@ _RELIEF_EVENTS = 2048
 _RELIEF_BYTES = 1 << 20
 _MAX_BYTES = 1 << 24
 _MAX_TURNED_AWAY = 1 << 16
+_STAGES = SCHEDULER.index("num_kv_fetch_reqs_by_stage")
 _COUNTED = [Fact.RUNNING, Fact.ADMITTED, Fact.FIRST_TOKENS, Fact.FINISHED, Fact.STOPPED]
 _PRESENT = [Fact.DEFERRED, Fact.KV_CACHE_USAGE]
 
@@ -55,19 +57,26 @@ class VllmSource:
     """Takes vLLM's statistics for ``collector``: everything of one front end, all data-parallel ranks.
 
     ``collector`` is a ``SchedulerMetricsCollector``, or anything with the ``SchedulerMetrics`` methods (then each
-    call reports at once). ``max_model_len`` tells the model's limit from ``max_tokens``. Where the collector has
-    ``definitions``, they are filled in. Calls never raise or block: what cannot be understood is counted in
+    call reports at once). ``max_model_len`` tells the model's limit from ``max_tokens``. ``request_classes`` says a
+    request's class; those that the collector's configuration does not declare are ``other``. Where the collector
+    has ``definitions``, they are filled in. Calls never raise or block: what cannot be understood is counted in
     ``rejected_records`` and logged once. Not for several threads at once: vLLM calls from one.
     """
 
     def __init__(
-        self, collector: SchedulerMetrics, *, max_model_len: int | None = None, front_end: FrontEnd | None = None
+        self,
+        collector: SchedulerMetrics,
+        *,
+        max_model_len: int | None = None,
+        front_end: FrontEnd | None = None,
+        request_classes: RequestClasses | None = None,
     ) -> None:
         attachable = collector if isinstance(collector, Attachable) else Forward(collector)
         self._front_end = front_end or FrontEnd()
         self._max_model_len = max_model_len
         self._definitions: dict[str, str] = getattr(collector, "definitions", {})
-        self._definitions.update(DEFINITIONS)
+        self._definitions.update(DEFINITIONS if request_classes is None else DEFINITIONS | BY_CLASS)
+        self._classes = request_classes
         self._missing: list[str] = []
         self._scheduler = Fields("SchedulerStats", SCHEDULER, self._note)
         self._iteration = Fields("IterationStats", ITERATION, self._note)
@@ -96,8 +105,13 @@ class VllmSource:
         self._iterations = IterationRows(self._limits, alone=self._front_end.processes == 1)
         codes = self._shared.class_codes
         self._requests = RequestRows(
-            codes.get(None, self._shared.other_class), self._max_model_len, self._clock(), self._reject
-        )
+            codes.get(None, self._shared.other_class), self._max_model_len, self._clock(), self._reject,
+            None if self._classes is None else self._class_of,
+        )  # fmt: skip
+
+    def _class_of(self, request_id: Any) -> float:
+        name = None if self._classes is None else self._classes.of(request_id)
+        return self._shared.class_codes.get(name, self._shared.other_class)
 
     # What vLLM calls.
 
@@ -216,6 +230,10 @@ class VllmSource:
     def _rows(self, events: list[Event]) -> list[Rows | Gaps]:
         """First what can fail, all of it without a trace; then what remembers."""
         facts = self._facts.read(events)
+        if self._classes is not None:
+            for event in events:
+                if event[3] is not None:
+                    self._classes.learn(event[3][_STAGES])
         rows = self._requests.make(events)
         steps = _steps(facts)
         self._counts.add(facts, events)

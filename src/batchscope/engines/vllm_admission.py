@@ -21,6 +21,9 @@ from batchscope.records import BatchLimiter
 
 logger = logging.getLogger("vllm.batchscope")
 PREFIX = "batchscope/2:"
+PRIORITY = "batchscope/priority:"
+"""Begins a key that says a new request's priority and its id, where that is not 0."""
+_LONGEST_ID = 256
 _NUMBERS, _DIGITS = 7, 16
 _IN_FLIGHT = 64
 """Steps whose results have not come back yet: the pipeline is a few deep."""
@@ -75,6 +78,7 @@ class AdmissionReporter:
         self._began = 0.0
         self._ended = 0.0
         self._left = False
+        self._priorities: list[str] = []
         self._decided: deque[tuple[Any, float, Admission]] = deque(maxlen=_IN_FLIGHT)
         self._present: Admission | None = None
         self.failures = 0
@@ -125,6 +129,10 @@ class AdmissionReporter:
         refused, self._refused = self._refused, False
         limiter = limiter_of(self._scheduler, output, refused=refused, throttled=throttled)
         self._decided.append((output, self._began, Admission(limiter, *_batch(output))))
+        for new in getattr(output, "scheduled_new_reqs", ()):
+            request = self._scheduler.requests[new.req_id]
+            if request.priority != 0 and len(new.req_id) <= _LONGEST_ID:
+                self._priorities.append(f"{PRIORITY}{request.priority}:{new.req_id}")
 
     def _recall(self, output: Any) -> None:
         self._present = None
@@ -144,6 +152,8 @@ class AdmissionReporter:
     def _write(self, stats: Any) -> None:
         self._left = sum(self._scheduler.get_request_counts()) > 0
         if stats is not None and self._present is not None:
+            stats.num_kv_fetch_reqs_by_stage.update(dict.fromkeys(self._priorities, 0))
+            self._priorities.clear()
             stats.num_kv_fetch_reqs_by_stage[self._present.encoded()] = 0
             self._present = None
 

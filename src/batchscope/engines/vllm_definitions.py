@@ -26,13 +26,21 @@ DEFINITIONS = {
     "preemptions": "counted when the preempted request is scheduled again: then vLLM tells",
     "running_requests": "as the scheduler counted after the step, and those that finished in it; one rank's",
     "batch_size": (
-        "requests scheduled, with --enable-logging-iteration-details; else running requests: a running one that the"
-        " token budget left out of a step counts too"
+        "requests scheduled, where the scheduler subclass reports or with --enable-logging-iteration-details; else"
+        " running requests: a running one that the token budget left out of a step counts too, and who ended by a stop"
+        " token or string only as far as tokens came"
     ),
     "iteration_duration": (
-        "vLLM's elapsed time of the step, with --enable-logging-iteration-details; else estimated: from the arrival"
-        " of the step before's results at the front end to this one's, while requests were in the engine"
+        "from the step before's results to this one's, while requests were in the engine: by the engine core's clock"
+        " where the scheduler subclass reports, else by their arrival at the front end; after idleness from the oldest"
+        " request's arrival, or as long as vLLM says that it waited. vLLM's own elapsed time is that wait alone"
     ),
+    "recomputed_tokens": (
+        "tokens that preempted requests had when they came back, without those still cached and the last of each;"
+        " with prefix caching only, without it vLLM does not tell"
+    ),
+    "prefix_cache_hit_tokens": "at admission, of requests not preempted before; device: the engine's own cache",
+    "graph_tokens": "with --cudagraph-metrics; padding is what the step computed beside them to fill a captured graph",
     "limited_by": (
         "inferred from the scheduler's counts; the token budget is seen only with --enable-logging-iteration-details;"
         " reported only by the optional scheduler subclass"
@@ -45,6 +53,14 @@ DEFINITIONS = {
     ),
 }
 """Figure -> meaning, for ``collector.definitions``."""
+
+BY_CLASS = {
+    "time_to_first_token": (
+        "queue_time + prefill_time, engine clock, without tokenisation; observed at the request's finish, with its"
+        " class: vLLM does not say whose a first token is"
+    ),
+}
+"""What is otherwise where requests are told apart by class."""
 
 MISSING = "missing"
 """The key under which names of fields stand that this version of vLLM does not have."""

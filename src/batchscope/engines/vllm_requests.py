@@ -9,7 +9,7 @@ rest of the request counts.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -66,10 +66,22 @@ _FROM_FIRST_TOKEN = (_Said.PREFILL, _Said.DECODE)
 
 
 class RequestRows:
-    """Makes rows of what requests got. ``since``: the instant from which on it was listened."""
+    """Makes rows of what requests got. ``since``: the instant from which on it was listened.
 
-    def __init__(self, request_class: float, max_model_len: int | None, since: float, reject: Reject) -> None:
+    ``class_of`` gives the code of a finished request's class by its id. It cannot be asked at a first token, for vLLM
+    does not say whose that is: then times to first tokens are told with the classes, at the finish.
+    """
+
+    def __init__(
+        self,
+        request_class: float,
+        max_model_len: int | None,
+        since: float,
+        reject: Reject,
+        class_of: Callable[[Any], float] | None = None,
+    ) -> None:
         self._class = request_class
+        self._class_of = class_of
         self._max_model_len = max_model_len or np.inf
         self._since = since - _SLACK_SECONDS
         self._reject = reject
@@ -79,7 +91,7 @@ class RequestRows:
         told = [(event[0], event[4]) for event in events if event[4] is not None]
         out: list[Rows | Gaps] = []
         firsts = [(at, _of_tokens(outputs)) for at, outputs in told if outputs.firsts]
-        if firsts:
+        if firsts and self._class_of is None:
             out.append(self._first_tokens(*_joined(firsts)))
         gaps = [(at, outputs.gaps) for at, outputs in told if outputs.gaps]
         if gaps:
@@ -110,13 +122,13 @@ class RequestRows:
         refuse(values, np.isnan(values), NOT_A_NUMBER, self._reject)
         refuse(values, values < 0, NEGATIVE, self._reject)
         self._refuse_unset(values, at)
-        return self._starts(at, values, StartColumn.TIME_TO_FIRST_TOKEN)
+        return self._starts(at, values, StartColumn.TIME_TO_FIRST_TOKEN, np.full(len(at), self._class))
 
-    def _starts(self, at: Floats, values: Floats, column: StartColumn) -> Rows:
+    def _starts(self, at: Floats, values: Floats, column: StartColumn, classes: Floats) -> Rows:
         known = ~np.isnan(values)
         rows = empty_rows(Kind.START, int(np.count_nonzero(known)))
         rows[:, StartColumn.AT] = at[known]
-        rows[:, StartColumn.REQUEST_CLASS] = self._class
+        rows[:, StartColumn.REQUEST_CLASS] = classes[known]
         rows[:, column] = values[known]
         return Rows(Kind.START, rows)
 
@@ -134,6 +146,8 @@ class RequestRows:
         rows[:, C.AT] = rows[:, C.FINISHED_AT] = at
         rows[:, C.REASON] = self._reasons([said[0] for said in finished], values)
         rows[:, C.REQUEST_CLASS] = self._class
+        if self._class_of is not None:
+            rows[:, C.REQUEST_CLASS] = [self._class_of(said[1]) for said in finished]
         rows[:, C.OBSERVED] = 1
         values[unscheduled, _Said.QUEUED] = np.nan
         _fill(rows, values)
@@ -141,10 +155,11 @@ class RequestRows:
         # Of a pooling request no token comes, but its prompt was computed: it counts from the first token on.
         pooled = ~tokenless & (values[:, _Said.GENERATED] == 0) & (values[:, _Said.PREFILL] >= 0)
         rows[pooled, C.FIRST_TOKEN_AT] = at[pooled]
-        return [
-            self._starts(at, values[:, _Said.QUEUED], StartColumn.QUEUE_TIME),
-            Rows(Kind.REQUEST, rows, [said[1] for said in finished]),
-        ]
+        classes = rows[:, C.REQUEST_CLASS]
+        out = [self._starts(at, values[:, _Said.QUEUED], StartColumn.QUEUE_TIME, classes)]
+        if self._class_of is not None:
+            out.append(self._starts(at, rows[:, C.TIME_TO_FIRST_TOKEN], StartColumn.TIME_TO_FIRST_TOKEN, classes))
+        return [*out, Rows(Kind.REQUEST, rows, [said[1] for said in finished])]
 
     def _check(self, values: Floats, at: Floats, tokenless: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Refuse what cannot be; says who was never scheduled, whatever its queue time looks like.

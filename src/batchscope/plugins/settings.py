@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from batchscope.configuration import SloTargets
+from batchscope.configuration import MetricsConfiguration, SloTargets
 from batchscope.errors import ConfigurationError
 
 DEFAULT_HOST = "127.0.0.1"
@@ -29,7 +29,7 @@ class Settings(msgspec.Struct, frozen=True):
     port: int | None = DEFAULT_PORT
     token_file: Path | None = None
     snapshot_directory: str | None = None
-    slo: SloTargets | None = None
+    slo: SloTargets | dict[str, SloTargets] | None = None
 
 
 def read_settings(environment: Mapping[str, str], complain: Complain) -> Settings:
@@ -45,8 +45,23 @@ def read_settings(environment: Mapping[str, str], complain: Complain) -> Setting
     )
 
 
-def parse_slo(text: str) -> SloTargets:
-    """``name=seconds`` pairs with commas between, names as in ``SloTargets``; ConfigurationError otherwise."""
+def parse_slo(text: str) -> SloTargets | dict[str, SloTargets]:
+    """``name=seconds`` pairs with commas between, names as in ``SloTargets``; ConfigurationError otherwise.
+
+    By request class: ``interactive: name=seconds,...; batch: ...``; one without targets is counted apart all the same.
+    """
+    if ":" not in text:
+        return _targets(text)
+    classes: dict[str, SloTargets] = {}
+    for part in text.split(";"):
+        name, colon, targets = part.partition(":")
+        if not colon or not name.strip() or name.strip() in classes:
+            raise ConfigurationError("BATCHSCOPE_SLO", text, "class: name=seconds,...; with a ; between the classes")
+        classes[name.strip()] = _targets(targets) if targets.strip() else SloTargets()
+    return MetricsConfiguration(slo=classes).slo_by_class  # their number and names are checked here
+
+
+def _targets(text: str) -> SloTargets:
     allowed = "name=seconds,... with names of " + ", ".join(SloTargets.__struct_fields__)
     targets: dict[str, float] = {}
     for pair in text.split(","):
@@ -72,7 +87,7 @@ def _port(text: str, complain: Complain, *, default: int | None) -> int | None:
     return None
 
 
-def _slo(text: str, complain: Complain) -> SloTargets | None:
+def _slo(text: str, complain: Complain) -> SloTargets | dict[str, SloTargets] | None:
     if not text.strip():
         return None
     try:

@@ -16,7 +16,7 @@ try:
     from vllm.v1.metrics.loggers import AggregateStatLoggerBase  # type: ignore[import-not-found]
 except ModuleNotFoundError as error:
     raise ImportError(
-        f"batchscope.plugins.vllm is for a process that runs vLLM 0.32, and it cannot be imported here ({error}): "
+        f"batchscope.plugins.vllm is for a process that runs vLLM, and it cannot be imported here ({error}): "
         "install vllm, or measure another process with `batchscope watch URL`"
     ) from error
 
@@ -98,18 +98,22 @@ class BatchscopeStatLogger(_Logger):
             self._recorder = self._started.recorder
 
 
-def stat_logger(collector: Any = None) -> type[_Logger]:
+def stat_logger(collector: Any = None, *, request_class: str = "") -> type[_Logger]:
     """A stat logger for ``AsyncLLM(..., stat_loggers=[...])`` or ``LLMEngine``, that records into ``collector``.
 
     Without one it makes its own when the engine is up, with the engine's limits and model name: then it is the
-    class's attribute ``collector``. It is independent of the environment variables.
+    class's attribute ``collector``. ``request_class`` is as ``BATCHSCOPE_VLLM_REQUEST_CLASS`` (``priority``, or
+    ``id:REGEX``), and a wrong one raises ``ConfigurationError``. It is independent of the environment variables.
     """
+    from batchscope.engines.vllm_classes import parse_request_class  # noqa: PLC0415  (the plug-in, off, has no use for it)
+
+    classes = parse_request_class(request_class)
 
     class Logger(_Logger):
         def _begin(self) -> None:
             from batchscope.plugins.vllm_start import record_into  # noqa: PLC0415
 
-            started = record_into(type(self).collector, self._config, self._ranks)
+            started = record_into(type(self).collector, self._config, self._ranks, classes)
             type(self).collector = started.collector
             self._recorder = started.recorder
 
@@ -117,11 +121,12 @@ def stat_logger(collector: Any = None) -> type[_Logger]:
     return Logger
 
 
-def attach(engine: Any, collector: Any = None) -> Any:
+def attach(engine: Any, collector: Any = None, *, request_class: str = "") -> Any:
     """Record an engine that exists already: an offline ``LLM``, an ``LLMEngine`` or an ``AsyncLLM``.
 
-    Call it before the first request. Returns the collector. ValueError where the engine keeps no statistics:
-    make it with ``disable_log_stats=False``, which is not ``LLM``'s default.
+    Call it before the first request. Returns the collector. ``request_class`` is as ``stat_logger`` takes it.
+    ValueError where the engine keeps no statistics: make it with ``disable_log_stats=False``, which is not ``LLM``'s
+    default.
     """
     engine = getattr(engine, "llm_engine", engine)
     manager = getattr(engine, "logger_manager", None)
@@ -129,7 +134,7 @@ def attach(engine: Any, collector: Any = None) -> Any:
         raise ValueError(
             f"{type(engine).__name__} keeps no statistics: make it with disable_log_stats=False, then attach"
         )
-    made = stat_logger(collector)(engine.vllm_config, list(manager.engine_indexes))
+    made = stat_logger(collector, request_class=request_class)(engine.vllm_config, list(manager.engine_indexes))
     made.log_engine_initialized()
     manager.stat_loggers.append(made)
     return type(made).collector

@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 from batchscope.collector import SchedulerMetricsCollector
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
 from batchscope.engines.vllm import VllmSource
+from batchscope.engines.vllm_classes import SETTING as REQUEST_CLASS
+from batchscope.engines.vllm_classes import RequestClasses, parse_request_class
 from batchscope.engines.vllm_config import front_end_of, labels_of, limits_of, max_model_len_of
+from batchscope.errors import ConfigurationError
 from batchscope.plugins.service import Service, drain_regularly
 from batchscope.plugins.settings import read_settings
 from batchscope.records import EngineInfo
@@ -32,17 +35,22 @@ def begin(vllm_config: Any, ranks: int, environment: Mapping[str, str], log: log
     collector = SchedulerMetricsCollector(
         MetricsConfiguration(slo=settings.slo), limits=limits_of(vllm_config, ranks), labels=labels_of(vllm_config)
     )
-    return Started(collector, _recorder(collector, vllm_config), Service(collector, settings, log))
+    try:
+        classes = parse_request_class(environment.get(REQUEST_CLASS, ""))
+    except ConfigurationError as error:
+        classes = None
+        log.warning("batchscope: %s; requests are not told apart by class", error)
+    return Started(collector, _recorder(collector, vllm_config, classes), Service(collector, settings, log))
 
 
-def record_into(collector: Any, vllm_config: Any, ranks: int) -> Started:
+def record_into(collector: Any, vllm_config: Any, ranks: int, classes: RequestClasses | None = None) -> Started:
     """A recorder into ``collector``, or into a new one with the engine's model name.
 
-    A collector that has no limits gets the engine's.
+    A collector that has no limits gets the engine's. ``classes`` tells requests apart by class.
     """
     if collector is None:
         collector = SchedulerMetricsCollector(labels=labels_of(vllm_config))
-    started = Started(collector, _recorder(collector, vllm_config))
+    started = Started(collector, _recorder(collector, vllm_config, classes))
     if isinstance(collector, SchedulerMetricsCollector):
         if collector.limits == SchedulerLimits():
             collector.set_limits(limits_of(vllm_config, ranks))
@@ -50,10 +58,15 @@ def record_into(collector: Any, vllm_config: Any, ranks: int) -> Started:
     return started
 
 
-def _recorder(collector: Any, vllm_config: Any) -> VllmSource:
+def _recorder(collector: Any, vllm_config: Any, classes: RequestClasses | None) -> VllmSource:
     if hasattr(collector, "engine"):
         collector.engine = EngineInfo(kind="vllm", version=vllm_version())
-    return VllmSource(collector, max_model_len=max_model_len_of(vllm_config), front_end=front_end_of(vllm_config))
+    return VllmSource(
+        collector,
+        max_model_len=max_model_len_of(vllm_config),
+        front_end=front_end_of(vllm_config),
+        request_classes=classes,
+    )
 
 
 def vllm_version() -> str:
