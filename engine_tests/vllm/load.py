@@ -16,11 +16,12 @@ SHORT_PROMPT, LONG_ANSWER = 10, 1900  # seconds: on a busy machine too, nobody w
 
 
 class Request(NamedTuple):
-    """One completion: its prompt, the tokens wanted, and whether the client goes away after a few."""
+    """One completion: its prompt, the tokens wanted, whether the client goes away after a few, and its priority."""
 
     prompt: list[int]
     tokens: int
     leaves: bool
+    priority: int = 0
 
 
 def requests(count: int, seed: int = 1, *, leaving: bool = True) -> list[Request]:
@@ -39,7 +40,7 @@ async def _one(session: aiohttp.ClientSession, url: str, request: Request, delay
     body = {
         "model": "tiny", "prompt": request.prompt, "max_tokens": request.tokens, "ignore_eos": True,
         "stream": True, "temperature": 0,
-    }  # fmt: skip
+    } | ({"priority": request.priority} if request.priority else {})  # fmt: skip
     events = 0
     async with session.post(url + "/v1/completions", json=body) as answer:
         answer.raise_for_status()

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from checks import Checks
 from load import requests, serve_all
 from model import write_model
 from theirs import Exposed
@@ -34,6 +35,9 @@ from server import BLOCKS, ENVIRONMENT, MAX_RUNNING, MAX_TOKENS, Server, fetch, 
 
 REQUESTS, LEAVING = 60, 6
 SCHEDULER = "batchscope.plugins.vllm_scheduler.ReportingAsyncScheduler"
+OTHER_SCHEDULER = "batchscope.plugins.vllm_scheduler.ReportingOther"
+STEP_TIME_TOLERANCE = 0.03
+"""Of the wall: what comes before the first step and after the last one, tokenising among it, is no iteration's time."""
 HISTOGRAMS = {
     "time_to_first_token": "vllm:time_to_first_token_seconds",
     "inter_emission_latency": "vllm:inter_token_latency_seconds",
@@ -43,22 +47,6 @@ HISTOGRAMS = {
     "decode_time": "vllm:request_decode_time_seconds",
 }
 REASONS = {"length": "max_tokens_reached", "stop": "eos_token_reached", "abort": "cancelled", "error": "error"}
-
-
-class Checks:
-    """Counts what does not hold."""
-
-    def __init__(self) -> None:
-        self.failures = 0
-
-    def equal(self, what: str, ours: Any, expected: Any) -> None:
-        """Both are the same."""
-        self.holds(what, f"{ours}" if ours == expected else f"{ours}, expected {expected}", ours == expected)
-
-    def holds(self, what: str, detail: str, good: bool) -> None:
-        """One line."""
-        self.failures += not good
-        print(f"{'ok ' if good else 'NOT'} vllm: {what}: {detail}", flush=True)
 
 
 def until(ready: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -219,6 +207,64 @@ def reporting_scheduler(checks: Checks, home: Path) -> None:
     checks.holds("scheduler: prefill tokens, recomputed ones included", detail, computed > prompts)
 
 
+def another_scheduler(checks: Checks, home: Path) -> None:
+    """Reporting around somebody else's class; requests by priority; the prefix cache's own statistics."""
+    port, mark = free_port(), home / "instrumented.mark"
+    mark.unlink(missing_ok=True)
+    load = [
+        request._replace(priority=5 * (number % 3 == 0)) for number, request in enumerate(requests(30, leaving=False))
+    ]
+    load += load[:10]  # their prompts are in the cache by then
+    url = f"http://127.0.0.1:{port}"
+    environment = {
+        "BATCHSCOPE_VLLM": "1", "BATCHSCOPE_PORT": str(port), "BATCHSCOPE_VLLM_REQUEST_CLASS": "priority",
+        "BATCHSCOPE_SLO": "0: e2e_latency=60; 5: e2e_latency=60", "INSTRUMENTED_MARK": str(mark),
+        "BATCHSCOPE_VLLM_SCHEDULER": "instrumented.Instrumented", "PYTHONPATH": str(Path(__file__).parent),
+    }  # fmt: skip
+    options = ("--scheduler-cls", OTHER_SCHEDULER, "--enable-prefix-caching", "--scheduling-policy", "priority")
+    with Server(home, "other", environment, *options) as server:
+        if not answers(checks, url):
+            return
+        serve_all(server.url, load)
+        until(lambda: decode_snapshot(fetch(url + "/snapshot")).gauges.requests_in_flight == 0)
+        ours, theirs = decode_snapshot(fetch(url + "/snapshot")), Exposed(server.metrics())
+    totals = ours.totals
+    checks.holds("other scheduler: it planned", str(mark), mark.exists())
+    checks.equal("other scheduler: limiters reported", ours.iteration_stats.limiter_reported_ratio, 1.0)
+    urgent = sum(request.priority == 5 for request in load)
+    by_class = {name: stats.evaluated for name, stats in ours.slo_stats.items()}
+    checks.equal("other scheduler: requests by priority", by_class, {"0": len(load) - urgent, "5": urgent})
+    for what, mine, name in (
+        ("looked up in the prefix cache", totals.prefix_cache_queried_tokens, "vllm:prefix_cache_queries_total"),
+        ("found in it", totals.prefix_cache_hit_tokens.get("device"), "vllm:prefix_cache_hits_total"),
+    ):
+        checks.equal(f"other scheduler: tokens {what}", float(mine or 0), theirs.total(name))
+    detail = f"{totals.recomputed_tokens} for {totals.preemptions} preemptions"
+    good = (totals.recomputed_tokens > 0) == (totals.preemptions > 0)
+    checks.holds("other scheduler: recomputed tokens", detail, good)
+
+
+def step_times(checks: Checks, home: Path) -> None:
+    """Busy time against the wall: in one process and in two, with vLLM's details, and with the scheduler that reports."""
+    for processes, variables in (("one process", {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}), ("two processes", {})):
+        for wanted in ((), ("details",), ("reports",)):
+            command = [sys.executable, str(Path(__file__).with_name("step_time.py")), str(home / "model"), *wanted]
+            with (home / "step_time.log").open("a") as log:
+                done = subprocess.run(
+                    command, env=os.environ | ENVIRONMENT | variables, stdout=subprocess.PIPE, stderr=log, text=True,
+                    check=False, timeout=180,
+                )  # fmt: skip
+            said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+            name = f"step time, {processes}, {wanted[0] if wanted else 'plain'}"
+            if not said:
+                checks.holds(name, f"no answer, exit code {done.returncode}; see {home / 'step_time.log'}", good=False)
+                continue
+            for what in ("busy", "durations"):
+                ratio = said[0][what] / said[0]["wall"]
+                detail = f"{said[0][what]:.3f} s of {said[0]['wall']:.3f} s, {ratio:.4f}"
+                checks.holds(f"{name}: {what}", detail, 1 - STEP_TIME_TOLERANCE <= ratio <= 1.001)
+
+
 def embedded(checks: Checks, home: Path) -> None:
     """AsyncLLM with a stat logger, and the offline LLM attached to, in a process of their own."""
     command = [sys.executable, str(Path(__file__).with_name("embedded.py")), str(home / "model")]
@@ -251,7 +297,9 @@ def main() -> int:
     switched_on(checks, options.directory)
     switched_off(checks, options.directory)
     reporting_scheduler(checks, options.directory)
+    another_scheduler(checks, options.directory)
     embedded(checks, options.directory)
+    step_times(checks, options.directory)
     if options.throughput:
         measure(options.directory)
     print(f"vllm: {checks.failures} checks do not hold" if checks.failures else "vllm: all checks hold")

@@ -20,7 +20,7 @@ from vllm import LLM, SamplingParams
 from batchscope.plugins.vllm import attach
 
 SCHEDULER = "batchscope.plugins.vllm_scheduler.Reporting"
-REPEATS = 8
+REPEATS = 4
 SAMPLING = SamplingParams(max_tokens=48, ignore_eos=True, temperature=0, detokenize=False)
 
 
