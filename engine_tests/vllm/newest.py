@@ -1,4 +1,4 @@
-"""The newest vLLM's own scheduler and statistics, without its kernels: what we read of them, and the limiters we report.
+"""The newest vLLM's own scheduler and statistics, without kernels: what we read of them, and the limiters we report.
 
     python newest.py DIRECTORY SOURCES
 

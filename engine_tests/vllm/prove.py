@@ -245,7 +245,7 @@ def another_scheduler(checks: Checks, home: Path) -> None:
 
 
 def step_times(checks: Checks, home: Path) -> None:
-    """Busy time against the wall: in one process and in two, with vLLM's details, and with the scheduler that reports."""
+    """Busy time against the wall: in one process and in two, plain, with details, with the scheduler that reports."""
     for processes, variables in (("one process", {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}), ("two processes", {})):
         for wanted in ((), ("details",), ("reports",)):
             command = [sys.executable, str(Path(__file__).with_name("step_time.py")), str(home / "model"), *wanted]

@@ -42,11 +42,12 @@ class StatisticsCounts:
         """Count the steps of ``events``, as read into ``facts``."""
         told = {fact: _sum(facts[:, fact]) for fact in _SUMMED}
         hits: Counter[str] = Counter({DEVICE: told[Fact.CACHE_HITS] or 0})
-        for row, event in zip(facts, events, strict=True):
-            if event[3] is not None:
-                self.by_adapter = _adapters(event[3][_RUNNING], event[3][_WAITING])
-                if row[Fact.CONNECTOR_HITS] > 0:
-                    hits.update(_by_source(event[3][_CONNECTOR], int(row[Fact.CONNECTOR_HITS])))
+        for place in np.flatnonzero(facts[:, Fact.CONNECTOR_HITS] > 0).tolist():
+            statistics = events[place][3] or ()
+            hits.update(_by_source(statistics[_CONNECTOR], int(facts[place, Fact.CONNECTOR_HITS])))
+        last = next((event[3] for event in reversed(events) if event[3] is not None), None)
+        if last is not None:
+            self.by_adapter = _adapters(last[_RUNNING], last[_WAITING])
         whole = self.total.plus(
             EngineCounts(
                 told[Fact.CACHE_QUERIES],
