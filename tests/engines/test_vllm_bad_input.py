@@ -174,7 +174,7 @@ def test_without_a_reader_memory_is_bounded_and_what_is_dropped_is_counted(heard
     monkeypatch.setattr(heard.source, "_shared", heard.source._shared._replace(relieve=lambda: None))
     for _ in range(20_000):
         heard.step(Scheduler(1), None)
-    assert len(heard.source._log) <= 8 * 2048
+    assert len(heard.source._log) <= 4 * 4096
     totals = heard.totals
     assert totals.dropped_records > 0
     assert totals.iterations + totals.dropped_records == 20_000

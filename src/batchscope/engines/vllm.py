@@ -37,8 +37,8 @@ logger = logging.getLogger("batchscope")
 
 INTEGRATION_FAILED = "integration_failed"
 """Calls of vLLM that were not understood at all, by this reason in ``rejected_records``."""
-_RELIEF_EVENTS = 2048
-_RELIEF_BYTES = 1 << 20
+_RELIEF_EVENTS = 4096
+_RELIEF_BYTES = 1 << 22
 _MAX_BYTES = 1 << 24
 _MAX_TURNED_AWAY = 1 << 16
 _STAGES = SCHEDULER.index("num_kv_fetch_reqs_by_stage")
@@ -181,7 +181,7 @@ class VllmSource:
             self._pending_bytes += len(event[4].gaps)
         if len(log) >= _RELIEF_EVENTS or self._pending_bytes >= _RELIEF_BYTES:
             shared.relieve()
-            if len(log) >= 8 * _RELIEF_EVENTS or self._pending_bytes >= _MAX_BYTES:
+            if len(log) >= 4 * _RELIEF_EVENTS or self._pending_bytes >= _MAX_BYTES:
                 self._dropped += 1
                 return
         log.append(event)

@@ -15,9 +15,9 @@ from batchscope.plugins.settings import Settings
 _DRAIN_SECONDS = 2.0
 
 
-def drain_regularly(collector: SchedulerMetricsCollector) -> Periodic:
-    """Drain ``collector`` every two seconds in a thread, so that the engine's own never has to, however seldom somebody
-    reads. It ends when the collector is closed, or gone.
+def drain_regularly(collector: SchedulerMetricsCollector, seconds: float = _DRAIN_SECONDS) -> Periodic:
+    """Drain ``collector`` every few ``seconds`` in a thread, so that the engine's own never has to, however seldom
+    somebody reads. It ends when the collector is closed, or gone.
     """
     reference = weakref.ref(collector)
 
@@ -28,7 +28,7 @@ def drain_regularly(collector: SchedulerMetricsCollector) -> Periodic:
         else:
             present.drain()
 
-    periodic = Periodic(drain, _DRAIN_SECONDS, "batchscope-drain")
+    periodic = Periodic(drain, seconds, "batchscope-drain")
     return periodic.start()
 
 
@@ -39,11 +39,18 @@ class Service:
     the rest goes on. ``url`` is where it is served, None where it is not.
     """
 
-    def __init__(self, collector: SchedulerMetricsCollector, settings: Settings, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        collector: SchedulerMetricsCollector,
+        settings: Settings,
+        log: logging.Logger,
+        *,
+        drain_seconds: float = _DRAIN_SECONDS,
+    ) -> None:
         self._log = log
         self._parts: list[Any] = []
         self.url: str | None = None
-        self._parts.append(drain_regularly(collector))
+        self._parts.append(drain_regularly(collector, drain_seconds))
         if settings.snapshot_directory is not None:
             self._publish(collector, settings.snapshot_directory)
         if settings.port is not None:
