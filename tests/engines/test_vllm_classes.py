@@ -100,6 +100,18 @@ def test_a_told_priority_is_found_by_the_id_that_the_client_gave(priority, given
     assert classes.of(given_id) == str(priority)
 
 
+def test_without_statistics_to_tell_them_in_priorities_are_forgotten():
+    engine = Engine([True])
+    engine.requests = {"a": SimpleNamespace(priority=5)}
+    reporter, step = AdmissionReporter(engine), output(1)
+    step.scheduled_new_reqs = [SimpleNamespace(req_id="a")]
+    for _ in range(3):
+        reporter.scheduled(step)
+        reporter.processing(step)
+        reporter.tell(None)
+    assert (reporter._priorities, reporter.failures) == ([], 0)
+
+
 def test_what_is_remembered_of_priorities_is_bounded(monkeypatch):
     monkeypatch.setattr("batchscope.engines.vllm_classes._MOST_PRIORITIES", 8)
     classes = ClassesByPriority()

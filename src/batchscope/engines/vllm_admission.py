@@ -151,9 +151,9 @@ class AdmissionReporter:
 
     def _write(self, stats: Any) -> None:
         self._left = sum(self._scheduler.get_request_counts()) > 0
+        priorities, self._priorities = self._priorities, []
         if stats is not None and self._present is not None:
-            stats.num_kv_fetch_reqs_by_stage.update(dict.fromkeys(self._priorities, 0))
-            self._priorities.clear()
+            stats.num_kv_fetch_reqs_by_stage.update(dict.fromkeys(priorities, 0))
             stats.num_kv_fetch_reqs_by_stage[self._present.encoded()] = 0
             self._present = None
 
