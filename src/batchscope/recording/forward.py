@@ -50,6 +50,9 @@ class _ClassCodes(dict[str | None, float]):
     def __missing__(self, key: str | None) -> float:
         return self.setdefault(key, float(len(self)))
 
+    def get(self, key: str | None, default: Any = None) -> Any:  # noqa: ARG002
+        return self[key]
+
 
 class Forward:
     """Reports a source's rows at once, record by record."""
