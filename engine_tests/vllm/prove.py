@@ -10,10 +10,12 @@ beside batchscope.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -245,20 +247,36 @@ def another_scheduler(checks: Checks, home: Path) -> None:
     checks.holds("other scheduler: recomputed tokens", detail, good)
 
 
+def program(home: Path, name: str, *arguments: str, **variables: str) -> list[dict[str, Any]]:
+    """The lines of JSON that a script beside this one prints; its log is beside those of the servers.
+
+    It and its engines are a session of their own, which ends with it, whatever happens.
+    """
+    command = [sys.executable, str(Path(__file__).with_name(f"{name}.py")), str(home / "model"), *arguments]
+    with (home / f"{name}.log").open("a") as log:
+        process = subprocess.Popen(
+            command, env=os.environ | ENVIRONMENT | variables, stdout=subprocess.PIPE, stderr=log, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        said, _ = process.communicate(timeout=PROGRAM_SECONDS)
+    except subprocess.TimeoutExpired:
+        return []
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+    return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+
+
 def step_times(checks: Checks, home: Path) -> None:
     """Busy time against the wall: in one process and in two, plain, with details, with the scheduler that reports."""
     for processes, variables in (("one process", {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}), ("two processes", {})):
         for wanted in ((), ("details",), ("reports",)):
-            command = [sys.executable, str(Path(__file__).with_name("step_time.py")), str(home / "model"), *wanted]
-            with (home / "step_time.log").open("a") as log:
-                done = subprocess.run(
-                    command, env=os.environ | ENVIRONMENT | variables, stdout=subprocess.PIPE, stderr=log, text=True,
-                    check=False, timeout=PROGRAM_SECONDS,
-                )  # fmt: skip
-            said = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
             name = f"step time, {processes}, {wanted[0] if wanted else 'plain'}"
+            said = program(home, "step_time", *wanted, **variables)
             if not said:
-                checks.holds(name, f"no answer, exit code {done.returncode}; see {home / 'step_time.log'}", good=False)
+                checks.holds(name, f"no answer; see {home / 'step_time.log'}", good=False)
                 continue
             for what in ("busy", "durations"):
                 ratio = said[0][what] / said[0]["wall"]
@@ -268,19 +286,8 @@ def step_times(checks: Checks, home: Path) -> None:
 
 def embedded(checks: Checks, home: Path) -> None:
     """AsyncLLM with a stat logger, and the offline LLM attached to, in a process of their own."""
-    command = [sys.executable, str(Path(__file__).with_name("embedded.py")), str(home / "model")]
-    with (home / "embedded.log").open("w") as log:
-        done = subprocess.run(
-            command,
-            env=os.environ | ENVIRONMENT,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            check=False,
-            timeout=PROGRAM_SECONDS,
-        )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    for said in map(json.loads, lines):
+    lines = program(home, "embedded")
+    for said in lines:
         ours = (said["completed"], said["tokens"], said["version"])
         checks.equal(
             f"embedded: requests and tokens of {said['what']}", ours, (said["requests"], said["wanted"], "0.32.0")
