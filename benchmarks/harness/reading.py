@@ -63,6 +63,7 @@ def record_all(collector: SchedulerMetricsCollector, first: int, seconds: list[f
         writer.iteration(
             k, 200, 200, 1, value / 100, 10**9, running_requests=200, waiting_requests=3, deferred_requests=1,
             prefill_requests=2, scheduled_tokens=220, prefill_tokens=20, kv_cache_usage=0.7,
+            recomputed_tokens=4, draft_tokens=20, accepted_tokens=10,
             preemptions=1, limited_by=limiters[k % len(limiters)],
         )  # fmt: skip
         writer.batch(0.8, k, 200, 10**9)

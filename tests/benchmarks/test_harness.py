@@ -125,13 +125,14 @@ def test_held_bytes_counts_each_buffer_once():
 
 
 def test_the_full_collector_has_something_in_every_metric():
-    """What is exported is the whole catalogue (GPU and process figures aside, which need hardware)."""
+    """What is exported is the whole catalogue, but for what needs hardware or what an engine alone can count."""
+    of_engines = ("totals.prefix_cache", "totals.corrupted_requests")
     render = exporter()
     if render is None:
         pytest.skip("this version has no text exposition")
     text = render(full_collector(2000).read_totals()).decode()
     for metric in catalog.CATALOG:
-        if metric.source.startswith("resources."):
+        if metric.source.startswith(("resources.", *of_engines)) or metric.name == "batchscope_graph_tokens_total":
             continue
         assert f"\n{metric.name}" in text, metric.name
 

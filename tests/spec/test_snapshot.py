@@ -56,7 +56,8 @@ def test_a_snapshot_has_every_part():
     assert set(snapshot.histograms) == {
         "queue_time", "time_to_first_token", "total_time", "time_per_output_token", "prefill_time", "decode_time",
         "preempted_time", "inter_token_latency", "inter_emission_latency", "iteration_duration",
-        "iteration_scheduled_tokens", "batch_size", "server_time_per_output_token",
+        "iteration_scheduled_tokens", "batch_size", "server_time_per_output_token", "inference_time",
+        "request_prompt_tokens", "request_computed_prompt_tokens", "request_generation_tokens",
     }  # fmt: skip
     assert snapshot.labels == {"model_name": "m", "rank": "0"}
     assert (snapshot.role, snapshot.schema, snapshot.sequence) == ("decode", "batchscope.snapshot/1", 1)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from batchscope.recording.packing import type_name
 from batchscope.recording.rows import LIMITER_CODES, REASON_CODES
 from batchscope.records import BatchLimiter, CompletionReason
 
@@ -178,29 +179,28 @@ def _fits(value: object) -> bool:
 
 
 def _text(error: Exception) -> str:
-    return "it is none of them" if isinstance(error, KeyError) else str(error)[: 2 * _SHOWN] or type(error).__name__
+    return "it is none of them" if isinstance(error, KeyError) else str(error)[: 2 * _SHOWN] or type_name(error)
 
 
 def shown(value: object) -> str:
-    """A value in a line of a log: short, and without running anything of its own."""
+    """A value in a line of a log: short, and without running anything of its own, nor of its type's."""
     kind = type(value)
-    found = f"a {kind.__name__}"[:_SHOWN]
-    if kind in {str, bytes}:
-        found = repr(value[:_SHOWN]) + ("..." if len(value) > _SHOWN else "")  # type: ignore[index,arg-type]
-    elif kind in {float, bool, type(None)} or (kind is int and value.bit_length() < 64):  # type: ignore[attr-defined]
-        found = repr(value)
-    elif kind in {CompletionReason, BatchLimiter}:
-        found = f"{kind.__name__}.{value.name}"  # type: ignore[attr-defined]
-    elif kind in {list, tuple}:
+    if kind is str or kind is bytes:
+        return repr(value[:_SHOWN]) + ("..." if len(value) > _SHOWN else "")  # type: ignore[index,arg-type]
+    if value is None or kind is float or kind is bool or (kind is int and value.bit_length() < 64):  # type: ignore[attr-defined]
+        return repr(value)
+    if kind is CompletionReason or kind is BatchLimiter:
+        return f"{kind.__name__}.{value.name}"  # type: ignore[attr-defined]
+    if kind is list or kind is tuple:
         more = ", ..." if len(value) > _ITEMS else ""  # type: ignore[arg-type]
-        found = f"[{', '.join(_item(item) for item in value[:_ITEMS])}{more}]"  # type: ignore[index]
-    elif kind is np.ndarray:
-        found = f"an array of {value.dtype}, shape {value.shape}"  # type: ignore[attr-defined]
-    return found
+        return f"[{', '.join(_item(item) for item in value[:_ITEMS])}{more}]"  # type: ignore[index]
+    if kind is np.ndarray:
+        return f"an array of {value.dtype}, shape {value.shape}"  # type: ignore[attr-defined]
+    return f"a {type_name(value)}"[:_SHOWN]
 
 
 def _item(value: object) -> str:
-    return "[...]" if type(value) in {list, tuple} else shown(value)
+    return "[...]" if type(value) is list or type(value) is tuple else shown(value)
 
 
 def instants(detail: str, *values: float) -> str:
