@@ -23,8 +23,8 @@ from batchscope import (
     SloTargets,
 )
 from batchscope.errors import MergeError
-from batchscope.recording.rows import Gaps, Kind, Rows
 from batchscope.records import EngineInfo
+from batchscope.rows import Gaps, Kind, Rows
 from spec.fakes import EOS, iteration, make, request
 
 LIMITS = SchedulerLimits(max_running_requests=8, max_scheduled_tokens=100, kv_cache_blocks=10)

@@ -10,10 +10,10 @@ import pytest
 
 from batchscope import CompletionReason, SchedulerMetricsCollector
 from batchscope.aggregation.ordering import MOST_ROWS
-from batchscope.aggregation.pending import CAPACITY
+from batchscope.histograms.held_values import CAPACITY
 from batchscope.recording.rings import Rings
-from batchscope.recording.rows import COLUMNS, Kind
 from batchscope.recording.writer import Writer
+from batchscope.rows import COLUMNS, Kind
 
 WRITERS = 4
 MIB = 1024 * 1024

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from batchscope import RequestTracker, SchedulerLimits, SchedulerMetricsCollector
-from batchscope.recording.rows import IterationColumn, Kind, RequestColumn
 from batchscope.records import Outcome
+from batchscope.rows import IterationColumn, Kind, RequestColumn
 from batchscope.simulator import Disturbances, SchedulerOptions, Simulator, VirtualClock, open_trace
 
 TRACES = Path(__file__).resolve().parents[2] / "shared" / "traces"

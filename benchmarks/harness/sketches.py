@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.aggregation.exponential_histogram import ExponentialHistogram
+from batchscope.histograms.exponential_histogram import ExponentialHistogram
 from harness.contender import is_present
 from harness.latencies import Data
 

@@ -42,8 +42,8 @@ from sglang.srt.observability.req_time_stats import APIServerReqTimeStats, Sched
 from sglang.srt.plugins.hook_registry import HookRegistry
 from sglang.srt.runtime_context import get_context, get_parallel
 
-from batchscope.engines.sglang_scheduler import SglangScheduler
-from batchscope.engines.sglang_tokenizer import ABORT_SECONDS, SglangTokenizer
+from batchscope.engines.sglang.scheduler import SglangScheduler
+from batchscope.engines.sglang.tokenizer import ABORT_SECONDS, SglangTokenizer
 from batchscope.plugins import sglang as ours
 from batchscope.plugins import sglang_switch
 from batchscope.publishing import SnapshotDirectory

@@ -45,9 +45,8 @@ from vllm.v1.spec_decode.metrics import SpecDecodingStats
 from vllm.v1.structured_output import StructuredOutputManager
 
 from batchscope import SchedulerLimits, SchedulerMetricsCollector
-from batchscope.engines.vllm import VllmSource
-from batchscope.engines.vllm_admission import Admission, decoded
-from batchscope.engines.vllm_fields import (
+from batchscope.engines.vllm.admission import Admission, decoded
+from batchscope.engines.vllm.fields import (
     CONNECTOR,
     DETAILS,
     FINISHED,
@@ -57,6 +56,7 @@ from batchscope.engines.vllm_fields import (
     SPECULATION,
     Fields,
 )
+from batchscope.engines.vllm.source import VllmSource
 from batchscope.plugins.vllm_scheduler import reporting
 
 BLOCK, BLOCKS = 16, 64

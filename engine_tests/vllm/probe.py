@@ -24,7 +24,7 @@ TIMED = {"calls": 0, "call_seconds": 0.0}
 
 def time_calls() -> None:
     """Count the plug-in's calls and the CPU time of their thread; timing them is counted with them."""
-    from batchscope.engines.vllm import VllmSource
+    from batchscope.engines.vllm.source import VllmSource
 
     record = VllmSource.record
 

@@ -1,8 +1,5 @@
 """What ``batchscope`` promises: every name here is public there, and nothing else is."""
 
-from batchscope.aggregation.circular_buffer import CircularBuffer
-from batchscope.aggregation.exponential_histogram import ExponentialHistogram
-from batchscope.aggregation.sliding_window import SlidingWindowCounter
 from batchscope.collector import SchedulerMetricsCollector
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits, SloTargets
 from batchscope.errors import (
@@ -16,7 +13,9 @@ from batchscope.errors import (
     MissingPackageError,
     WorkloadError,
 )
-from batchscope.recording.tracker import RequestTracker
+from batchscope.histograms.circular_buffer import CircularBuffer
+from batchscope.histograms.exponential_histogram import ExponentialHistogram
+from batchscope.histograms.sliding_window import SlidingWindowCounter
 from batchscope.records import (
     BatchLimiter,
     BatchMetrics,
@@ -35,6 +34,7 @@ from batchscope.statistics.summaries import (
     IterationStatistics,
     RequestStatistics,
 )
+from batchscope.tracking.tracker import RequestTracker
 from batchscope.version import __version__
 
 __all__ = [

@@ -16,8 +16,8 @@ from batchscope.configuration import MetricsConfiguration, SchedulerLimits, chec
 from batchscope.detailed_log import DetailedLog
 from batchscope.draining import Draining
 from batchscope.errors import ConfigurationError
+from batchscope.recording.producer import Source
 from batchscope.recording.rings import Recording
-from batchscope.recording.source import Source
 from batchscope.recording.writer import Writer
 from batchscope.records import (
     BatchMetrics,

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from batchscope.background import Periodic
 from batchscope.configuration import MetricsConfiguration
-from batchscope.periodic import Periodic
 from batchscope.statistics.snapshot import MetricsSnapshot
 
 logger = logging.getLogger("batchscope")

@@ -18,15 +18,15 @@ from batchscope.clock import Clock, WallClock
 from batchscope.configuration import OTHER_CLASS, MetricsConfiguration, SchedulerLimits
 from batchscope.errors import BusyError, ConfigurationError, InvalidRecordError
 from batchscope.recording.mistakes import Mistakes, shown
+from batchscope.recording.producer import Source
 from batchscope.recording.ring import OURSELVES, Pressure
 from batchscope.recording.rings import Recording
-from batchscope.recording.rows import Rows
-from batchscope.recording.source import Source
+from batchscope.recording.thread_writers import Writers
 from batchscope.recording.unread import Given, Unread
-from batchscope.recording.writers import Writers
 from batchscope.records import ResourceSample
+from batchscope.rows import Rows
 from batchscope.statistics.build import Cut
-from batchscope.statistics.counted import Counted, count
+from batchscope.statistics.producer_counts import Counted, count
 
 logger = logging.getLogger("batchscope")
 

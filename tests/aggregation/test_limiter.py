@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from batchscope import BatchLimiter, IterationResult, SchedulerLimits, SchedulerMetricsCollector
 from batchscope.aggregation.limiter import BusyClock
-from batchscope.recording.rows import IterationColumn, Kind, empty_rows
+from batchscope.rows import IterationColumn, Kind, empty_rows
 
 LIMITS = SchedulerLimits(max_running_requests=8, max_scheduled_tokens=100, kv_cache_blocks=50, kv_block_size=16)
 FULL = 1 - 1 / 50

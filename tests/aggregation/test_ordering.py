@@ -6,10 +6,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchscope.aggregation.cells import FURTHEST
 from batchscope.aggregation.ordering import MOST_ROWS, Lasting, Scratch, in_order
-from batchscope.recording.rows import COLUMNS, Kind, Rows
+from batchscope.histograms.cells import FURTHEST
 from batchscope.recording.unread import Given
+from batchscope.rows import COLUMNS, Kind, Rows
 
 NOW = 100.0
 

@@ -1,12 +1,8 @@
 """``batchscope check``: which numbers an engine can give, which it cannot, and its exit code."""
 
 import json
-import sys
-from pathlib import Path
 
 from command_line import batchscope, refused
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engines"))
 from scrape_doubles import Site, captured, needs_captures
 
 KEY = b"vllm:num_requests_running 1\nvllm:num_requests_waiting 0\n"

@@ -1,17 +1,12 @@
 """Text that others chose (a page, a file's name) never steers the terminal, whichever command shows it."""
 
-import sys
-from pathlib import Path
-
 import pytest
 from command_line import HEADER, ROWS, batchscope, refused
+from scrape_doubles import Site
 
 from batchscope import SchedulerMetricsCollector
 from batchscope.exporters.prometheus import render_text
 from batchscope.records import EngineInfo
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engines"))
-from scrape_doubles import Site
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202eevil"
 MARKUP = ("[link=file:///etc/passwd]here[/link]", "[/foo]", "[red]", "\\[bold]")

@@ -5,18 +5,14 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 from command_line import COMMAND, batchscope, environment, refused
-
-from batchscope.cli import watch_view
-from batchscope.engines.scraped.quantities import DURATIONS
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engines"))
 from scrape_doubles import Site, captured, needs_captures
+
+from batchscope.scraping.table import DURATIONS
+from batchscope.views import watch as watch_view
 
 
 class Phases:

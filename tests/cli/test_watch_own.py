@@ -1,14 +1,13 @@
 """batchscope's own endpoint, watched and checked: exactly, by its snapshot, and like any engine's where there is none."""
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("starlette", reason="the extra 'serve' is not installed")
 
 from command_line import batchscope
+from scrape_doubles import Site, tokens
 
 from batchscope import (
     CompletionReason,
@@ -20,16 +19,13 @@ from batchscope import (
     SchedulerMetricsCollector,
     SloTargets,
 )
-from batchscope.engines.scraped.fetch import ScrapeError, ScrapeLimits, metrics_url
-from batchscope.engines.scraped.remote import RemoteSource, held_since
-from batchscope.engines.scraped.watcher import Watcher, look, scrape
 from batchscope.exporters.prometheus import Exposition, Format
 from batchscope.records import EngineInfo
+from batchscope.scraping.fetch import ScrapeError, ScrapeLimits, metrics_url
+from batchscope.scraping.remote import RemoteSource, held_since
+from batchscope.scraping.watcher import Watcher, look, scrape
 from batchscope.server import serve
 from batchscope.statistics.cumulative import StateSource, cumulative_of
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engines"))
-from scrape_doubles import Site, tokens
 
 TOKEN = "s3cret"  # noqa: S105
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from batchscope import SchedulerLimits
-from batchscope.engines.sglang_config import endpoint_of, labels_of, limits_of, role_of
+from batchscope.engines.sglang.config import endpoint_of, labels_of, limits_of, role_of
 
 
 def settings(**values):

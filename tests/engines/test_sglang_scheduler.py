@@ -8,13 +8,13 @@ import pytest
 
 from batchscope import MetricsSnapshot, SchedulerLimits, SchedulerMetricsCollector
 from batchscope.engines.forward_pass import ForwardPasses
-from batchscope.engines.scraped.difference import Scrape, difference
-from batchscope.engines.scraped.exposition import read_exposition
-from batchscope.engines.scraped.fetch import ScrapeLimits
-from batchscope.engines.scraped.figures import figures_of
-from batchscope.engines.scraped.reading import known_samples, read
-from batchscope.engines.sglang_scheduler import ForwardPassMetrics, SglangScheduler
-from batchscope.engines.sglang_tokenizer import SglangTokenizer
+from batchscope.engines.sglang.scheduler import ForwardPassMetrics, SglangScheduler
+from batchscope.engines.sglang.tokenizer import SglangTokenizer
+from batchscope.scraping.fetch import ScrapeLimits
+from batchscope.scraping.page import read_exposition
+from batchscope.scraping.series import known_samples, read
+from batchscope.scraping.sums import figures_of
+from batchscope.scraping.window import Scrape, difference
 
 
 def count(total):

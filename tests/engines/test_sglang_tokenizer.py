@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchscope import CompletionReason, MetricsConfiguration, SchedulerMetricsCollector, SloTargets
-from batchscope.engines.sglang_definitions import DEFINITIONS
-from batchscope.engines.sglang_tokenizer import ABORT_SECONDS, SglangTokenizer
+from batchscope.engines.sglang.definitions import DEFINITIONS
+from batchscope.engines.sglang.tokenizer import ABORT_SECONDS, SglangTokenizer
 from batchscope.testing import RecordingMetrics
 
 CAPTURE = Path(__file__).resolve().parents[2].parent / "shared" / "captures" / "sglang_metrics.txt"

@@ -13,7 +13,7 @@ from batchscope import (
     SchedulerMetricsCollector,
     SloTargets,
 )
-from batchscope.engines.vllm import FrontEnd, VllmSource
+from batchscope.engines.vllm.source import FrontEnd, VllmSource
 from batchscope.testing import RecordingMetrics, violations
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from vllm_doubles import Details, Heard, Scheduler, outputs
 
 from batchscope import BatchLimiter
-from batchscope.engines.vllm_admission import PREFIX, Admission, AdmissionReporter, decoded
+from batchscope.engines.vllm.admission import PREFIX, Admission, AdmissionReporter, decoded
 
 L = BatchLimiter
 

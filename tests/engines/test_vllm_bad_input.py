@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vllm_doubles import BOOTED, Finished, Heard, Outputs, PrefixCache, Reason, Scheduler, outputs
 
-from batchscope.engines.vllm import INTEGRATION_FAILED
-from batchscope.engines.vllm_requests import UNSET_INSTANT
+from batchscope.engines.vllm.requests import UNSET_INSTANT
+from batchscope.engines.vllm.source import INTEGRATION_FAILED
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ def test_without_a_reader_memory_is_bounded_and_what_is_dropped_is_counted(heard
 
 
 def test_refused_requests_that_nobody_reads_are_bounded_and_counted(heard, monkeypatch):
-    monkeypatch.setattr("batchscope.engines.vllm._MAX_TURNED_AWAY", 3)
+    monkeypatch.setattr("batchscope.engines.vllm.source._MAX_TURNED_AWAY", 3)
     for _ in range(5):
         heard.source.turned_away()
     totals = heard.totals

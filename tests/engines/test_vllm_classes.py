@@ -9,9 +9,9 @@ from test_vllm_admission import Engine, output, stats
 from vllm_doubles import BOOTED, Finished, Scheduler, outputs
 
 from batchscope import ConfigurationError, MetricsConfiguration, SchedulerMetricsCollector, SloTargets
-from batchscope.engines.vllm import VllmSource
-from batchscope.engines.vllm_admission import AdmissionReporter
-from batchscope.engines.vllm_classes import ClassesByPriority, parse_request_class
+from batchscope.engines.vllm.admission import AdmissionReporter
+from batchscope.engines.vllm.classes import ClassesByPriority, parse_request_class
+from batchscope.engines.vllm.source import VllmSource
 
 
 def recorded(setting, slo):
@@ -113,7 +113,7 @@ def test_without_statistics_to_tell_them_in_priorities_are_forgotten():
 
 
 def test_what_is_remembered_of_priorities_is_bounded(monkeypatch):
-    monkeypatch.setattr("batchscope.engines.vllm_classes._MOST_PRIORITIES", 8)
+    monkeypatch.setattr("batchscope.engines.vllm.classes._MOST_PRIORITIES", 8)
     classes = ClassesByPriority()
     for number in range(100):
         classes.learn({f"batchscope/priority:7:{number}": 0, "in_progress": 1})

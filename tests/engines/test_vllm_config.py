@@ -5,8 +5,8 @@ from types import SimpleNamespace as Section
 import pytest
 
 from batchscope import SchedulerLimits
-from batchscope.engines.vllm import FrontEnd
-from batchscope.engines.vllm_config import front_end_of, labels_of, limits_of, max_model_len_of
+from batchscope.engines.vllm.config import front_end_of, labels_of, limits_of, max_model_len_of
+from batchscope.engines.vllm.source import FrontEnd
 
 
 def config(**sections):

@@ -7,7 +7,7 @@ from vllm_doubles import Graph, Heard, PrefixCache, Scheduler, outputs
 
 from batchscope import MetricsSnapshot, decode_snapshot
 from batchscope.catalog import CATALOG, values
-from batchscope.engines.vllm import FrontEnd
+from batchscope.engines.vllm.source import FrontEnd
 
 NAMES = (
     "prefix_cache_queried_tokens", "prefix_cache_hit_tokens", "graph_tokens", "graph_padding_tokens",

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vllm_doubles import Finished, Heard, PrefixCache, Reason, Scheduler, outputs
 
-from batchscope.engines.vllm import FrontEnd
-from batchscope.engines.vllm_started import StartedRequests, Step
+from batchscope.engines.vllm.losses import StartedRequests, Step
+from batchscope.engines.vllm.source import FrontEnd
 
 
 def account(heard):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from batchscope import SchedulerLimits, SchedulerMetricsCollector
-from batchscope.engines.vllm import FrontEnd, VllmSource
+from batchscope.engines.vllm.source import FrontEnd, VllmSource
 
 BOOTED = 500_000.0
 """What the engine's monotonic clock read when these tests began: an unset instant (0.0) is that far away."""

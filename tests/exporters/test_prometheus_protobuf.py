@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from prometheus_states import full_state, histogram, with_histogram
 
 from batchscope import SchedulerMetricsCollector
-from batchscope.aggregation.bucket_layout import bucket_layout
 from batchscope.catalog import CATALOG, Kind, values
 from batchscope.exporters.prometheus import render_protobuf
 from batchscope.exporters.prometheus.edges import cumulative_counts, edges_of
 from batchscope.exporters.prometheus.native import ZERO_THRESHOLD, infinite_bucket, native_buckets
 from batchscope.exporters.prometheus.wire import packed_sints, sint, varint
+from batchscope.histograms.layout import bucket_layout
 
 descriptor_pb2 = pytest.importorskip("google.protobuf.descriptor_pb2")
 Field = descriptor_pb2.FieldDescriptorProto

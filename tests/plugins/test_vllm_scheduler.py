@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from batchscope import BatchLimiter, ConfigurationError
-from batchscope.engines.vllm_admission import decoded
+from batchscope.engines.vllm.admission import decoded
 
 
 class Scheduler:

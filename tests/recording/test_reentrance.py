@@ -123,7 +123,7 @@ TRACKER_CALLS: dict[str, Callable[[RequestTracker, int], object]] = {
 @pytest.mark.parametrize("act", ["nested", "interrupt"])
 @pytest.mark.parametrize("call", TRACKER_CALLS)
 def test_a_trackers_call_in_the_middle_of_another_or_ended_there_leaves_it_whole(call, act, relief, monkeypatch):
-    monkeypatch.setattr("batchscope.recording.tracker._RELIEF_EVENTS", relief)
+    monkeypatch.setattr("batchscope.tracking.tracker._RELIEF_EVENTS", relief)
     collector = SchedulerMetricsCollector()
     tracker = RequestTracker(collector)
     served = 0

@@ -13,7 +13,7 @@ from batchscope import SchedulerMetricsCollector
 from batchscope.recording.block import Block
 from batchscope.recording.ring import Pressure, Ring
 from batchscope.recording.rings import GapLog
-from batchscope.recording.rows import COLUMNS, GapColumn, Kind, Rows
+from batchscope.rows import COLUMNS, GapColumn, Kind, Rows
 
 WIDTH = len(COLUMNS[Kind.ERROR])
 _pack = struct.Struct("d").pack_into

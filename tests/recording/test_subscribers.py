@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from batchscope import CompletionReason, MetricsConfiguration, RequestResult, SchedulerMetricsCollector
-from batchscope.recording.rows import Kind
+from batchscope.rows import Kind
 
 EOS = CompletionReason.EOS_TOKEN_REACHED
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from batchscope import CompletionReason, ConfigurationError, RequestTracker, SchedulerMetricsCollector
-from batchscope.publishing.members import Processes
+from batchscope.publishing.liveness import Processes
 from batchscope.server import make_asgi_app
 from batchscope.server.health import STALL_SECONDS, checked_stall_seconds, judge, judge_processes
 from batchscope.statistics.totals import Gauges

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchscope.aggregation.exponential_histogram import ExponentialHistogram
 from batchscope.collector import SchedulerMetricsCollector
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits, SloTargets
 from batchscope.errors import MergeError
+from batchscope.histograms.exponential_histogram import ExponentialHistogram
 from batchscope.records import BatchLimiter, CompletionReason, IterationResult, RequestResult
 from batchscope.statistics.merge import merge_snapshots
 from batchscope.statistics.snapshot import MetricsSnapshot, decode_snapshot

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from batchscope.recording.rows import IterationColumn, Kind, Rows, empty_rows
+from batchscope.rows import IterationColumn, Kind, Rows, empty_rows
 from batchscope.views.numbers import bar, count, duration, percent, rate, sparkline
 from batchscope.views.timeline import CELLS, Timeline
 

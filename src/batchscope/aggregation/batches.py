@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from batchscope.aggregation.checks import INFINITE, NOT_A_NUMBER, Rejections, Verdict
-from batchscope.aggregation.row_buffer import RowBuffer
 from batchscope.configuration import MetricsConfiguration
-from batchscope.recording.rows import COLUMNS, BatchColumn, Floats, Kind, Rows
+from batchscope.histograms.row_buffer import RowBuffer
+from batchscope.rows import COLUMNS, BatchColumn, Floats, Kind, Rows
 
 C = BatchColumn
 

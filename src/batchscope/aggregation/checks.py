@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.recording.rows import BatchColumn, Floats, IterationColumn, RequestColumn
+from batchscope.rows import BatchColumn, Floats, IterationColumn, RequestColumn
 
 Mask = npt.NDArray[np.bool_]
 

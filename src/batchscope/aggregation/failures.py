@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from batchscope.recording.rows import Floats
+from batchscope.rows import Floats
 
 OTHER = "other"
 

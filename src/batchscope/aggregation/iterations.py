@@ -6,7 +6,6 @@ from math import isnan, nan
 
 import numpy as np
 
-from batchscope.aggregation.bucketed_values import Observations
 from batchscope.aggregation.checks import (
     MORE_THAN_SCHEDULED,
     NOT_A_RATIO,
@@ -17,12 +16,13 @@ from batchscope.aggregation.checks import (
     fill,
     ranges,
 )
-from batchscope.aggregation.instrument import Instrument
 from batchscope.aggregation.limiter import BusyClock, OtherStages, infer
-from batchscope.aggregation.row_buffer import RowBuffer
-from batchscope.aggregation.sliding_window import SlidingWindowCounter
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
-from batchscope.recording.rows import COLUMNS, LIMITERS, Floats, IterationColumn, Kind, Rows
+from batchscope.histograms.bucketed import Observations
+from batchscope.histograms.instrument import Instrument
+from batchscope.histograms.row_buffer import RowBuffer
+from batchscope.histograms.sliding_window import SlidingWindowCounter
+from batchscope.rows import COLUMNS, LIMITERS, Floats, IterationColumn, Kind, Rows
 
 C = IterationColumn
 _DUE = (C.ITERATION_NUMBER, C.REQUEST_COUNT, C.TOKENS_GENERATED, C.REQUESTS_COMPLETED, C.PROCESSING_TIME)

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.configuration import SchedulerLimits
-from batchscope.recording.rows import LIMITER_CODES, Floats, IterationColumn
 from batchscope.records import BatchLimiter
+from batchscope.rows import LIMITER_CODES, Floats, IterationColumn
 
 C = IterationColumn
 

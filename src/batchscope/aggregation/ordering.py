@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from batchscope.aggregation.cells import FURTHEST
-from batchscope.recording.rows import COLUMNS, Floats, Kind, Rows
+from batchscope.histograms.cells import FURTHEST
 from batchscope.recording.unread import Given, Unread
+from batchscope.rows import COLUMNS, Floats, Kind, Rows
 
 MOST_ROWS = 4096
 """Rows at once: their columns fit a processor's cache, and numpy's price a call is small beside them."""

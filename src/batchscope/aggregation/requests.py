@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.aggregation.bucketed_values import Observations
 from batchscope.aggregation.checks import NO_RANGES, NOT_A_NUMBER, Ranges, Rejections, Verdict, fill, ranges
-from batchscope.aggregation.instrument import Instrument
-from batchscope.aggregation.row_buffer import RowBuffer
-from batchscope.aggregation.sliding_window import SlidingWindowCounter
 from batchscope.aggregation.slo import COMPLETED, OUTCOME_OF_REASON, SloResult, evaluate
 from batchscope.configuration import DEFAULT_CLASS, OTHER_CLASS, MetricsConfiguration, SloTargets
+from batchscope.histograms.bucketed import Observations
+from batchscope.histograms.instrument import Instrument
+from batchscope.histograms.row_buffer import RowBuffer
+from batchscope.histograms.sliding_window import SlidingWindowCounter
 from batchscope.recording.packing import cut_ids
-from batchscope.recording.rows import COLUMNS, REASONS, Floats, Kind, RequestColumn, Rows, StartColumn
+from batchscope.rows import COLUMNS, REASONS, Floats, Kind, RequestColumn, Rows, StartColumn
 
 C = RequestColumn
 _AMOUNTS = tuple(column for column in C if C.TOKENS_GENERATED <= column <= C.PREEMPTIONS and column != C.REASON)

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from batchscope.aggregation.checks import INFINITE, NEGATIVE, Rejections
-from batchscope.aggregation.row_buffer import RowBuffer
-from batchscope.recording.rows import Floats
+from batchscope.histograms.row_buffer import RowBuffer
 from batchscope.records import ResourceSample
+from batchscope.rows import Floats
 
 ENERGY = "energy_joules"
 GROWING = frozenset({ENERGY, "cpu_seconds"})

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.configuration import SloTargets
-from batchscope.recording.rows import REASONS, Floats, RequestColumn
 from batchscope.records import Outcome
+from batchscope.rows import REASONS, Floats, RequestColumn
 
 _OUTCOME_CODES = {outcome: code for code, outcome in enumerate(Outcome)}
 OUTCOME_OF_REASON = np.array([_OUTCOME_CODES[reason.outcome] for reason in REASONS])

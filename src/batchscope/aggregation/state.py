@@ -10,18 +10,18 @@ from typing import NamedTuple
 import numpy as np
 
 from batchscope.aggregation.batches import BatchAggregate
-from batchscope.aggregation.bucketed_values import Observations
-from batchscope.aggregation.cells import FURTHEST
 from batchscope.aggregation.checks import INTERRUPTED, NOT_WHOLE, Rejections, acceptable
 from batchscope.aggregation.failures import ErrorAggregate
-from batchscope.aggregation.instrument import Instrument
 from batchscope.aggregation.iterations import IterationAggregate
 from batchscope.aggregation.ordering import Lasting, Scratch, in_order
 from batchscope.aggregation.requests import ClassNames, RequestAggregate
 from batchscope.aggregation.resources import ResourceAggregate, Tokens
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
-from batchscope.recording.rows import Floats, GapColumn, Gaps, IterationColumn, Kind, Rows
+from batchscope.histograms.bucketed import Observations
+from batchscope.histograms.cells import FURTHEST
+from batchscope.histograms.instrument import Instrument
 from batchscope.recording.unread import Given, Unread
+from batchscope.rows import Floats, GapColumn, Gaps, IterationColumn, Kind, Rows
 
 Drained = Rows | Gaps
 Sink = Callable[[Drained], None]

@@ -14,9 +14,9 @@ from batchscope.cli import stdout
 from batchscope.cli.options import CommandError
 from batchscope.cli.rendering import rendered
 from batchscope.cli.scraping import MaxMib, Timeout, TokenFile, limits_of
-from batchscope.engines.scraped.checking import CheckReport, GivenNumber, check_report
-from batchscope.engines.scraped.fetch import ScrapeError, metrics_url
-from batchscope.engines.scraped.watcher import UnknownEngineError, look
+from batchscope.scraping.check import CheckReport, GivenNumber, check_report
+from batchscope.scraping.fetch import ScrapeError, metrics_url
+from batchscope.scraping.watcher import UnknownEngineError, look
 from batchscope.server.access import find_token
 from batchscope.text import shown_document
 from batchscope.views.numbers import count, percent

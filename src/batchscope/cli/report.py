@@ -18,8 +18,8 @@ from batchscope.cli.options import CommandError, Svg, check_svg
 from batchscope.cli.rendering import rendered, write_svg
 from batchscope.cli.scraping import MaxMib, Timeout, TokenFile, limits_of
 from batchscope.cli.simulation import note
-from batchscope.engines.scraped.fetch import MetricsUrl, ScrapeError, ScrapeLimits, fetch, metrics_url
 from batchscope.errors import DecodeError
+from batchscope.scraping.fetch import MetricsUrl, ScrapeError, ScrapeLimits, fetch, metrics_url
 from batchscope.server.access import find_token
 from batchscope.statistics.snapshot import SCHEMA, MetricsSnapshot, decode_snapshot
 from batchscope.views.report import Report

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from batchscope.engines.scraped.fetch import ScrapeLimits
 from batchscope.errors import ConfigurationError
+from batchscope.scraping.fetch import ScrapeLimits
 
 Timeout = Annotated[float, typer.Option("--timeout", metavar="S", help="Seconds that reading a page may take.")]
 TokenFile = Annotated[

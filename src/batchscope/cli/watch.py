@@ -17,12 +17,12 @@ from batchscope.cli import INTERRUPTED, stdout
 from batchscope.cli.options import CommandError
 from batchscope.cli.rendering import rendered
 from batchscope.cli.scraping import MaxMib, Timeout, TokenFile, limits_of, seconds
-from batchscope.cli.watch_view import view
-from batchscope.engines.scraped.documents import WatchDocument
-from batchscope.engines.scraped.fetch import metrics_url
-from batchscope.engines.scraped.watcher import Watcher
 from batchscope.errors import ConfigurationError
+from batchscope.scraping.documents import WatchDocument
+from batchscope.scraping.fetch import metrics_url
+from batchscope.scraping.watcher import Watcher
 from batchscope.server.access import find_token
+from batchscope.views.watch import view
 
 NOBODY_ANSWERED = 1
 LONGEST_INTERVAL = 86_400

@@ -8,9 +8,9 @@ from typing import Self
 
 import msgspec
 
+from batchscope.background import Periodic
 from batchscope.detailed_log import figures
 from batchscope.errors import ConfigurationError
-from batchscope.periodic import Periodic
 from batchscope.statistics.cumulative import StateSource
 
 

@@ -8,8 +8,8 @@ import os
 import weakref
 from typing import Any
 
+from batchscope.background import Periodic
 from batchscope.collector import SchedulerMetricsCollector
-from batchscope.periodic import Periodic
 from batchscope.plugins.settings import Settings
 
 _DRAIN_SECONDS = 2.0

@@ -12,9 +12,9 @@ import msgspec
 from batchscope.collector import SchedulerMetricsCollector
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
 from batchscope.engines.forward_pass import ForwardPassReader
-from batchscope.engines.sglang_config import endpoint_of, labels_of, limits_of, role_of
-from batchscope.engines.sglang_scheduler import ForwardPassMetrics, SglangScheduler
-from batchscope.engines.sglang_tokenizer import SglangTokenizer
+from batchscope.engines.sglang.config import endpoint_of, labels_of, limits_of, role_of
+from batchscope.engines.sglang.scheduler import ForwardPassMetrics, SglangScheduler
+from batchscope.engines.sglang.tokenizer import SglangTokenizer
 from batchscope.plugins.service import Service
 from batchscope.plugins.settings import Settings, read_settings
 from batchscope.records import EngineInfo

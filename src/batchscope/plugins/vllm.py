@@ -105,7 +105,7 @@ def stat_logger(collector: Any = None, *, request_class: str = "") -> type[_Logg
     class's attribute ``collector``. ``request_class`` is as ``BATCHSCOPE_VLLM_REQUEST_CLASS`` (``priority``, or
     ``id:REGEX``), and a wrong one raises ``ConfigurationError``. It is independent of the environment variables.
     """
-    from batchscope.engines.vllm_classes import parse_request_class  # noqa: PLC0415  (the plug-in, off, has no use for it)
+    from batchscope.engines.vllm.classes import parse_request_class  # noqa: PLC0415  (the plug-in, off, has no use for it)
 
     classes = parse_request_class(request_class)
 

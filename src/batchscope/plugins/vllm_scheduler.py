@@ -16,7 +16,7 @@ from typing import Any
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler  # type: ignore[import-not-found]
 from vllm.v1.core.sched.scheduler import Scheduler  # type: ignore[import-not-found]
 
-from batchscope.engines.vllm_admission import AdmissionReporter
+from batchscope.engines.vllm.admission import AdmissionReporter
 from batchscope.errors import ConfigurationError
 
 BASE = "BATCHSCOPE_VLLM_SCHEDULER"

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from batchscope.collector import SchedulerMetricsCollector
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
-from batchscope.engines.vllm import VllmSource
-from batchscope.engines.vllm_classes import SETTING as REQUEST_CLASS
-from batchscope.engines.vllm_classes import RequestClasses, parse_request_class
-from batchscope.engines.vllm_config import front_end_of, labels_of, limits_of, max_model_len_of
+from batchscope.engines.vllm.classes import SETTING as REQUEST_CLASS
+from batchscope.engines.vllm.classes import RequestClasses, parse_request_class
+from batchscope.engines.vllm.config import front_end_of, labels_of, limits_of, max_model_len_of
+from batchscope.engines.vllm.source import VllmSource
 from batchscope.errors import ConfigurationError
 from batchscope.plugins.service import Service, drain_regularly
 from batchscope.plugins.settings import read_settings

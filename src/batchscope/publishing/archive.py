@@ -13,7 +13,7 @@ from batchscope.publishing.files import discard_folder, holds_counts, read_count
 from batchscope.publishing.frame import DAMAGED, FrameError, Header, pack, unpack
 from batchscope.publishing.names import archive_name, temporary_name
 from batchscope.publishing.publication import Publication
-from batchscope.publishing.since import ended
+from batchscope.publishing.subtract import ended
 from batchscope.statistics.merge import merge_snapshots
 from batchscope.statistics.snapshot import MetricsSnapshot, decode_snapshot
 

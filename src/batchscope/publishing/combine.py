@@ -11,11 +11,11 @@ import msgspec
 
 from batchscope.configuration import SchedulerLimits
 from batchscope.errors import MergeError
-from batchscope.publishing.since import ended
+from batchscope.publishing.subtract import ended
 from batchscope.records import EngineInfo
-from batchscope.statistics.adding import common, same
 from batchscope.statistics.merge import merge_snapshots
 from batchscope.statistics.merge_gauges import merge_gauges, merge_limits
+from batchscope.statistics.merge_parts import common, same
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.statistics.summaries import BatchStatistics, ErrorStatistics, IterationStatistics, RequestStatistics
 from batchscope.statistics.totals import Gauges, WindowTotals

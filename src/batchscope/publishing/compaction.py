@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from batchscope.periodic import RateLimitedLog
+from batchscope.background import RateLimitedLog
 from batchscope.publishing import archive
 from batchscope.publishing.files import discard_file, discard_folder, discard_own
-from batchscope.publishing.members import Members
+from batchscope.publishing.liveness import Members
 from batchscope.publishing.names import Listing, Published, archive_name
 from batchscope.publishing.publication import Publication
 

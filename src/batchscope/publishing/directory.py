@@ -7,9 +7,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from batchscope.background import Periodic, RateLimitedLog
 from batchscope.clock import Clock
 from batchscope.errors import ConfigurationError
-from batchscope.periodic import Periodic, RateLimitedLog
 from batchscope.publishing import archive
 from batchscope.publishing.compaction import Compactor
 from batchscope.publishing.files import make_directory, read_whole, usable_path, writable_by_everybody

@@ -13,10 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from batchscope.background import Periodic, RateLimitedLog
 from batchscope.clock import Clock
 from batchscope.errors import ConfigurationError
-from batchscope.periodic import Periodic, RateLimitedLog
-from batchscope.publishing.continuation import Continuation
+from batchscope.publishing.carried_counts import Continuation
 from batchscope.publishing.directory_writer import DirectoryWriter
 from batchscope.publishing.files import usable_path
 from batchscope.publishing.publication import INSTANCE, Publication

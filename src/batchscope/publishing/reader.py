@@ -13,15 +13,15 @@ from typing import Self
 
 import msgspec
 
+from batchscope.background import RateLimitedLog
 from batchscope.clock import Clock
 from batchscope.errors import ConfigurationError
-from batchscope.periodic import RateLimitedLog
 from batchscope.publishing.combine import combine
 from batchscope.publishing.labels import checked_labels
-from batchscope.publishing.members import Members, Processes
+from batchscope.publishing.liveness import Members, Processes
 from batchscope.publishing.steady import steady
-from batchscope.statistics.adding import common
 from batchscope.statistics.cumulative import CumulativeState, cumulative_of
+from batchscope.statistics.merge_parts import common
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.text import shown
 

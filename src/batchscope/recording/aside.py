@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from batchscope.recording.block import WITH_OBJECTS, Block, Layout
-from batchscope.recording.rows import Kind
 from batchscope.recording.tally import DROPPED, Tally
+from batchscope.rows import Kind
 
 MOST = 4096
 """Rows kept at most; the drain is asked for from an eighth on."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from batchscope.recording.rows import COLUMNS, NOT_GIVEN, Floats, Kind
+from batchscope.rows import COLUMNS, NOT_GIVEN, Floats, Kind
 
 WITH_OBJECTS = frozenset((Kind.REQUEST, Kind.ERROR))
 """The kinds that have an object beside each row: a request id, an error's name."""

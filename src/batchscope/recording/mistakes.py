@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 
 from batchscope.recording.packing import type_name
-from batchscope.recording.rows import LIMITER_CODES, REASON_CODES
 from batchscope.records import BatchLimiter, CompletionReason
+from batchscope.rows import LIMITER_CODES, REASON_CODES
 
 _MOST = 64
 _SHOWN = 60

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from batchscope.recording.rows import COLUMNS, IterationColumn, Kind, RequestColumn
 from batchscope.records import Latencies
+from batchscope.rows import COLUMNS, IterationColumn, Kind, RequestColumn
 
 REQUEST_BYTES, ITERATION_BYTES = 8 * RequestColumn.OBSERVED, 8 * IterationColumn.LIMITER_REPORTED
 BATCH_BYTES, GAP_BYTES, ERROR_BYTES = (8 * len(COLUMNS[kind]) for kind in (Kind.BATCH, Kind.GAP, Kind.ERROR))

@@ -23,8 +23,8 @@ from collections.abc import Callable
 
 from batchscope.recording.aside import Aside
 from batchscope.recording.block import Block, Layout, block_of, packed_whole
-from batchscope.recording.rows import Kind
 from batchscope.recording.unread import Part, Unread
+from batchscope.rows import Kind
 
 _PAUSES = 100
 _PAUSE_SECONDS = 0.0005

@@ -12,9 +12,9 @@ from batchscope.configuration import SchedulerLimits
 from batchscope.recording.block import Layout
 from batchscope.recording.mistakes import Mistakes
 from batchscope.recording.ring import Pressure, Ring
-from batchscope.recording.rows import GapColumn, Gaps, IterationColumn, Kind, RequestColumn
 from batchscope.recording.tally import DROPPED, Tally
 from batchscope.recording.unread import Unread
+from batchscope.rows import GapColumn, Gaps, IterationColumn, Kind, RequestColumn
 
 _BLOCK_ROWS = {Kind.REQUEST: 512, Kind.ITERATION: 256, Kind.BATCH: 512, Kind.GAP: 1024, Kind.ERROR: 512}
 _MAX_BLOCKS = 10

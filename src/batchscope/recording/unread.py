@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from batchscope.recording.block import WITH_OBJECTS, Block, Layout
-from batchscope.recording.rows import Floats, Kind, Rows
+from batchscope.rows import Floats, Kind, Rows
 
 Part = tuple[Block, int, int]
 """A block, its first row that is unread, and where its unread rows stop."""

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec.structs import astuple
 
 from batchscope.recording.block import Block, loose_code
-from batchscope.recording.latency_writer import LatencyWriter
+from batchscope.recording.gap_writer import LatencyWriter
 from batchscope.recording.packing import (
     BAD_VALUE,
     BATCH_BYTES,
@@ -24,13 +24,13 @@ from batchscope.recording.packing import (
     readable,
     type_name,
 )
-from batchscope.recording.rows import (
+from batchscope.records import BatchLimiter, CompletionReason, IterationResult, Latencies, RequestResult
+from batchscope.rows import (
     LIMITER_CODES,
     NOT_GIVEN,
     REASON_CODES,
     GapColumn,
 )
-from batchscope.records import BatchLimiter, CompletionReason, IterationResult, Latencies, RequestResult
 
 _REQUEST_RECORD: type = RequestResult  # callers may pass anything, whatever the annotations say
 _ITERATION_RECORD: type = IterationResult

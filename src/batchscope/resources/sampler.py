@@ -8,8 +8,8 @@ import time
 from types import TracebackType
 from typing import Self
 
+from batchscope.background import Periodic
 from batchscope.clock import Clock
-from batchscope.periodic import Periodic
 from batchscope.records import ResourceMetrics, ResourceSample
 from batchscope.resources.amd import AmdSmi
 from batchscope.resources.device import Result

@@ -8,7 +8,7 @@ import logging
 import socket
 from typing import Any
 
-from batchscope.periodic import RateLimitedLog
+from batchscope.background import RateLimitedLog
 from batchscope.server.limits import ConnectionLimits
 
 logger = logging.getLogger("batchscope.server")

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from batchscope.aggregation.instrument import Instrument
 from batchscope.aggregation.requests import ClassNames
 from batchscope.aggregation.state import State
 from batchscope.clock import WallClock
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
-from batchscope.recording.live import LiveRequests
+from batchscope.histograms.instrument import Instrument
 from batchscope.records import EngineInfo
-from batchscope.statistics.counted import Counted
 from batchscope.statistics.cumulative import CumulativeState, gauges, totals, window_totals
 from batchscope.statistics.distributions import merged, summarize_histogram
 from batchscope.statistics.iterations import (
@@ -23,11 +21,13 @@ from batchscope.statistics.iterations import (
     iteration_statistics,
     processing_times,
 )
+from batchscope.statistics.producer_counts import Counted
 from batchscope.statistics.requests import request_statistics, slo_statistics
 from batchscope.statistics.resources import energy_statistics, resource_statistics
 from batchscope.statistics.snapshot import Histograms, MetricsSnapshot
 from batchscope.statistics.summaries import ErrorStatistics, WindowStatistics
 from batchscope.statistics.totals import Gauges, Totals, engine_name
+from batchscope.tracking.live import LiveRequests
 
 WINDOWS = {"1m": 60.0, "5m": 300.0}
 _STALE_WINDOWS = 3

@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 import numpy as np
 
-from batchscope.aggregation.exponential_histogram import ExponentialHistogram
-from batchscope.recording.rows import Floats
+from batchscope.histograms.exponential_histogram import ExponentialHistogram
+from batchscope.rows import Floats
 from batchscope.statistics.summaries import EMPTY, DistributionSummary
 from batchscope.statistics.totals import Mean
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from batchscope.aggregation.batches import BatchAggregate
 from batchscope.aggregation.iterations import IterationAggregate
-from batchscope.recording.rows import BatchColumn, Floats, IterationColumn
+from batchscope.rows import BatchColumn, Floats, IterationColumn
 from batchscope.statistics.distributions import mean_of, span_of, summarize
 from batchscope.statistics.summaries import BatchStatistics, DistributionSummary, IterationStatistics
 from batchscope.statistics.totals import Mean, Totals, WindowTotals

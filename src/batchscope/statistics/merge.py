@@ -18,11 +18,11 @@ from batchscope.configuration import SchedulerLimits
 from batchscope.errors import MergeError
 from batchscope.records import EngineInfo
 from batchscope.statistics import summaries
-from batchscope.statistics.adding import added, common, measured, same, sums
 from batchscope.statistics.build import WINDOWS, window_statistics
 from batchscope.statistics.distributions import merged, summarize_histogram
 from batchscope.statistics.iterations import batch_statistics, iteration_statistics
 from batchscope.statistics.merge_gauges import merge_gauges, merge_limits
+from batchscope.statistics.merge_parts import added, common, measured, same, sums
 from batchscope.statistics.requests import PROCESSING_MEAN, QUEUE_MEAN, TOKENS_MEAN, attainment
 from batchscope.statistics.resources import merge_energy, merge_facts, merge_resources
 from batchscope.statistics.snapshot import Histograms, MetricsSnapshot

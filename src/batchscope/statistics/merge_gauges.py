@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from batchscope.configuration import SchedulerLimits
-from batchscope.statistics.adding import common, measured, sums
+from batchscope.statistics.merge_parts import common, measured, sums
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.statistics.totals import Gauges
 

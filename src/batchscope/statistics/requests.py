@@ -10,8 +10,8 @@ from batchscope.aggregation.requests import AT_FINISH, AT_START, RequestAggregat
 from batchscope.aggregation.slo import COMPLETED, OUTCOME_OF_REASON, SloResult, wilson_interval
 from batchscope.aggregation.state import State
 from batchscope.configuration import SloTargets
-from batchscope.recording.rows import REASONS, RequestColumn
 from batchscope.records import Outcome
+from batchscope.rows import REASONS, RequestColumn
 from batchscope.statistics.distributions import mean_of, span_of, summarize, summarize_histogram
 from batchscope.statistics.summaries import RequestStatistics, SloStatistics
 from batchscope.statistics.totals import Mean, WindowTotals, counted_once

@@ -9,9 +9,9 @@ from typing import TypeVar
 from batchscope.aggregation.resources import ResourceAggregate, Series, Tokens
 from batchscope.aggregation.state import State
 from batchscope.errors import MergeError
-from batchscope.recording.rows import Floats
-from batchscope.statistics.adding import added, measured
+from batchscope.rows import Floats
 from batchscope.statistics.distributions import span_of, summarize
+from batchscope.statistics.merge_parts import added, measured
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.statistics.summaries import EMPTY, DistributionSummary, EnergyStatistics, ResourceStatistics
 from batchscope.statistics.totals import TokensByEngine, chosen, counted_once

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.aggregation.row_buffer import RowBuffer
 from batchscope.clock import WallClock
 from batchscope.errors import ConfigurationError
-from batchscope.recording.rows import (
+from batchscope.histograms.row_buffer import RowBuffer
+from batchscope.records import BatchMetrics, IterationMetrics, RequestMetrics
+from batchscope.rows import (
     LIMITERS,
     REASONS,
     BatchColumn,
     IterationColumn,
     RequestColumn,
 )
-from batchscope.records import BatchMetrics, IterationMetrics, RequestMetrics
 from batchscope.statistics.sample_list import Samples
 
 Places = npt.NDArray[np.intp]

@@ -8,9 +8,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from batchscope.aggregation.exponential_histogram import ExponentialHistogram
 from batchscope.configuration import SchedulerLimits
 from batchscope.errors import DecodeError
+from batchscope.histograms.exponential_histogram import ExponentialHistogram
 from batchscope.records import EngineInfo
 from batchscope.statistics.summaries import (
     BatchStatistics,

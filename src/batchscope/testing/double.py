@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from batchscope.configuration import SchedulerLimits
-from batchscope.recording.events import Event
-from batchscope.recording.source import Source
+from batchscope.recording.producer import Source
 from batchscope.records import IterationResult, RequestResult
 from batchscope.testing.heard import Heard
+from batchscope.tracking.events import Event
 
 
 class BatchRecord(NamedTuple):

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from math import isnan, nan
 from typing import Any
 
-from batchscope.recording.events import Arrival, Event, Iteration, Loss
-from batchscope.recording.iteration_batch import FIELDS
-from batchscope.recording.rows import IterationColumn
+from batchscope.rows import IterationColumn
+from batchscope.tracking.events import Arrival, Event, Iteration, Loss
+from batchscope.tracking.iteration_batch import FIELDS
 
 C = IterationColumn
 

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from batchscope.configuration import OTHER_CLASS
-from batchscope.recording.rows import IterationColumn
 from batchscope.records import BatchLimiter
+from batchscope.rows import IterationColumn
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.statistics.summaries import DistributionSummary, SloStatistics
 from batchscope.text import shown, shown_document

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.recording.rows import Gaps, IterationColumn, Kind, Rows
+from batchscope.rows import Gaps, IterationColumn, Kind, Rows
 
 Floats = npt.NDArray[np.float64]
 

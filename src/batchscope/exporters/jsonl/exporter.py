@@ -9,9 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from batchscope.background import Periodic, RateLimitedLog
 from batchscope.errors import ConfigurationError
 from batchscope.exporters.jsonl.file import FSYNC, Fsync, LinesFile
-from batchscope.periodic import Periodic, RateLimitedLog
 from batchscope.statistics.cumulative import StateSource
 
 logger = logging.getLogger("batchscope")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from batchscope.aggregation.bucket_layout import bucket_layout
-from batchscope.aggregation.exponential_histogram import ExponentialHistogram
+from batchscope.histograms.exponential_histogram import ExponentialHistogram
+from batchscope.histograms.layout import bucket_layout
 
 
 class OtlpBuckets(NamedTuple):

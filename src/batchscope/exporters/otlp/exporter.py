@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from batchscope.aggregation.bucket_store import MIN_BUCKETS
+from batchscope.background import Periodic, RateLimitedLog
 from batchscope.errors import ConfigurationError, MissingExtraError
 from batchscope.exporters.otlp.environment import (
     Transport,
@@ -23,7 +23,7 @@ from batchscope.exporters.otlp.environment import (
     warn_of_temporality,
 )
 from batchscope.exporters.otlp.names import GenAiAttributes
-from batchscope.periodic import Periodic, RateLimitedLog
+from batchscope.histograms.store import MIN_BUCKETS
 from batchscope.statistics.cumulative import CumulativeState, StateSource
 from batchscope.text import shown
 

@@ -23,10 +23,10 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from batchscope import catalog
-from batchscope.aggregation import exponential_histogram
 from batchscope.catalog import CATALOG, Kind
 from batchscope.exporters.otlp.buckets import otlp_buckets
 from batchscope.exporters.otlp.names import GEN_AI_METRICS, GenAiAttributes, otlp_name, otlp_unit
+from batchscope.histograms import exponential_histogram
 from batchscope.statistics.cumulative import CumulativeState
 from batchscope.statistics.distributions import merged
 from batchscope.text import readable

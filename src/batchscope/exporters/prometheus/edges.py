@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from batchscope.aggregation.bucket_layout import Ints, bucket_layout
-from batchscope.aggregation.exponential_histogram import ExponentialHistogram
 from batchscope.catalog import Metric
+from batchscope.histograms.exponential_histogram import ExponentialHistogram
+from batchscope.histograms.layout import Ints, bucket_layout
 
 MOST_GRID_EDGES = 24
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from batchscope.aggregation.bucket_layout import LOWEST, Ints
-from batchscope.aggregation.exponential_histogram import ExponentialHistogram
+from batchscope.histograms.exponential_histogram import ExponentialHistogram
+from batchscope.histograms.layout import LOWEST, Ints
 
 FINEST_SCHEMA = 8
 ZERO_THRESHOLD = math.nextafter(LOWEST, 0.0)

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from batchscope.aggregation.exponential_histogram import ExponentialHistogram
 from batchscope.catalog import Kind, Metric, Value
 from batchscope.exporters.prometheus.edges import Edges, cumulative_counts, edges_of
 from batchscope.exporters.prometheus.families import Family
@@ -31,6 +30,7 @@ from batchscope.exporters.prometheus.wire import (
     uint,
     varint,
 )
+from batchscope.histograms.exponential_histogram import ExponentialHistogram
 
 _TYPES = {Kind.COUNTER: 0, Kind.GAUGE: 1, Kind.INFO: 1, Kind.HISTOGRAM: 4}
 _GAUGE, _COUNTER, _HISTOGRAM = 2, 3, 7  # fields of Metric

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from batchscope.aggregation.exponential_histogram import ExponentialHistogram
 from batchscope.catalog import Kind, Metric
 from batchscope.exporters.prometheus.families import Table
 from batchscope.exporters.prometheus.labels import own_names
+from batchscope.histograms.exponential_histogram import ExponentialHistogram
 from batchscope.records import CompletionReason
-from batchscope.statistics.adding import added
 from batchscope.statistics.cumulative import CumulativeState
 from batchscope.statistics.distributions import merged
+from batchscope.statistics.merge_parts import added
 
 VLLM_PREFIX = "vllm:"
 FINISHED_REASON = {

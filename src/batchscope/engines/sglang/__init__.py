@@ -1,0 +1,1 @@
+"""SGLang: what its hooks hand out becomes records."""

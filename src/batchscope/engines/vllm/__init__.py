@@ -1,0 +1,1 @@
+"""vLLM: what its hooks hand out becomes records."""

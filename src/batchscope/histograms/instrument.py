@@ -1,0 +1,137 @@
+"""One measured quantity: its lifetime histogram and its windows, fed from one pass over the values.
+
+What is observed is held as it came and sorted into buckets when somebody reads, or when 16,384 are held: a
+drain brings few values of many quantities, and sorting few costs as much as sorting thousands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy.typing as npt
+
+from batchscope.errors import ConfigurationError
+from batchscope.histograms.bucketed import Observations, bucketed_groups, checked
+from batchscope.histograms.cells import CellGroups, cell_grid, group_by_cell
+from batchscope.histograms.exponential_histogram import ExponentialHistogram
+from batchscope.histograms.held_values import Pending
+from batchscope.histograms.layout import bucket_layout
+from batchscope.histograms.windowed_histogram import WindowedHistogram
+
+
+class Instrument:
+    """A lifetime histogram with exact ``thresholds``, and one histogram for each of ``windows`` (seconds).
+
+    Each window must be an integer multiple of the shortest. Buckets are computed once for all of them, 5 ns a
+    value in large arrays. Not thread-safe.
+
+    An exception in the middle (Ctrl-C in a read) can cost the observations that were being sorted, and the windows
+    begin anew; the lifetime histogram keeps what it had, and agrees with itself.
+    """
+
+    def __init__(
+        self,
+        scale: int = 6,
+        *,
+        thresholds: Iterable[float] = (),
+        windows: Sequence[float] = (60.0, 300.0),
+        cells: int = 60,
+        max_buckets: int = 640,
+    ) -> None:
+        self._layout = bucket_layout(scale)
+        self._lifetime = ExponentialHistogram(scale, thresholds=thresholds)
+        self._windows = {
+            float(window): WindowedHistogram(window, cells=cells, scale=scale, max_buckets=max_buckets)
+            for window in windows
+        }
+        self._grid = cell_grid(min(self._windows, default=60.0), cells)
+        self._fed = [(_multiple(window, self._grid.window), held) for window, held in self._windows.items()]
+        self._pending = Pending()
+        self._sorting = False
+        self._reach = cells * max((multiple for multiple, _ in self._fed), default=1)
+
+    @property
+    def lifetime(self) -> ExponentialHistogram:
+        """Every observation since construction or ``clear()``: the live histogram, to read only, at once."""
+        self._sort()
+        return self._lifetime
+
+    @property
+    def windows(self) -> tuple[float, ...]:
+        """The windows, in seconds, as given."""
+        return tuple(self._windows)
+
+    def windowed(self, window: float, now: float) -> ExponentialHistogram:
+        """A new histogram of (now - window, now]; ConfigurationError if it is not one of ``windows``."""
+        held = self._windows.get(window)
+        if held is None:
+            raise ConfigurationError("window", window, f"one of {self.windows} seconds")
+        self._sort()
+        self._sorting = True  # reading moves the window on
+        found = held.histogram(now)
+        self._sorting = False
+        return found
+
+    def clear(self) -> None:
+        """Forget every observation."""
+        self._pending.clear()
+        self._lifetime.clear()
+        for held in self._windows.values():
+            held.clear()
+
+    def observe(self, values: npt.ArrayLike, at: npt.ArrayLike, counts: npt.ArrayLike | None = None) -> None:
+        """Add ``values``, each ``counts`` times, seen at the instant ``at``, or at one each in any order.
+
+        Those older than a window do not enter it; an instant later than all before is the window's present.
+        InvalidRecordError, and nothing is added, where a value, count or instant is not one.
+        """
+        seen = checked(values, counts, at)
+        if len(seen.values):
+            for instant in (seen.at.min(), seen.at.max()):
+                self._grid.cell_of(float(instant))
+            self.hold(seen)
+
+    def hold(self, seen: Observations) -> None:
+        """Add observations, at least one, that were checked, their instants too; they are copied."""
+        if not self._pending.add(seen):
+            self._sort()
+            if not self._pending.add(seen):
+                self._sort_in(seen)
+
+    def _sort(self) -> None:
+        if self._sorting:
+            self._mend()
+        if self._pending.size:
+            self._sort_in(self._pending.take())
+
+    def _mend(self) -> None:
+        """What was sorted last did not come to its end."""
+        self._lifetime.recount()
+        for held in self._windows.values():
+            held.clear()
+        self._sorting = False
+
+    def _sort_in(self, seen: Observations) -> None:
+        groups = self._groups(seen)
+        if groups.order is not None:
+            seen = seen.reordered(groups.order)
+        whole, batches = bucketed_groups(self._layout, seen, groups.starts)
+        self._sorting = True
+        self._lifetime.add_counts(whole, self._lifetime.counts_below(seen))
+        for cell, batch in zip(reversed(groups.cells), reversed(batches), strict=True):  # newest first: no
+            for cells_each, held in self._fed:  # cell is made that the next one would drop
+                held.add(batch, cell // cells_each)
+        self._sorting = False
+
+    def _groups(self, seen: Observations) -> CellGroups:
+        if seen.at.ndim == 0:
+            return CellGroups([self._grid.cell_of(float(seen.at))], [0], None, len(seen.values))
+        newest = self._grid.cell_of(float(seen.at.max()))
+        return group_by_cell(self._grid, seen.at, newest - self._reach)
+
+
+def _multiple(window: float, shortest: float) -> int:
+    """How many of the shortest window's cells make up one of this window's."""
+    if window % shortest:
+        raise ConfigurationError("windows", window, f"an integer multiple of the shortest, {shortest}")
+    return int(window // shortest)

@@ -1,0 +1,94 @@
+"""How a producer with a state of its own (a tracker) and a collector know each other: two small protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from batchscope.configuration import SchedulerLimits, SloTargets
+from batchscope.recording.rings import Recording
+from batchscope.rows import Gaps, Rows
+from batchscope.tracking.events import Event
+from batchscope.tracking.live import LiveRequests
+
+
+class EngineCounts(NamedTuple):
+    """What only an engine's own statistics tell, since the source's last reset; None: never told.
+
+    ``prefix_cache_hit_tokens`` are by where the cached keys and values were found. ``graph_tokens`` are those of steps
+    that ran as captured graphs or could have, ``graph_padding_tokens`` what was computed beside them to fill a graph.
+    """
+
+    prefix_cache_queried_tokens: int | None = None
+    prefix_cache_hit_tokens: Mapping[str, int] = {}
+    graph_tokens: int | None = None
+    graph_padding_tokens: int | None = None
+    corrupted_requests: int | None = None
+
+    def plus(self, other: EngineCounts) -> EngineCounts:
+        """Both; what neither told stays untold."""
+        hits = dict(self.prefix_cache_hit_tokens)
+        for source, tokens in other.prefix_cache_hit_tokens.items():
+            hits[source] = hits.get(source, 0) + tokens
+        return EngineCounts(
+            _sum(self.prefix_cache_queried_tokens, other.prefix_cache_queried_tokens),
+            hits,
+            _sum(self.graph_tokens, other.graph_tokens),
+            _sum(self.graph_padding_tokens, other.graph_padding_tokens),
+            _sum(self.corrupted_requests, other.corrupted_requests),
+        )
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else one + other
+
+
+class SourceCounts(NamedTuple):
+    """What a source counted since its last reset; ``received`` = finished + in flight + ``lost``."""
+
+    received: int
+    lost: int
+    rejected: dict[str, int]
+    dropped: int
+    engine: EngineCounts = EngineCounts()
+
+
+class Source(Protocol):
+    """A producer that the collector drains. All methods are called under the drain's lock."""
+
+    def drain(self) -> list[Rows | Gaps]:
+        """Everything reported so far, once. The list is the source's: whoever has counted it clears it.
+
+        What is not cleared (an exception came between) comes again, in the same objects.
+        """
+
+    def live(self, now: float, targets: Sequence[SloTargets]) -> LiveRequests:
+        """Requests in flight."""
+
+    def counts(self) -> SourceCounts:
+        """Counts since the last reset."""
+
+    def set_limits(self, limits: SchedulerLimits) -> None:
+        """The engine's limits became known, or changed: what is derived from now on uses them."""
+
+    def reset(self) -> None:
+        """Count anew."""
+
+    def after_fork(self) -> None:
+        """Be empty: this is a child process."""
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A source that keeps what it was told until it is drained: a tracker."""
+
+    def undrained(self) -> Sequence[Event]:
+        """What was reported since it was last drained, as it was said."""
+
+
+@runtime_checkable
+class Attachable(Protocol):
+    """A collector that drains sources."""
+
+    def attach(self, source: Source) -> Recording:
+        """Drain ``source`` from now on; what is given back is how to record for this collector."""

@@ -1,0 +1,150 @@
+"""The iterations of one drain as arrays: instants, scalar fields, and the elements of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from batchscope.recording.mistakes import instants
+from batchscope.rows import Floats, IterationColumn
+from batchscope.tracking.events import Iteration
+
+C = IterationColumn
+FIELDS = (
+    C.ITERATION_NUMBER, C.REQUESTS_COMPLETED, C.MEMORY_BYTES_USED, C.RUNNING_REQUESTS, C.WAITING_REQUESTS,
+    C.DEFERRED_REQUESTS, C.UNSCHEDULED_PREFILL_TOKENS, C.CACHED_PROMPT_TOKENS, C.RECOMPUTED_TOKENS,
+    C.DECODE_CONTEXT_TOKENS, C.DRAFT_TOKENS, C.ACCEPTED_TOKENS, C.KV_CACHE_USAGE, C.SCHEDULE_TIME,
+    C.FORWARD_TIME, C.RANK, C.LIMITED_BY,
+)  # fmt: skip
+"""What ``Iteration.scalars`` holds after start and finish, in order."""
+
+NEGATIVE = "negative"
+INFINITE = "infinite"
+OUT_OF_ORDER = "out_of_order"
+TOO_LARGE = "too_large"
+_MOST_TOKENS = 2**31  # of one slot in one iteration: their sums stay exact
+UNKNOWN_TOKENS = int(np.iinfo(np.int64).min)
+_ONE = (1).to_bytes(8, "little")
+_UNKNOWN = UNKNOWN_TOKENS.to_bytes(8, "little", signed=True)
+Ints = npt.NDArray[np.int64]
+Reject = Callable[[str, int, str, str], None]
+
+
+class IterationBatch(NamedTuple):
+    """``size`` iterations and their elements, flat, in the order reported.
+
+    ``position`` is where an iteration stands in the log; ``tokens`` None = one each, ``scheduled`` None = not
+    given (``UNKNOWN_TOKENS`` where only some are); ``evicted`` None = nobody was. ``formed`` and ``heads`` are
+    those of ``Iteration``.
+    """
+
+    position: npt.NDArray[np.int64]
+    started: Floats
+    finished: Floats
+    fields: Floats
+    handles: Ints
+    iteration: Ints
+    tokens: Ints | None
+    scheduled: Ints | None
+    evicted: npt.NDArray[np.bool_] | None
+    formed: npt.NDArray[np.bool_]
+    heads: Ints
+
+    @property
+    def size(self) -> int:
+        """How many iterations."""
+        return len(self.started)
+
+    @property
+    def ranks(self) -> Floats:
+        """The rank of each iteration; not given is 0."""
+        return np.nan_to_num(self.fields[:, FIELDS.index(C.RANK)])
+
+
+def gather(positions: Sequence[int], events: Sequence[Iteration], reject: Reject) -> IterationBatch:
+    """Arrays of those iterations whose values are fit; the others are given to ``reject`` by reason."""
+    scalars = np.frombuffer(b"".join([event.scalars for event in events])).reshape(len(events), 2 + len(FIELDS))
+    started, finished, fields = scalars[:, 0].copy(), scalars[:, 1].copy(), scalars[:, 2:]
+    reasons = _unfit(started, finished, fields)
+    if not reasons:
+        batch = _flatten(positions, events, started, finished, fields)
+        reasons = _unfit_tokens(batch)
+        if not reasons:
+            return batch
+    for row, reason in reasons.items():
+        reject(reason, 1, "iteration", _given(float(started[row]), float(finished[row]), fields[row]))
+    kept = [row for row in range(len(events)) if row not in reasons]
+    return gather([positions[row] for row in kept], [events[row] for row in kept], reject)
+
+
+def _given(started: float, finished: float, fields: Floats) -> str:
+    """What an iteration said, for a message: its instants, and the values that are not finite numbers >= 0."""
+    odd = [f"{field.name.lower()} = {value:g}" for field, value in zip(FIELDS, fields, strict=True) if value < 0]
+    odd += [f"{field.name.lower()} = {value:g}" for field, value in zip(FIELDS, fields, strict=True) if np.isinf(value)]
+    return ", ".join(odd) or instants(f"started_at = {started:.3f}, finished_at = {finished:.3f}", started, finished)
+
+
+def _unfit(started: Floats, finished: Floats, fields: Floats) -> dict[int, str]:
+    """Row -> reason for iterations with impossible instants or values."""
+    reasons: dict[int, str] = {}
+    checks = (
+        (np.isinf(fields).any(axis=1) | ~np.isfinite(finished) | np.isinf(started), INFINITE),
+        ((fields < 0).any(axis=1), NEGATIVE),
+        (finished < started, OUT_OF_ORDER),
+    )
+    for bad, reason in checks:
+        if bad.any():
+            for row in np.flatnonzero(bad).tolist():
+                reasons.setdefault(row, reason)
+    return reasons
+
+
+def _flatten(
+    positions: Sequence[int], events: Sequence[Iteration], started: Floats, finished: Floats, fields: Floats
+) -> IterationBatch:
+    evicts = any(event.preempted for event in events)
+    counts = [(len(event.handles) + len(event.preempted)) >> 3 for event in events]
+    tokens = scheduled = evicted = None
+    if evicts:
+        parts = [part for event in events for part in (event.preempted, event.handles)]
+        lengths = [len(part) >> 3 for part in parts]
+        evicted = np.repeat(np.arange(len(parts)) % 2 == 0, lengths)
+    else:
+        parts = [event.handles for event in events]
+    if evicts or any(event.tokens is not None for event in events):
+        tokens = _column([(event.preempted, event.handles, event.tokens) for event in events], _ONE)
+    if any(event.scheduled is not None for event in events):
+        scheduled = _column([(event.preempted, event.handles, event.scheduled) for event in events], _UNKNOWN)
+    return IterationBatch(
+        np.array(positions, dtype=np.int64), started, finished, fields,
+        np.frombuffer(b"".join(parts), dtype=np.int64),
+        np.repeat(np.arange(len(events)), counts), tokens, scheduled, evicted,
+        np.array([event.formed for event in events], dtype=np.bool_),
+        np.array([event.head for event in events], dtype=np.int64),
+    )  # fmt: skip
+
+
+def _column(parts: list[tuple[bytes, bytes, bytes | None]], default: bytes) -> Ints:
+    """One value an element: 0 for the evicted, then what was given, or ``default`` for each handle."""
+    joined = b"".join(
+        bytes(len(evicted)) + (given if given is not None else default * (len(handles) >> 3))
+        for evicted, handles, given in parts
+    )
+    return np.frombuffer(joined, dtype=np.int64)
+
+
+def _unfit_tokens(batch: IterationBatch) -> dict[int, str]:
+    """Row -> reason for iterations in which a slot has a number of tokens that cannot be."""
+    reasons: dict[int, str] = {}
+    for column in (batch.tokens, batch.scheduled):
+        if column is None:
+            continue
+        bad = column.view(np.uint64) > _MOST_TOKENS  # the negative ones, too
+        if column is batch.scheduled:
+            bad &= column != UNKNOWN_TOKENS
+        for place in np.flatnonzero(bad).tolist():
+            reasons.setdefault(int(batch.iteration[place]), NEGATIVE if column[place] < 0 else TOO_LARGE)
+    return reasons

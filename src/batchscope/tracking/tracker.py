@@ -1,0 +1,440 @@
+"""RequestTracker: an engine says what happened to its requests, and every figure follows from the instants.
+
+The engine's thread only appends what it was told to a log (a list's ``append`` is atomic, with or without
+the GIL); slots, durations, gaps and rows are worked out in bulk when the collector drains.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import struct
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import nan
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from batchscope.clock import Clock
+from batchscope.configuration import SchedulerLimits, SloTargets, checked_clock
+from batchscope.errors import ConfigurationError, InvalidRecordError
+from batchscope.recording.packing import BAD_VALUE
+from batchscope.recording.producer import Attachable, SourceCounts
+from batchscope.recording.tally import DROPPED, WRONG_TYPE, Tally
+from batchscope.records import BatchLimiter, CompletionReason, SchedulerMetrics
+from batchscope.rows import LIMITER_CODES, REASON_CODES, Gaps, Rows
+from batchscope.tracking.derivation import Derivation
+from batchscope.tracking.events import Arrival, Event, Finish, Formed, Iteration, Loss
+from batchscope.tracking.forward import Forward
+from batchscope.tracking.iteration_batch import FIELDS
+from batchscope.tracking.live import LiveRequests, live_requests
+from batchscope.tracking.slots import FREE, GENERATION
+
+Whole: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
+_RELIEF_EVENTS = 4096
+_RELIEF_BYTES = 1 << 20
+_MAX_EVENTS = 1 << 17
+_SCALARS = struct.Struct(f"{2 + len(FIELDS)}d")
+_pack_scalars, _unpack_scalars = _SCALARS.pack, _SCALARS.unpack
+_NOTHING = (nan,) * (2 + len(FIELDS))
+_MAX_RANKS = 1 << 16
+TOLD_TWICE = "told_twice"
+_MAX_BYTES = 1 << 24  # of slots; as much each of their tokens and scheduled tokens where these are given
+
+
+class RequestTracker:
+    """Follows requests from arrival to finish; one call an iteration. Yields every number of the glossary.
+
+    ``collector`` is a ``SchedulerMetricsCollector``, or anything with the ``SchedulerMetrics`` methods (then
+    each call reports at once, without bulk). Calls may come from any thread, never raise (unless the
+    collector is strict), never block: what is wrong (a slot of a request that is gone, a request id twice,
+    time going back) is counted in ``rejected_records``. Instants left out are now.
+    """
+
+    def __init__(self, collector: SchedulerMetrics, *, clock: Clock | None = None) -> None:
+        if isinstance(collector, type) or not isinstance(collector, SchedulerMetrics):
+            raise ConfigurationError(
+                "collector", collector,
+                "a SchedulerMetricsCollector, or an object with its record_iteration, record_request_completion,"
+                " record_batch_utilization and record_error",
+            )  # fmt: skip
+        attachable = collector if isinstance(collector, Attachable) else Forward(collector)
+        self._shared = attachable.attach(self)
+        self._clock = self._shared.clock if clock is None else checked_clock(clock)
+        self._limits = self._shared.limits
+        self._fresh = itertools.count()  # goes on in a child process: a slot of the parent is stale there
+        self._forget()
+
+    @property
+    def clock(self) -> Clock:
+        """What says "now" where an instant is left out."""
+        return self._clock
+
+    def _forget(self) -> None:
+        self._log: list[Event] = []
+        self._pending_bytes = 0
+        self._relief_at = _RELIEF_BYTES
+        self._taken: list[Event] = []
+        self._begun = 0
+        self._ready: list[Rows | Gaps] = []
+        self._free: deque[int] = deque()
+        self._misused = Tally()
+        self._stops: dict[float, Formed] = {}
+        self._ahead = False  # whether anything was ever told before its iteration: most engines never do
+        self._derivation = Derivation(
+            self._shared.class_codes, self._shared.other_class, self._limits, self._shared.mistakes
+        )
+
+    def arrived(
+        self,
+        request_id: Any,
+        *,
+        prompt_tokens: int = 0,
+        request_class: str | None = None,
+        at: float | None = None,
+        rank: int | None = None,
+    ) -> int:
+        """A request entered the system. Returns its slot: an opaque integer, valid until it finishes.
+
+        ``rank``: whose queue it joins; left out, it waits for any until an iteration took it in. A ``request_id``
+        that is in flight already is rejected; its new slot is then void.
+        """
+        handle = self._handle()
+        try:
+            now = self._clock() if at is None else at
+            event = Arrival(now, handle, request_id, prompt_tokens, request_class, rank)
+        except BAD_VALUE as error:
+            self._misuse(error)
+            return handle
+        self._append(event)
+        return handle
+
+    def stopped(self, limiter: BatchLimiter, *, slot: int | None = None, rank: int | None = None) -> None:
+        """Why the scheduler stopped admitting: call it where it does, at its ``break``. ``slot``: whom it refused.
+
+        It holds for the next iteration of the rank that is formed or reported, unless that says ``limited_by``; of
+        several calls the last. Where the queue ran empty, say ``DEMAND``: a call before an empty batch is replaced.
+        """
+        try:
+            self._stops[_rank(rank)] = Formed(
+                None, (*_NOTHING[:-1], LIMITER_CODES[limiter]), head=FREE if slot is None else _whole(slot)
+            )
+        except BAD_VALUE as error:
+            self._misuse(error)
+            return
+        self._ahead = True
+
+    def forming(
+        self,
+        slots: Whole,
+        *,
+        started_at: float | None = None,
+        scheduled_tokens: Whole | None = None,
+        preempted: Whole = (),
+        waiting: int | None = None,
+        running_requests: int | None = None,
+        deferred_requests: int | None = None,
+        iteration_number: int | None = None,
+        memory_bytes_used: int | None = None,
+        unscheduled_prefill_tokens: int | None = None,
+        cached_prompt_tokens: int | None = None,
+        recomputed_tokens: int | None = None,
+        decode_context_tokens: int | None = None,
+        kv_cache_usage: float | None = None,
+        schedule_time: float | None = None,
+        rank: int | None = None,
+        limited_by: BatchLimiter | None = None,
+    ) -> Formed:
+        """A batch was formed, with what is true at that moment; nothing is recorded yet.
+
+        Give what it returns to ``iteration`` in the place of the slots, once the results are there; what is said
+        there again replaces what was said here. ``started_at`` left out is now. A slot that has left when the
+        iteration is reported was wasted: it is left out of the batch, and not rejected.
+        """
+        self._ahead = True
+        try:
+            started = self._clock() if started_at is None else started_at
+            handles = _packed(slots)
+            stop = self._stops.pop(_rank(rank), None)
+            said = (
+                started, None, iteration_number, None, memory_bytes_used, running_requests, waiting, deferred_requests,
+                unscheduled_prefill_tokens, cached_prompt_tokens, recomputed_tokens, decode_context_tokens, None, None,
+                kv_cache_usage, schedule_time, None, rank, None if limited_by is None else LIMITER_CODES[limited_by],
+            )  # fmt: skip
+            formed = Formed(
+                handles,
+                tuple([nan if value is None else float(value) for value in said]),
+                None if scheduled_tokens is None else _aligned(scheduled_tokens, handles),
+                _packed(preempted) if len(preempted) else b"",
+            )
+        except BAD_VALUE as error:
+            self._misuse(error)
+            return Formed(b"", (), told=True)
+        if stop is not None:
+            formed.scalars, formed.head = _overlaid(formed.scalars, stop.scalars), stop.head
+        return formed
+
+    def iteration(
+        self,
+        slots: Whole | Formed,
+        tokens: Whole | None = None,
+        *,
+        started_at: float | None = None,
+        finished_at: float | None = None,
+        scheduled_tokens: Whole | None = None,
+        preempted: Whole = (),
+        waiting: int | None = None,
+        running_requests: int | None = None,
+        deferred_requests: int | None = None,
+        iteration_number: int | None = None,
+        requests_completed: int | None = None,
+        memory_bytes_used: int | None = None,
+        unscheduled_prefill_tokens: int | None = None,
+        cached_prompt_tokens: int | None = None,
+        recomputed_tokens: int | None = None,
+        decode_context_tokens: int | None = None,
+        draft_tokens: int | None = None,
+        accepted_tokens: int | None = None,
+        kv_cache_usage: float | None = None,
+        schedule_time: float | None = None,
+        forward_time: float | None = None,
+        rank: int | None = None,
+        limited_by: BatchLimiter | None = None,
+    ) -> None:
+        """One iteration, after it ended: who was in the batch and how many tokens each emitted at its end.
+
+        ``slots``, ``tokens`` and ``scheduled_tokens`` are aligned lists or arrays, copied. ``tokens`` None is
+        one each; 0 is a prefill chunk. ``scheduled_tokens`` None is one for a decoding slot, unknown for
+        prefill. ``preempted`` slots were evicted by this iteration. ``waiting`` and ``running_requests`` left
+        out are derived from the slots. ``started_at`` left out is estimated: when the iteration before ended,
+        or its first request arrived. The other fields are those of ``IterationResult``. In the place of the slots
+        stands what ``forming`` returned, where that was called.
+        """
+        said = self._said_ahead(slots, rank) if self._ahead else None
+        if said is not None and said.told:
+            self._misuse_formed(said)
+            return
+        try:
+            finished = self._clock() if finished_at is None else finished_at
+            handles = _packed(slots) if said is None or said.handles is None else said.handles  # type: ignore[arg-type]
+            event = Iteration(
+                _pack_scalars(
+                    nan if started_at is None else started_at, finished,
+                    nan if iteration_number is None else iteration_number,
+                    nan if requests_completed is None else requests_completed,
+                    nan if memory_bytes_used is None else memory_bytes_used,
+                    nan if running_requests is None else running_requests,
+                    nan if waiting is None else waiting,
+                    nan if deferred_requests is None else deferred_requests,
+                    nan if unscheduled_prefill_tokens is None else unscheduled_prefill_tokens,
+                    nan if cached_prompt_tokens is None else cached_prompt_tokens,
+                    nan if recomputed_tokens is None else recomputed_tokens,
+                    nan if decode_context_tokens is None else decode_context_tokens,
+                    nan if draft_tokens is None else draft_tokens,
+                    nan if accepted_tokens is None else accepted_tokens,
+                    nan if kv_cache_usage is None else kv_cache_usage,
+                    nan if schedule_time is None else schedule_time,
+                    nan if forward_time is None else forward_time,
+                    nan if rank is None else rank,
+                    nan if limited_by is None else LIMITER_CODES[limited_by],
+                ),
+                handles,
+                None if tokens is None else _aligned(tokens, handles),
+                None if scheduled_tokens is None else _aligned(scheduled_tokens, handles),
+                _packed(preempted) if len(preempted) else b"",
+            )  # fmt: skip
+        except BAD_VALUE as error:
+            self._misuse(error)
+            return
+        if said is not None:
+            event = _joined(event, said)
+        self._pending_bytes += len(handles) + len(event.preempted)
+        self._append(event)
+
+    def _said_ahead(self, slots: Whole | Formed, rank: int | None) -> Formed | None:
+        """What was told of this iteration before: its batch, or only why admission stopped."""
+        if isinstance(slots, Formed):
+            return slots
+        try:
+            return self._stops.pop(_rank(rank), None)
+        except BAD_VALUE:
+            return None  # a rank that is none: the row's check says so
+
+    def _misuse_formed(self, said: Formed) -> None:
+        """One iteration counts once; where forming it was a mistake, that was counted then."""
+        if said.scalars:
+            self._misuse(ValueError("iteration(formed): this batch was reported before; form each anew"), TOLD_TWICE)
+
+    def finished(
+        self,
+        slot: int,
+        reason: CompletionReason,
+        *,
+        at: float | None = None,
+        cached_tokens: int | None = None,
+        recomputed_tokens: int | None = None,
+    ) -> None:
+        """A request left, for whatever reason; its slot is no longer valid."""
+        try:
+            event = Finish(
+                float(self._clock() if at is None else at),
+                _whole(slot),
+                REASON_CODES[reason],
+                nan if cached_tokens is None else float(operator.index(cached_tokens)),
+                nan if recomputed_tokens is None else float(operator.index(recomputed_tokens)),
+            )
+        except BAD_VALUE as error:
+            self._misuse(error)
+            return
+        self._append(event)
+
+    def lost(self, slot: int, *, at: float | None = None) -> None:
+        """A request is gone without an end that anybody saw: counted in ``requests_lost``, not as finished."""
+        try:
+            event = Loss(float(self._clock() if at is None else at), _whole(slot))
+        except BAD_VALUE as error:
+            self._misuse(error)
+            return
+        self._append(event)
+
+    def _handle(self) -> int:
+        try:
+            return self._free.popleft()
+        except IndexError:
+            return GENERATION + next(self._fresh)
+
+    def _append(self, event: Event) -> None:
+        log = self._log
+        if len(log) >= _RELIEF_EVENTS or self._pending_bytes >= self._relief_at:
+            self._relief_at = min(self._pending_bytes + _RELIEF_BYTES, _MAX_BYTES)  # then only after as much more
+            self._shared.relieve()
+            if len(log) >= _MAX_EVENTS or self._pending_bytes >= _MAX_BYTES:
+                self._misused.add(DROPPED)
+                return
+        log.append(event)
+        if self._shared.eager:
+            self._shared.relieve()
+
+    def _misuse(self, error: Exception, reason: str = WRONG_TYPE) -> None:
+        self._misused.add(reason)
+        if self._shared.mistakes is not None:
+            self._shared.mistakes.note_call(reason, "RequestTracker", error)
+        if self._shared.strict:
+            raise InvalidRecordError(f"record not taken: {error}; see the method's docstring") from error
+
+    # What the collector asks for, under the drain's lock.
+
+    def undrained(self) -> list[Event]:
+        """What was reported and not drained yet, as it was said."""
+        return self._log[:]
+
+    def drain(self) -> list[Rows | Gaps]:
+        """Rows of everything reported so far; see ``Source.drain``."""
+        if self._taken:
+            self._resume()
+        events = self._log[:]
+        self._pending_bytes, self._relief_at = 0, _RELIEF_BYTES
+        if events:
+            self._begun = len(self._ready)
+            self._taken = events
+            del self._log[: len(events)]
+            self._ready.extend(self._derivation.derive(events))
+            self._taken = []
+            self._free.extend(self._derivation.take_freed())
+        return self._ready
+
+    def _resume(self) -> None:
+        """An exception ended the last drain: its events are still to be derived, or are, or count as interrupted."""
+        taken = self._taken
+        untouched = bool(self._log) and self._log[0] is taken[0]
+        if not untouched and len(self._ready) == self._begun:
+            self._derivation.abandon(taken)
+        self._taken = []
+
+    def live(self, now: float, targets: Sequence[SloTargets]) -> LiveRequests:
+        """Who is in flight now, as far as drained."""
+        return live_requests(self._derivation.table, now, targets)
+
+    def counts(self) -> SourceCounts:
+        """Counts since the last reset."""
+        derivation = self._derivation
+        rejected = dict(derivation.rejected)
+        misused = dict(self._misused)
+        dropped = misused.pop(DROPPED, 0)
+        for reason, count in misused.items():
+            rejected[reason] = rejected.get(reason, 0) + count
+        return SourceCounts(derivation.received, derivation.lost, rejected, dropped)
+
+    def set_limits(self, limits: SchedulerLimits) -> None:
+        """Utilization is measured against these from now on."""
+        self._limits = self._derivation.limits = limits
+
+    def reset(self) -> None:
+        """Count anew; requests in flight stay."""
+        self._derivation.reset()
+        self._misused.clear()
+
+    def after_fork(self) -> None:
+        """In a child process: empty. The parent's requests are the parent's."""
+        self._forget()
+
+
+def _rank(rank: int | None) -> float:
+    """The rank as rows have it; what is kept of each rank is bounded."""
+    if rank is None:
+        return 0.0
+    if not 0 <= operator.index(rank) < _MAX_RANKS:
+        raise ValueError(f"rank = {rank}: expected 0..{_MAX_RANKS - 1}")
+    return float(rank)
+
+
+def _overlaid(own: tuple[float, ...], said: tuple[float, ...]) -> tuple[float, ...]:
+    """The own values, and what was said before where there is none."""
+    return tuple([value if value == value else before for value, before in zip(own, said, strict=True)])  # noqa: PLR0124
+
+
+def _joined(event: Iteration, said: Formed) -> Iteration:
+    """An iteration with what was said of it before; its own values hold where it has some."""
+    said.told = True
+    return Iteration(
+        _pack_scalars(*_overlaid(_unpack_scalars(event.scalars), said.scalars)),
+        event.handles,
+        event.tokens,
+        said.scheduled if event.scheduled is None else event.scheduled,
+        event.preempted or said.preempted,
+        said.handles is not None,
+        said.head,
+    )
+
+
+def _whole(slot: int) -> int:
+    handle = operator.index(slot)
+    return handle if handle.bit_length() < 64 else FREE  # no slot is that large: stale
+
+
+def _packed(values: Whole) -> bytes:
+    """A copy of whole numbers as int64 bytes."""
+    if type(values) is list:  # nearly always: looked at first
+        return _packer(len(values))(*values)
+    if isinstance(values, np.ndarray):
+        if values.dtype.kind not in "iu" or values.ndim != 1:
+            raise TypeError(f"array of {values.dtype}, shape {values.shape}: expected whole numbers, one dimension")
+        return values.astype(np.int64, copy=False).tobytes()
+    if isinstance(values, set | frozenset):
+        raise TypeError("a set has no order: tokens could belong to anybody")
+    return _packer(len(values))(*values)
+
+
+def _aligned(values: Whole, handles: bytes) -> bytes:
+    packed = _packed(values)
+    if len(packed) != len(handles):
+        raise ValueError(f"{len(packed) // 8} values for {len(handles) // 8} slots: expected one a slot")
+    return packed
+
+
+@lru_cache(maxsize=4096)
+def _packer(count: int) -> Callable[..., bytes]:
+    return struct.Struct(f"{count}q").pack
