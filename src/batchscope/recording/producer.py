@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import nan
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from batchscope.configuration import SchedulerLimits, SloTargets
 from batchscope.recording.rings import Recording
 from batchscope.rows import Gaps, Rows
-from batchscope.tracking.events import Event
-from batchscope.tracking.live import LiveRequests
+
+
+class LiveRequests(NamedTuple):
+    """Requests in flight; ``oldest_waiting`` is the arrival of the oldest that waits (``inf`` with none).
+
+    ``overdue`` counts, by class code, those that can no longer meet a target of theirs. ``running`` None: the
+    source does not know who is in flight, and says nothing else. ``deferred`` and ``kv_cache_usage``: where the
+    source is told them apart from iterations. ``by_adapter``: of each adapter the ``running`` and the ``waiting`` ones.
+    """
+
+    in_flight: int
+    running: int | None
+    oldest_waiting: float
+    overdue: tuple[int, ...]
+    deferred: int | None = None
+    kv_cache_usage: float = nan
+    by_adapter: Mapping[str, dict[str, int]] = {}
 
 
 class EngineCounts(NamedTuple):
@@ -76,14 +92,6 @@ class Source(Protocol):
 
     def after_fork(self) -> None:
         """Be empty: this is a child process."""
-
-
-@runtime_checkable
-class Telling(Protocol):
-    """A source that keeps what it was told until it is drained: a tracker."""
-
-    def undrained(self) -> Sequence[Event]:
-        """What was reported since it was last drained, as it was said."""
 
 
 @runtime_checkable

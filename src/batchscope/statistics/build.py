@@ -10,6 +10,7 @@ from batchscope.aggregation.state import State
 from batchscope.clock import WallClock
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
 from batchscope.histograms.instrument import Instrument
+from batchscope.recording.producer import LiveRequests
 from batchscope.records import EngineInfo
 from batchscope.statistics.cumulative import CumulativeState, gauges, totals, window_totals
 from batchscope.statistics.distributions import merged, summarize_histogram
@@ -27,7 +28,6 @@ from batchscope.statistics.resources import energy_statistics, resource_statisti
 from batchscope.statistics.snapshot import Histograms, MetricsSnapshot
 from batchscope.statistics.summaries import ErrorStatistics, WindowStatistics
 from batchscope.statistics.totals import Gauges, Totals, engine_name
-from batchscope.tracking.live import LiveRequests
 
 WINDOWS = {"1m": 60.0, "5m": 300.0}
 _STALE_WINDOWS = 3

@@ -11,6 +11,7 @@ from batchscope.aggregation.resources import Tokens
 from batchscope.aggregation.slo import SloResult
 from batchscope.aggregation.state import State
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits, SloTargets
+from batchscope.recording.producer import LiveRequests
 from batchscope.records import EngineInfo
 from batchscope.rows import LIMITERS, REASONS, Floats, IterationColumn
 from batchscope.statistics.merge_parts import added
@@ -18,7 +19,6 @@ from batchscope.statistics.producer_counts import Counted
 from batchscope.statistics.snapshot import Histograms, MetricsSnapshot
 from batchscope.statistics.summaries import ResourceStatistics
 from batchscope.statistics.totals import Gauges, Totals, WindowTotals
-from batchscope.tracking.live import LiveRequests
 
 C = IterationColumn
 

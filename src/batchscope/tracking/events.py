@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -68,3 +69,11 @@ class Loss(msgspec.Struct, frozen=True, gc=False):
 
 
 Event: TypeAlias = Arrival | Iteration | Finish | Loss
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A source that keeps what it was told until it is drained: a tracker."""
+
+    def undrained(self) -> Sequence[Event]:
+        """What was reported since it was last drained, as it was said."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from batchscope.configuration import SchedulerLimits
-from batchscope.recording.producer import Source, Telling
+from batchscope.recording.producer import Source
 from batchscope.recording.rings import Recording
 from batchscope.records import IterationResult, RequestResult, SchedulerMetrics
 from batchscope.rows import (
@@ -24,7 +24,7 @@ from batchscope.rows import (
     RequestColumn,
     Rows,
 )
-from batchscope.tracking.events import Event
+from batchscope.tracking.events import Event, Telling
 
 _REQUEST_FIELDS = [
     (column.name.lower(), column)

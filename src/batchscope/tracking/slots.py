@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
+from batchscope.configuration import SloTargets
+from batchscope.recording.producer import LiveRequests
 from batchscope.rows import Floats
 
 Indices = npt.NDArray[np.intp]
@@ -102,3 +106,34 @@ class SlotTable:
 
 def _unset(capacity: int) -> Floats:
     return np.full(capacity, np.nan)
+
+
+def live_requests(table: SlotTable, now: float, targets: Sequence[SloTargets]) -> LiveRequests:
+    """The present state of a table; ``targets`` by class code."""
+    live = table.live()
+    holding = table.holding[live]
+    waiting = table.arrived_at[live[~holding]]
+    return LiveRequests(
+        len(live),
+        int(np.count_nonzero(holding)),
+        float(waiting.min()) if len(waiting) else np.inf,
+        tuple(
+            _overdue(table, live[table.request_class[live] == code], now, targets_of)
+            for code, targets_of in enumerate(targets)
+        ),
+    )
+
+
+def _overdue(table: SlotTable, live: Indices, now: float, targets: SloTargets) -> int:
+    if not len(live):
+        return 0
+    past = np.zeros(len(live), dtype=np.bool_)
+    arrived, first = table.arrived_at[live], table.first_token_at[live]
+    if targets.time_to_first_token is not None:
+        past |= np.where(np.isnan(first), now, first) - arrived > targets.time_to_first_token
+    if targets.e2e_latency is not None:
+        past |= now - arrived > targets.e2e_latency
+    if targets.max_emission_gap is not None:
+        stalled = now - table.last_token_at[live]
+        past |= np.fmax(table.max_gap[live], stalled) > targets.max_emission_gap
+    return int(np.count_nonzero(past))

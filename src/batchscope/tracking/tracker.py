@@ -22,7 +22,7 @@ from batchscope.clock import Clock
 from batchscope.configuration import SchedulerLimits, SloTargets, checked_clock
 from batchscope.errors import ConfigurationError, InvalidRecordError
 from batchscope.recording.packing import BAD_VALUE
-from batchscope.recording.producer import Attachable, SourceCounts
+from batchscope.recording.producer import Attachable, LiveRequests, SourceCounts
 from batchscope.recording.tally import DROPPED, WRONG_TYPE, Tally
 from batchscope.records import BatchLimiter, CompletionReason, SchedulerMetrics
 from batchscope.rows import LIMITER_CODES, REASON_CODES, Gaps, Rows
@@ -30,8 +30,7 @@ from batchscope.tracking.derivation import Derivation
 from batchscope.tracking.events import Arrival, Event, Finish, Formed, Iteration, Loss
 from batchscope.tracking.forward import Forward
 from batchscope.tracking.iteration_batch import FIELDS
-from batchscope.tracking.live import LiveRequests, live_requests
-from batchscope.tracking.slots import FREE, GENERATION
+from batchscope.tracking.slots import FREE, GENERATION, live_requests
 
 Whole: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
 _RELIEF_EVENTS = 4096

@@ -17,9 +17,9 @@ import msgspec
 from batchscope.configuration import SloTargets
 from batchscope.engines.sglang.definitions import DEFERRED, MISSING
 from batchscope.engines.sglang.source import WRONG_TYPE, SglangSource
+from batchscope.recording.producer import LiveRequests
 from batchscope.records import IterationResult, RequestResult, SchedulerMetrics
 from batchscope.rows import Gaps, Rows, StartColumn
-from batchscope.tracking.live import LiveRequests
 
 RUNNING, WAITING, USAGE = "num_running_reqs", "num_queue_reqs", "token_usage"
 _FIELDS = (RUNNING, WAITING, USAGE, *DEFERRED)

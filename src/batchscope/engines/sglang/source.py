@@ -16,11 +16,10 @@ import numpy.typing as npt
 from batchscope.configuration import SchedulerLimits, SloTargets
 from batchscope.engines.hooks import Hooks
 from batchscope.engines.sglang.definitions import DEFINITIONS
-from batchscope.recording.producer import Attachable, SourceCounts
+from batchscope.recording.producer import Attachable, LiveRequests, SourceCounts
 from batchscope.records import SchedulerMetrics
 from batchscope.rows import Floats, Gaps, Kind, Rows, StartColumn, empty_rows
 from batchscope.tracking.forward import Forward
-from batchscope.tracking.live import LiveRequests
 
 INTEGRATION_FAILED = "integration_failed"
 """Calls of SGLang that were not understood at all, by this reason in ``rejected_records``."""

@@ -27,11 +27,10 @@ from batchscope.engines.vllm.fields import FINISHED, ITERATION, SCHEDULER, Field
 from batchscope.engines.vllm.iterations import IterationRows
 from batchscope.engines.vllm.losses import StartedRequests, Step
 from batchscope.engines.vllm.requests import RequestRows
-from batchscope.recording.producer import Attachable, SourceCounts
+from batchscope.recording.producer import Attachable, LiveRequests, SourceCounts
 from batchscope.records import SchedulerMetrics
 from batchscope.rows import Floats, Gaps, Rows
 from batchscope.tracking.forward import Forward
-from batchscope.tracking.live import LiveRequests
 
 logger = logging.getLogger("batchscope")
 
