@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from batchscope import ExponentialHistogram
-from batchscope.catalog import CATALOG, Kind, Metric
+from batchscope.catalog import CATALOG, MetricKind, Metric
 from batchscope.exporters.prometheus.edges import edges_of
 from batchscope.exporters.prometheus.families import LEFT_OUT
 from batchscope.exporters.prometheus.vllm_names import VLLM_CATALOG
@@ -43,11 +43,15 @@ Request classes are added up. Never serve them beside a real vLLM's own metrics.
 def page() -> str:
     """The whole page."""
     parts = [HEAD]
-    for title, kind in (("Counters", Kind.COUNTER), ("Histograms", Kind.HISTOGRAM), ("Gauges", Kind.GAUGE)):
-        parts.append(f"\n## {title}\n{HISTOGRAMS if kind is Kind.HISTOGRAM else ''}")
+    for title, kind in (
+        ("Counters", MetricKind.COUNTER),
+        ("Histograms", MetricKind.HISTOGRAM),
+        ("Gauges", MetricKind.GAUGE),
+    ):
+        parts.append(f"\n## {title}\n{HISTOGRAMS if kind is MetricKind.HISTOGRAM else ''}")
         metrics = [metric for metric in CATALOG if metric.kind is kind]
-        parts.append(_histograms(metrics) if kind is Kind.HISTOGRAM else _metrics(metrics))
-    parts.append("\n## Facts\n" + _metrics([metric for metric in CATALOG if metric.kind is Kind.INFO]))
+        parts.append(_histograms(metrics) if kind is MetricKind.HISTOGRAM else _metrics(metrics))
+    parts.append("\n## Facts\n" + _metrics([metric for metric in CATALOG if metric.kind is MetricKind.INFO]))
     parts.append("\n## Of the exposition itself\n" + _metrics([LEFT_OUT]) + "\n" + VLLM)
     parts.append(_table(("name", "kind", "unit", "labels", "what it is"), (_row(metric) for metric in VLLM_CATALOG)))
     return "".join(parts)

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from batchscope import CompletionReason, SchedulerMetricsCollector
-from batchscope.catalog import CATALOG, INFO, PREFIX, Kind, values
+from batchscope.catalog import CATALOG, INFO, PREFIX, MetricKind, values
 
 
 def one(name):
@@ -17,7 +17,7 @@ def test_every_name_is_unique_and_follows_prometheus_rules():
     assert len(set(names)) == len(names)
     for metric in CATALOG:
         assert re.fullmatch(r"batchscope_[a-z0-9_]+", metric.name)
-        assert metric.name.endswith("_total") == (metric.kind is Kind.COUNTER)
+        assert metric.name.endswith("_total") == (metric.kind is MetricKind.COUNTER)
         assert metric.help.endswith(".")
         assert set(metric.labels).isdisjoint({"le", "quantile", "instance", "job"})
 

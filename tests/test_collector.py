@@ -24,7 +24,7 @@ from batchscope import (
 )
 from batchscope.errors import MergeError
 from batchscope.records import EngineInfo
-from batchscope.rows import Gaps, Kind, Rows
+from batchscope.rows import Gaps, RowKind, Rows
 from spec.fakes import EOS, iteration, make, request
 
 LIMITS = SchedulerLimits(max_running_requests=8, max_scheduled_tokens=100, kv_cache_blocks=10)
@@ -214,10 +214,10 @@ def test_a_subscriber_receives_all_rows_from_then_on_checked_and_completed():
     collector.read_totals()
     rows = {block.kind: block for block in blocks if isinstance(block, Rows) and len(block.values)}
     (gaps,) = (block for block in blocks if isinstance(block, Gaps))
-    assert set(rows) == {Kind.REQUEST, Kind.ITERATION, Kind.BATCH, Kind.ERROR}
+    assert set(rows) == {RowKind.REQUEST, RowKind.ITERATION, RowKind.BATCH, RowKind.ERROR}
     assert all(len(block.values) == 1 for block in rows.values())
-    assert rows[Kind.REQUEST].objects == ["r"]
-    assert rows[Kind.ERROR].objects == ["oom"]
+    assert rows[RowKind.REQUEST].objects == ["r"]
+    assert rows[RowKind.ERROR].objects == ["oom"]
     assert gaps.values.tolist() == [0.25]
 
 

@@ -13,7 +13,7 @@ from batchscope.aggregation.ordering import MOST_ROWS
 from batchscope.histograms.held_values import CAPACITY
 from batchscope.recording.rings import Rings
 from batchscope.recording.writer import Writer
-from batchscope.rows import COLUMNS, Kind
+from batchscope.rows import COLUMNS, RowKind
 
 WRITERS = 4
 MIB = 1024 * 1024
@@ -101,7 +101,7 @@ def test_scratch_and_pending_observations_stay_within_their_bounds(crowd):
         crowd.fill()
         crowd.collector.read_totals()
     state = crowd.collector._draining.state
-    widest = max(len(COLUMNS[kind]) for kind in Kind)
+    widest = max(len(COLUMNS[kind]) for kind in RowKind)
     assert state._scratch._buffer.nbytes <= 8 * widest * MOST_ROWS
     instruments = [*state.requests.instruments["total_time"].values(), state.inter_emission_latency]
     for instrument in instruments:

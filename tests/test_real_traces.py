@@ -9,7 +9,7 @@ import pytest
 
 from batchscope import RequestTracker, SchedulerLimits, SchedulerMetricsCollector
 from batchscope.records import Outcome
-from batchscope.rows import IterationColumn, Kind, RequestColumn
+from batchscope.rows import IterationColumn, RequestColumn, RowKind
 from batchscope.simulator import Disturbances, SchedulerOptions, Simulator, VirtualClock, open_trace
 
 TRACES = Path(__file__).resolve().parents[2] / "shared" / "traces"
@@ -24,7 +24,7 @@ def replay(trace, **settings):
     options = settings.pop("options", SchedulerOptions())
     limits = SchedulerLimits(options.max_running_requests, options.max_scheduled_tokens, options.kv_cache_blocks)
     collector = SchedulerMetricsCollector(limits=limits, clock=clock)
-    rows = {Kind.REQUEST: [], Kind.ITERATION: []}
+    rows = {RowKind.REQUEST: [], RowKind.ITERATION: []}
     collector.subscribe(
         lambda block: rows[block.kind].append(block.values) if getattr(block, "kind", None) in rows else None
     )
@@ -39,7 +39,7 @@ def replay(trace, **settings):
 def test_littles_law_holds_between_iteration_and_request_rows(path, limit, rate_scale):
     """The time average of running + waiting (from iterations) is the arrival rate times the mean time in the system."""
     result, _, rows = replay(open_trace(path, limit=limit, rate_scale=rate_scale))
-    requests, iterations = rows[Kind.REQUEST], rows[Kind.ITERATION]
+    requests, iterations = rows[RowKind.REQUEST], rows[RowKind.ITERATION]
     began, ended = requests[:, RequestColumn.ARRIVED_AT].min(), requests[:, RequestColumn.FINISHED_AT].max()
     in_system = iterations[:, IterationColumn.RUNNING_REQUESTS] + iterations[:, IterationColumn.WAITING_REQUESTS]
     present = float((in_system * iterations[:, IterationColumn.BUSY_TIME]).sum()) / (ended - began)
@@ -61,7 +61,7 @@ def test_what_arrived_is_what_ended_whatever_disturbs_it(path):
         Outcome.FAILED: result.failed,
         Outcome.CANCELLED: result.cancelled,
     }
-    assert result.arrived == 1500 == sum(ended.values()) == len(rows[Kind.REQUEST])
+    assert result.arrived == 1500 == sum(ended.values()) == len(rows[RowKind.REQUEST])
     assert [stats.completed_requests, stats.failed_requests, stats.cancelled_requests] == list(ended.values())
     assert snapshot.totals.requests_received == 1500
     assert snapshot.gauges.requests_in_flight == snapshot.totals.requests_lost == 0

@@ -17,7 +17,7 @@ from batchscope.version import __version__
 PREFIX = "batchscope_"
 
 
-class Kind(StrEnum):
+class MetricKind(StrEnum):
     """What the value does: only grow, come and go, be distributed, or name things."""
 
     COUNTER = "counter"
@@ -34,7 +34,7 @@ class Metric(NamedTuple):
     """
 
     name: str
-    kind: Kind
+    kind: MetricKind
     unit: str
     help: str
     source: str = ""
@@ -51,7 +51,7 @@ class Value(NamedTuple):
 
 def values(metric: Metric, state: Any) -> Iterable[Value]:
     """The series of ``metric`` in a ``CumulativeState`` that are known."""
-    if metric.kind is Kind.INFO:
+    if metric.kind is MetricKind.INFO:
         return (Value((state.engine.kind, state.engine.version, state.role, __version__), 1),)
     if metric.parts:
         parts = [Value((label,), _at(state, path)) for label, path in metric.parts.items()]
@@ -60,7 +60,7 @@ def values(metric: Metric, state: Any) -> Iterable[Value]:
         return _resources(state, metric, *metric.source.removeprefix(_RESOURCES).split("."))
     found = _at(state, metric.source)
     if not metric.labels:
-        found = found.get("") if metric.kind is Kind.HISTOGRAM else found
+        found = found.get("") if metric.kind is MetricKind.HISTOGRAM else found
         return (Value((), found),) if _known(found) else ()
     rows: list[tuple[tuple[str, ...], Any]] = [((key,), value) for key, value in found.items()]
     for _ in metric.labels[1:]:
@@ -103,7 +103,7 @@ def _of_gpus(named: list[tuple[str, Any]], metric: Metric, start: str) -> Iterat
         owner, merged, _ = name.rpartition("/")
         gpu = (one.identity or f"{owner}/{one.device}") if merged else one.device
         labels = (gpu, one.quantity.removeprefix(start))[: len(metric.labels)]
-        rank = one.last if metric.kind is Kind.COUNTER else -one.last_sampled_seconds_ago
+        rank = one.last if metric.kind is MetricKind.COUNTER else -one.last_sampled_seconds_ago
         if labels not in best or rank > best[labels][0]:
             best[labels] = rank, one.last
     for labels, (_, value) in best.items():
@@ -120,19 +120,19 @@ _RESOURCES = "resources."
 
 
 def _counter(name: str, unit: str, text: str, source: str, *labels: str) -> Metric:
-    return Metric(f"{PREFIX}{name}_total", Kind.COUNTER, unit, text, source, labels)
+    return Metric(f"{PREFIX}{name}_total", MetricKind.COUNTER, unit, text, source, labels)
 
 
 def _parted(name: str, unit: str, text: str, label: str, **parts: str) -> Metric:
-    return Metric(f"{PREFIX}{name}_total", Kind.COUNTER, unit, text, "", (label,), parts)
+    return Metric(f"{PREFIX}{name}_total", MetricKind.COUNTER, unit, text, "", (label,), parts)
 
 
 def _gauge(name: str, unit: str, text: str, source: str, *labels: str) -> Metric:
-    return Metric(PREFIX + name, Kind.GAUGE, unit, text, source, labels)
+    return Metric(PREFIX + name, MetricKind.GAUGE, unit, text, source, labels)
 
 
 def _histogram(name: str, unit: str, text: str, source: str, *labels: str) -> Metric:
-    return Metric(PREFIX + name, Kind.HISTOGRAM, unit, text, f"histograms.{source}", labels)
+    return Metric(PREFIX + name, MetricKind.HISTOGRAM, unit, text, f"histograms.{source}", labels)
 
 
 _COUNTERS = (
@@ -212,11 +212,11 @@ _COUNTERS = (
         "totals.corrupted_requests",
     ),
     Metric(
-        f"{PREFIX}gpu_energy_joules_total", Kind.COUNTER, "joules", "Energy used since sampling began.",
+        f"{PREFIX}gpu_energy_joules_total", MetricKind.COUNTER, "joules", "Energy used since sampling began.",
         "resources.gpu.energy_joules", ("gpu",),
     ),
     Metric(
-        f"{PREFIX}process_cpu_seconds_total", Kind.COUNTER, "seconds", "CPU time of the process.",
+        f"{PREFIX}process_cpu_seconds_total", MetricKind.COUNTER, "seconds", "CPU time of the process.",
         "resources.process.cpu_seconds",
     ),
 )  # fmt: skip
@@ -295,7 +295,7 @@ _GAUGES = (
 )  # fmt: skip
 
 INFO = Metric(
-    f"{PREFIX}info", Kind.INFO, "", "What is measured, and by which batchscope.",
+    f"{PREFIX}info", MetricKind.INFO, "", "What is measured, and by which batchscope.",
     labels=("engine_kind", "engine_version", "role", "version"),
 )  # fmt: skip
 

@@ -17,7 +17,7 @@ from batchscope.detailed_log import DetailedLog
 from batchscope.draining import Draining
 from batchscope.errors import ConfigurationError
 from batchscope.recording.producer import Source
-from batchscope.recording.rings import Recording
+from batchscope.recording.rings import ProducerContext
 from batchscope.recording.writer import Writer
 from batchscope.records import (
     BatchMetrics,
@@ -28,7 +28,7 @@ from batchscope.records import (
     RequestResult,
     ResourceSample,
 )
-from batchscope.statistics.build import Identity, build_snapshot, read_cumulative
+from batchscope.statistics.build import CollectorIdentity, build_snapshot, read_cumulative
 from batchscope.statistics.cumulative import CumulativeState
 from batchscope.statistics.sample_list import Samples
 from batchscope.statistics.samples import batch_metrics, iteration_metrics, request_metrics, slowest
@@ -82,7 +82,7 @@ class SchedulerMetricsCollector:
         self._log = DetailedLog(self) if self.configuration.enable_detailed_logging else None
         _collectors.add(self)
 
-    # Recording.
+    # ProducerContext.
 
     def writer(self) -> Writer:
         """The calling thread's writer: positional, for the tightest loops. Do not hand it to another thread."""
@@ -159,7 +159,7 @@ class SchedulerMetricsCollector:
         _checked_text("engine.version", engine.version)
         self._engine = engine
 
-    def attach(self, source: Source) -> Recording:
+    def attach(self, source: Source) -> ProducerContext:
         """Drain ``source`` (a tracker) with everything else from now on."""
         return self._draining.attach(source)
 
@@ -196,9 +196,9 @@ class SchedulerMetricsCollector:
         with self._draining.reading():
             return read_cumulative(self._draining.cut(), self._identity())
 
-    def _identity(self) -> Identity:
+    def _identity(self) -> CollectorIdentity:
         core = self._draining
-        return Identity(
+        return CollectorIdentity(
             core.instance_id, core.generation, core.sequence, core.wall, dict(self.labels), self.role, self.engine
         )
 

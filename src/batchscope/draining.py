@@ -20,9 +20,9 @@ from batchscope.errors import BusyError, ConfigurationError, InvalidRecordError
 from batchscope.recording.mistakes import Mistakes, shown
 from batchscope.recording.producer import Source
 from batchscope.recording.ring import OURSELVES, Pressure
-from batchscope.recording.rings import Recording
+from batchscope.recording.rings import ProducerContext
 from batchscope.recording.thread_writers import Writers
-from batchscope.recording.unread import Given, Unread
+from batchscope.recording.unread import ReadyRows, Unread
 from batchscope.records import ResourceSample
 from batchscope.rows import Rows
 from batchscope.statistics.build import Cut
@@ -45,11 +45,11 @@ class Draining:
         self.classes = ClassNames(configuration)
         self.sources: list[Source] = []
         self.sinks: list[Sink] = []
-        self._given: list[tuple[Drained, Given | None]] = []
+        self._given: list[tuple[Drained, ReadyRows | None]] = []
         self._resetting: int | None = None
         self.mistakes = Mistakes()
         strict = configuration.strict
-        self.shared = Recording(
+        self.shared = ProducerContext(
             clock, self.classes.codes, self.classes.other, strict, self.check if strict else self.relieve,
             limits, eager=strict, pressure=Pressure(), mistakes=self.mistakes,
         )  # fmt: skip
@@ -115,7 +115,7 @@ class Draining:
             with contextlib.suppress(Exception):  # a handler of the engine may raise anything
                 logger.warning("batchscope: %s", text)
 
-    def attach(self, source: Source) -> Recording:
+    def attach(self, source: Source) -> ProducerContext:
         """Drain ``source`` with everything else from now on."""
         with self.lock:
             self.sources.append(source)
@@ -135,7 +135,7 @@ class Draining:
 
         return unsubscribe
 
-    def _drained(self, blocks: Iterable[list[Drained]]) -> Iterator[Unread | Given | Drained]:
+    def _drained(self, blocks: Iterable[list[Drained]]) -> Iterator[Unread | ReadyRows | Drained]:
         for rings in list(self.writers.rings):
             for unread in rings.unread():
                 self.blocks += 1
@@ -143,7 +143,7 @@ class Draining:
         for block in chain.from_iterable(blocks):
             self.blocks += 1
             known = [rows for given, rows in self._given if given is block]
-            rows = known[0] if known else Given(block) if isinstance(block, Rows) else None
+            rows = known[0] if known else ReadyRows(block) if isinstance(block, Rows) else None
             if not known:
                 self._given.append((block, rows))
                 yield block if rows is None else rows

@@ -123,7 +123,7 @@ class ErrorColumn(IntEnum):
     AT = 0
 
 
-class Kind(IntEnum):
+class RowKind(IntEnum):
     """The kinds of rows."""
 
     REQUEST = 0
@@ -134,13 +134,13 @@ class Kind(IntEnum):
     ERROR = 5
 
 
-COLUMNS: dict[Kind, type[IntEnum]] = {
-    Kind.REQUEST: RequestColumn,
-    Kind.ITERATION: IterationColumn,
-    Kind.BATCH: BatchColumn,
-    Kind.GAP: GapColumn,
-    Kind.START: StartColumn,
-    Kind.ERROR: ErrorColumn,
+COLUMNS: dict[RowKind, type[IntEnum]] = {
+    RowKind.REQUEST: RequestColumn,
+    RowKind.ITERATION: IterationColumn,
+    RowKind.BATCH: BatchColumn,
+    RowKind.GAP: GapColumn,
+    RowKind.START: StartColumn,
+    RowKind.ERROR: ErrorColumn,
 }
 
 NOT_GIVEN = 1 - (1 << 30)
@@ -162,7 +162,7 @@ class Rows(NamedTuple):
     ids, error names, or ``None`` where the kind has none.
     """
 
-    kind: Kind
+    kind: RowKind
     values: Floats
     objects: list[Any] | None = None
 
@@ -179,6 +179,6 @@ class Gaps(NamedTuple):
     counts: npt.NDArray[np.int64] | None = None
 
 
-def empty_rows(kind: Kind, count: int) -> Floats:
+def empty_rows(kind: RowKind, count: int) -> Floats:
     """``count`` rows in which nothing is measured yet; each column lies contiguous."""
     return np.full((len(COLUMNS[kind]), count), np.nan).T

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from batchscope import BatchLimiter, IterationResult, SchedulerLimits, SchedulerMetricsCollector
 from batchscope.aggregation.limiter import BusyClock
-from batchscope.rows import IterationColumn, Kind, empty_rows
+from batchscope.rows import IterationColumn, RowKind, empty_rows
 
 LIMITS = SchedulerLimits(max_running_requests=8, max_scheduled_tokens=100, kv_cache_blocks=50, kv_block_size=16)
 FULL = 1 - 1 / 50
@@ -259,7 +259,7 @@ def test_a_start_alone_is_completed_by_the_duration():
 
 
 def rows(*spans, rank=0.0):
-    values = empty_rows(Kind.ITERATION, len(spans))
+    values = empty_rows(RowKind.ITERATION, len(spans))
     values[:, IterationColumn.RANK] = rank
     values[:, IterationColumn.STARTED_AT] = [start for start, _ in spans]
     values[:, IterationColumn.FINISHED_AT] = [end for _, end in spans]

@@ -6,19 +6,21 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchscope.aggregation.ordering import MOST_ROWS, Lasting, Scratch, in_order
+from batchscope.aggregation.ordering import MOST_ROWS, NewMemory, ReusedMemory, in_order
 from batchscope.histograms.cells import FURTHEST
-from batchscope.recording.unread import Given
-from batchscope.rows import COLUMNS, Kind, Rows
+from batchscope.recording.unread import ReadyRows
+from batchscope.rows import COLUMNS, RowKind, Rows
 
 NOW = 100.0
 
 
-def streams_of(instants, kind=Kind.ERROR):
+def streams_of(instants, kind=RowKind.ERROR):
     """A stream a list of instants; the object beside a row says its stream and place."""
     width = len(COLUMNS[kind])
     return [
-        Given(Rows(kind, np.tile(np.array(at, dtype=np.float64), (width, 1)).T, [(number, k) for k in range(len(at))]))
+        ReadyRows(
+            Rows(kind, np.tile(np.array(at, dtype=np.float64), (width, 1)).T, [(number, k) for k in range(len(at))])
+        )
         for number, at in enumerate(instants)
     ]
 
@@ -26,7 +28,7 @@ def streams_of(instants, kind=Kind.ERROR):
 def ordered(instants, most, scratch=None):
     """(instant, object) of each row, and the sizes of the blocks."""
     rows, sizes = [], []
-    for block in in_order(streams_of(instants), NOW, scratch or Scratch(), most=most):
+    for block in in_order(streams_of(instants), NOW, scratch or ReusedMemory(), most=most):
         rows += zip(block.values[:, 0].tolist(), block.objects, strict=True)
         sizes.append(len(block.values))
     return rows, sizes
@@ -54,14 +56,16 @@ def test_whatever_the_instants_each_row_comes_once_in_blocks_of_at_most_so_many(
 
 
 def test_scratch_is_used_again_and_lasting_memory_is_not():
-    scratch = Scratch()
-    first = scratch.columns(Kind.REQUEST, MOST_ROWS)
-    assert np.shares_memory(first, scratch.columns(Kind.ERROR, 3))
-    lasting = Lasting()
-    assert not np.shares_memory(lasting.columns(Kind.ERROR, 3), lasting.columns(Kind.ERROR, 3))
+    scratch = ReusedMemory()
+    first = scratch.columns(RowKind.REQUEST, MOST_ROWS)
+    assert np.shares_memory(first, scratch.columns(RowKind.ERROR, 3))
+    lasting = NewMemory()
+    assert not np.shares_memory(lasting.columns(RowKind.ERROR, 3), lasting.columns(RowKind.ERROR, 3))
 
 
 def test_scratch_is_as_large_as_what_was_asked_for_and_never_more_than_a_full_block():
-    scratch = Scratch()
-    assert scratch.columns(Kind.BATCH, 10).base.nbytes <= 8 * 64 * len(COLUMNS[Kind.BATCH])
-    assert scratch.columns(Kind.ITERATION, MOST_ROWS - 1).base.nbytes == 8 * MOST_ROWS * len(COLUMNS[Kind.ITERATION])
+    scratch = ReusedMemory()
+    assert scratch.columns(RowKind.BATCH, 10).base.nbytes <= 8 * 64 * len(COLUMNS[RowKind.BATCH])
+    assert scratch.columns(RowKind.ITERATION, MOST_ROWS - 1).base.nbytes == 8 * MOST_ROWS * len(
+        COLUMNS[RowKind.ITERATION]
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 import promql_parser
 import pytest
 
-from batchscope.catalog import CATALOG, Kind
+from batchscope.catalog import CATALOG, MetricKind
 
 GRAFANA = Path(__file__).parents[2] / "deploy" / "grafana"
 
@@ -37,7 +37,7 @@ def test_the_committed_dashboard_is_what_the_code_makes(dashboard):
 
 def test_every_expression_parses_and_reads_metrics_of_the_catalogue(dashboard):
     series = {metric.name for metric in CATALOG}
-    series |= {f"{metric.name}_bucket" for metric in CATALOG if metric.kind is Kind.HISTOGRAM}
+    series |= {f"{metric.name}_bucket" for metric in CATALOG if metric.kind is MetricKind.HISTOGRAM}
     for panel in dashboard.panels():
         for query in panel.queries:
             names = selectors(query.expression.replace("$__rate_interval", "1m"))

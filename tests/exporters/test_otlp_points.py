@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchscope import ExponentialHistogram, MetricsSnapshot, SchedulerMetricsCollector, decode_snapshot
-from batchscope.catalog import CATALOG, Kind
+from batchscope.catalog import CATALOG, MetricKind
 from batchscope.errors import ConfigurationError, MissingExtraError
 from batchscope.exporters.otlp import GenAiAttributes, OtlpExporter
 from batchscope.exporters.otlp.buckets import otlp_buckets
@@ -30,11 +30,11 @@ def translated(metric):
     """The name that Prometheus' otlptranslator (UnderscoreEscapingWithSuffixes) makes of an OTLP metric."""
     words = re.split(r"[^a-zA-Z0-9]+", otlp_name(metric))
     suffix = SUFFIXES.get(otlp_unit(metric))
-    if otlp_unit(metric) == "1" and metric.kind is Kind.GAUGE:
+    if otlp_unit(metric) == "1" and metric.kind is MetricKind.GAUGE:
         suffix = "ratio"
     if suffix and suffix not in words:
         words.append(suffix)
-    return "_".join([*words, "total"] if metric.kind is Kind.COUNTER else words)
+    return "_".join([*words, "total"] if metric.kind is MetricKind.COUNTER else words)
 
 
 def sent(state, gen_ai=None, at=2**62, **options):

@@ -10,11 +10,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_states import SLO, full_state, histogram
 
 from batchscope import ExponentialHistogram, MetricsConfiguration, SchedulerMetricsCollector
-from batchscope.catalog import CATALOG, Kind
+from batchscope.catalog import CATALOG, MetricKind
 from batchscope.exporters.prometheus import render_text
 from batchscope.exporters.prometheus.edges import MOST_GRID_EDGES, cumulative_counts, edges_of
 
-HISTOGRAMS = [metric for metric in CATALOG if metric.kind is Kind.HISTOGRAM]
+HISTOGRAMS = [metric for metric in CATALOG if metric.kind is MetricKind.HISTOGRAM]
 GRIDS = pytest.mark.parametrize(  # one metric of each grid
     "metric",
     [

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prometheus_states import full_state, histogram, with_histogram
 
 from batchscope import SchedulerMetricsCollector
-from batchscope.catalog import CATALOG, Kind, values
+from batchscope.catalog import CATALOG, MetricKind, values
 from batchscope.exporters.prometheus import render_protobuf
 from batchscope.exporters.prometheus.edges import cumulative_counts, edges_of
 from batchscope.exporters.prometheus.native import ZERO_THRESHOLD, infinite_bucket, native_buckets
@@ -119,7 +119,12 @@ def test_the_official_runtime_writes_the_same_bytes():
 def test_every_known_value_is_there_under_its_labels():
     state = full_state()
     found = families(state)
-    kinds = {Kind.COUNTER: COUNTER, Kind.GAUGE: GAUGE, Kind.INFO: GAUGE, Kind.HISTOGRAM: HISTOGRAM}
+    kinds = {
+        MetricKind.COUNTER: COUNTER,
+        MetricKind.GAUGE: GAUGE,
+        MetricKind.INFO: GAUGE,
+        MetricKind.HISTOGRAM: HISTOGRAM,
+    }
     for metric in CATALOG:
         known = list(values(metric, state))
         assert (metric.name in found) == bool(known)
@@ -127,10 +132,10 @@ def test_every_known_value_is_there_under_its_labels():
             pairs = {pair.name: pair.value for pair in message.label}
             assert pairs == {**dict(zip(metric.labels, labels, strict=True)), **state.labels}
             assert found[metric.name].type == kinds[metric.kind]
-            if metric.kind is Kind.HISTOGRAM:
+            if metric.kind is MetricKind.HISTOGRAM:
                 assert (message.histogram.sample_count, message.histogram.sample_sum) == (value.count, value.sum)
             else:
-                assert (message.counter if metric.kind is Kind.COUNTER else message.gauge).value == value
+                assert (message.counter if metric.kind is MetricKind.COUNTER else message.gauge).value == value
 
 
 def test_counters_and_histograms_say_when_counting_began():

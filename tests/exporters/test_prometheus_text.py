@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_states import LABELS, full_state, histogram, with_histogram
 
 from batchscope import ConfigurationError, SchedulerMetricsCollector
-from batchscope.catalog import CATALOG, Kind, values
+from batchscope.catalog import CATALOG, MetricKind, values
 from batchscope.exporters.prometheus import Exposition, Format, render_openmetrics, render_text
 
 PARSERS = {Format.TEXT: parse_text, Format.OPENMETRICS: parse_openmetrics}
@@ -38,7 +38,7 @@ def test_every_known_value_of_the_catalogue_parses_to_the_identical_number(form)
     found = parsed(Exposition().render(full_state(), form), form)
     for metric in CATALOG:
         for labels, value in values(metric, full_state()):
-            if metric.kind is Kind.HISTOGRAM:
+            if metric.kind is MetricKind.HISTOGRAM:
                 assert found[key(f"{metric.name}_count", metric, labels)] == value.count
                 assert found[key(f"{metric.name}_sum", metric, labels)] == value.sum
                 assert found[key(f"{metric.name}_bucket", metric, labels, le="+Inf")] == value.count

@@ -13,9 +13,9 @@ from batchscope import SchedulerMetricsCollector
 from batchscope.recording.block import Block
 from batchscope.recording.ring import Pressure, Ring
 from batchscope.recording.rings import GapLog
-from batchscope.rows import COLUMNS, GapColumn, Kind, Rows
+from batchscope.rows import COLUMNS, GapColumn, RowKind, Rows
 
-WIDTH = len(COLUMNS[Kind.ERROR])
+WIDTH = len(COLUMNS[RowKind.ERROR])
 _pack = struct.Struct("d").pack_into
 
 
@@ -26,7 +26,7 @@ class Writer:
         self.drained: list[float] = []
         self.relieved = 0
         self.drains = drains
-        self.ring = Ring(Kind.ERROR, block_rows=block_rows, max_blocks=max_blocks, relieve=self.relieve)
+        self.ring = Ring(RowKind.ERROR, block_rows=block_rows, max_blocks=max_blocks, relieve=self.relieve)
 
     def relieve(self) -> None:
         self.relieved += 1
@@ -88,7 +88,7 @@ def test_what_is_read_is_a_copy_with_its_objects_beside():
     writer = Writer()
     writer.write(1.0)
     (rows,) = taken(writer.ring)
-    assert rows.kind is Kind.ERROR
+    assert rows.kind is RowKind.ERROR
     assert rows.objects == ["1.0"]
     writer.ring.block.values[0, 0] = 9.0
     assert rows.values.tolist() == [[1.0]]
@@ -216,7 +216,7 @@ def fill(ring, blocks):
 
 
 def test_a_full_ring_waits_50_ms_once_and_not_again_while_the_drain_is_stuck(pauses):
-    ring = Ring(Kind.ERROR, block_rows=4, max_blocks=3, relieve=lambda: None)
+    ring = Ring(RowKind.ERROR, block_rows=4, max_blocks=3, relieve=lambda: None)
     fill(ring, 3)
     assert ring.next_block() is None
     assert sum(pauses) == pytest.approx(0.05)
@@ -226,7 +226,7 @@ def test_a_full_ring_waits_50_ms_once_and_not_again_while_the_drain_is_stuck(pau
 
 
 def test_a_ring_that_drops_pauses_half_a_millisecond_each_512_records(pauses):
-    ring = Ring(Kind.ERROR, block_rows=4, max_blocks=3, relieve=lambda: None)
+    ring = Ring(RowKind.ERROR, block_rows=4, max_blocks=3, relieve=lambda: None)
     fill(ring, 3)
     for _ in range(1025):
         ring.next_block()
@@ -234,7 +234,7 @@ def test_a_ring_that_drops_pauses_half_a_millisecond_each_512_records(pauses):
 
 
 def test_a_ring_nearly_full_leaves_the_gil_for_a_moment_to_somebody_else_who_drains(pauses):
-    ring = Ring(Kind.ERROR, block_rows=4, max_blocks=10, relieve=lambda: False)
+    ring = Ring(RowKind.ERROR, block_rows=4, max_blocks=10, relieve=lambda: False)
     fill(ring, 8)
     assert pauses == []
     fill(ring, 1)
@@ -244,7 +244,7 @@ def test_a_ring_nearly_full_leaves_the_gil_for_a_moment_to_somebody_else_who_dra
 def test_when_one_writer_has_no_room_left_the_others_leave_the_gil_to_the_drain_too(pauses):
     pressure = Pressure()
     full, other = (
-        Ring(Kind.ERROR, block_rows=4, max_blocks=3, relieve=lambda: False, pressure=pressure) for _ in range(2)
+        Ring(RowKind.ERROR, block_rows=4, max_blocks=3, relieve=lambda: False, pressure=pressure) for _ in range(2)
     )
     fill(other, 1)
     assert pauses == []
@@ -297,7 +297,7 @@ def test_a_full_ring_goes_on_as_soon_as_the_drain_has_moved_and_is_patient_again
         if len(pauses) >= 3:  # somebody else drains until the third pause
             drained.extend(taken(ring))
 
-    ring = Ring(Kind.ERROR, block_rows=4, max_blocks=4, relieve=relieve)
+    ring = Ring(RowKind.ERROR, block_rows=4, max_blocks=4, relieve=relieve)
     fill(ring, 4)
     assert ring.next_block() is not None
     assert (len(pauses), ring.dropped, sum(len(rows.values) for rows in drained)) == (3, 0, 16)

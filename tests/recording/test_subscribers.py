@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from batchscope import CompletionReason, MetricsConfiguration, RequestResult, SchedulerMetricsCollector
-from batchscope.rows import Kind
+from batchscope.rows import RowKind
 
 EOS = CompletionReason.EOS_TOKEN_REACHED
 
@@ -19,7 +19,7 @@ def test_what_a_subscriber_records_is_counted_by_the_next_read(strict):
 
     def listen(block):
         seen.append(block.kind)
-        if block.kind is Kind.REQUEST:
+        if block.kind is RowKind.REQUEST:
             collector.record_error("seen")
             collector.record_batch_utilization(0.5)
 
@@ -28,7 +28,7 @@ def test_what_a_subscriber_records_is_counted_by_the_next_read(strict):
     collector.get_snapshot()
     assert collector.get_error_statistics().errors_by_type == {"seen": 1}
     assert collector.get_batch_statistics().total_batches == 1
-    assert sorted(seen) == [Kind.REQUEST, Kind.BATCH, Kind.ERROR]
+    assert sorted(seen) == [RowKind.REQUEST, RowKind.BATCH, RowKind.ERROR]
 
 
 def test_a_subscriber_that_fails_while_a_writer_drains_is_dropped_and_no_record_is():

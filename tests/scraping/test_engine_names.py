@@ -8,7 +8,7 @@ from scrape_doubles import captured, needs_captures, page, reading
 from batchscope.records import CompletionReason
 from batchscope.scraping.engines import ENGINES
 from batchscope.scraping.series import Key
-from batchscope.scraping.table import DURATIONS, KEY_NUMBERS, NUMBERS, Kind, Quantity, family_of
+from batchscope.scraping.table import DURATIONS, KEY_NUMBERS, NUMBERS, Aggregation, Quantity, family_of
 from batchscope.statistics.summaries import RequestStatistics
 from batchscope.statistics.totals import Gauges, Totals
 
@@ -274,10 +274,10 @@ def test_triton_labels_choose_the_number():
 
 
 def test_kinds_of_quantities():
-    assert {Quantity.REQUESTS_RUNNING.kind, Quantity.LIMIT_KV_CACHE_BLOCKS.kind} == {Kind.GAUGE}
-    assert {Quantity.REQUESTS_RECEIVED.kind, Quantity.PREEMPTIONS.kind} == {Kind.COUNTER}
-    assert {Quantity.QUEUE_TIME.kind, Quantity.REQUEST_GENERATION_TOKENS.kind} == {Kind.HISTOGRAM}
-    assert Quantity.KV_CACHE_USAGE.kind is Kind.RATIO
+    assert {Quantity.REQUESTS_RUNNING.kind, Quantity.LIMIT_KV_CACHE_BLOCKS.kind} == {Aggregation.GAUGE}
+    assert {Quantity.REQUESTS_RECEIVED.kind, Quantity.PREEMPTIONS.kind} == {Aggregation.COUNTER}
+    assert {Quantity.QUEUE_TIME.kind, Quantity.REQUEST_GENERATION_TOKENS.kind} == {Aggregation.HISTOGRAM}
+    assert Quantity.KV_CACHE_USAGE.kind is Aggregation.RATIO
     assert family_of("a_seconds_bucket") == "a_seconds"
     assert family_of("a_total") == "a_total"
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from batchscope import CompletionReason, RequestTracker, SchedulerLimits, SchedulerMetricsCollector
-from batchscope.catalog import CATALOG, Kind, values
+from batchscope.catalog import CATALOG, MetricKind, values
 from spec.fakes import EOS, FakeClock, iteration, make, request
 
-COUNTERS = [metric for metric in CATALOG if metric.kind is Kind.COUNTER]
+COUNTERS = [metric for metric in CATALOG if metric.kind is MetricKind.COUNTER]
 MAYBE = st.none() | st.integers(0, 9)
 
 

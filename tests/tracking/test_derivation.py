@@ -10,7 +10,7 @@ from tracker_doubles import Tracked
 
 from batchscope import CompletionReason
 from batchscope.configuration import SchedulerLimits
-from batchscope.rows import GapColumn, Gaps, IterationColumn, Kind, Rows
+from batchscope.rows import GapColumn, Gaps, IterationColumn, RowKind, Rows
 from batchscope.tracking.derivation import Derivation
 from batchscope.tracking.slots import FREE, GENERATION, SlotTable
 
@@ -74,7 +74,7 @@ def test_an_iteration_gives_an_iteration_and_a_batch_row():
     tracked = Tracked(places=4)
     tracked.run(tracked.arrive("a", "b"), started=0.0, finished=1.0)
     kinds = [block.kind for block in blocks(tracked) if isinstance(block, Rows)]
-    assert kinds.count(Kind.ITERATION) == kinds.count(Kind.BATCH) == 1
+    assert kinds.count(RowKind.ITERATION) == kinds.count(RowKind.BATCH) == 1
     assert tracked.collector.batch_samples() == []  # drained here, not by the collector
 
 
@@ -88,7 +88,7 @@ def test_iterations_are_numbered_over_drains_where_the_engine_does_not():
             numbers += [
                 float(row[IterationColumn.ITERATION_NUMBER])
                 for block in blocks(tracked)
-                if isinstance(block, Rows) and block.kind is Kind.ITERATION
+                if isinstance(block, Rows) and block.kind is RowKind.ITERATION
                 for row in block.values
             ]
     assert numbers == [0.0, 1.0, 2.0, 3.0]

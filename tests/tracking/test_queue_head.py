@@ -7,7 +7,7 @@ import random
 import pytest
 
 from batchscope import CompletionReason, RequestTracker, SchedulerLimits, SchedulerMetricsCollector
-from batchscope.rows import IterationColumn, Kind, Rows
+from batchscope.rows import IterationColumn, RowKind, Rows
 
 RANKS = 2
 
@@ -29,7 +29,7 @@ class Walk:
         self.several = self.chance.random() < 0.5
 
     def _keep(self, block) -> None:
-        if isinstance(block, Rows) and block.kind is Kind.ITERATION:
+        if isinstance(block, Rows) and block.kind is RowKind.ITERATION:
             self.rows += [row.copy() for row in block.values]
 
     def play(self, steps: int) -> None:

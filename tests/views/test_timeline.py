@@ -5,18 +5,18 @@ import math
 import numpy as np
 import pytest
 
-from batchscope.rows import IterationColumn, Kind, Rows, empty_rows
+from batchscope.rows import IterationColumn, RowKind, Rows, empty_rows
 from batchscope.views.numbers import bar, count, duration, percent, rate, sparkline
 from batchscope.views.timeline import CELLS, Timeline
 
 
 def block(*iterations):
-    values = empty_rows(Kind.ITERATION, len(iterations))
+    values = empty_rows(RowKind.ITERATION, len(iterations))
     for row, (start, finish, requests) in zip(values, iterations, strict=True):
         row[IterationColumn.FINISHED_AT] = finish
         row[IterationColumn.BUSY_TIME] = finish - start
         row[IterationColumn.REQUEST_COUNT] = requests
-    return Rows(Kind.ITERATION, values)
+    return Rows(RowKind.ITERATION, values)
 
 
 def test_iterations_count_for_their_time_and_idle_time_as_zero():

@@ -7,7 +7,7 @@ import numpy as np
 from batchscope.aggregation.checks import INFINITE, NOT_A_NUMBER, Rejections, Verdict
 from batchscope.configuration import MetricsConfiguration
 from batchscope.histograms.row_buffer import RowBuffer
-from batchscope.rows import COLUMNS, BatchColumn, Floats, Kind, Rows
+from batchscope.rows import COLUMNS, BatchColumn, Floats, RowKind, Rows
 
 C = BatchColumn
 
@@ -17,7 +17,7 @@ class BatchAggregate:
 
     def __init__(self, configuration: MetricsConfiguration, rejections: Rejections) -> None:
         self._rejections = rejections
-        self.samples = RowBuffer(configuration.max_batch_samples, len(COLUMNS[Kind.BATCH]))
+        self.samples = RowBuffer(configuration.max_batch_samples, len(COLUMNS[RowKind.BATCH]))
         self.count = 0
 
     def consume(self, values: Floats) -> Rows:
@@ -32,4 +32,4 @@ class BatchAggregate:
         self.count += len(values)
         if len(values):
             self.samples.append(values, None)
-        return Rows(Kind.BATCH, values)
+        return Rows(RowKind.BATCH, values)

@@ -22,7 +22,7 @@ from batchscope.histograms.bucketed import Observations
 from batchscope.histograms.instrument import Instrument
 from batchscope.histograms.row_buffer import RowBuffer
 from batchscope.histograms.sliding_window import SlidingWindowCounter
-from batchscope.rows import COLUMNS, LIMITERS, Floats, IterationColumn, Kind, Rows
+from batchscope.rows import COLUMNS, LIMITERS, Floats, IterationColumn, RowKind, Rows
 
 C = IterationColumn
 _DUE = (C.ITERATION_NUMBER, C.REQUEST_COUNT, C.TOKENS_GENERATED, C.REQUESTS_COMPLETED, C.PROCESSING_TIME)
@@ -70,7 +70,7 @@ class IterationAggregate:
         self._rejections = rejections
         self.clock = BusyClock()
         self._stages = OtherStages()
-        self.samples = RowBuffer(configuration.max_iteration_samples, len(COLUMNS[Kind.ITERATION]))
+        self.samples = RowBuffer(configuration.max_iteration_samples, len(COLUMNS[RowKind.ITERATION]))
         self.count = 0
         self.sums = dict.fromkeys((*_SUMMED, "decode_tokens"), 0)
         self._said: set[str] = set()
@@ -126,7 +126,7 @@ class IterationAggregate:
             self._count(values, known)
             self.samples.append(values, None)
             self.last = values[-1].copy()
-        return Rows(Kind.ITERATION, values)
+        return Rows(RowKind.ITERATION, values)
 
     def _complete(self, values: Floats, known: Ranges) -> None:
         stages = self.limits.pipeline_stages

@@ -14,21 +14,21 @@ from typing import Any
 import numpy as np
 
 from batchscope.histograms.cells import FURTHEST
-from batchscope.recording.unread import Given, Unread
-from batchscope.rows import COLUMNS, Floats, Kind, Rows
+from batchscope.recording.unread import ReadyRows, Unread
+from batchscope.rows import COLUMNS, Floats, RowKind, Rows
 
 MOST_ROWS = 4096
 """Rows at once: their columns fit a processor's cache, and numpy's price a call is small beside them."""
 _FEWEST = 64
 
 
-class Scratch:
+class ReusedMemory:
     """Memory for a block of rows: as much as the largest so far needed."""
 
     def __init__(self) -> None:
         self._buffer = np.empty(0)
 
-    def columns(self, kind: Kind, rows: int) -> Floats:
+    def columns(self, kind: RowKind, rows: int) -> Floats:
         """An array of (columns of ``kind``, ``rows``) with any content, good until the next one is asked for."""
         width = len(COLUMNS[kind])
         if width * rows > len(self._buffer):
@@ -36,16 +36,16 @@ class Scratch:
         return self._buffer[: width * rows].reshape(width, rows)
 
 
-class Lasting(Scratch):
+class NewMemory(ReusedMemory):
     """New memory each time, for whoever keeps what he is given."""
 
-    def columns(self, kind: Kind, rows: int) -> Floats:
-        """As ``Scratch.columns``, and good for ever."""
+    def columns(self, kind: RowKind, rows: int) -> Floats:
+        """As ``ReusedMemory.columns``, and good for ever."""
         return np.empty((len(COLUMNS[kind]), rows))
 
 
 def in_order(
-    streams: Sequence[Unread | Given], now: float, scratch: Scratch, *, most: int = MOST_ROWS
+    streams: Sequence[Unread | ReadyRows], now: float, scratch: ReusedMemory, *, most: int = MOST_ROWS
 ) -> Iterator[Rows]:
     """Blocks of at most ``most`` rows by instant; an instant of another clock, later than now, counts as now.
 
@@ -59,7 +59,7 @@ def in_order(
         streams = [stream for stream in streams if stream.size]
 
 
-def _shares(streams: Sequence[Unread | Given], now: float, most: int) -> list[int]:
+def _shares(streams: Sequence[Unread | ReadyRows], now: float, most: int) -> list[int]:
     """How many rows each gives to the next ``most``: those before an instant, and as many of it as there is room."""
     if len(streams) == 1:
         return [most]
@@ -77,7 +77,7 @@ def _shares(streams: Sequence[Unread | Given], now: float, most: int) -> list[in
     return shares
 
 
-def _taken(streams: Sequence[Unread | Given], shares: list[int], columns: Floats) -> Rows:
+def _taken(streams: Sequence[Unread | ReadyRows], shares: list[int], columns: Floats) -> Rows:
     objects: list[Any] | None = []
     at = 0
     for stream, share in zip(streams, shares, strict=True):

@@ -17,7 +17,7 @@ from batchscope.histograms.instrument import Instrument
 from batchscope.histograms.row_buffer import RowBuffer
 from batchscope.histograms.sliding_window import SlidingWindowCounter
 from batchscope.recording.packing import cut_ids
-from batchscope.rows import COLUMNS, REASONS, Floats, Kind, RequestColumn, Rows, StartColumn
+from batchscope.rows import COLUMNS, REASONS, Floats, RequestColumn, RowKind, Rows, StartColumn
 
 C = RequestColumn
 _AMOUNTS = tuple(column for column in C if C.TOKENS_GENERATED <= column <= C.PREEMPTIONS and column != C.REASON)
@@ -95,7 +95,7 @@ class RequestAggregate:
     ) -> None:
         self._classes = classes
         self._rejections = rejections
-        self.samples = RowBuffer(configuration.max_request_samples, len(COLUMNS[Kind.REQUEST]))
+        self.samples = RowBuffer(configuration.max_request_samples, len(COLUMNS[RowKind.REQUEST]))
         self._finished = np.zeros(2 * len(REASONS), dtype=np.int64)  # by reason; untracked ones, then a tracker's
         self.lost = 0
         self.tokens_generated = 0
@@ -152,7 +152,7 @@ class RequestAggregate:
             if request_ids is not None:
                 cut_ids(request_ids)
             self.samples.append(values, request_ids)
-        return Rows(Kind.REQUEST, values, request_ids)
+        return Rows(RowKind.REQUEST, values, request_ids)
 
     @property
     def prompt_tokens_computed(self) -> int | None:

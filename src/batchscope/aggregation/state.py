@@ -13,21 +13,21 @@ from batchscope.aggregation.batches import BatchAggregate
 from batchscope.aggregation.checks import INTERRUPTED, NOT_WHOLE, Rejections, acceptable
 from batchscope.aggregation.failures import ErrorAggregate
 from batchscope.aggregation.iterations import IterationAggregate
-from batchscope.aggregation.ordering import Lasting, Scratch, in_order
+from batchscope.aggregation.ordering import NewMemory, ReusedMemory, in_order
 from batchscope.aggregation.requests import ClassNames, RequestAggregate
 from batchscope.aggregation.resources import ResourceAggregate, Tokens
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
 from batchscope.histograms.bucketed import Observations
 from batchscope.histograms.cells import FURTHEST
 from batchscope.histograms.instrument import Instrument
-from batchscope.recording.unread import Given, Unread
-from batchscope.rows import Floats, GapColumn, Gaps, IterationColumn, Kind, Rows
+from batchscope.recording.unread import ReadyRows, Unread
+from batchscope.rows import Floats, GapColumn, Gaps, IterationColumn, RowKind, Rows
 
 Drained = Rows | Gaps
 Sink = Callable[[Drained], None]
 """Receives drained rows, checked and completed, in blocks; called under the drain's lock."""
 _MAX_COUNT = 2**31
-_ORDER = (Kind.ITERATION, Kind.BATCH, Kind.START, Kind.REQUEST, Kind.ERROR)
+_ORDER = (RowKind.ITERATION, RowKind.BATCH, RowKind.START, RowKind.REQUEST, RowKind.ERROR)
 
 
 class TokenSource(StrEnum):
@@ -61,8 +61,8 @@ def _first(of_iterations: int, of_requests: int) -> TokenSource | None:
 class _Underway(NamedTuple):
     """A block of rows that is being taken and counted, and where everything stood before."""
 
-    kind: Kind
-    streams: Sequence[Unread | Given]
+    kind: RowKind
+    streams: Sequence[Unread | ReadyRows]
     read: int
     read_of_trackers: int
     counted: int
@@ -79,7 +79,7 @@ class State:
     ) -> None:
         self.started = now
         self.sources = TokenSources()
-        self._scratch = Scratch()
+        self._scratch = ReusedMemory()
         self._underway: _Underway | None = None
         self.rejections = Rejections()
         self.requests = RequestAggregate(configuration, classes, self.rejections, now)
@@ -120,45 +120,45 @@ class State:
     def settle(self) -> None:
         """Count as interrupted what an earlier ``consume``, ended by an exception, took and did not come to count."""
         before = self._underway
-        if before is not None and before.kind is not Kind.START:  # those are no records
+        if before is not None and before.kind is not RowKind.START:  # those are no records
             now = self._standing(before.kind, before.streams)
             taken = now.read - before.read
             missing = taken - (now.counted - before.counted) - (now.rejected - before.rejected)
             if missing > 0:
                 self.rejections.counts[INTERRUPTED] = before.interrupted + missing
-            if before.kind is Kind.REQUEST:  # in flight no more, and not seen to finish
+            if before.kind is RowKind.REQUEST:  # in flight no more, and not seen to finish
                 gone = now.read_of_trackers - before.read_of_trackers - (now.left - before.left)
                 self.requests.lost += max(gone, 0)
         self._underway = None
 
-    def _standing(self, kind: Kind, streams: Sequence[Unread | Given]) -> _Underway:
+    def _standing(self, kind: RowKind, streams: Sequence[Unread | ReadyRows]) -> _Underway:
         read = sum([stream.read for stream in streams])
-        of_trackers = sum([stream.read for stream in streams if isinstance(stream, Given)])
+        of_trackers = sum([stream.read for stream in streams if isinstance(stream, ReadyRows)])
         interrupted = self.rejections.counts.get(INTERRUPTED, 0)
         left = self.requests.tracked + self.requests.lost
         rejected = self.rejections.total - interrupted
         return _Underway(kind, streams, read, of_trackers, self._counted(kind), rejected, interrupted, left)
 
-    def _counted(self, kind: Kind) -> int:
+    def _counted(self, kind: RowKind) -> int:
         """Good rows so far; of latencies nobody knows."""
-        if kind is Kind.REQUEST:
+        if kind is RowKind.REQUEST:
             return self.requests.total
-        if kind is Kind.ITERATION:
+        if kind is RowKind.ITERATION:
             return self.iterations.count
-        if kind is Kind.BATCH:
+        if kind is RowKind.BATCH:
             return self.batches.count
-        return self.errors.total if kind is Kind.ERROR else 0
+        return self.errors.total if kind is RowKind.ERROR else 0
 
-    def consume(self, drained: Iterable[Unread | Given | Drained], now: float, sinks: Iterable[Sink] = ()) -> None:
+    def consume(self, drained: Iterable[Unread | ReadyRows | Drained], now: float, sinks: Iterable[Sink] = ()) -> None:
         """Count what was drained: rows of a kind from several writers are put in the order of their instants."""
-        by_kind: dict[Kind, list[Unread | Given]] = {}
+        by_kind: dict[RowKind, list[Unread | ReadyRows]] = {}
         for block in drained:
             if isinstance(block, Gaps):
                 self._count_gaps(block, now, sinks)
             else:
-                by_kind.setdefault(block.kind, []).append(Given(block) if isinstance(block, Rows) else block)
-        scratch = Lasting() if sinks else self._scratch  # whoever is given rows may keep them
-        for kind in filter(by_kind.__contains__, (*_ORDER, Kind.GAP)):
+                by_kind.setdefault(block.kind, []).append(ReadyRows(block) if isinstance(block, Rows) else block)
+        scratch = NewMemory() if sinks else self._scratch  # whoever is given rows may keep them
+        for kind in filter(by_kind.__contains__, (*_ORDER, RowKind.GAP)):
             self._consume_kind(kind, by_kind[kind], now, scratch, sinks)
         self.sources.choose(self.iterations, self.requests)
         for streams in by_kind.values():
@@ -166,14 +166,19 @@ class State:
                 stream.release()
 
     def _consume_kind(
-        self, kind: Kind, streams: Sequence[Unread | Given], now: float, scratch: Scratch, sinks: Iterable[Sink]
+        self,
+        kind: RowKind,
+        streams: Sequence[Unread | ReadyRows],
+        now: float,
+        scratch: ReusedMemory,
+        sinks: Iterable[Sink],
     ) -> None:
         """Block by block; where an exception comes between, ``settle`` finds what became of the block."""
         blocks = in_order(streams, now, scratch)
         while any(stream.size for stream in streams):
             self._underway = self._standing(kind, streams)
             rows = next(blocks)
-            if kind is Kind.GAP:
+            if kind is RowKind.GAP:
                 for gaps in _pairs(rows.values, self.rejections):
                     self._count_gaps(gaps, now, sinks)
             else:
@@ -183,15 +188,15 @@ class State:
         self._underway = None
 
     def _count(self, rows: Rows) -> Rows:
-        if rows.kind is Kind.ITERATION:
+        if rows.kind is RowKind.ITERATION:
             counted = self.iterations.consume(rows.values)
             self.requests.cached_by_iterations(counted.values[:, IterationColumn.CACHED_PROMPT_TOKENS])
             return counted
-        if rows.kind is Kind.REQUEST:
+        if rows.kind is RowKind.REQUEST:
             return self.requests.consume(rows.values, rows.objects)
-        if rows.kind is Kind.BATCH:
+        if rows.kind is RowKind.BATCH:
             return self.batches.consume(rows.values)
-        if rows.kind is Kind.START:
+        if rows.kind is RowKind.START:
             self.requests.started(rows.values)
         else:
             self.errors.consume(rows.values[:, 0], rows.objects or ())

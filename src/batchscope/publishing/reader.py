@@ -31,7 +31,7 @@ _MOST_NAMED = 100
 SKIPPED = "snapshot_file_"
 
 
-class Skips:
+class SkippedFiles:
     """What was not used: each thing is counted and named in the log once, not at every scrape.
 
     The log names the first 100 of each reason, and then one a minute. 50,000 are remembered, 10 MB at most.
@@ -73,7 +73,7 @@ class FleetReader(abc.ABC):
         self._trouble = ""
         self._max_age = float(max_age)
         self._members = Members(float(dead_after))
-        self._skips = Skips()
+        self._skips = SkippedFiles()
         self._closed = False
         self._sequence = 0
         self._merged: MetricsSnapshot | None = None

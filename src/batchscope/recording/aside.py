@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from batchscope.recording.block import WITH_OBJECTS, Block, Layout
 from batchscope.recording.tally import DROPPED, Tally
-from batchscope.rows import Kind
+from batchscope.rows import RowKind
 
 MOST = 4096
 """Rows kept at most; the drain is asked for from an eighth on."""
@@ -27,7 +27,7 @@ class Aside:
 
     __slots__ = ("_kind", "_layout", "_relieve", "_rows", "aside", "block", "tally")
 
-    def __init__(self, kind: Kind, layout: Layout, relieve: Callable[[], object]) -> None:
+    def __init__(self, kind: RowKind, layout: Layout, relieve: Callable[[], object]) -> None:
         self._kind = kind
         self._layout = layout
         self._relieve = relieve
@@ -64,7 +64,7 @@ class _Row(Block):
 
     __slots__ = ("_log",)
 
-    def __init__(self, kind: Kind, layout: Layout, log: list[Block]) -> None:
+    def __init__(self, kind: RowKind, layout: Layout, log: list[Block]) -> None:
         super().__init__(1, layout.packed, objects=kind in WITH_OBJECTS)
         self._log = log
 

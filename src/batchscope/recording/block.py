@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from batchscope.rows import COLUMNS, NOT_GIVEN, Floats, Kind
+from batchscope.rows import COLUMNS, NOT_GIVEN, Floats, RowKind
 
-WITH_OBJECTS = frozenset((Kind.REQUEST, Kind.ERROR))
+WITH_OBJECTS = frozenset((RowKind.REQUEST, RowKind.ERROR))
 """The kinds that have an object beside each row: a request id, an error's name."""
 
 
@@ -68,11 +68,11 @@ class Block:
                 columns[mark, row] = loose_code(columns[mark, row])
 
 
-def block_of(kind: Kind, rows: int, layout: Layout) -> Block:
+def block_of(kind: RowKind, rows: int, layout: Layout) -> Block:
     """An empty block for rows of ``kind``."""
     return Block(rows, layout.packed, objects=kind in WITH_OBJECTS)
 
 
-def packed_whole(kind: Kind) -> Layout:
+def packed_whole(kind: RowKind) -> Layout:
     """The layout of a kind whose rows are packed as they come out: floats, all columns."""
     return Layout(len(COLUMNS[kind]))

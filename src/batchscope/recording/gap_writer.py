@@ -9,9 +9,9 @@ from typing import Never
 from batchscope.errors import InvalidRecordError
 from batchscope.recording.aside import Aside
 from batchscope.recording.mistakes import Mistakes
-from batchscope.recording.packing import BAD_VALUE, GAP_BYTES, pack_gap, readable
+from batchscope.recording.packing import BAD_VALUE, GAP_BYTES, pack_gap, packed_copy
 from batchscope.recording.ring import Ring
-from batchscope.recording.rings import Recording, Rings
+from batchscope.recording.rings import ProducerContext, Rings
 from batchscope.recording.tally import WRONG_TYPE
 from batchscope.records import Latencies
 from batchscope.rows import GapColumn
@@ -29,7 +29,7 @@ class LatencyWriter:
         "_mistakes", "_orphans", "_other", "_requests", "_rings", "_strict",
     )  # fmt: skip
 
-    def __init__(self, shared: Recording, rings: Rings, orphans: deque[Rings]) -> None:
+    def __init__(self, shared: ProducerContext, rings: Rings, orphans: deque[Rings]) -> None:
         self._rings = rings
         self._orphans = orphans
         self._clock = shared.clock
@@ -93,7 +93,7 @@ class LatencyWriter:
 
     def _latencies(self, column: GapColumn, latencies: Latencies) -> None:
         try:
-            read = readable(latencies)
+            read = packed_copy(latencies)
             at = self._clock()
         except BAD_VALUE as error:
             self._reject(error)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from batchscope.records import Latencies
-from batchscope.rows import COLUMNS, IterationColumn, Kind, RequestColumn
+from batchscope.rows import COLUMNS, IterationColumn, RequestColumn, RowKind
 
 REQUEST_BYTES, ITERATION_BYTES = 8 * RequestColumn.OBSERVED, 8 * IterationColumn.LIMITER_REPORTED
-BATCH_BYTES, GAP_BYTES, ERROR_BYTES = (8 * len(COLUMNS[kind]) for kind in (Kind.BATCH, Kind.GAP, Kind.ERROR))
+BATCH_BYTES, GAP_BYTES, ERROR_BYTES = (8 * len(COLUMNS[kind]) for kind in (RowKind.BATCH, RowKind.GAP, RowKind.ERROR))
 pack_request = struct.Struct("dq8d4q7d").pack_into  # see ``rings``; an int is packed faster as one
 pack_loose_request = struct.Struct("21d").pack_into
 pack_iteration = struct.Struct("29d").pack_into
@@ -45,7 +45,7 @@ def exact_text(value: object, most: int) -> str | None:
     return str.__getitem__(value, slice(most)) if issubclass(type(value), str) else None  # type: ignore[index]
 
 
-def readable(latencies: Latencies) -> bytes | list[tuple[float, float]]:
+def packed_copy(latencies: Latencies) -> bytes | list[tuple[float, float]]:
     """A copy: packed float64 bytes, or (latency, count) pairs as they came."""
     if type(latencies) is np.ndarray and latencies.dtype is _FLOAT64 and latencies.ndim == 1:
         return latencies.tobytes()

@@ -7,7 +7,7 @@ from math import nan
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from batchscope.configuration import SchedulerLimits, SloTargets
-from batchscope.recording.rings import Recording
+from batchscope.recording.rings import ProducerContext
 from batchscope.rows import Gaps, Rows
 
 
@@ -98,5 +98,5 @@ class Source(Protocol):
 class Attachable(Protocol):
     """A collector that drains sources."""
 
-    def attach(self, source: Source) -> Recording:
+    def attach(self, source: Source) -> ProducerContext:
         """Drain ``source`` from now on; what is given back is how to record for this collector."""

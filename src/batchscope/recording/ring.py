@@ -24,7 +24,7 @@ from collections.abc import Callable
 from batchscope.recording.aside import Aside
 from batchscope.recording.block import Block, Layout, block_of, packed_whole
 from batchscope.recording.unread import Part, Unread
-from batchscope.rows import Kind
+from batchscope.rows import RowKind
 
 _PAUSES = 100
 _PAUSE_SECONDS = 0.0005
@@ -72,7 +72,7 @@ class Ring:
 
     def __init__(
         self,
-        kind: Kind,
+        kind: RowKind,
         *,
         block_rows: int,
         max_blocks: int,

@@ -14,15 +14,17 @@ from batchscope.recording.mistakes import Mistakes
 from batchscope.recording.ring import Pressure, Ring
 from batchscope.recording.tally import DROPPED, Tally
 from batchscope.recording.unread import Unread
-from batchscope.rows import GapColumn, Gaps, IterationColumn, Kind, RequestColumn
+from batchscope.rows import GapColumn, Gaps, IterationColumn, RequestColumn, RowKind
 
-_BLOCK_ROWS = {Kind.REQUEST: 512, Kind.ITERATION: 256, Kind.BATCH: 512, Kind.GAP: 1024, Kind.ERROR: 512}
+_BLOCK_ROWS = {RowKind.REQUEST: 512, RowKind.ITERATION: 256, RowKind.BATCH: 512, RowKind.GAP: 1024, RowKind.ERROR: 512}
 _MAX_BLOCKS = 10
 _OPTIONAL_COUNTS = slice(RequestColumn.PROMPT_TOKENS, RequestColumn.PREEMPTIONS + 1)
 _TOKENS = slice(RequestColumn.TOKENS_GENERATED, RequestColumn.TOKENS_GENERATED + 1)
 _LAYOUTS = {
-    Kind.REQUEST: Layout(RequestColumn.OBSERVED, (_TOKENS, _OPTIONAL_COUNTS), _OPTIONAL_COUNTS, RequestColumn.REASON),
-    Kind.ITERATION: Layout(IterationColumn.LIMITER_REPORTED),
+    RowKind.REQUEST: Layout(
+        RequestColumn.OBSERVED, (_TOKENS, _OPTIONAL_COUNTS), _OPTIONAL_COUNTS, RequestColumn.REASON
+    ),
+    RowKind.ITERATION: Layout(IterationColumn.LIMITER_REPORTED),
 }
 """What writers pack: all but the columns that the drain fills; the rest of the kinds is packed whole."""
 _RELIEF_AT = 256
@@ -33,7 +35,7 @@ GapEntry = tuple[float, GapColumn, bytes]
 """Instant, column, packed values."""
 
 
-class Recording(NamedTuple):
+class ProducerContext(NamedTuple):
     """What all producers of a collector share.
 
     ``relieve`` drains if nobody else does, without waiting; ``eager`` producers call it after each record.
@@ -109,18 +111,18 @@ def _joined(entries: list[GapEntry]) -> Iterator[Gaps]:
 class Rings:
     """The rings of one writer. They outlive their thread and are continued by the next one."""
 
-    def __init__(self, shared: Recording) -> None:
-        def ring(kind: Kind) -> Ring:
+    def __init__(self, shared: ProducerContext) -> None:
+        def ring(kind: RowKind) -> Ring:
             return Ring(
                 kind, block_rows=_BLOCK_ROWS[kind], max_blocks=_MAX_BLOCKS, relieve=shared.relieve,
                 layout=_LAYOUTS.get(kind), pressure=shared.pressure,
             )  # fmt: skip
 
-        self.requests = ring(Kind.REQUEST)
-        self.iterations = ring(Kind.ITERATION)
-        self.batches = ring(Kind.BATCH)
-        self.gaps = ring(Kind.GAP)
-        self.errors = ring(Kind.ERROR)
+        self.requests = ring(RowKind.REQUEST)
+        self.iterations = ring(RowKind.ITERATION)
+        self.batches = ring(RowKind.BATCH)
+        self.gaps = ring(RowKind.GAP)
+        self.errors = ring(RowKind.ERROR)
         self.gap_log = GapLog(shared.relieve)
         self.rejected = Tally()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from batchscope.recording.rings import Recording, Rings
+from batchscope.recording.rings import ProducerContext, Rings
 from batchscope.recording.writer import Writer
 
 
@@ -15,7 +15,7 @@ class Writers:
     ``local.request_result`` is its method of that name: one look-up less a record.
     """
 
-    def __init__(self, shared: Recording) -> None:
+    def __init__(self, shared: ProducerContext) -> None:
         self.local = threading.local()
         self.rings: list[Rings] = []
         self._shared = shared

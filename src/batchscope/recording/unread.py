@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from batchscope.recording.block import WITH_OBJECTS, Block, Layout
-from batchscope.rows import Floats, Kind, Rows
+from batchscope.rows import Floats, RowKind, Rows
 
 Part = tuple[Block, int, int]
 """A block, its first row that is unread, and where its unread rows stop."""
@@ -24,7 +24,7 @@ class Unread:
 
     __slots__ = ("_blocks", "_layout", "_parts", "kind", "release", "size")
 
-    def __init__(self, kind: Kind, layout: Layout, parts: deque[Part], release: Callable[[], object]) -> None:
+    def __init__(self, kind: RowKind, layout: Layout, parts: deque[Part], release: Callable[[], object]) -> None:
         self.kind = kind
         self.size = sum([stop - start for _, start, stop in parts])
         self._layout = layout
@@ -82,7 +82,7 @@ class Unread:
             self._parts.popleft()
 
 
-class Given:
+class ReadyRows:
     """Rows that are copies already (a tracker derived them), to be taken as those of a ring are."""
 
     __slots__ = ("kind", "read", "rows")

@@ -21,7 +21,7 @@ from batchscope.recording.packing import (
     pack_iteration,
     pack_loose_request,
     pack_request,
-    readable,
+    packed_copy,
     type_name,
 )
 from batchscope.records import BatchLimiter, CompletionReason, IterationResult, Latencies, RequestResult
@@ -242,8 +242,8 @@ class Writer(LatencyWriter):
                 nan if standing_requests is None else standing_requests,
             )  # fmt: skip
             # Both are read before either is taken: a record counts whole or not at all.
-            tokens = None if inter_token_latencies is None else readable(inter_token_latencies)
-            emissions = None if inter_emission_latencies is None else readable(inter_emission_latencies)
+            tokens = None if inter_token_latencies is None else packed_copy(inter_token_latencies)
+            emissions = None if inter_emission_latencies is None else packed_copy(inter_emission_latencies)
             if tokens is not None:
                 self._take(at, GapColumn.INTER_TOKEN_LATENCY, tokens)
             if emissions is not None:

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 import msgspec
 
 from batchscope.catalog import CATALOG, values
-from batchscope.catalog import Kind as MetricKind
+from batchscope.catalog import MetricKind
 from batchscope.scraping.fetch import MetricsUrl
 from batchscope.scraping.remote import snapshot_url
 from batchscope.scraping.snapshot import not_given
 from batchscope.scraping.sums import Figures, figures_of
-from batchscope.scraping.table import KEY_NUMBERS, NUMBERS, Kind, Quantity
+from batchscope.scraping.table import KEY_NUMBERS, NUMBERS, Aggregation, Quantity
 from batchscope.scraping.watcher import Look
 from batchscope.scraping.window import Scrape, difference
 from batchscope.statistics.cumulative import cumulative_of
@@ -112,11 +112,11 @@ def _besides(snapshot: MetricsSnapshot, read: frozenset[str]) -> dict[str, Given
 
 
 def _given(figures: Figures, quantity: Quantity) -> GivenNumber:
-    if quantity.kind is Kind.HISTOGRAM:
+    if quantity.kind is Aggregation.HISTOGRAM:
         value = figures.histograms[quantity].count
-    elif quantity.kind is Kind.COUNTER:
+    elif quantity.kind is Aggregation.COUNTER:
         value = figures.total(quantity)
-    elif quantity.kind is Kind.RATIO:
+    elif quantity.kind is Aggregation.RATIO:
         value = figures.usage
     else:
         value = figures.gauges[quantity]

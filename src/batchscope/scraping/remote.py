@@ -10,7 +10,7 @@ import msgspec
 from batchscope.errors import DecodeError
 from batchscope.scraping.documents import IntervalSummary, ScrapedSnapshot, ScrapeWindow
 from batchscope.scraping.fetch import MetricsUrl, ScrapeError, ScrapeLimits, fetch
-from batchscope.scraping.table import Kind, Quantity
+from batchscope.scraping.table import Aggregation, Quantity
 from batchscope.statistics.cumulative import CumulativeState, cumulative_of
 from batchscope.statistics.snapshot import MetricsSnapshot, decode_snapshot
 from batchscope.statistics.summaries import DistributionSummary, WindowStatistics
@@ -68,7 +68,7 @@ def exact(page: ScrapedSnapshot, snapshot: MetricsSnapshot, held: Mapping[str, f
         intervals={
             quantity: _summary(window, window.summaries[quantity], quantity, since_start=since_start)
             for quantity in Quantity
-            if quantity.kind is Kind.HISTOGRAM and quantity in window.summaries
+            if quantity.kind is Aggregation.HISTOGRAM and quantity in window.summaries
         },
         ratios=page.ratios,
         window=ScrapeWindow(window.span_seconds, since_start, since_start and page.window.restarted),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from batchscope.scraping.engines import ENGINES
 from batchscope.scraping.intervals import LARGEST, BucketError, Buckets
 from batchscope.scraping.page import Exposition, Sample
-from batchscope.scraping.table import EngineNames, Kind, Quantity, Rule, family_of
+from batchscope.scraping.table import Aggregation, EngineNames, Quantity, Rule, family_of
 
 START_TIME = "process_start_time_seconds"
 """prometheus_client's, of the process that serves the page: when its counters began."""
@@ -128,9 +128,9 @@ class _Reader:
     def _apply(self, rule: Rule) -> None:
         """Take the newest name that the page has, unless another rule has already given the number."""
         for name in rule.names:
-            if rule.quantity.kind is Kind.HISTOGRAM:
+            if rule.quantity.kind is Aggregation.HISTOGRAM:
                 taken = rule.quantity in self._histograms or self._histogram(rule, name)
-            elif rule.quantity.kind is Kind.COUNTER:
+            elif rule.quantity.kind is Aggregation.COUNTER:
                 taken = self._counter(rule, name)
             else:
                 taken = rule.quantity in self._gauges or self._gauge(rule, name)

@@ -10,7 +10,7 @@ HISTOGRAM_PARTS = ("_bucket", "_sum", "_count")
 _OF_A_FAMILY = (*HISTOGRAM_PARTS, "_created")
 
 
-class Kind(StrEnum):
+class Aggregation(StrEnum):
     """How values of several series become one: counts add, ratios never do, histograms merge by bucket."""
 
     COUNTER = "counter"
@@ -62,20 +62,20 @@ class Quantity(StrEnum):
     REQUEST_GENERATION_TOKENS = "request_generation_tokens"
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> Aggregation:
         """How its series are aggregated."""
         return _KINDS[self]
 
 
 _ORDER = list(Quantity)
 _KINDS = {
-    quantity: Kind.GAUGE
+    quantity: Aggregation.GAUGE
     if index < _ORDER.index(Quantity.REQUESTS_RECEIVED)
-    else Kind.COUNTER
+    else Aggregation.COUNTER
     if index < _ORDER.index(Quantity.QUEUE_TIME)
-    else Kind.HISTOGRAM
+    else Aggregation.HISTOGRAM
     for index, quantity in enumerate(_ORDER)
-} | {Quantity.KV_CACHE_USAGE: Kind.RATIO}
+} | {Quantity.KV_CACHE_USAGE: Aggregation.RATIO}
 
 NUMBERS = tuple(
     quantity for quantity in Quantity if quantity not in {Quantity.PROMPT_TOKENS, Quantity.KV_CACHE_CAPACITY}
@@ -84,7 +84,7 @@ NUMBERS = tuple(
 KEY_NUMBERS = (Quantity.REQUESTS_RUNNING, Quantity.REQUESTS_WAITING, Quantity.GENERATION_TOKENS)
 """Without one of these an engine cannot be watched in earnest."""
 DURATIONS = tuple(
-    quantity for quantity in Quantity if quantity.kind is Kind.HISTOGRAM and not quantity.endswith("_tokens")
+    quantity for quantity in Quantity if quantity.kind is Aggregation.HISTOGRAM and not quantity.endswith("_tokens")
 )
 
 
@@ -116,7 +116,7 @@ class Rule(NamedTuple):
         """The sample names that belong to ``name``, one of ``names``."""
         if self.part:
             return (name + self.part,)
-        if self.quantity.kind is Kind.HISTOGRAM:
+        if self.quantity.kind is Aggregation.HISTOGRAM:
             return tuple(name + part for part in HISTOGRAM_PARTS)
         return (name,)
 

@@ -84,7 +84,7 @@ class Cut(NamedTuple):
         return found
 
 
-class Identity(NamedTuple):
+class CollectorIdentity(NamedTuple):
     """Which collector a snapshot is of."""
 
     instance_id: str
@@ -101,7 +101,7 @@ class Identity(NamedTuple):
         return engine_name(self.role, self.labels)
 
 
-def read_cumulative(cut: Cut, identity: Identity) -> CumulativeState:
+def read_cumulative(cut: Cut, identity: CollectorIdentity) -> CumulativeState:
     """What exporters read: no percentile is computed."""
     return CumulativeState(
         totals=cut.totals(identity.name),
@@ -118,7 +118,7 @@ def read_cumulative(cut: Cut, identity: Identity) -> CumulativeState:
     )
 
 
-def build_snapshot(cut: Cut, identity: Identity, definitions: dict[str, str]) -> MetricsSnapshot:
+def build_snapshot(cut: Cut, identity: CollectorIdentity, definitions: dict[str, str]) -> MetricsSnapshot:
     """All statistics of one cut."""
     state = cut.state
     cumulative = cut.totals(identity.name)
@@ -165,7 +165,7 @@ def window_statistics(seconds: float, elapsed: float, histograms: Histograms) ->
     return WindowStatistics(window_seconds=seconds, span_seconds=span, summaries=summaries)
 
 
-def _errors(cut: Cut, identity: Identity, finished: int) -> ErrorStatistics:
+def _errors(cut: Cut, identity: CollectorIdentity, finished: int) -> ErrorStatistics:
     errors = cut.state.errors
     return ErrorStatistics(
         total_errors=errors.total,

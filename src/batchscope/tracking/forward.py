@@ -10,7 +10,7 @@ import numpy as np
 
 from batchscope.configuration import SchedulerLimits
 from batchscope.recording.producer import Source
-from batchscope.recording.rings import Recording
+from batchscope.recording.rings import ProducerContext
 from batchscope.records import IterationResult, RequestResult, SchedulerMetrics
 from batchscope.rows import (
     LIMITERS,
@@ -20,8 +20,8 @@ from batchscope.rows import (
     GapColumn,
     Gaps,
     IterationColumn,
-    Kind,
     RequestColumn,
+    RowKind,
     Rows,
 )
 from batchscope.tracking.events import Event, Telling
@@ -63,7 +63,7 @@ class Forward:
         self._classes = _ClassCodes()
         self._hear: Callable[[Source, Sequence[Event]], None] | None = None
 
-    def attach(self, source: Source) -> Recording:
+    def attach(self, source: Source) -> ProducerContext:
         """Forward ``source``; it drains itself after each call.
 
         A double that wants to know it, and what it was told before that became rows, has ``watch`` and ``hear``.
@@ -74,7 +74,7 @@ class Forward:
             watch(source)
         if isinstance(source, Telling):
             self._hear = getattr(self._metrics, "hear", None)
-        return Recording(
+        return ProducerContext(
             time.monotonic, self._classes, 0.0, strict=False, relieve=self._forward,
             limits=getattr(self._metrics, "limits", None) or SchedulerLimits(), eager=True,
         )  # fmt: skip
@@ -93,13 +93,13 @@ class Forward:
 
     def _report(self, block: Rows, gaps: list[Gaps]) -> None:
         names: list[str | None] = list(self._classes)
-        if block.kind is Kind.REQUEST:
+        if block.kind is RowKind.REQUEST:
             for row, request_id in zip(block.values, block.objects or (), strict=True):
                 self._metrics.record_request_completion(_request(row, request_id, names))
-        elif block.kind is Kind.ITERATION:
+        elif block.kind is RowKind.ITERATION:
             for row in block.values:
                 self._metrics.record_iteration(_iteration(row, gaps))
-        elif block.kind is Kind.BATCH:
+        elif block.kind is RowKind.BATCH:
             for row in block.values:
                 self._metrics.record_batch_utilization(
                     float(row[BatchColumn.UTILIZATION]),

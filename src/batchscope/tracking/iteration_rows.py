@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.configuration import SchedulerLimits
-from batchscope.rows import BatchColumn, Floats, IterationColumn, Kind, Rows, empty_rows
+from batchscope.rows import BatchColumn, Floats, IterationColumn, RowKind, Rows, empty_rows
 from batchscope.tracking.history import History
 from batchscope.tracking.iteration_batch import FIELDS, UNKNOWN_TOKENS, IterationBatch
 from batchscope.tracking.runs import covering
@@ -22,7 +22,7 @@ def iteration_rows(
     limits: SchedulerLimits,
 ) -> tuple[Rows, Rows]:
     """An ITERATION and a BATCH row for each iteration; running, waiting and completed are left to be filled."""
-    rows = empty_rows(Kind.ITERATION, batch.size)
+    rows = empty_rows(RowKind.ITERATION, batch.size)
     rows[:, FIELDS] = batch.fields
     rows[:, C.AT] = rows[:, C.FINISHED_AT] = batch.finished
     rows[:, C.STARTED_AT] = started
@@ -30,13 +30,13 @@ def iteration_rows(
     rows[:, C.RANK] = np.nan_to_num(rows[:, C.RANK])
     _count(rows, history, decoding)
 
-    batches = empty_rows(Kind.BATCH, batch.size)
+    batches = empty_rows(RowKind.BATCH, batch.size)
     batches[:, BatchColumn.AT] = batch.finished
     batches[:, BatchColumn.REQUEST_COUNT] = rows[:, C.REQUEST_COUNT]
     batches[:, BatchColumn.MEMORY_BYTES_USED] = rows[:, C.MEMORY_BYTES_USED]
     if limits.batch_places:
         batches[:, BatchColumn.UTILIZATION] = rows[:, C.REQUEST_COUNT] / limits.batch_places
-    return Rows(Kind.ITERATION, rows), Rows(Kind.BATCH, batches)
+    return Rows(RowKind.ITERATION, rows), Rows(RowKind.BATCH, batches)
 
 
 def _count(rows: Floats, history: History, decoding: npt.NDArray[np.bool_]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.rows import Floats, Kind, Rows, StartColumn, empty_rows
+from batchscope.rows import Floats, RowKind, Rows, StartColumn, empty_rows
 from batchscope.tracking.history import Emissions, History
 from batchscope.tracking.runs import longest_within
 from batchscope.tracking.slots import Indices, SlotTable
@@ -33,11 +33,11 @@ def first_times(history: History, found: Emissions, started: Floats, table: Slot
 
 
 def _start_rows(slot: Indices, at: Floats, column: StartColumn, table: SlotTable) -> Rows:
-    rows = empty_rows(Kind.START, len(slot))
+    rows = empty_rows(RowKind.START, len(slot))
     rows[:, StartColumn.AT] = at
     rows[:, StartColumn.REQUEST_CLASS] = table.request_class[slot]
     rows[:, column] = at - table.arrived_at[slot]
-    return Rows(Kind.START, rows)
+    return Rows(RowKind.START, rows)
 
 
 def schedule(history: History, started: Floats, ranks: Floats, decoding: Mask, table: SlotTable) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from batchscope.recording.mistakes import instants
 from batchscope.records import Outcome
-from batchscope.rows import REASONS, Floats, Kind, RequestColumn, Rows, empty_rows
+from batchscope.rows import REASONS, Floats, RequestColumn, RowKind, Rows, empty_rows
 from batchscope.tracking.events import Finish
 from batchscope.tracking.slots import Indices, SlotTable
 
@@ -43,7 +43,7 @@ def request_rows(
         ids = [request_id for request_id, fit in zip(ids, good.tolist(), strict=True) if fit]
         index, said = index[good], said[good]
     at = said[:, 0]
-    rows = empty_rows(Kind.REQUEST, len(ids))
+    rows = empty_rows(RowKind.REQUEST, len(ids))
     rows[:, C.AT] = rows[:, C.FINISHED_AT] = at
     rows[:, (C.REASON, C.CACHED_TOKENS, C.RECOMPUTED_TOKENS)] = said[:, 1:]
     for column, known in (
@@ -61,7 +61,7 @@ def request_rows(
     still_out = np.nan_to_num(at - table.preempted_at[index])
     rows[:, C.PREEMPTED_TIME] = table.preempted_time[index] + still_out
     rows[:, C.OBSERVED] = 1
-    return Rows(Kind.REQUEST, rows, ids)
+    return Rows(RowKind.REQUEST, rows, ids)
 
 
 def _fit(said: Floats, index: Indices, table: SlotTable, reject: Reject) -> np.ndarray[Any, Any]:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.rows import Gaps, IterationColumn, Kind, Rows
+from batchscope.rows import Gaps, IterationColumn, RowKind, Rows
 
 Floats = npt.NDArray[np.float64]
 
@@ -31,7 +31,7 @@ class Timeline:
 
     def __call__(self, block: Rows | Gaps) -> None:
         """Count a drained block."""
-        if isinstance(block, Rows) and block.kind is Kind.ITERATION and len(block.values):
+        if isinstance(block, Rows) and block.kind is RowKind.ITERATION and len(block.values):
             self._add(block.values)
 
     def _add(self, rows: Floats) -> None:

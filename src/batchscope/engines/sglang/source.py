@@ -18,7 +18,7 @@ from batchscope.engines.hooks import Hooks
 from batchscope.engines.sglang.definitions import DEFINITIONS
 from batchscope.recording.producer import Attachable, LiveRequests, SourceCounts
 from batchscope.records import SchedulerMetrics
-from batchscope.rows import Floats, Gaps, Kind, Rows, StartColumn, empty_rows
+from batchscope.rows import Floats, Gaps, RowKind, Rows, StartColumn, empty_rows
 from batchscope.tracking.forward import Forward
 
 INTEGRATION_FAILED = "integration_failed"
@@ -159,11 +159,11 @@ class SglangSource:
         self.refuse(durations, np.isnan(durations), NOT_A_NUMBER)
         self.fit(durations)
         known = ~np.isnan(durations)
-        rows = empty_rows(Kind.START, int(np.count_nonzero(known)))
+        rows = empty_rows(RowKind.START, int(np.count_nonzero(known)))
         rows[:, StartColumn.AT] = values[known, 0]
         rows[:, StartColumn.REQUEST_CLASS] = self.request_class
         rows[:, column] = durations[known]
-        return [Rows(Kind.START, rows)] if len(rows) else []
+        return [Rows(RowKind.START, rows)] if len(rows) else []
 
     @property
     def request_class(self) -> float:

@@ -26,8 +26,8 @@ from batchscope.rows import (
     Floats,
     GapColumn,
     Gaps,
-    Kind,
     RequestColumn,
+    RowKind,
     Rows,
     StartColumn,
     empty_rows,
@@ -137,7 +137,7 @@ class SglangTokenizer(SglangSource):
     def _requests(self, entries: Sequence[tuple[Any, ...]]) -> Rows:
         values = self.numbers(entries)
         self.fit(values[:, _Said.FIRST_TOKEN :])
-        rows = empty_rows(Kind.REQUEST, len(entries))
+        rows = empty_rows(RowKind.REQUEST, len(entries))
         rows[:, C.AT] = rows[:, C.FINISHED_AT] = values[:, _Said.AT]
         rows[:, C.REASON] = [self._reason(entry) for entry in entries]
         rows[:, C.TOKENS_GENERATED] = np.nan_to_num(values[:, _Said.GENERATED])
@@ -178,7 +178,7 @@ class SglangTokenizer(SglangSource):
         return overdue
 
     def _never_started(self, asked: Sequence[float]) -> Rows:
-        rows = empty_rows(Kind.REQUEST, len(asked))
+        rows = empty_rows(RowKind.REQUEST, len(asked))
         rows[:, C.AT] = rows[:, C.FINISHED_AT] = asked
         rows[:, C.REASON] = _CANCELLED
         rows[:, C.TOKENS_GENERATED] = 0
@@ -189,7 +189,7 @@ class SglangTokenizer(SglangSource):
         self._received += len(rows)
         rows[:, C.REQUEST_CLASS] = self.request_class
         rows[:, C.OBSERVED] = 1
-        return Rows(Kind.REQUEST, rows, [None] * len(rows))
+        return Rows(RowKind.REQUEST, rows, [None] * len(rows))
 
     def after_fork(self) -> None:
         """In a child process: empty."""

@@ -15,7 +15,7 @@ from batchscope.rows import (
     BatchColumn,
     Floats,
     IterationColumn,
-    Kind,
+    RowKind,
     Rows,
     empty_rows,
 )
@@ -64,7 +64,7 @@ class IterationRows:
         facts = facts[(facts[:, Fact.SCHEDULED] == 1) & ~(facts[:, Fact.DUMMY] > 0) & ~_idle(facts)]
         if not len(facts):
             return []
-        rows = empty_rows(Kind.ITERATION, len(facts))
+        rows = empty_rows(RowKind.ITERATION, len(facts))
         for column, fact in _COPIED.items():
             rows[:, column] = facts[:, fact]
         self._compose(rows, facts)
@@ -73,7 +73,7 @@ class IterationRows:
         self._count += len(rows)
         rows[:, C.ITERATION_NUMBER] = _known(facts[:, Fact.NUMBER], own)
         rows[facts[:, Fact.SLEEPS] == 1, C.LIMITED_BY] = LIMITER_CODES[BatchLimiter.PAUSED]
-        return [Rows(Kind.ITERATION, rows), Rows(Kind.BATCH, self._batches(rows))]
+        return [Rows(RowKind.ITERATION, rows), Rows(RowKind.BATCH, self._batches(rows))]
 
     def _settle(self, facts: Floats) -> None:
         """Fill what is missing, and add what outputs without the scheduler's statistics said to the next row."""
@@ -137,7 +137,7 @@ class IterationRows:
         return min(max(ended, finished - max(known, default=0.0)), finished)
 
     def _batches(self, rows: Floats) -> Floats:
-        batches = empty_rows(Kind.BATCH, len(rows))
+        batches = empty_rows(RowKind.BATCH, len(rows))
         batches[:, BatchColumn.AT] = rows[:, C.AT]
         batches[:, BatchColumn.BATCH_ID] = rows[:, C.ITERATION_NUMBER]
         batches[:, BatchColumn.REQUEST_COUNT] = rows[:, C.REQUEST_COUNT]

@@ -23,8 +23,8 @@ from batchscope.rows import (
     Floats,
     GapColumn,
     Gaps,
-    Kind,
     RequestColumn,
+    RowKind,
     Rows,
     StartColumn,
     empty_rows,
@@ -103,13 +103,13 @@ class RequestRows:
 
     def rejected(self, ats: Sequence[float]) -> Rows:
         """REQUEST rows of requests refused at admission."""
-        rows = empty_rows(Kind.REQUEST, len(ats))
+        rows = empty_rows(RowKind.REQUEST, len(ats))
         rows[:, C.AT] = rows[:, C.FINISHED_AT] = ats
         rows[:, C.REASON] = REASON_CODES[CompletionReason.REJECTED]
         rows[:, C.TOKENS_GENERATED] = 0
         rows[:, C.REQUEST_CLASS] = self._class
         rows[:, C.OBSERVED] = 1
-        return Rows(Kind.REQUEST, rows, [None] * len(ats))
+        return Rows(RowKind.REQUEST, rows, [None] * len(ats))
 
     def _gaps(self, at: Floats, values: Floats) -> Gaps:
         unset = values > at - self._since
@@ -126,11 +126,11 @@ class RequestRows:
 
     def _starts(self, at: Floats, values: Floats, column: StartColumn, classes: Floats) -> Rows:
         known = ~np.isnan(values)
-        rows = empty_rows(Kind.START, int(np.count_nonzero(known)))
+        rows = empty_rows(RowKind.START, int(np.count_nonzero(known)))
         rows[:, StartColumn.AT] = at[known]
         rows[:, StartColumn.REQUEST_CLASS] = classes[known]
         rows[:, column] = values[known]
-        return Rows(Kind.START, rows)
+        return Rows(RowKind.START, rows)
 
     def _refuse_unset(self, values: Floats, at: Floats) -> None:
         longest = at - self._since
@@ -142,7 +142,7 @@ class RequestRows:
         values = numbers([said[2:] for said in finished], len(_Said), self._reject)
         tokenless = np.array([_is_tokenless(said) for said in finished])
         unscheduled = self._check(values, at, tokenless)
-        rows = empty_rows(Kind.REQUEST, len(values))
+        rows = empty_rows(RowKind.REQUEST, len(values))
         rows[:, C.AT] = rows[:, C.FINISHED_AT] = at
         rows[:, C.REASON] = self._reasons([said[0] for said in finished], values)
         rows[:, C.REQUEST_CLASS] = self._class
@@ -159,7 +159,7 @@ class RequestRows:
         out = [self._starts(at, values[:, _Said.QUEUED], StartColumn.QUEUE_TIME, classes)]
         if self._class_of is not None:
             out.append(self._starts(at, rows[:, C.TIME_TO_FIRST_TOKEN], StartColumn.TIME_TO_FIRST_TOKEN, classes))
-        return [*out, Rows(Kind.REQUEST, rows, [said[1] for said in finished])]
+        return [*out, Rows(RowKind.REQUEST, rows, [said[1] for said in finished])]
 
     def _check(self, values: Floats, at: Floats, tokenless: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Refuse what cannot be; says who was never scheduled, whatever its queue time looks like.

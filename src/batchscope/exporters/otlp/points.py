@@ -23,7 +23,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from batchscope import catalog
-from batchscope.catalog import CATALOG, Kind
+from batchscope.catalog import CATALOG, MetricKind
 from batchscope.exporters.otlp.buckets import otlp_buckets
 from batchscope.exporters.otlp.names import GEN_AI_METRICS, GenAiAttributes, otlp_name, otlp_unit
 from batchscope.histograms import exponential_histogram
@@ -64,9 +64,9 @@ class Translation:
             for labels, value in catalog.values(metric, self._state)
         ]
         data: Sum | Gauge | ExponentialHistogram
-        if metric.kind is Kind.COUNTER:
+        if metric.kind is MetricKind.COUNTER:
             data = Sum(points, AggregationTemporality.CUMULATIVE, is_monotonic=True)
-        elif metric.kind is Kind.HISTOGRAM:
+        elif metric.kind is MetricKind.HISTOGRAM:
             data = ExponentialHistogram(points, AggregationTemporality.CUMULATIVE)
         else:
             data = Gauge(points)
@@ -80,10 +80,10 @@ class Translation:
                 data = ExponentialHistogram(points, AggregationTemporality.CUMULATIVE)
                 yield Metric(metric.name, metric.description, "s", data)
 
-    def _point(self, kind: Kind, attributes: Mapping[str, str], value: Any) -> Any:
-        if kind is Kind.HISTOGRAM:
+    def _point(self, kind: MetricKind, attributes: Mapping[str, str], value: Any) -> Any:
+        if kind is MetricKind.HISTOGRAM:
             return self._histogram_point(attributes, value)
-        start = self._start if kind is Kind.COUNTER else None  # a gauge has no start
+        start = self._start if kind is MetricKind.COUNTER else None  # a gauge has no start
         return NumberDataPoint(attributes, start, self._now, value)  # type: ignore[arg-type]
 
     def _histogram_point(

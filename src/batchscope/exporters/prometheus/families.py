@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from batchscope.catalog import CATALOG, PREFIX, Kind, Metric, Value, values
+from batchscope.catalog import CATALOG, PREFIX, Metric, MetricKind, Value, values
 from batchscope.exporters.prometheus.edges import MOST_GRID_EDGES, edges_of
 from batchscope.exporters.prometheus.labels import Labels, common_labels, own_names
 from batchscope.statistics.cumulative import CumulativeState
@@ -13,7 +13,7 @@ from batchscope.statistics.cumulative import CumulativeState
 SERIES_BUDGET = 10_000
 LEFT_OUT = Metric(
     f"{PREFIX}series_left_out",
-    Kind.GAUGE,
+    MetricKind.GAUGE,
     "series",
     "Series that this exposition lacks, because its budget of series was used up.",
 )
@@ -64,16 +64,16 @@ def families(
 
 def family_name(metric: Metric) -> str:
     """What OpenMetrics calls it: a counter without ``_total``, an info without ``_info``."""
-    suffix = {Kind.COUNTER: "_total", Kind.INFO: "_info"}.get(metric.kind, "")
+    suffix = {MetricKind.COUNTER: "_total", MetricKind.INFO: "_info"}.get(metric.kind, "")
     return metric.name.removesuffix(suffix)
 
 
 def sample_names(metric: Metric) -> tuple[str, ...]:
     """Every name under which one of its series may be asked for."""
     name = family_name(metric)
-    if metric.kind is Kind.HISTOGRAM:
+    if metric.kind is MetricKind.HISTOGRAM:
         return (name, f"{name}_bucket", f"{name}_sum", f"{name}_count", f"{name}_created")
-    return (name, metric.name, f"{name}_created") if metric.kind is Kind.COUNTER else (name, metric.name)
+    return (name, metric.name, f"{name}_created") if metric.kind is MetricKind.COUNTER else (name, metric.name)
 
 
 def _within(budget: int, found: list[Family]) -> list[Family]:
@@ -104,6 +104,6 @@ def _first_that_fit(series: list[Value], costs: list[int], left: int) -> tuple[l
 def _cost(metric: Metric, value: Value) -> int:
     if metric is LEFT_OUT:
         return 0
-    if metric.kind is not Kind.HISTOGRAM:
+    if metric.kind is not MetricKind.HISTOGRAM:
         return 1
     return len(edges_of(metric, value.value).bounds) + _LINES_BESIDE_BUCKETS

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from batchscope.catalog import Kind, Metric, Value
+from batchscope.catalog import Metric, MetricKind, Value
 from batchscope.exporters.prometheus.edges import Edges, cumulative_counts, edges_of
 from batchscope.exporters.prometheus.families import Family
 from batchscope.exporters.prometheus.labels import Labels, clean
@@ -32,7 +32,7 @@ from batchscope.exporters.prometheus.wire import (
 )
 from batchscope.histograms.exponential_histogram import ExponentialHistogram
 
-_TYPES = {Kind.COUNTER: 0, Kind.GAUGE: 1, Kind.INFO: 1, Kind.HISTOGRAM: 4}
+_TYPES = {MetricKind.COUNTER: 0, MetricKind.GAUGE: 1, MetricKind.INFO: 1, MetricKind.HISTOGRAM: 4}
 _GAUGE, _COUNTER, _HISTOGRAM = 2, 3, 7  # fields of Metric
 _BUCKET, _COUNT = key(3, BYTES), key(1, VARINT)  # of Histogram and of Bucket: written 500 times a scrape
 _NANOSECONDS = 1_000_000_000
@@ -47,9 +47,9 @@ def encode(families: Sequence[Family], created: float) -> bytes:
 def _family(family: Family, created: bytes) -> bytes:
     metric = family.metric
     head = text(1, metric.name) + text(2, metric.help) + uint(3, _TYPES[metric.kind])
-    if metric.kind is Kind.HISTOGRAM:
+    if metric.kind is MetricKind.HISTOGRAM:
         contents = _histograms(metric, family.series, created)
-    elif metric.kind is Kind.COUNTER:
+    elif metric.kind is MetricKind.COUNTER:
         contents = [message(_COUNTER, double(1, float(value)) + message(3, created)) for _, value in family.series]
     else:
         contents = [message(_GAUGE, double(1, float(value))) for _, value in family.series]

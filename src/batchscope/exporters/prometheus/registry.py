@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from prometheus_client.core import Metric as ClientMetric
 from prometheus_client.registry import Collector
 
-from batchscope.catalog import Kind, Metric
+from batchscope.catalog import Metric, MetricKind
 from batchscope.exporters.prometheus.edges import cumulative_counts, edges_of
 from batchscope.exporters.prometheus.exposition import Exposition
 from batchscope.exporters.prometheus.families import SERIES_BUDGET, Family, family_name
@@ -49,7 +49,7 @@ def _empty(metric: Metric) -> ClientMetric:
 
 def _filled(family: Family) -> ClientMetric:
     filled = _empty(family.metric)
-    if family.metric.kind is Kind.HISTOGRAM:
+    if family.metric.kind is MetricKind.HISTOGRAM:
         _add_histograms(filled, family)
     else:
         for labels, value in family.series:

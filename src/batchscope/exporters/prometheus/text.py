@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from batchscope.catalog import Kind, Metric
+from batchscope.catalog import Metric, MetricKind
 from batchscope.exporters.prometheus.edges import Edges, cumulative_counts, edges_of
 from batchscope.exporters.prometheus.families import Family, family_name
 from batchscope.exporters.prometheus.labels import Labels, escaped
@@ -35,11 +35,13 @@ class TextEncoder:
     def encode(self, families: Sequence[Family], created: float) -> bytes:
         """The exposition; ``created``: when counting began, in Unix time, which OpenMetrics says with each series."""
         started = number(created)
-        histograms = self._histograms([family for family in families if family.metric.kind is Kind.HISTOGRAM], started)
+        histograms = self._histograms(
+            [family for family in families if family.metric.kind is MetricKind.HISTOGRAM], started
+        )
         parts: list[str] = []
         for family in families:
             parts.append(self._head(family.metric))
-            parts += next(histograms) if family.metric.kind is Kind.HISTOGRAM else self._numbers(family, started)
+            parts += next(histograms) if family.metric.kind is MetricKind.HISTOGRAM else self._numbers(family, started)
         if self._openmetrics:
             parts.append("# EOF\n")
         return "".join(parts).encode()
@@ -47,7 +49,7 @@ class TextEncoder:
     def _numbers(self, family: Family, started: str) -> list[str]:
         """The lines of a counter, gauge or info."""
         kept, lines = self._kept(family), []
-        with_start = self._openmetrics and family.metric.kind is Kind.COUNTER
+        with_start = self._openmetrics and family.metric.kind is MetricKind.COUNTER
         for labels, value in family.series:
             template = (kept.get(labels) or self._make(family, labels, None))[1]
             shown = value if type(value) is int else number(value)
@@ -88,7 +90,7 @@ class TextEncoder:
         if edges is not None:
             lines = [f"{metric.name}_bucket{_braced(shown, edge_label(bound))}" for bound in (*edges.bounds, math.inf)]
             lines += [f"{metric.name}_{part}{_braced(shown)}" for part in ("sum", "count")]
-        if self._openmetrics and metric.kind in {Kind.COUNTER, Kind.HISTOGRAM}:
+        if self._openmetrics and metric.kind in {MetricKind.COUNTER, MetricKind.HISTOGRAM}:
             lines.append(f"{family_name(metric)}_created{_braced(shown)}")
         template = "".join(line.replace("%", "%%") + " %s\n" for line in lines)
         made = self._kept(family)[labels] = (edges, template)
@@ -128,7 +130,7 @@ def _braced(labels: str, edge: str | None = None) -> str:
 
 
 def _head(metric: Metric) -> str:
-    kind = Kind.GAUGE if metric.kind is Kind.INFO else metric.kind
+    kind = MetricKind.GAUGE if metric.kind is MetricKind.INFO else metric.kind
     text = metric.help.replace("\\", "\\\\").replace("\n", "\\n")
     return f"# HELP {metric.name} {text}\n# TYPE {metric.name} {kind}\n"
 

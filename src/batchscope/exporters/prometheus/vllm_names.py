@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from batchscope.catalog import Kind, Metric
+from batchscope.catalog import Metric, MetricKind
 from batchscope.exporters.prometheus.families import Table
 from batchscope.exporters.prometheus.labels import own_names
 from batchscope.histograms.exponential_histogram import ExponentialHistogram
@@ -35,15 +35,15 @@ FINISHED_REASON = {
 
 
 def _counter(name: str, unit: str, text: str, source: str, *labels: str) -> Metric:
-    return Metric(f"{VLLM_PREFIX}{name}_total", Kind.COUNTER, unit, text, f"totals.{source}", labels)
+    return Metric(f"{VLLM_PREFIX}{name}_total", MetricKind.COUNTER, unit, text, f"totals.{source}", labels)
 
 
 def _gauge(name: str, unit: str, text: str, source: str, *labels: str) -> Metric:
-    return Metric(VLLM_PREFIX + name, Kind.GAUGE, unit, text, f"gauges.{source}", labels)
+    return Metric(VLLM_PREFIX + name, MetricKind.GAUGE, unit, text, f"gauges.{source}", labels)
 
 
 def _histogram(name: str, unit: str, text: str, source: str) -> Metric:
-    return Metric(VLLM_PREFIX + name, Kind.HISTOGRAM, unit, text, f"histograms.{source}")
+    return Metric(VLLM_PREFIX + name, MetricKind.HISTOGRAM, unit, text, f"histograms.{source}")
 
 
 VLLM_CATALOG: tuple[Metric, ...] = (
@@ -131,7 +131,9 @@ def _totals(state: CumulativeState) -> dict[str, Any]:
 
 
 def _histograms(state: CumulativeState) -> dict[str, dict[str, ExponentialHistogram]]:
-    needed = {metric.source.removeprefix("histograms.") for metric in VLLM_CATALOG if metric.kind is Kind.HISTOGRAM}
+    needed = {
+        metric.source.removeprefix("histograms.") for metric in VLLM_CATALOG if metric.kind is MetricKind.HISTOGRAM
+    }
     return {name: {"": merged(state.histograms[name].values())} for name in needed & state.histograms.keys()}
 
 

@@ -6,7 +6,7 @@ So nearly all rules follow from it; those for values that are told apart by a la
 
 from __future__ import annotations
 
-from batchscope.catalog import CATALOG, INFO, PREFIX, Kind, Metric
+from batchscope.catalog import CATALOG, INFO, PREFIX, Metric, MetricKind
 from batchscope.records import CompletionReason
 from batchscope.scraping.table import DURATIONS, EngineNames, Quantity, Rule
 
@@ -14,7 +14,7 @@ _PLACES = ("totals", "gauges", "histograms")
 _PLAIN: dict[str, Metric] = {
     metric.source.rpartition(".")[2]: metric
     for metric in CATALOG
-    if metric.source.startswith(_PLACES) and (metric.kind is Kind.HISTOGRAM or not metric.labels)
+    if metric.source.startswith(_PLACES) and (metric.kind is MetricKind.HISTOGRAM or not metric.labels)
 }
 """Field of the state -> the metric that has its value; histograms are added up over request classes."""
 _BY_SOURCE = {metric.source: metric.name for metric in CATALOG if metric.source}

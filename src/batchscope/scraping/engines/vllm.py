@@ -9,7 +9,7 @@ gpu_prefix_cache_* -> prefix_cache_*.
 from __future__ import annotations
 
 from batchscope.records import CompletionReason
-from batchscope.scraping.table import EngineNames, Kind, Quantity, Rule, Version, prefixed
+from batchscope.scraping.table import Aggregation, EngineNames, Quantity, Rule, Version, prefixed
 
 _BY_SOURCE = "vllm:prompt_tokens_by_source_total"
 _WAITING_BY_REASON = "vllm:num_requests_waiting_by_reason"
@@ -156,7 +156,9 @@ RAY_VLLM = VLLM._replace(
             names=tuple(
                 ray
                 for name in rule.names
-                for ray in (_both(name) if rule.quantity.kind is Kind.COUNTER and not rule.part else [_under_ray(name)])
+                for ray in (
+                    _both(name) if rule.quantity.kind is Aggregation.COUNTER and not rule.part else [_under_ray(name)]
+                )
             )
         )
         for rule in _RULES
