@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from batchscope import ExponentialHistogram
-from batchscope.catalog import CATALOG, MetricKind, Metric
+from batchscope.catalog import CATALOG, Metric, MetricKind
 from batchscope.exporters.prometheus.edges import edges_of
 from batchscope.exporters.prometheus.families import LEFT_OUT
 from batchscope.exporters.prometheus.vllm_names import VLLM_CATALOG

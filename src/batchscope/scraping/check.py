@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from batchscope.catalog import CATALOG, values
-from batchscope.catalog import MetricKind
+from batchscope.catalog import CATALOG, MetricKind, values
 from batchscope.scraping.fetch import MetricsUrl
 from batchscope.scraping.remote import snapshot_url
 from batchscope.scraping.snapshot import not_given
