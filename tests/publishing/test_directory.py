@@ -172,14 +172,14 @@ def test_no_reader_sees_a_forgotten_process_twice_while_it_wakes_up(tmp_path, cl
     served(reader)
     clock.now += 10.0
     served(reader)
-    transport, seen = engine.publisher._transport, []
-    write = transport._write
+    writer, seen = engine.publisher._writer, []
+    write = writer._write
 
     def watched(name, data):
         write(name, data)
         seen.append(served(reader))
 
-    monkeypatch.setattr(transport, "_write", watched)
+    monkeypatch.setattr(writer, "_write", watched)
     engine.serve(2).publish()
     assert seen == [5]
 
@@ -239,8 +239,8 @@ def test_a_claim_that_comes_while_a_process_publishes_counts_once(tmp_path, cloc
     reader = reader_of(tmp_path, clock)
     served(reader)
     clock.now += 10.0
-    transport = engine.publisher._transport
-    write = transport._write
+    writer = engine.publisher._writer
+    write = writer._write
     seen = []
 
     def interrupted(name, data):
@@ -249,7 +249,7 @@ def test_a_claim_that_comes_while_a_process_publishes_counts_once(tmp_path, cloc
         write(name, data)
         seen.append(served(reader_of(tmp_path, clock, compact=False)))
 
-    monkeypatch.setattr(transport, "_write", interrupted)
+    monkeypatch.setattr(writer, "_write", interrupted)
     engine.serve(2).publish()
     assert seen[0] == 3
     assert served(reader) == served(reader_of(tmp_path, clock)) == 5

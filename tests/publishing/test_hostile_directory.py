@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchscope.errors import ConfigurationError
-from batchscope.publishing import SnapshotDirectory, SnapshotPublisher, SnapshotSocket, archive, names, publication
+from batchscope.publishing import SnapshotDirectory, SnapshotPublisher, archive, names, publication
 from batchscope.publishing.frame import FrameError, pack, unpack
 from batchscope.publishing.publication import FORMAT, PublicationHeader
 from batchscope.server.health import judge_processes
@@ -247,17 +247,26 @@ def test_a_directory_that_is_made_here_is_not_everybodys_whatever_the_umask(tmp_
         assert not (tmp_path / "made" / name).stat().st_mode & stat.S_IWOTH
 
 
-@pytest.mark.parametrize("path", ["", "a\0b", "\ud800", None, 7, b"", b"a\0b", "unix:", "unix:a\0b", "unix:\ud800"])
+@pytest.mark.parametrize("path", ["", "a\0b", "\ud800", None, 7, b"", b"a\0b"])
 def test_what_can_be_no_path_is_a_configuration_error_and_writes_nothing(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
     collector = Engine(tmp_path / "fleet").collector
     with pytest.raises(ConfigurationError, match="path"):
         SnapshotPublisher(collector, path, interval=None)
-    if not str(path).startswith("unix:"):
-        with pytest.raises(ConfigurationError, match="directory"):
-            SnapshotDirectory(path)
-        with pytest.raises(ConfigurationError, match="path"):
-            SnapshotSocket(path)
+    with pytest.raises(ConfigurationError, match="directory"):
+        SnapshotDirectory(path)
+    assert files(tmp_path) == ["fleet"]
+
+
+@pytest.mark.parametrize("path", ["unix:/run/fleet.sock", "unix:", b"unix:fleet"])
+def test_a_unix_socket_is_told_from_a_directory_and_nothing_is_made(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    collector = Engine(tmp_path / "fleet").collector
+    expected = r"unix:.*expected a directory, such as /run/batchscope.*Unix sockets are gone"
+    with pytest.raises(ConfigurationError, match=expected):
+        SnapshotPublisher(collector, path, interval=None)
+    with pytest.raises(ConfigurationError, match=expected):
+        SnapshotDirectory(path)
     assert files(tmp_path) == ["fleet"]
 
 

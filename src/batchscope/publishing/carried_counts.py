@@ -61,7 +61,3 @@ class Continuation:
         """A reader holds everything up to publication ``sequence`` for good."""
         self._held, self.base = self._sent[sequence], sequence
         self._ended = {one: last for one, last in self._ended.items() if one >= self._held.generation}
-
-    def sent(self, sequence: int) -> bool:
-        """Whether publication ``sequence`` is remembered."""
-        return sequence in self._sent

@@ -94,10 +94,3 @@ class DirectoryWriter:
             with contextlib.suppress(OSError, FrameError):
                 return archive.read(self._directory, revisions[-1]).header
         return archive.ArchiveHeader(format=archive.FORMAT, forgotten=True)  # unreadable: rather lost than twice
-
-    def forget(self) -> None:
-        """In a forked child: the files are the parent's."""
-        self._own = []
-
-    def close(self) -> None:
-        """Nothing is held open."""

@@ -23,7 +23,7 @@ _MODE = 0o775
 
 
 def usable_path(field: str, path: str | os.PathLike[str]) -> str:
-    """``path`` as text; ConfigurationError, with ``field`` in it, for what can be no path."""
+    """``path`` as text; ConfigurationError, with ``field`` in it, for what can be no directory's."""
     try:
         text = os.fsdecode(path)
         encoded = os.fsencode(text)
@@ -31,6 +31,10 @@ def usable_path(field: str, path: str | os.PathLike[str]) -> str:
         encoded = b""
     if not encoded or b"\0" in encoded:
         raise ConfigurationError(field, path, "a path: not empty, without a NUL")
+    if text.startswith("unix:"):
+        raise ConfigurationError(
+            field, path, "a directory, such as /run/batchscope, here and in all processes: Unix sockets are gone"
+        )
     return text
 
 
