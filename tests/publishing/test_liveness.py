@@ -3,16 +3,13 @@
 import math
 
 import msgspec
-import math
-
 import pytest
 from fleet_doubles import Engine
 
 from batchscope.publishing.archive import FORMAT, Archive, ArchiveHeader
-from batchscope.publishing.combine import combine, nothing
 from batchscope.publishing.liveness import Members
+from batchscope.publishing.merge_fleet import combine, nothing, steady
 from batchscope.publishing.publication import Publication
-from batchscope.publishing.steady import steady
 
 
 def published(instance, base, sequence, *, final=False):

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from batchscope.errors import ConfigurationError
 from batchscope.publishing import archive
-from batchscope.publishing.files import make_directory, write_whole
+from batchscope.publishing.files import Published, listing, make_directory, write_whole
 from batchscope.publishing.frame import FrameError
-from batchscope.publishing.names import Published, listing
 from batchscope.publishing.publication import Publication, encode
 
 _LOOKS = 5

@@ -16,10 +16,9 @@ import msgspec
 from batchscope.background import RateLimitedLog
 from batchscope.clock import Clock
 from batchscope.errors import ConfigurationError
-from batchscope.publishing.combine import combine
 from batchscope.publishing.labels import checked_labels
 from batchscope.publishing.liveness import Members, Processes
-from batchscope.publishing.steady import steady
+from batchscope.publishing.merge_fleet import combine, steady
 from batchscope.statistics.cumulative import CumulativeState, cumulative_of
 from batchscope.statistics.merge_parts import common
 from batchscope.statistics.snapshot import MetricsSnapshot
