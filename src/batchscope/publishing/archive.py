@@ -19,8 +19,8 @@ from batchscope.publishing.files import (
     write_counts,
 )
 from batchscope.publishing.frame import DAMAGED, FrameError, Header, pack, unpack
+from batchscope.publishing.merge_fleet import ended
 from batchscope.publishing.publication import Publication
-from batchscope.publishing.subtract import ended
 from batchscope.statistics.merge import merge_snapshots
 from batchscope.statistics.snapshot import MetricsSnapshot, decode_snapshot
 

@@ -11,7 +11,6 @@ import msgspec
 
 from batchscope.configuration import SchedulerLimits
 from batchscope.errors import MergeError
-from batchscope.publishing.subtract import ended
 from batchscope.records import EngineInfo
 from batchscope.statistics.merge import merge_snapshots
 from batchscope.statistics.merge_gauges import merge_gauges, merge_limits
@@ -44,6 +43,26 @@ def combine(living: Sequence[MetricsSnapshot], gone: Sequence[MetricsSnapshot], 
         whole = merge_snapshots(parts) if parts else nothing()
     instances = {snapshot.instance_id for snapshot in [*living, *gone] if snapshot.instance_id}
     return msgspec.structs.replace(whole, merged_from=sorted(instances), **_present(living))
+
+
+def ended(snapshot: MetricsSnapshot) -> MetricsSnapshot:
+    """The counts of a process that is gone: no gauges, windows, rates, resources, nor averages of last samples.
+
+    It has no instance id: several parts of one instance can be merged.
+    """
+    return msgspec.structs.replace(
+        snapshot,
+        gauges=Gauges(),
+        window=WindowTotals(),
+        windowed={},
+        windowed_histograms={},
+        means={},
+        resource_stats={},
+        resource_facts={},
+        batch_stats=BatchStatistics(total_batches=snapshot.batch_stats.total_batches),
+        instance_id="",
+        merged_from=[],
+    )
 
 
 def nothing() -> MetricsSnapshot:
