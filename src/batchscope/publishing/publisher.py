@@ -8,12 +8,10 @@ import logging
 import os
 import threading
 import time
-import weakref
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
-from batchscope.background import Periodic, RateLimitedLog
+from batchscope.background import Closing, Periodic, RateLimitedLog, forked
 from batchscope.clock import Clock
 from batchscope.errors import ConfigurationError
 from batchscope.publishing.carried_counts import Continuation
@@ -35,7 +33,7 @@ class SnapshotSource(Protocol):
         """Everything, with histograms; each call gives a higher ``sequence``."""
 
 
-class SnapshotPublisher:
+class SnapshotPublisher(Closing):
     """Publishes ``source``'s snapshot into ``target`` every ``interval`` seconds, from a thread of its own.
 
     Where the source tells whether anything was recorded (``drain()``, as a collector does) and nothing was, it waits
@@ -75,7 +73,7 @@ class SnapshotPublisher:
         if self._periodic is not None:
             self._periodic.start()
             atexit.register(self.close)  # after the thread's own, so that it comes before it
-        _publishers.add(self)
+        forked(self)
 
     def _publish_first(self, directory: str) -> None:
         try:
@@ -148,30 +146,10 @@ class SnapshotPublisher:
         if self._periodic is not None:
             self._periodic.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _after_fork(self) -> None:
         """In the child: off. The parent's lock may be held, and its files are not ours."""
         self._lock = threading.Lock()
         self._closed = True
-
-
-_publishers: weakref.WeakSet[SnapshotPublisher] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for publisher in list(_publishers):
-        publisher._after_fork()  # noqa: SLF001  (one mechanism, two halves)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _check_instance(instance: str) -> None:
