@@ -14,6 +14,7 @@ from itertools import chain
 from batchscope.aggregation.checks import INTERRUPTED
 from batchscope.aggregation.requests import ClassNames
 from batchscope.aggregation.state import Drained, Sink, State
+from batchscope.background import forked
 from batchscope.clock import Clock, WallClock
 from batchscope.configuration import OTHER_CLASS, MetricsConfiguration, SchedulerLimits
 from batchscope.errors import BusyError, ConfigurationError, InvalidRecordError
@@ -56,6 +57,7 @@ class Draining:
         self.writers = Writers(self.shared)
         self._start()
         self._begin()
+        forked(self)
 
     def _start(self) -> None:
         """What a fork's child needs anew."""
@@ -256,7 +258,7 @@ class Draining:
         self.generation = generation
         self._resetting = None
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """In the child: empty, a new lock; rows of other threads, even half-written, are gone."""
         self._start()
         self._given.clear()
