@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
 
 import pytest
@@ -296,6 +297,48 @@ def test_records_of_signal_handlers_are_counted_whatever_they_interrupt():
     made += 60_000 * TIMES
     assert accounted(collector) == made
     assert collector.get_snapshot().totals.dropped_records == 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers that send signals here")
+def test_reads_that_real_signals_end_anywhere_keep_the_identity_for_two_seconds():
+    class Ended(BaseException):
+        pass
+
+    def handler(*_):
+        if reading:
+            raise Ended
+
+    collector, random_time = SchedulerMetricsCollector(), random.Random(1).uniform
+    tracker, reading, ended, received, lost, number = RequestTracker(collector), False, 0, 0, 0, 0
+    for place in range(50):
+        tracker.arrived(("open", place))
+    collector.get_snapshot()
+    before, end = signal.signal(signal.SIGALRM, handler), time.monotonic() + 2 * TIMES
+    try:
+        while time.monotonic() < end:
+            for _ in range(3):
+                number += 1
+                slot = tracker.arrived(number)
+                tracker.iteration([slot])
+                tracker.finished(slot, EOS)
+            try:
+                reading = True
+                signal.setitimer(signal.ITIMER_REAL, random_time(1e-5, 9e-4))
+                collector.read_totals()
+                reading = False
+            except Ended:
+                reading, ended = False, ended + 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            state = collector.read_totals()
+            totals, gauges = state.totals, state.gauges
+            finished = sum(totals.requests_by_reason.values())
+            assert totals.requests_received == finished + gauges.requests_in_flight + totals.requests_lost
+            assert (totals.requests_received >= received, totals.requests_lost >= lost) == (True, True)
+            received, lost = totals.requests_received, totals.requests_lost
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert ended > 20
 
 
 def test_ten_thousand_short_threads_leave_the_rings_of_those_alive_at_once():
