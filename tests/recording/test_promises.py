@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import tracemalloc
+import weakref
 
 import pytest
 from test_reentrance import accounted
@@ -19,9 +20,11 @@ from batchscope import (
     BatchLimiter,
     CompletionReason,
     IterationResult,
+    MetricsConfiguration,
     RequestResult,
     RequestTracker,
     SchedulerMetricsCollector,
+    SloTargets,
 )
 from batchscope.recording.packing import MAX_ID
 
@@ -66,6 +69,21 @@ class NamelessMeta(type):
         raise RuntimeError("no name")
 
 
+class HostileMeta(type):
+    """Classes that can be asked for nothing."""
+
+    def _refuse(cls, *_):
+        raise RuntimeError("not this class")
+
+    __hash__ = __eq__ = __repr__ = __str__ = __bool__ = __len__ = __iter__ = _refuse
+    __instancecheck__ = __subclasscheck__ = _refuse
+    __name__ = __doc__ = property(_refuse)
+
+
+class OfHostileType(metaclass=HostileMeta):
+    """Its own methods are those of any object."""
+
+
 class NamelessError(Exception, metaclass=NamelessMeta):
     """Says nothing either."""
 
@@ -107,7 +125,7 @@ def moody():
 VALUES = (
     0, 1, 1.5, -1, None, True, 10**400, float("nan"), float("inf"), "", "text", b"bytes", [], [1.0], (), {}, object(), 1j,
     HostileText("x"), Poisoned("x"), Proxy(), NamelessError(), NamelessError, Raises(), Recursive(), "x" * 1000,
-    EOS, BatchLimiter.DEMAND, "\ud800",
+    EOS, BatchLimiter.DEMAND, "\ud800", OfHostileType(), OfHostileType,
 )  # fmt: skip
 
 
@@ -158,6 +176,40 @@ def test_whatever_a_tracker_is_told_no_call_raises_and_the_identity_holds():
             finished = sum(totals.requests_by_reason.values())
             assert totals.requests_received == finished + snapshot.gauges.requests_in_flight + totals.requests_lost
     assert finished > 0
+
+
+def test_a_request_of_a_hostile_type_costs_nobody_but_itself_whether_taken_refused_or_undeclared():
+    configuration = MetricsConfiguration(slo={"chat": SloTargets(time_to_first_token=1.0)})
+    collector = SchedulerMetricsCollector(configuration)
+    tracker = RequestTracker(collector)
+    hostile = OfHostileType()
+    for _ in range(2):
+        good, taken = tracker.arrived("good"), tracker.arrived(hostile, request_class="chat")
+        tracker.arrived(hostile, prompt_tokens=-1)
+        tracker.arrived("x", prompt_tokens=-1, request_class=hostile)
+        tracker.iteration([good, taken])
+        tracker.finished(good, EOS)
+        tracker.finished(taken, EOS)
+        collector.record_request_completion(RequestResult(hostile, 1, EOS, 1.0))
+        collector.record_request_completion(RequestResult("a", 1, EOS, 1.0, request_class=hostile))
+    snapshot = collector.get_snapshot()
+    assert snapshot.request_stats.total_requests == 8
+    assert snapshot.totals.rejected_records == {"duplicate_request": 2, "negative": 2}
+    collector.reset()
+    assert collector.get_snapshot().request_stats.total_requests == 0
+
+
+def test_an_undeclared_request_class_is_not_kept_alive():
+    class Kept:
+        """A class of requests, as an object."""
+
+    kept = Kept()
+    gone = weakref.ref(kept)
+    collector = SchedulerMetricsCollector(MetricsConfiguration(slo={"chat": SloTargets(time_to_first_token=1.0)}))
+    collector.record_request_completion(RequestResult("a", 1, EOS, 1.0, request_class=kept))
+    del kept
+    collector.get_snapshot()
+    assert gone() is None
 
 
 def test_one_poisoned_name_or_id_costs_no_neighbour():
