@@ -18,7 +18,7 @@ from batchscope.background import forked
 from batchscope.clock import Clock, WallClock
 from batchscope.configuration import OTHER_CLASS, MetricsConfiguration, SchedulerLimits
 from batchscope.errors import BusyError, ConfigurationError, InvalidRecordError
-from batchscope.recording.mistakes import Mistakes, shown
+from batchscope.recording.mistakes import Mistakes
 from batchscope.recording.producer import Source
 from batchscope.recording.ring import OURSELVES, Pressure
 from batchscope.recording.rings import ProducerContext
@@ -101,11 +101,11 @@ class Draining:
                 self._note_undeclared(self.classes.codes.undeclared)
         self.tell()
 
-    def _note_undeclared(self, name: object) -> None:
+    def _note_undeclared(self, name: str) -> None:
         declared = ", ".join(map(repr, self.classes.names))
         self.mistakes.remark(
             "undeclared", "request_class",
-            f"request_class={shown(name)} is not declared in slo= ({declared}): such requests count as {OTHER_CLASS!r}."
+            f"request_class={name} is not declared in slo= ({declared}): such requests count as {OTHER_CLASS!r}."
             " Only the first one is logged.",
         )  # fmt: skip
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -156,6 +158,35 @@ def test_values_of_hostile_types_are_named_by_type_and_run_nothing(caplog):
 )  # fmt: skip
 def test_a_value_is_shown_short(value, text):
     assert shown(value) == text
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda t, c: t.iteration([1], [1, 2]), lambda t, c: t.finished("r", EOS), lambda t, c: t.forming(["a"]),
+        lambda t, c: c.record_iteration(iteration(tokens="3")), lambda t, c: c.record_batch_utilization("full"),
+    ],
+)  # fmt: skip
+def test_a_mistake_keeps_nothing_of_its_caller_alive(mistake):
+    class Tensor:
+        """Large, and held by the caller's frame alone."""
+
+    collector = SchedulerMetricsCollector()
+    tracker = RequestTracker(collector)
+
+    def step():
+        tensor = Tensor()
+        mistake(tracker, collector)
+        return weakref.ref(tensor)
+
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        assert step()() is None
+    finally:
+        if collecting:
+            gc.enable()
+    assert sum(collector.read_totals().totals.rejected_records.values()) == 1
 
 
 def test_a_handler_that_fails_does_not_reach_the_reader():

@@ -131,7 +131,12 @@ def _called(owner: str, frame: FrameType) -> str:
 def _described(reason: str, method: str, frame: FrameType, error: Exception) -> Mistake:
     code = frame.f_code
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    arguments = {name: frame.f_locals[name] for name in names if name in frame.f_locals}
+    held = frame.f_locals
+    arguments = {name: held[name] for name in names if name in held}
+    if (
+        type(held) is dict
+    ):  # before Python 3.13 the frame keeps it: with the error, whose traceback has the frame, a cycle
+        held.pop("error", None)
     result = arguments.get("result")
     if isinstance(result, msgspec.Struct):
         arguments = {name: getattr(result, name) for name in result.__struct_fields__}

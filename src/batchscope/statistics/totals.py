@@ -10,6 +10,8 @@ import msgspec
 TokensByEngine = dict[str, dict[str, int]]
 """Output tokens by engine and by who told of them, ``iterations`` or ``requests``; see ``counted_once``."""
 MOST_ENGINES = 1024
+LARGEST = 2**63 - 1
+"""What whole numbers of a document, and their sums, go up to: a larger one has no place in JSON, nor in a float."""
 
 
 def engine_name(role: str, labels: Mapping[str, str]) -> str:
@@ -19,7 +21,7 @@ def engine_name(role: str, labels: Mapping[str, str]) -> str:
 
 def counted_once(tokens: TokensByEngine) -> int:
     """All tokens: of each engine those of its iterations where it has any, else those of its finished requests."""
-    return sum(sum(_chosen(told).values()) for told in tokens.values())
+    return min(sum(sum(_chosen(told).values()) for told in tokens.values()), LARGEST)
 
 
 def _chosen(told: dict[str, int]) -> dict[str, int]:
@@ -123,7 +125,7 @@ class Mean(msgspec.Struct, frozen=True):
         return self.sum / self.count if self.count else nan
 
     def __add__(self, other: Mean) -> Mean:
-        return Mean(self.sum + other.sum, self.count + other.count)
+        return Mean(self.sum + other.sum, min(self.count + other.count, LARGEST))
 
 
 class WindowTotals(msgspec.Struct, frozen=True):

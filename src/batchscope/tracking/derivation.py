@@ -74,9 +74,12 @@ class Derivation:
         self.received, self.lost, self.rejected = self.in_flight, 0, {}
         self._completed.clear()
 
-    def derive(self, events: Sequence[Event]) -> list[Rows | Gaps]:
-        """Rows of everything that these events say, in the order they were reported."""
+    def begin(self) -> None:
+        """Keep what ``abandon`` goes back to: called before any event is taken."""
         self._before = (self.in_flight, self.received, self.lost, dict(self.rejected))
+
+    def derive(self, events: Sequence[Event]) -> list[Rows | Gaps]:
+        """Rows of everything that these events say, in the order they were reported; after ``begin``."""
         log = self._admission.advance(events)
         self.received += log.admitted
         out: list[Rows | Gaps] = []
@@ -92,7 +95,7 @@ class Derivation:
         return out + self._leave(log.leaving)
 
     def abandon(self, events: Sequence[Event]) -> None:
-        """``derive`` of these was ended by an exception: as if none of it had happened, but for who left.
+        """What began with ``begin`` was ended by an exception: as if none of it had happened, but for who left.
 
         Arrivals and iterations are rejected as ``interrupted``; requests whose end was among the events are lost. No
         handle that was touched is used again.

@@ -338,6 +338,7 @@ class RequestTracker:
         self._pending_bytes, self._relief_at = 0, _RELIEF_BYTES
         if events:
             self._begun = len(self._ready)
+            self._derivation.begin()
             self._taken = events
             del self._log[: len(events)]
             self._ready.extend(self._derivation.derive(events))
