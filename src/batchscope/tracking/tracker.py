@@ -21,6 +21,7 @@ import numpy.typing as npt
 from batchscope.clock import Clock
 from batchscope.configuration import SchedulerLimits, SloTargets, checked_clock
 from batchscope.errors import ConfigurationError, InvalidRecordError
+from batchscope.recording.mistakes import WrongArgumentError, in_words
 from batchscope.recording.packing import BAD_VALUE
 from batchscope.recording.producer import Attachable, LiveRequests, SourceCounts
 from batchscope.recording.tally import DROPPED, WRONG_TYPE, Tally
@@ -132,7 +133,7 @@ class RequestTracker:
         *,
         started_at: float | None = None,
         scheduled_tokens: Whole | None = None,
-        preempted: Whole = (),
+        preempted: Whole | None = (),
         waiting: int | None = None,
         running_requests: int | None = None,
         deferred_requests: int | None = None,
@@ -166,8 +167,8 @@ class RequestTracker:
             formed = Formed(
                 handles,
                 tuple([nan if value is None else float(value) for value in said]),
-                None if scheduled_tokens is None else _aligned(scheduled_tokens, handles),
-                _packed(preempted) if len(preempted) else b"",
+                None if scheduled_tokens is None else _aligned("scheduled_tokens", scheduled_tokens, handles),
+                b"" if preempted is None or not len(preempted) else _packed(preempted),
             )
         except BAD_VALUE as error:
             self._misuse(error)
@@ -184,7 +185,7 @@ class RequestTracker:
         started_at: float | None = None,
         finished_at: float | None = None,
         scheduled_tokens: Whole | None = None,
-        preempted: Whole = (),
+        preempted: Whole | None = (),
         waiting: int | None = None,
         running_requests: int | None = None,
         deferred_requests: int | None = None,
@@ -241,9 +242,9 @@ class RequestTracker:
                     nan if limited_by is None else LIMITER_CODES[limited_by],
                 ),
                 handles,
-                None if tokens is None else _aligned(tokens, handles),
-                None if scheduled_tokens is None else _aligned(scheduled_tokens, handles),
-                _packed(preempted) if len(preempted) else b"",
+                None if tokens is None else _aligned("tokens", tokens, handles),
+                None if scheduled_tokens is None else _aligned("scheduled_tokens", scheduled_tokens, handles),
+                b"" if preempted is None or not len(preempted) else _packed(preempted),
             )  # fmt: skip
         except BAD_VALUE as error:
             self._misuse(error)
@@ -322,7 +323,7 @@ class RequestTracker:
         if self._shared.mistakes is not None:
             self._shared.mistakes.note_call(reason, "RequestTracker", error)
         if self._shared.strict:
-            raise InvalidRecordError(f"record not taken: {error}; see the method's docstring") from error
+            raise InvalidRecordError(in_words(reason, "RequestTracker", error)) from error
 
     # What the collector asks for, under the drain's lock.
 
@@ -427,11 +428,15 @@ def _packed(values: Whole) -> bytes:
     return _packer(len(values))(*values)
 
 
-def _aligned(values: Whole, handles: bytes) -> bytes:
+def _aligned(name: str, values: Whole, handles: bytes) -> bytes:
     packed = _packed(values)
     if len(packed) != len(handles):
-        raise ValueError(f"{len(packed) // 8} values for {len(handles) // 8} slots: expected one a slot")
+        raise WrongArgumentError(name, f"{len(packed) // 8} values for {_slots(len(handles) // 8)}")
     return packed
+
+
+def _slots(count: int) -> str:
+    return "1 slot" if count == 1 else f"{count} slots"
 
 
 @lru_cache(maxsize=4096)
