@@ -42,6 +42,7 @@ _pack_scalars, _unpack_scalars = _SCALARS.pack, _SCALARS.unpack
 _NOTHING = (nan,) * (2 + len(FIELDS))
 _MAX_RANKS = 1 << 16
 TOLD_TWICE = "told_twice"
+NOT_TOLD = "not_told"
 _MAX_BYTES = 1 << 24  # of slots; as much each of their tokens and scheduled tokens where these are given
 
 
@@ -83,6 +84,7 @@ class RequestTracker:
         self._free: deque[int] = deque()
         self._misused = Tally()
         self._stops: dict[float, Formed] = {}
+        self._formed: dict[float, Formed] = {}  # by rank: the last one
         self._ahead = False  # whether anything was ever told before its iteration: most engines never do
         self._derivation = Derivation(
             self._shared.class_codes, self._shared.other_class, self._limits, self._shared.mistakes
@@ -175,6 +177,7 @@ class RequestTracker:
             return Formed(b"", (), told=True)
         if stop is not None:
             formed.scalars, formed.head = _overlaid(formed.scalars, stop.scalars), stop.head
+        self._formed[_rank(rank)] = formed
         return formed
 
     def iteration(
@@ -259,9 +262,14 @@ class RequestTracker:
         if isinstance(slots, Formed):
             return slots
         try:
-            return self._stops.pop(_rank(rank), None)
+            of = _rank(rank)
         except BAD_VALUE:
             return None  # a rank that is none: the row's check says so
+        formed = self._formed.pop(of, None)
+        if formed is not None and not formed.told:
+            text = "forming(...): iteration was called with slots after it; give iteration what forming returned"
+            self._misuse(ValueError(text), NOT_TOLD)
+        return self._stops.pop(of, None)
 
     def _misuse_formed(self, said: Formed) -> None:
         """One iteration counts once; where forming it was a mistake, that was counted then."""
