@@ -188,9 +188,8 @@ class Draining:
         if not self._lock.acquire(blocking=False):
             return False
         try:
-            self.drain()
-        except Exception:  # noqa: BLE001  (a producer is not told; the next reader is, if it happens again)
-            self.state.rejections.last = INTERRUPTED
+            with contextlib.suppress(Exception):  # a producer is not told; the next reader is, if it happens again
+                self.drain()
         finally:
             self._lock.release()
         return True
@@ -201,13 +200,18 @@ class Draining:
             return
         with self.lock:
             before = self.counted().rejected
-            self.state.rejections.last = ""
+            self.state.rejections.last = self.mistakes.last = None
             self.drain()
             now = self.counted().rejected
         grown = [reason for reason, count in now.items() if count > before.get(reason, 0)]
         if grown:
-            reason = self.state.rejections.last or ", ".join(grown)
-            raise InvalidRecordError(f"record rejected: {reason}; durations are seconds >= 0, counts whole numbers")
+            raise InvalidRecordError(self._refusal() or f"A record was not counted ({', '.join(grown)})")
+
+    def _refusal(self) -> str:
+        """The record that was refused last, in words."""
+        if self.state.rejections.last is not None:
+            self.mistakes.note_refused(*self.state.rejections.last)
+        return str(self.mistakes.last or "")
 
     def counted(self) -> Counted:
         """What producers and checks counted since the last reset; the lock is held."""
@@ -224,7 +228,7 @@ class Draining:
             self.state.resources.record(samples, facts, now, interval, self.state.tokens())
             refused = self.state.rejections.total > rejected
         if refused and self.configuration.strict:
-            raise InvalidRecordError(f"resource sample rejected: {self.state.rejections.last}")
+            raise InvalidRecordError(self._refusal())
 
     def set_limits(self, limits: SchedulerLimits) -> None:
         """Measure against other limits from now on; what was recorded before keeps the old ones."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from interruptions import act_at, at_each_bytecode, interrupt
+from interruptions import PACKAGE, act_at, at_each_bytecode, interrupt
 
 from batchscope import CompletionReason, IterationResult, RequestResult, RequestTracker, SchedulerMetricsCollector
 from batchscope.recording import rings
@@ -145,7 +145,8 @@ def test_a_trackers_call_in_the_middle_of_another_or_ended_there_leaves_it_whole
 
     number, step = 0, 1 if relief > 1 else 331
     slot = tracker.arrived("first")
-    while act_at(number, lambda: TRACKER_CALLS[call](tracker, slot), serve if act == "nested" else interrupt):  # noqa: B023
+    within, act_there = PACKAGE / "tracking", serve if act == "nested" else interrupt
+    while act_at(number, lambda: TRACKER_CALLS[call](tracker, slot), act_there, within=within):  # noqa: B023
         check()
         slot = tracker.arrived(("next", number))
         number += step

@@ -86,15 +86,16 @@ class MetricsSnapshot(msgspec.Struct, frozen=True, kw_only=True):
             encoded = msgspec.json.encode(readable_document(plain))
         return msgspec.json.format(encoded, indent=indent) if indent else encoded
 
-    def report(self, *, width: int = 100) -> str:
+    def report(self, *, width: int | None = None) -> str:
         """The text that ``batchscope report`` prints: requests, latencies, batch, what held it, SLO.
 
-        ``width``: columns; from 80 on nothing is cut off.
+        ``width``: columns; from 80 on nothing is cut off. Left out: those of the terminal that stdout is (80 to 140),
+        else 100.
         """
-        from batchscope.views.rendering import plain  # noqa: PLC0415  (rich, for whom wants to read it)
+        from batchscope.views.rendering import page_width, plain  # noqa: PLC0415  (rich, for whom wants to read it)
         from batchscope.views.report import Report  # noqa: PLC0415
 
-        return plain(Report(self), width)
+        return plain(Report(self), page_width() if width is None else width)
 
     def __repr__(self) -> str:
         """In a line what of, since all of it has some 15,000 characters."""

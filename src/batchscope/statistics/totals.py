@@ -43,7 +43,8 @@ class Totals(msgspec.Struct, frozen=True):
     ``requests_received`` = finished + in flight + lost.
     ``generation_tokens`` are those of iterations where one was recorded before a request finished, else those of
     finished requests; what was chosen stays, over ``reset()``, too. ``running_request_seconds`` covers the busy time in
-    which it was said how many run, ``running_reported_seconds``; likewise waiting.
+    which it was said how many run, ``running_reported_seconds``; likewise waiting, which is also kept by what held the
+    batch meanwhile: what those who waited waited for.
     ``slot_seconds`` = max_running_requests x busy time while that limit was known, ``used_slot_seconds`` = requests
     in the batch x the same time, ``rank_seconds`` = time since start x ranks seen. From ``prefix_cache_queried_tokens``
     on, what only an engine's own statistics tell: None (or no entry) where they never did.
@@ -74,6 +75,7 @@ class Totals(msgspec.Struct, frozen=True):
     running_reported_seconds: float = 0.0
     waiting_request_seconds: float = nan
     waiting_reported_seconds: float = 0.0
+    waiting_request_seconds_by_limiter: dict[str, float] = {}
     scheduled_request_seconds: float = 0.0
     slot_seconds: float = nan
     used_slot_seconds: float = nan

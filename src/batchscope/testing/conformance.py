@@ -22,12 +22,13 @@ class ConformanceError(AssertionError):
 
     def __init__(self, found: list[str]) -> None:
         more = f"\n  ... and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        super().__init__(f"{len(found)} contradictions:\n  " + "\n  ".join(found[:_SHOWN]) + more)
+        contradictions = "1 contradiction" if len(found) == 1 else f"{len(found)} contradictions"
+        super().__init__(f"{contradictions}:\n  " + "\n  ".join(found[:_SHOWN]) + more)
         self.violations = found
 
 
 def violations(reported: RecordingMetrics | MetricsSnapshot, *, drained: bool = False) -> list[str]:
-    """Every contradiction, a sentence each; none: an empty list.
+    """Every contradiction, a sentence each (of what a tracker was told, a sentence a kind); none: an empty list.
 
     ``drained``: every request has left, so that totals of iterations and of requests must agree, too.
     """

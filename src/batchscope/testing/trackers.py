@@ -14,9 +14,11 @@ def check(recorded: RecordingMetrics, *, drained: bool) -> Iterator[str]:
     for tracker in recorded.trackers:
         counts = tracker.counts()
         for reason, number in counts.rejected.items():
-            yield f"{number} calls of a tracker refused as {reason}: expected none"
+            yield f"{number} {'call' if number == 1 else 'calls'} of a tracker refused as {reason}: expected none"
         if drained and counts.lost:
-            yield f"{counts.lost} requests of a tracker lost: expected an end of each"
+            lost = "1 request" if counts.lost == 1 else f"{counts.lost} requests"
+            yield f"{lost} of a tracker lost: expected an end of each"
     received = sum(tracker.counts().received - tracker.counts().lost for tracker in recorded.trackers)
     if drained and recorded.trackers and received > len(recorded.requests):
-        yield f"{received} requests arrived and {len(recorded.requests)} ended: expected that all have left"
+        arrived = "1 request" if received == 1 else f"{received} requests"
+        yield f"{arrived} arrived and {len(recorded.requests)} ended: expected that all have left"

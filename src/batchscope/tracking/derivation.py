@@ -191,7 +191,7 @@ class Derivation:
                     excused = bad & batch.formed[history.begin] & (reason == STALE_SLOT)
                     blamed = np.flatnonzero(bad & ~excused)
                     if len(blamed):
-                        self.reject(reason, len(blamed), detail=self._detail(history, int(blamed[0]), batch))
+                        self.reject(reason, len(blamed), detail=self._detail(reason, history, int(blamed[0]), batch))
                     keep = np.ones(len(bad), dtype=np.bool_)
                     keep[order[bad]] = False
                     elements = elements.take(keep)
@@ -205,12 +205,15 @@ class Derivation:
         yield OUT_OF_ORDER, self._going_back(history, batch.finished)
         yield NOT_RUNNING, history.not_running(self.table)
 
-    def _detail(self, history: History, place: int, batch: IterationBatch) -> str:
+    def _detail(self, reason: str, history: History, place: int, batch: IterationBatch) -> str:
         """What is known of a run that cannot be: its slot, its request's instants, its iteration's end."""
         slot, at = history.slot[place], float(batch.finished[history.begin[place]])
         arrived = float(self.table.arrived_at[slot])
-        known = f"slot {self.table.handle[slot]} in an iteration with finished_at = {at:.3f}, arrived at {arrived:.3f}"
-        return instants(known, at, arrived)
+        known = f"in an iteration with finished_at = {at:.3f}, arrived at {arrived:.3f}"
+        evicted = history.evicted
+        both = reason == DUPLICATE_SLOT and evicted is not None and evicted[place - 1] and not evicted[place]
+        where = " both in slots and in preempted," if both else ""
+        return instants(f"slot {self.table.handle[slot]}{where} {known}", at, arrived)
 
     @staticmethod
     def _gone(history: History, position: npt.NDArray[np.int64], leaving: Leaving) -> Mask:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from batchscope.clock import Clock
 from batchscope.configuration import SchedulerLimits, SloTargets, checked_clock
 from batchscope.errors import ConfigurationError, InvalidRecordError
+from batchscope.recording.mistakes import WrongArgumentError, in_words
 from batchscope.recording.packing import BAD_VALUE
 from batchscope.recording.producer import Attachable, LiveRequests, SourceCounts
 from batchscope.recording.tally import DROPPED, WRONG_TYPE, Tally
@@ -41,6 +42,7 @@ _pack_scalars, _unpack_scalars = _SCALARS.pack, _SCALARS.unpack
 _NOTHING = (nan,) * (2 + len(FIELDS))
 _MAX_RANKS = 1 << 16
 TOLD_TWICE = "told_twice"
+NOT_TOLD = "not_told"
 _MAX_BYTES = 1 << 24  # of slots; as much each of their tokens and scheduled tokens where these are given
 
 
@@ -82,6 +84,7 @@ class RequestTracker:
         self._free: deque[int] = deque()
         self._misused = Tally()
         self._stops: dict[float, Formed] = {}
+        self._formed: dict[float, Formed] = {}  # by rank: the last one
         self._ahead = False  # whether anything was ever told before its iteration: most engines never do
         self._derivation = Derivation(
             self._shared.class_codes, self._shared.other_class, self._limits, self._shared.mistakes
@@ -132,7 +135,7 @@ class RequestTracker:
         *,
         started_at: float | None = None,
         scheduled_tokens: Whole | None = None,
-        preempted: Whole = (),
+        preempted: Whole | None = (),
         waiting: int | None = None,
         running_requests: int | None = None,
         deferred_requests: int | None = None,
@@ -166,14 +169,15 @@ class RequestTracker:
             formed = Formed(
                 handles,
                 tuple([nan if value is None else float(value) for value in said]),
-                None if scheduled_tokens is None else _aligned(scheduled_tokens, handles),
-                _packed(preempted) if len(preempted) else b"",
+                None if scheduled_tokens is None else _aligned("scheduled_tokens", scheduled_tokens, handles),
+                b"" if preempted is None or not len(preempted) else _packed(preempted),
             )
         except BAD_VALUE as error:
             self._misuse(error)
             return Formed(b"", (), told=True)
         if stop is not None:
             formed.scalars, formed.head = _overlaid(formed.scalars, stop.scalars), stop.head
+        self._formed[_rank(rank)] = formed
         return formed
 
     def iteration(
@@ -184,7 +188,7 @@ class RequestTracker:
         started_at: float | None = None,
         finished_at: float | None = None,
         scheduled_tokens: Whole | None = None,
-        preempted: Whole = (),
+        preempted: Whole | None = (),
         waiting: int | None = None,
         running_requests: int | None = None,
         deferred_requests: int | None = None,
@@ -241,9 +245,9 @@ class RequestTracker:
                     nan if limited_by is None else LIMITER_CODES[limited_by],
                 ),
                 handles,
-                None if tokens is None else _aligned(tokens, handles),
-                None if scheduled_tokens is None else _aligned(scheduled_tokens, handles),
-                _packed(preempted) if len(preempted) else b"",
+                None if tokens is None else _aligned("tokens", tokens, handles),
+                None if scheduled_tokens is None else _aligned("scheduled_tokens", scheduled_tokens, handles),
+                b"" if preempted is None or not len(preempted) else _packed(preempted),
             )  # fmt: skip
         except BAD_VALUE as error:
             self._misuse(error)
@@ -258,9 +262,14 @@ class RequestTracker:
         if isinstance(slots, Formed):
             return slots
         try:
-            return self._stops.pop(_rank(rank), None)
+            of = _rank(rank)
         except BAD_VALUE:
             return None  # a rank that is none: the row's check says so
+        formed = self._formed.pop(of, None)
+        if formed is not None and not formed.told:
+            text = "forming(...): iteration was called with slots after it; give iteration what forming returned"
+            self._misuse(ValueError(text), NOT_TOLD)
+        return self._stops.pop(of, None)
 
     def _misuse_formed(self, said: Formed) -> None:
         """One iteration counts once; where forming it was a mistake, that was counted then."""
@@ -322,7 +331,7 @@ class RequestTracker:
         if self._shared.mistakes is not None:
             self._shared.mistakes.note_call(reason, "RequestTracker", error)
         if self._shared.strict:
-            raise InvalidRecordError(f"record not taken: {error}; see the method's docstring") from error
+            raise InvalidRecordError(in_words(reason, "RequestTracker", error)) from error
 
     # What the collector asks for, under the drain's lock.
 
@@ -428,11 +437,15 @@ def _packed(values: Whole) -> bytes:
     return _packer(len(values))(*values)
 
 
-def _aligned(values: Whole, handles: bytes) -> bytes:
+def _aligned(name: str, values: Whole, handles: bytes) -> bytes:
     packed = _packed(values)
     if len(packed) != len(handles):
-        raise ValueError(f"{len(packed) // 8} values for {len(handles) // 8} slots: expected one a slot")
+        raise WrongArgumentError(name, f"{len(packed) // 8} values for {_slots(len(handles) // 8)}")
     return packed
+
+
+def _slots(count: int) -> str:
+    return "1 slot" if count == 1 else f"{count} slots"
 
 
 @lru_cache(maxsize=4096)
