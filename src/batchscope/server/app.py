@@ -18,13 +18,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from batchscope.clock import Clock
 from batchscope.errors import BatchscopeError
 from batchscope.exporters.prometheus import Exposition
-from batchscope.server.access import allows
 from batchscope.server.health import CLOSED, Health, ProcessSource, judge, judge_processes
 from batchscope.server.hosts import AllowedHosts
 from batchscope.server.negotiation import accepts_gzip, choose_format
 from batchscope.server.shared import SharedWork
 from batchscope.statistics.cumulative import StateSource
 from batchscope.text import quoted
+from batchscope.tokens import allows
 from batchscope.version import __version__
 
 ENDPOINTS = {
