@@ -15,9 +15,9 @@ from batchscope.clock import Clock
 from batchscope.errors import ConfigurationError, MissingExtraError
 from batchscope.exporters.prometheus import Exposition
 from batchscope.exporters.prometheus.families import SERIES_BUDGET
+from batchscope.server.guard import ConnectionLimits
 from batchscope.server.health import STALL_SECONDS, checked_stall_seconds
 from batchscope.server.hosts import declared_hosts
-from batchscope.server.limits import ConnectionLimits
 from batchscope.statistics.cumulative import StateSource
 from batchscope.tokens import TOKEN_VARIABLE, find_token
 
