@@ -11,12 +11,13 @@ import time
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from batchscope.checks import check_positive
 from batchscope.clock import Clock
 from batchscope.errors import ConfigurationError, MissingExtraError
 from batchscope.exporters.prometheus import Exposition
 from batchscope.exporters.prometheus.families import SERIES_BUDGET
 from batchscope.server.guard import ConnectionLimits
-from batchscope.server.health import STALL_SECONDS, checked_stall_seconds
+from batchscope.server.health import STALL_SECONDS
 from batchscope.server.hosts import declared_hosts
 from batchscope.statistics.cumulative import StateSource
 from batchscope.tokens import TOKEN_VARIABLE, find_token
@@ -62,7 +63,7 @@ def make_asgi_app(
     except ModuleNotFoundError as error:
         raise _missing("make_asgi_app", error) from error
     exposition = Exposition(vllm_names=vllm_names, series_budget=series_budget)
-    stall_seconds = checked_stall_seconds(stall_seconds)
+    check_positive("stall_seconds", stall_seconds, "seconds")
     endpoints = Endpoints(source, exposition, stall_seconds=stall_seconds, max_age=max_age, clock=clock)
     return make_app([*endpoints.routes(), *routes], find_token(token, token_file))
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from batchscope.errors import ConfigurationError
+from batchscope.checks import check_positive, check_whole
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True):
@@ -31,14 +31,10 @@ class ConnectionLimits(msgspec.Struct, frozen=True):
     header_bytes: int = 16_384
 
     def __post_init__(self) -> None:
-        for field, least in (("connections", 1), ("header_bytes", 1024)):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigurationError(field, value, f"a whole number >= {least}")
+        check_whole("connections", self.connections, 1)
+        check_whole("header_bytes", self.header_bytes, 1024)
         for field in ("header_seconds", "answer_seconds", "idle_seconds"):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise ConfigurationError(field, value, "seconds > 0")
+            check_positive(field, getattr(self, field), "seconds")
 
     @property
     def keep_alive(self) -> int:

@@ -19,6 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from batchscope.background import RateLimitedLog
+from batchscope.checks import check_whole
 from batchscope.errors import BatchscopeError, ConfigurationError
 from batchscope.server.app import HostChecked
 from batchscope.server.connection import guarded_protocol
@@ -226,8 +227,7 @@ class _Where(NamedTuple):
 
 
 def _resolved(host: str, port: int) -> _Where:
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
-        raise ConfigurationError("port", port, "a whole number 0..65535; 0 finds a free one")
+    check_whole("port", port, 0, 65_535, "; 0 finds a free one")
     if not isinstance(host, str) or not host:  # None would be everywhere
         raise ConfigurationError("host", host, "an address of this machine, as text; 0.0.0.0 is everywhere")
     try:

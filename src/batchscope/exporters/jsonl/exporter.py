@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from batchscope.background import Periodic, RateLimitedLog
+from batchscope.checks import check_whole
 from batchscope.errors import ConfigurationError
 from batchscope.exporters.jsonl.file import FSYNC, Fsync, LinesFile
 from batchscope.statistics.cumulative import StateSource
@@ -126,9 +127,7 @@ class JsonLinesExporter:
 
 
 def _check(max_bytes: int, keep: int, fsync: str) -> None:
-    if not (isinstance(max_bytes, int) and max_bytes >= 1):
-        raise ConfigurationError("max_bytes", max_bytes, "an integer >= 1")
-    if not (isinstance(keep, int) and keep >= 1):
-        raise ConfigurationError("keep", keep, "an integer >= 1")
+    check_whole("max_bytes", max_bytes, 1)
+    check_whole("keep", keep, 1)
     if fsync not in FSYNC:
         raise ConfigurationError("fsync", fsync, f"one of {FSYNC}")

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from batchscope.background import Periodic, RateLimitedLog
-from batchscope.errors import ConfigurationError, MissingExtraError
+from batchscope.checks import check_positive, check_whole
+from batchscope.errors import MissingExtraError
 from batchscope.exporters.otlp.environment import (
     Transport,
     chosen_compression,
@@ -161,7 +162,7 @@ class OtlpExporter:
 
 
 def _check(max_buckets: int | None, timeout: float | None) -> None:
-    if max_buckets is not None and not (isinstance(max_buckets, int) and max_buckets >= MIN_BUCKETS):
-        raise ConfigurationError("max_buckets", max_buckets, f"None or an integer >= {MIN_BUCKETS}")
-    if timeout is not None and not (isinstance(timeout, int | float) and 0 < timeout < float("inf")):
-        raise ConfigurationError("timeout", timeout, "seconds > 0, or None (OTEL_EXPORTER_OTLP_TIMEOUT)")
+    if max_buckets is not None:
+        check_whole("max_buckets", max_buckets, MIN_BUCKETS, note=" or None")
+    if timeout is not None:
+        check_positive("timeout", timeout, "seconds", ", or None (OTEL_EXPORTER_OTLP_TIMEOUT)")
