@@ -21,7 +21,7 @@ from batchscope.errors import ConfigurationError
 from batchscope.scraping.documents import WatchDocument
 from batchscope.scraping.fetch import metrics_url
 from batchscope.scraping.watcher import Watcher
-from batchscope.server.access import find_token
+from batchscope.tokens import find_token
 from batchscope.views.watch import view
 
 NOBODY_ANSWERED = 1
