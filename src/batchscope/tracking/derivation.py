@@ -12,22 +12,18 @@ from batchscope.configuration import SchedulerLimits
 from batchscope.recording.mistakes import Mistakes, instants
 from batchscope.rows import BatchColumn, Floats, Gaps, IterationColumn, Rows
 from batchscope.tracking.admission import STALE_SLOT, Admission, Leaving
+from batchscope.tracking.changes import NOBODY, Moves, emit, first_times, schedule
 from batchscope.tracking.events import Arrival, Event, Finish, Iteration
 from batchscope.tracking.history import History, emissions, gaps
 from batchscope.tracking.iteration_batch import IterationBatch, gather
-from batchscope.tracking.iteration_rows import iteration_rows
-from batchscope.tracking.occupancy import NOBODY, Moves
-from batchscope.tracking.progress import emit, first_times, schedule
-from batchscope.tracking.request_rows import COMPLETES, request_rows
-from batchscope.tracking.runs import Elements, covering, long_runs, single_runs
+from batchscope.tracking.results import COMPLETES, iteration_rows, request_rows
+from batchscope.tracking.runs import Elements, Mask, covering, long_runs, single_runs
 from batchscope.tracking.slots import FREE, GENERATION, INDEX_MASK, SlotTable
 
 DUPLICATE_SLOT = "duplicate_slot"
 NOT_RUNNING = "not_running"
 OUT_OF_ORDER = "out_of_order"
 INTERRUPTED = "interrupted"
-
-Mask = npt.NDArray[np.bool_]
 
 
 class Derivation:
