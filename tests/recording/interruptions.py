@@ -10,6 +10,8 @@ import batchscope
 
 PACKAGE = Path(batchscope.__file__).parent
 RECORDING = PACKAGE / "recording"
+TRACKING = (RECORDING, PACKAGE / "tracking")
+Folders = Path | tuple[Path, ...]
 
 
 class Interrupted(BaseException):
@@ -20,12 +22,12 @@ def interrupt() -> None:
     raise Interrupted
 
 
-def act_at(number: int, call: Callable[[], object], act: Callable[[], object], *, within: Path = RECORDING) -> bool:
+def act_at(number: int, call: Callable[[], object], act: Callable[[], object], *, within: Folders = RECORDING) -> bool:
     """Run ``call``, with ``act`` in the middle: before its ``number``-th bytecode of files ``within``.
 
     Whether it came that far. ``act`` is not watched itself; what it raises is raised there, and is expected here.
     """
-    left, prefix = number, str(within)
+    left, prefix = number, tuple(map(str, within)) if isinstance(within, tuple) else (str(within),)
 
     def at_bytecode() -> None:
         nonlocal left
@@ -44,7 +46,7 @@ def act_at(number: int, call: Callable[[], object], act: Callable[[], object], *
     return left < 0
 
 
-def _watch_by_tracing(at_bytecode: Callable[[], None], prefix: str) -> Callable[[], None]:
+def _watch_by_tracing(at_bytecode: Callable[[], None], prefix: tuple[str, ...]) -> Callable[[], None]:
     def trace(frame, event, _argument):
         if not frame.f_code.co_filename.startswith(prefix):
             return None
@@ -58,7 +60,7 @@ def _watch_by_tracing(at_bytecode: Callable[[], None], prefix: str) -> Callable[
     return lambda: sys.settrace(before)
 
 
-def _watch_by_monitoring(at_bytecode: Callable[[], None], prefix: str) -> Callable[[], None]:
+def _watch_by_monitoring(at_bytecode: Callable[[], None], prefix: tuple[str, ...]) -> Callable[[], None]:
     watching = sys.monitoring
     tool = 3 if watching.get_tool(3) is None else 4  # one may be at work when a value's method starts the next
     watched = True
@@ -86,7 +88,7 @@ def _watch_by_monitoring(at_bytecode: Callable[[], None], prefix: str) -> Callab
 
 
 def at_each_bytecode(
-    call: Callable[[], object], act: Callable[[], object], *, within: Path = RECORDING, first: int = 0, step: int = 1
+    call: Callable[[], object], act: Callable[[], object], *, within: Folders = RECORDING, first: int = 0, step: int = 1
 ) -> Iterator[int]:
     """``act_at`` for one bytecode after the other, until ``call`` has no more; gives the number of each."""
     number = first

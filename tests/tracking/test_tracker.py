@@ -9,7 +9,7 @@ import pytest
 from tracker_doubles import Clock, Recorder, Tracked
 
 from batchscope import BatchLimiter, CompletionReason, InvalidRecordError, RequestTracker
-from batchscope.tracking import tracker as tracker_module
+from batchscope.recording import producer
 
 EOS, CANCELLED = CompletionReason.EOS_TOKEN_REACHED, CompletionReason.CANCELLED
 
@@ -476,14 +476,14 @@ def test_a_long_run_without_a_reader_drains_itself_and_loses_nothing(tracked):
     (slot,) = tracked.arrive("a")
     for number in range(5000):
         tracked.run([slot], started=float(number), finished=number + 1.0)
-    assert len(tracked.tracker._log) <= tracker_module._RELIEF_EVENTS
+    assert len(tracked.tracker._log) <= producer._RELIEF_EVENTS
     assert tracked.totals.iterations == tracked.totals.generation_tokens == 5000
 
 
 def test_events_beyond_the_bound_are_dropped_and_counted_when_nobody_can_drain(tracked, monkeypatch):
-    monkeypatch.setattr(tracker_module, "_RELIEF_EVENTS", 4)
-    monkeypatch.setattr(tracker_module, "_MAX_EVENTS", 10)
-    tracked.tracker._shared = tracked.tracker._shared._replace(relieve=lambda: None)
+    monkeypatch.setattr(producer, "_RELIEF_EVENTS", 4)
+    tracked.tracker._log._most = 10
+    tracked.tracker._log._relieve = lambda: None
     for number in range(15):
         tracked.tracker.arrived(number, at=0.0)
     assert tracked.totals.dropped_records == 5
