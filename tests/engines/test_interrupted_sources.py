@@ -14,9 +14,10 @@ from batchscope.engines.sglang.scheduler import SglangScheduler
 from batchscope.engines.sglang.tokenizer import ABORT_SECONDS, SglangTokenizer
 
 sys.path.append(str(Path(__file__).parent.parent / "recording"))
-from interruptions import PACKAGE, act_at, interrupt
+from interruptions import PACKAGE, RECORDING, act_at, interrupt
 
-STEP = 23 if os.environ.get("BATCHSCOPE_SOAK") else 1009
+STEP = 1 if os.environ.get("BATCHSCOPE_SOAK") else 31
+FOLDERS = (PACKAGE / "engines", RECORDING)
 
 
 def in_balance(snapshot) -> bool:
@@ -71,9 +72,7 @@ class Sglang:
 
     def counted(self, snapshot) -> dict[str, int]:
         reasons = snapshot.totals.requests_by_reason
-        (queued,) = snapshot.histograms["queue_time"].values()
         return {
-            "queue times": queued.count,
             "gaps": snapshot.request_stats.inter_token_latency.count,
             "aborted": reasons["cancelled"],
             "finished": reasons["other"],
@@ -85,7 +84,7 @@ class Sglang:
 def test_a_read_ended_anywhere_loses_nothing_uncounted_and_counts_nothing_twice(engine, read):
     told, number = engine(), 0
     told.tell()
-    while act_at(number, getattr(told.collector, read), interrupt, within=PACKAGE):
+    while act_at(number, getattr(told.collector, read), interrupt, within=FOLDERS):
         snapshot = told.collector.get_snapshot()
         assert in_balance(snapshot), f"at bytecode {number}"
         if read == "get_snapshot":
@@ -94,7 +93,7 @@ def test_a_read_ended_anywhere_loses_nothing_uncounted_and_counts_nothing_twice(
                 assert count <= told.rounds <= count + interrupted, f"{what}, at bytecode {number}"
         told.tell()
         number += STEP
-    assert number > 5000
+    assert number > 1000
 
 
 @pytest.mark.parametrize("engine", [Vllm, Sglang])

@@ -70,10 +70,14 @@ class EngineSource(Generic[Event, Memory]):
 
     def drain(self) -> list[Rows | Gaps]:
         """Rows of everything recorded so far; see ``Source.drain``."""
-        return self._log.drain(self._derive, self._abandon)
+        return self._log.drain(self)
 
-    def _derive(self, events: list[Event]) -> list[Rows | Gaps]:
+    def remember(self) -> None:
+        """See ``Derives``."""
         self._before = self._memory
+
+    def derive(self, events: list[Event]) -> list[Rows | Gaps]:
+        """See ``Derives``."""
         return self._translated(events)
 
     def _translated(self, events: list[Event]) -> list[Rows | Gaps]:
@@ -91,7 +95,8 @@ class EngineSource(Generic[Event, Memory]):
         half = len(events) // 2
         return [*self._translated(events[:half]), *self._translated(events[half:])]
 
-    def _abandon(self, events: list[Event]) -> None:
+    def abandon(self, events: list[Event]) -> None:
+        """See ``Derives``."""
         self._memory = copy.deepcopy(self._before)
         if events:
             self._reject(INTERRUPTED, len(events))

@@ -107,6 +107,22 @@ class Attachable(Protocol):
         """Drain ``source`` from now on; what is given back is how to record for this collector."""
 
 
+class Derives(Protocol[Event]):
+    """Makes rows of a log's events. ``remember`` comes before each ``derive``."""
+
+    def remember(self) -> None:
+        """Keep what an ``abandon`` needs."""
+
+    def derive(self, events: list[Event]) -> list[Rows | Gaps]:
+        """Rows of ``events``, in the order in which they were told."""
+
+    def abandon(self, events: list[Event]) -> None:
+        """``derive`` of these was ended by an exception: count them as interrupted, else as if it had not begun.
+
+        It may be called again for the same events.
+        """
+
+
 class EventLog(Generic[Event]):
     """What a producer was told, until rows are made of it; and these rows, until they are counted.
 
@@ -157,35 +173,29 @@ class EventLog(Generic[Event]):
         """What was told and not drained yet."""
         return self._events[:]
 
-    def drain(
-        self,
-        derive: Callable[[list[Event]], list[Rows | Gaps]],
-        abandon: Callable[[list[Event]], object],
-        *,
-        always: bool = False,
-    ) -> list[Rows | Gaps]:
-        """What ``derive`` makes of the events since the last drain; see ``Source.drain``. ``always``: also of none.
+    def drain(self, derivation: Derives[Event], *, always: bool = False) -> list[Rows | Gaps]:
+        """What ``derivation`` makes of the events since the last drain; see ``Source.drain``. ``always``: also of none.
 
         Where an exception (Ctrl-C) ended the last drain, its events are still in the log, or their rows are there, or
-        they are given to ``abandon``, which makes the producer as if it had not heard of them and counts them; it may
-        be called again for the same events, and nothing comes between a ``derive`` and its ``abandon``.
+        they are abandoned.
         """
         if self._taken is not None:
-            self._resume(self._taken, abandon)
+            self._resume(self._taken, derivation)
         events = self._events[:]
         self._bytes, self._relief_at = 0, self._relief_bytes
         if events or always:
+            derivation.remember()
             self._begun = len(self._ready)
             self._taken = events
             del self._events[: len(events)]
-            self._ready.extend(derive(events))
+            self._ready.extend(derivation.derive(events))
             self._taken = None
         return self._ready
 
-    def _resume(self, taken: list[Event], abandon: Callable[[list[Event]], object]) -> None:
+    def _resume(self, taken: list[Event], derivation: Derives[Event]) -> None:
         untouched = bool(taken and self._events) and self._events[0] is taken[0]
         if not untouched and len(self._ready) == self._begun:
-            abandon(taken)
+            derivation.abandon(taken)
         self._taken = None
 
     def counts(self, rejected: Mapping[str, int]) -> tuple[dict[str, int], int]:

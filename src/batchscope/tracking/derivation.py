@@ -70,9 +70,12 @@ class Derivation:
         self.received, self.lost, self.rejected = self.in_flight, 0, {}
         self._completed.clear()
 
+    def remember(self) -> None:
+        """Keep the counts, for ``abandon``."""
+        self._before = (self.in_flight, self.received, self.lost, dict(self.rejected))
+
     def derive(self, events: Sequence[Event]) -> list[Rows | Gaps]:
         """Rows of everything that these events say, in the order they were reported."""
-        self._before = (self.in_flight, self.received, self.lost, dict(self.rejected))
         log = self._admission.advance(events)
         self.received += log.admitted
         out: list[Rows | Gaps] = []

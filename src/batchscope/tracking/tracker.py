@@ -311,12 +311,9 @@ class RequestTracker:
 
     def drain(self) -> list[Rows | Gaps]:
         """Rows of everything reported so far; see ``Source.drain``."""
-        return self._log.drain(self._derive, self._derivation.abandon)
-
-    def _derive(self, events: list[Event]) -> list[Rows | Gaps]:
-        rows = self._derivation.derive(events)
+        ready = self._log.drain(self._derivation)
         self._free.extend(self._derivation.take_freed())
-        return rows
+        return ready
 
     def live(self, now: float, targets: Sequence[SloTargets]) -> LiveRequests:
         """Who is in flight now, as far as drained."""

@@ -128,7 +128,7 @@ class SglangTokenizer(SglangSource[_Memory]):
 
     def drain(self) -> list[Rows | Gaps]:
         """Rows of everything recorded so far; an abort becomes one after a while, without a further call."""
-        return self._log.drain(self._derive, self._abandon, always=bool(self._memory.asked))
+        return self._log.drain(self, always=bool(self._memory.asked))
 
     def _rows(self, events: list[Call]) -> list[Rows | Gaps]:
         out: list[Rows | Gaps] = [*self._starts(values_of(events, _Told.FIRST), StartColumn.TIME_TO_FIRST_TOKEN)]
