@@ -222,30 +222,48 @@ def test_a_number_that_is_no_slot_is_rejected_everywhere(tracked, slot):
     assert tracked.totals.requests_received == 0
 
 
-def test_a_slot_does_not_come_back_before_a_drain_and_then_with_another_generation(tracked):
+def test_a_slot_never_comes_back_and_is_never_anothers_request(tracked):
     (first,) = tracked.arrive("a")
     tracked.tracker.finished(first, CANCELLED, at=0.0)
     (second,) = tracked.arrive("b")
-    assert second & 0xFFFFFF != first & 0xFFFFFF
     tracked.collector.get_snapshot()
     (third,) = tracked.arrive("c")
-    assert third & 0xFFFFFF == first & 0xFFFFFF
-    assert third != first
-    tracked.tracker.finished(first, CANCELLED, at=0.0)  # the old handle is not the new request
+    assert first < second < third
+    tracked.tracker.finished(first, CANCELLED, at=0.0)
     assert tracked.rejected == {"stale_slot": 1}
     assert tracked.collector.get_snapshot().gauges.requests_in_flight == 2
 
 
 def test_the_table_grows_with_the_requests_in_flight_and_no_further(tracked):
-    slots = tracked.arrive(*range(1000))
-    tracked.run(slots, started=0.0, finished=1.0)
-    assert tracked.iterations[0].request_count == 1000
-    for slot in slots:
-        tracked.tracker.finished(slot, EOS, at=1.0)
-    assert sorted(tracked.requests) == list(range(1000))
-    again = tracked.arrive(*range(1000), at=1.0)
-    assert {slot & 0xFFFFFF for slot in again} == {slot & 0xFFFFFF for slot in slots}
-    assert not set(again) & set(slots)
+    table = tracked.tracker._derivation.table
+    for _ in range(20):
+        slots = tracked.arrive(*range(1000))
+        tracked.run(slots, started=0.0, finished=1.0)
+        for slot in slots:
+            tracked.tracker.finished(slot, EOS, at=1.0)
+        assert sorted(tracked.requests) == list(range(1000))
+    assert [sample.request_count for sample in tracked.iterations] == [1000] * 20
+    assert table.capacity == 1024
+    assert tracked.rejected == {}
+
+
+def test_a_request_that_is_never_finished_costs_no_memory_for_those_after_it(tracked):
+    stuck = tracked.arrive("first", "second")
+    table = tracked.tracker._derivation.table
+    for number in range(5000):
+        (slot,) = tracked.arrive(number)
+        tracked.run([*stuck, slot], started=float(number), finished=number + 1.0)
+        tracked.tracker.finished(slot, EOS, at=number + 1.0)
+        if not number % 100:
+            tracked.collector.get_snapshot()
+    assert (tracked.rejected, tracked.totals.iterations, tracked.totals.generation_tokens) == ({}, 5000, 15_000)
+    assert table.capacity == 256
+    assert len(table._places.window) == 1024
+    for slot in stuck:
+        tracked.tracker.finished(slot, EOS, at=5000.0)
+    tracked.run(stuck, started=5000.0, finished=5001.0)
+    assert tracked.rejected == {"stale_slot": 2}
+    assert tracked.requests["first"].tokens_generated == 5000
 
 
 def test_ids_are_free_again_after_the_finish_and_may_be_anything_hashable(tracked):

@@ -12,7 +12,7 @@ from batchscope.configuration import SchedulerLimits
 from batchscope.rows import Floats, IterationColumn, RowKind, Rows, StartColumn, empty_rows
 from batchscope.tracking.history import Emissions, History
 from batchscope.tracking.runs import Mask, longest_within
-from batchscope.tracking.slots import FREE, INDEX_MASK, Indices, SlotTable
+from batchscope.tracking.slots import FREE, Indices, SlotTable
 
 C = IterationColumn
 _MAX_DEPARTED = 4096
@@ -250,12 +250,12 @@ class Moves:
     def tell_heads(self, rows: Floats, heads: npt.NDArray[np.int64]) -> int:
         """Write what the refused requests of ``heads`` (handles, ``FREE``: none) need; how many are stale."""
         told = np.flatnonzero(heads != FREE)
-        valid = self._table.valid(heads[told], heads[told] & INDEX_MASK)
+        index = self._table.rows(heads)
+        valid = index[told] != FREE
         waits, started = self._waits, rows[:, C.STARTED_AT]
-        index = heads & INDEX_MASK
         for slot in set(index[told[valid]].tolist()):
             for span in np.flatnonzero(waits.slot == slot).tolist():
-                mine = (index == slot) & (heads != FREE) & (started >= waits.begin[span]) & (started < waits.end[span])
+                mine = (index == slot) & (started >= waits.begin[span]) & (started < waits.end[span])
                 rows[mine, C.HEAD_TOKENS] = waits.tokens[span]
         return int(np.count_nonzero(~valid))
 

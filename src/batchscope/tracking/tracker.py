@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import operator
 import struct
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import nan
@@ -30,7 +29,7 @@ from batchscope.tracking.derivation import Derivation
 from batchscope.tracking.events import Arrival, Event, Finish, Formed, Iteration, Loss
 from batchscope.tracking.forward import attached
 from batchscope.tracking.iteration_batch import FIELDS
-from batchscope.tracking.slots import FREE, GENERATION, live_requests
+from batchscope.tracking.slots import FIRST_HANDLE, FREE, live_requests
 
 Whole: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
 _MAX_EVENTS = 1 << 17
@@ -62,7 +61,7 @@ class RequestTracker:
         self._log.relieved_by(self._shared)
         self._clock = self._shared.clock if clock is None else checked_clock(clock)
         self._limits = self._shared.limits
-        self._fresh = itertools.count()  # goes on in a child process: a slot of the parent is stale there
+        self._handles = itertools.count(FIRST_HANDLE)  # goes on in a child process: a slot of the parent is stale there
         self._forget()
 
     @property
@@ -72,7 +71,6 @@ class RequestTracker:
 
     def _forget(self) -> None:
         self._log.forget()
-        self._free: deque[int] = deque()
         self._stops: dict[float, Formed] = {}
         self._ahead = False  # whether anything was ever told before its iteration: most engines never do
         self._derivation = Derivation(
@@ -93,7 +91,7 @@ class RequestTracker:
         ``rank``: whose queue it joins; left out, it waits for any until an iteration took it in. A ``request_id``
         that is in flight already is rejected; its new slot is then void.
         """
-        handle = self._handle()
+        handle = next(self._handles)
         try:
             now = self._clock() if at is None else at
             event = Arrival(now, handle, request_id, prompt_tokens, request_class, rank)
@@ -290,12 +288,6 @@ class RequestTracker:
             return
         self._log.append(event)
 
-    def _handle(self) -> int:
-        try:
-            return self._free.popleft()
-        except IndexError:
-            return GENERATION + next(self._fresh)
-
     def _misuse(self, error: Exception, reason: str = WRONG_TYPE) -> None:
         self._log.misused.add(reason)
         if self._shared.mistakes is not None:
@@ -311,9 +303,7 @@ class RequestTracker:
 
     def drain(self) -> list[Rows | Gaps]:
         """Rows of everything reported so far; see ``Source.drain``."""
-        ready = self._log.drain(self._derivation)
-        self._free.extend(self._derivation.take_freed())
-        return ready
+        return self._log.drain(self._derivation)
 
     def live(self, now: float, targets: Sequence[SloTargets]) -> LiveRequests:
         """Who is in flight now, as far as drained."""
