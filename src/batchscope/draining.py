@@ -25,7 +25,7 @@ from batchscope.recording.rings import ProducerContext
 from batchscope.recording.thread_writers import Writers
 from batchscope.recording.unread import ReadyRows, Unread
 from batchscope.records import ResourceSample
-from batchscope.rows import Rows
+from batchscope.rows import Gaps, Rows
 from batchscope.statistics.build import Cut
 from batchscope.statistics.producer_counts import Counted, count
 
@@ -47,6 +47,7 @@ class Draining:
         self.sources: list[Source] = []
         self.sinks: list[Sink] = []
         self._given: list[tuple[Drained, ReadyRows | None]] = []
+        self._counting: Gaps | None = None
         self._resetting: int | None = None
         self.mistakes = Mistakes()
         strict = configuration.strict
@@ -147,8 +148,10 @@ class Draining:
             known = [rows for given, rows in self._given if given is block]
             rows = known[0] if known else ReadyRows(block) if isinstance(block, Rows) else None
             if not known:
+                self._counting = block if isinstance(block, Gaps) else None
                 self._given.append((block, rows))
                 yield block if rows is None else rows
+                self._counting = None
             elif rows is not None:
                 yield rows
 
@@ -162,6 +165,9 @@ class Draining:
         if self._resetting is not None:
             self._finish_reset(self._resetting)
         self.state.settle()
+        if self._counting is not None:  # some of them may have been counted
+            self.state.rejections.add(INTERRUPTED, len(self._counting.values))
+            self._counting = None
         for rings in self.writers.rings:
             lost = rings.gap_log.interrupted()
             if lost:
