@@ -15,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from batchscope.clock import Clock
 from batchscope.errors import ConfigurationError
@@ -26,6 +26,13 @@ Wait = Callable[[threading.Event, float], bool]
 """Waits until the event is set or some seconds have passed; says whether it is set."""
 
 
+class Lines(Protocol):
+    """Where lines go: a logger, or what keeps them for one."""
+
+    def log(self, level: int, msg: object, /, *args: object) -> None:
+        """As a ``logging.Logger`` does."""
+
+
 class RateLimitedLog:
     """One log line a key in ``every`` seconds; the next one says how many were left out between.
 
@@ -33,7 +40,7 @@ class RateLimitedLog:
     fork cannot leave it held: threads that race for one key may both write, or count a line too few.
     """
 
-    def __init__(self, logger: logging.Logger = logger, *, every: float = 60.0, clock: Clock = time.monotonic) -> None:
+    def __init__(self, logger: Lines = logger, *, every: float = 60.0, clock: Clock = time.monotonic) -> None:
         self._logger = logger
         self._every = every
         self._clock = clock

@@ -16,7 +16,7 @@ from batchscope.publishing.files import make_directory, read_whole, usable_path,
 from batchscope.publishing.frame import FOREIGN, UNREADABLE, FrameError
 from batchscope.publishing.names import Listing, Published, archive_name, listing
 from batchscope.publishing.publication import Publication, decode
-from batchscope.publishing.reader import FleetReader, logger
+from batchscope.publishing.reader import FleetReader
 
 OVERLAPPING = "overlapping"
 _LOOKS = 20
@@ -27,7 +27,8 @@ class SnapshotDirectory(FleetReader):
 
     A process whose sequence has not grown for ``dead_after`` seconds of this reader's clock is dead, or for twice as
     long as it said it may be silent where that is more (8 s with the publisher's own interval): its counts stay, its
-    gauges and rates go; if it wakes up it is back, and nothing was counted twice. The dead are folded into an archive, so nothing grows with restarts. Any number of readers may do that to one directory;
+    gauges and rates go; if it wakes up it is back, and nothing was counted twice. The dead are folded into an
+    archive, so nothing grows with restarts. Any number of readers may do that to one directory;
     ``compact=False`` only reads. ``interval`` (seconds) looks regularly in a thread, so that a scrape finds most
     files decoded and the directory is tidied without scrapes; None: only when it is read. The directory must
     exist or be made here (ConfigurationError); what cannot be read later is skipped, counted and logged.
@@ -61,13 +62,14 @@ class SnapshotDirectory(FleetReader):
         self._unusable: dict[Published, tuple[int, int]] = {}
         self._archive: tuple[int, archive.Archive] = (0, archive.Archive())
         self._trusted = True
-        self._log = RateLimitedLog(logger, clock=clock)
+        self._log = RateLimitedLog(self._untold, clock=clock)
         if open_to_all:
             self._log.warning(
                 "writable",
                 "batchscope: every user of this machine can write to %s, and so forge or delete counts: chmod o-w it",
                 self._directory,
             )
+            self._untold.tell()
         self._compactor = Compactor(self._directory, self._log) if compact else None
         self._periodic = None if interval is None else Periodic(self.get_snapshot, interval, "batchscope-directory")
         if self._periodic is not None:

@@ -144,6 +144,7 @@ class SnapshotSocket(FleetReader):
     def _drop(self, peer: Peer, reason: str = "", why: object = "") -> None:
         if reason:
             self._skips.skip(f"{self._path} peer {peer.instance or id(peer)}", reason, why)
+            self._untold.tell()
         self._peers.pop(id(peer), None)
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(peer.connection)
