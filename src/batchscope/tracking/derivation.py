@@ -164,7 +164,7 @@ class Derivation:
         valid = self.table.valid(batch.handles, index)
         if valid.all():
             return elements
-        stale = ~valid & ~batch.formed[batch.iteration]
+        stale = ~valid & ~(batch.formed[batch.iteration] & self.table.issued(batch.handles, index))
         if stale.any():
             self.reject(STALE_SLOT, int(np.count_nonzero(stale)), detail=f"slot {batch.handles[stale][0]}")
         return elements.take(valid)

@@ -103,6 +103,14 @@ class SlotTable:
         same = self.handle[np.where(known, index, 0)] == handles
         return same & known
 
+    def issued(self, handles: npt.NDArray[np.int64], index: Indices) -> npt.NDArray[np.bool_]:
+        """Which handles, whose ``index`` is given, can mean a request that is or was in flight."""
+        known = index < self.capacity
+        place = np.where(known, index, 0)
+        last = self.handle[place]
+        possible: npt.NDArray[np.bool_] = (handles >= GENERATION) & ((last == FREE) | (handles <= last))
+        return known & possible & ~np.isnan(self.arrived_at[place])
+
 
 def _unset(capacity: int) -> Floats:
     return np.full(capacity, np.nan)

@@ -157,7 +157,6 @@ class RequestTracker:
         try:
             started = self._clock() if started_at is None else started_at
             handles = _packed(slots)
-            stop = self._stops.pop(_rank(rank), None)
             said = (
                 started, None, iteration_number, None, memory_bytes_used, running_requests, waiting, deferred_requests,
                 unscheduled_prefill_tokens, cached_prompt_tokens, recomputed_tokens, decode_context_tokens, None, None,
@@ -169,6 +168,7 @@ class RequestTracker:
                 None if scheduled_tokens is None else _aligned(scheduled_tokens, handles),
                 _packed(preempted) if len(preempted) else b"",
             )
+            stop = self._stops.pop(_rank(rank), None)
         except BAD_VALUE as error:
             self._misuse(error)
             return Formed(b"", (), told=True)
@@ -212,7 +212,7 @@ class RequestTracker:
         or its first request arrived. The other fields are those of ``IterationResult``. In the place of the slots
         stands what ``forming`` returned, where that was called.
         """
-        said = self._said_ahead(slots, rank) if self._ahead else None
+        said = self._said_ahead(slots, rank) if self._ahead or type(slots) is Formed else None
         if said is not None and said.told:
             self._misuse_formed(said)
             return
@@ -246,6 +246,8 @@ class RequestTracker:
                 _packed(preempted) if len(preempted) else b"",
             )  # fmt: skip
         except BAD_VALUE as error:
+            if said is not None and said.handles is None:
+                self._stops.setdefault(_rank(rank), said)  # it holds for the next iteration that is taken
             self._misuse(error)
             return
         if said is not None:
