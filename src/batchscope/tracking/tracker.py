@@ -32,7 +32,7 @@ from batchscope.tracking.forward import Forward
 from batchscope.tracking.iteration_batch import FIELDS
 from batchscope.tracking.slots import FREE, GENERATION, live_requests
 
-Whole: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
+Whole: TypeAlias = Sequence[int] | npt.NDArray[np.integer[Any]]
 _RELIEF_EVENTS = 4096
 _RELIEF_BYTES = 1 << 20
 _MAX_EVENTS = 1 << 17
