@@ -76,7 +76,7 @@ def request_metrics(
 
 def slowest(samples: RowBuffer, by: str, most: int) -> Places:
     """Where the ``most`` largest values of ``by`` are, the largest first; those not measured are left out."""
-    if by not in DURATIONS:
+    if not isinstance(by, str) or by not in DURATIONS:
         raise ConfigurationError("by", by, f"one of {', '.join(DURATIONS)}")
     if isinstance(most, bool) or not isinstance(most, int) or most < 0:
         raise ConfigurationError("n", most, "a whole number >= 0")
