@@ -722,6 +722,29 @@ def test_a_drain_of_ones_own_tells_whether_anything_was_recorded():
 
 
 @pytest.mark.parametrize(
+    "happens",
+    [
+        lambda c, t, slots: t.arrived("c"), lambda c, t, slots: t.lost(slots[0]), lambda c, t, slots: t.iteration(slots),
+        lambda c, t, slots: t.finished(slots[0], EOS), lambda c, t, slots: t.finished(99, EOS),
+        lambda c, t, slots: t.iteration(["a"]), lambda c, t, slots: t.arrived("a"), lambda c, t, slots: c.record_error(3),
+        lambda c, t, slots: c.record_batch_utilization(-1.0), lambda c, t, slots: c.reset(),
+        lambda c, t, slots: c.set_limits(SchedulerLimits(max_running_requests=3)),
+        lambda c, t, slots: c.record_resources([], facts={"gpu": "none here"}),
+    ],
+)  # fmt: skip
+def test_whatever_happens_is_news_once(happens):
+    collector = SchedulerMetricsCollector()
+    tracker = RequestTracker(collector)
+    slots = [tracker.arrived("a"), tracker.arrived("b")]
+    before = collector.drain()
+    assert collector.drain() == before
+    happens(collector, tracker, slots)
+    after = collector.drain()
+    assert after > before
+    assert collector.drain() == after
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"limits": {"max_running_requests": 2}}, "limits = .*SchedulerLimits"),

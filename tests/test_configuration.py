@@ -1,10 +1,12 @@
 """A wrong setting is refused when it is made, with the field, the value and what is allowed."""
 
+import pickle
 from math import inf, nan
 
 import pytest
 
 from batchscope import BatchscopeError, ConfigurationError, MetricsConfiguration, SchedulerLimits, SloTargets
+from batchscope.errors import MissingExtraError, MissingPackageError
 
 SAMPLES, SECONDS = "a whole number 1..10000000", "seconds, more than 0 and at most 86400"
 NINE = {f"class {number}": SloTargets() for number in range(9)}
@@ -59,6 +61,31 @@ def test_a_limit_that_is_no_whole_number_above_zero_is_refused(field, value):
 def test_the_error_is_a_value_error_and_one_of_ours():
     assert issubclass(ConfigurationError, ValueError)
     assert issubclass(ConfigurationError, BatchscopeError)
+
+
+def sent(error):
+    """As a pool's parent gets it."""
+    return pickle.loads(pickle.dumps(error))  # noqa: S301  (our own bytes)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigurationError("limits", 0, "a whole number above 0"), ConfigurationError("labels", {"a": 1}, "texts"),
+        MissingExtraError("OpenTelemetry export", "otlp"), MissingPackageError("to_pandas()", "pandas"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_error_goes_from_a_worker_to_its_parent_as_it_was(error):
+    back = sent(error)
+    assert (type(back), str(back), vars(back)) == (type(error), str(error), vars(error))
+
+
+def test_an_error_about_a_value_that_cannot_leave_its_process_goes_with_the_value_in_words():
+    error = ConfigurationError("clock", lambda: 1.0, "a function without arguments")
+    back = sent(error)
+    assert (str(back), back.field, back.allowed) == (str(error), error.field, error.allowed)
+    assert str(sent(back)) == str(error)
 
 
 def test_the_default_has_the_values_of_the_specification():

@@ -1,6 +1,7 @@
 """The names of the design are importable from ``batchscope``, and nothing else is promised."""
 
 import inspect
+import typing
 
 import pytest
 
@@ -75,3 +76,15 @@ def test_reasons_and_limiters_are_those_of_the_design():
     assert {str(limiter) for limiter in batchscope.BatchLimiter} == {
         "request_slots", "token_budget", "kv_cache", "deferred", "policy", "paused", "demand", "unknown",
     }  # fmt: skip
+
+
+def test_the_types_of_every_public_call_can_be_looked_up():
+    """As documentation tools, dependency injection and editors do."""
+    objects = [getattr(batchscope, name) for name in NAMES]
+    owners = [each for each in objects if inspect.isclass(each)]
+    functions = [*objects, *(method for owner in owners for _, method in inspect.getmembers(owner, inspect.isfunction))]
+    looked_up = 0
+    for each in functions:
+        if inspect.isclass(each) or inspect.isfunction(each):
+            looked_up += len(typing.get_type_hints(each))
+    assert looked_up > 300

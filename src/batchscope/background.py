@@ -70,6 +70,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+class Lines(Protocol):
+    """Where lines go: a logger, or what keeps them for one."""
+
+    def log(self, level: int, msg: object, /, *args: object) -> None:
+        """As a ``logging.Logger`` does."""
+
+
 class RateLimitedLog:
     """One log line a key in ``every`` seconds; the next one says how many were left out between.
 
@@ -77,7 +84,7 @@ class RateLimitedLog:
     fork cannot leave it held: threads that race for one key may both write, or count a line too few.
     """
 
-    def __init__(self, logger: logging.Logger = logger, *, every: float = 60.0, clock: Clock = time.monotonic) -> None:
+    def __init__(self, logger: Lines = logger, *, every: float = 60.0, clock: Clock = time.monotonic) -> None:
         self._logger = logger
         self._every = every
         self._clock = clock

@@ -188,11 +188,11 @@ class SchedulerMetricsCollector(Closing):
     def drain(self) -> int:
         """Count what was recorded so far, which costs next to nothing when that is nothing; for a thread of one's own.
 
-        What is returned grows whenever something was recorded since the call before.
+        What is returned grows whenever something was recorded since the call before: also an arrival, a loss or a
+        record that was refused, a reading of resources, other limits, and ``reset()``.
         """
         with self._draining.lock:
-            self._draining.drain()
-            return self._draining.blocks
+            return self._draining.news()
 
     def read_totals(self) -> CumulativeState:
         """Cumulative counts, gauges and live histograms, without percentiles: what exporters read at a scrape."""

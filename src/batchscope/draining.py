@@ -65,6 +65,8 @@ class Draining:
         self._lock = threading.RLock()
         self.sequence = 0
         self.blocks = 0
+        self._told: tuple[int, Counted] | None = None
+        self._news = 0
         self.generation = 0
         self.instance_id = uuid.uuid4().hex
         self.wall = WallClock(self.clock)
@@ -179,6 +181,14 @@ class Draining:
         self._given.clear()
         return now
 
+    def news(self) -> int:
+        """Drain; the lock is held. Grows whenever anything was recorded, counted or set since the call before."""
+        self.drain()
+        told = self.blocks, count(self.state, self.writers.rings, self.sources)
+        if told != self._told:
+            self._told, self._news = told, self._news + 1
+        return self._news
+
     def _publish(self, block: Drained) -> None:
         for sink in list(self.sinks):
             try:
@@ -232,6 +242,7 @@ class Draining:
             now = self.drain()
             rejected = self.state.rejections.total
             self.state.resources.record(samples, facts, now, interval, self.state.tokens())
+            self.blocks += 1
             refused = self.state.rejections.total > rejected
         if refused and self.configuration.strict:
             raise InvalidRecordError(self._refusal())
@@ -245,6 +256,7 @@ class Draining:
             self.shared = self.shared._replace(limits=limits)
             for source in self.sources:
                 source.set_limits(limits)
+            self.blocks += 1
 
     def cut(self) -> Cut:
         """Everything recorded so far, drained, and what it is read with; the lock is held."""
@@ -266,6 +278,7 @@ class Draining:
         self.state.iterations.clock.restart()
         self._begin(self.state)
         self.generation = generation
+        self.blocks += 1
         self._resetting = None
 
     def _after_fork(self) -> None:

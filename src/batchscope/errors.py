@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from typing import Any
+
 
 class BatchscopeError(Exception):
     """Base class: catching it catches everything batchscope raises on purpose."""
@@ -15,6 +18,10 @@ class ConfigurationError(BatchscopeError, ValueError):
         self.field = field
         self.value = value
         self.allowed = allowed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A worker's error goes to its parent: with the value as it is, where it can go there, else in words."""
+        return type(self), (self.field, _portable(self.value), self.allowed)
 
 
 class InvalidRecordError(BatchscopeError, ValueError):
@@ -42,7 +49,12 @@ class MissingExtraError(BatchscopeError, ImportError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs an extra: pip install 'batchscope[{extra}]'")
+        self.feature = feature
         self.extra = extra
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it was made."""
+        return type(self), (self.feature, self.extra)
 
 
 class MissingPackageError(BatchscopeError, ImportError):
@@ -50,4 +62,26 @@ class MissingPackageError(BatchscopeError, ImportError):
 
     def __init__(self, feature: str, package: str) -> None:
         super().__init__(f"{feature} needs {package}: pip install {package}; to_csv() needs nothing", name=package)
+        self.feature = feature
         self.package = package
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it was made."""
+        return type(self), (self.feature, self.package)
+
+
+def _portable(value: object) -> object:
+    try:
+        pickle.loads(pickle.dumps(value))  # noqa: S301  (our own bytes)
+    except Exception:  # noqa: BLE001  (anybody's value)
+        return _InWords(repr(value))
+    return value
+
+
+class _InWords(str):
+    """What stands for a value that cannot leave its process: its ``repr``."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 Latencies: TypeAlias = (
-    "Sequence[float] | Sequence[tuple[float, int]] | npt.NDArray[np.float64]"  # seconds, or (seconds, how often)
+    Sequence[float] | Sequence[tuple[float, int]] | npt.NDArray[np.float64]  # seconds, or (seconds, how often)
 )
 
 

@@ -184,6 +184,25 @@ def test_a_lying_endpoint_ends_no_command_with_a_traceback(collector, totals, co
     assert ran.code == (2 if command == ("report",) and totals == {"iterations": 10**400} else 0)
 
 
+@pytest.mark.parametrize("command", [("watch", "--once"), ("report",)])
+def test_of_thousands_of_names_the_largest_are_shown_and_the_rest_counted(collector, command):
+    document = json.loads(mergeable(collector))
+    names = [f"name_{number}" for number in range(3000)]
+    shares = {name: 1.0 + number for number, name in enumerate(names)}
+    document["totals"]["busy_seconds_by_limiter"] = document["iteration_stats"]["limited_by"] = shares
+    document["slo_stats"] = dict.fromkeys(names, document["slo_stats"]["default"])
+    document["labels"] = dict.fromkeys(names, "x")
+    lie = json.dumps(document).encode()
+    with Site({"/metrics": page_of(collector), "/snapshot?histograms=1": lie, "/snapshot": lie}) as site:
+        ran = batchscope(command[0], site.url, *command[1:], COLUMNS="120")
+    assert ran.code == 0, ran.errors
+    assert len(ran.output) < 20_000
+    assert "name 2999" in ran.output
+    assert "name 2980" in ran.output
+    assert "name 2979" not in ran.output
+    assert "2,980 more" in ran.output
+
+
 def test_a_lying_endpoint_costs_a_fleet_nobody_elses_figures(collector):
     liar = {"/metrics": page_of(collector), "/snapshot?histograms=1": lying(collector, iterations=10**400)}
     document = looks(*sites(collector), liar)

@@ -2,12 +2,13 @@ import logging
 import math
 import os
 import shutil
+import threading
 
 import pytest
 from fleet_doubles import Clock, Engine, files, reader_of
 
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
-from batchscope.errors import ConfigurationError
+from batchscope.errors import BusyError, ConfigurationError
 from batchscope.publishing import SnapshotDirectory, archive, compaction, frame
 from batchscope.publishing.files import archive_name, listing, temporary_name
 from batchscope.statistics.merge import merge_snapshots
@@ -21,6 +22,55 @@ def served(reader):
 @pytest.fixture
 def clock():
     return Clock()
+
+
+class Reading(logging.Handler):
+    """Reads what logs, wherever it logs."""
+
+    def __init__(self):
+        super().__init__()
+        self.reader = None
+        self.seen = []
+
+    def emit(self, record):
+        self.seen.append(record.getMessage())
+        if self.reader is not None:
+            self.reader.get_snapshot()
+
+
+@pytest.mark.parametrize("trouble", ["junk", "gone"])
+def test_a_log_handler_that_reads_the_directory_neither_waits_for_itself_nor_fails(tmp_path, monkeypatch, trouble):
+    (tmp_path / "a-000000000001.snapshot").write_text("junk")
+    handler = Reading()
+    monkeypatch.setattr(logging.getLogger("batchscope"), "handlers", [handler])
+    handler.reader = reader = reader_of(tmp_path, Clock())
+    if trouble == "gone":
+        shutil.rmtree(tmp_path)
+    read = threading.Thread(target=reader.get_snapshot, daemon=True)
+    read.start()
+    read.join(20.0)
+    assert not read.is_alive()
+    assert len(handler.seen) == 1
+
+
+def test_a_handler_that_reads_in_the_middle_of_a_read_of_the_directory_gets_an_error_and_the_read_is_whole(tmp_path):
+    """The clock stands for the signal's handler: it runs in the middle of a read, in the same thread."""
+    Engine(tmp_path).serve(2).publish()
+    refused, within = [], []
+
+    def clock():
+        if within:
+            within.clear()
+            for read in (reader.get_snapshot, reader.living, reader.processes):
+                with pytest.raises(BusyError, match="this thread reads these processes already"):
+                    read()
+                refused.append(read)
+        return 100.0
+
+    reader = SnapshotDirectory(tmp_path, clock=clock, max_age=0.0)
+    within.append(True)
+    assert reader.get_snapshot().request_stats.total_requests == 2
+    assert len(refused) == 3
 
 
 def test_a_directory_gives_what_merging_the_snapshots_gives(tmp_path, clock):

@@ -205,6 +205,40 @@ def test_a_value_is_shown_short(value, text):
     assert shown(value) == text
 
 
+class LoudError(Exception):
+    def __str__(self):
+        return "\x1b[31m odd\nWARNING a line of nobody's " + "z" * 100_000
+
+
+class Loud:
+    """A number whose exception would write lines of its own into a log."""
+
+    def __float__(self):
+        raise LoudError
+
+
+@pytest.mark.parametrize(
+    "value", [Loud(), type("\x1b[31m\nred", (), {})(), type("X" * 100_000, (), {})(), "\x1b[2J" * 999]
+)
+def test_nobodys_text_steers_a_terminal_or_begins_a_line_of_the_log(value, caplog):
+    collector = SchedulerMetricsCollector()
+    tracker = RequestTracker(collector)
+    tracker.iteration([], kv_cache_usage=value)
+    tracker.forming([], kv_cache_usage=value)
+    tracker.arrived("x", prompt_tokens=value)
+    collector.record_batch_utilization(value)
+    lines = told(caplog, collector)
+    assert len(lines) == 4
+    assert all(line.isprintable() and len(line) < 1100 for line in lines), lines
+
+
+def test_of_a_refused_requests_id_the_beginning_is_told(caplog):
+    collector = SchedulerMetricsCollector()
+    RequestTracker(collector).arrived("somebody@example.com", prompt_tokens=-1)
+    (line,) = told(caplog, collector)
+    assert "request_id='somebody@exa'..." in line
+
+
 @pytest.mark.parametrize(
     "mistake",
     [

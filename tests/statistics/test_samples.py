@@ -98,8 +98,45 @@ def test_csv_has_every_field_and_nothing_where_nothing_is_known(tmp_path):
 def test_an_id_that_utf_8_cannot_write_costs_no_table(tmp_path):
     collector, _ = make()
     collector.record_request_completion(request("\udc80"))
-    assert collector.request_samples().to_csv(tmp_path / "requests.csv")
-    assert b"\\udc80" in (tmp_path / "requests.csv").read_bytes()
+    text = collector.request_samples().to_csv(tmp_path / "requests.csv")
+    assert "\\udc80" in text
+    assert (tmp_path / "requests.csv").read_bytes() == text.encode()
+
+
+@pytest.mark.parametrize("request_id", ["=cmd|' /C calc'!A0", "+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", -5])
+def test_an_id_that_a_spreadsheet_would_run_is_a_text_to_it_unless_asked_for_as_it_is(request_id):
+    collector, _ = make()
+    collector.record_request_completion(request(request_id))
+    samples = collector.request_samples()
+    (safe,) = csv.DictReader(io.StringIO(samples.to_csv(), newline=""))
+    (as_it_is,) = csv.DictReader(io.StringIO(samples.to_csv(safe=False), newline=""))
+    assert safe["request_id"] == f"'{request_id}"
+    assert as_it_is["request_id"] == str(request_id)
+    assert safe["queue_time"] == as_it_is["queue_time"]
+
+
+def test_an_id_without_a_text_is_named_by_its_type():
+    class Silent:
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    collector, _ = make()
+    collector.record_request_completion(request(Silent()))
+    (row,) = csv.DictReader(io.StringIO(collector.request_samples().to_csv(), newline=""))
+    assert row["request_id"] == "a Silent"
+
+
+def test_a_slice_of_samples_is_a_table_again():
+    samples = filled().request_samples()
+    assert len(samples[:1].to_csv().splitlines()) == 2
+    assert samples[-1] is samples[1]
+    assert samples[:1].columns()["request_id"] == ['a,"b"']
+
+
+@pytest.mark.parametrize("by", [[], {}, 3, None, "speed"])
+def test_what_requests_cannot_be_ordered_by_is_said(by):
+    with pytest.raises(ConfigurationError, match="by = "):
+        filled().slowest(3, by=by)
 
 
 @pytest.mark.parametrize(

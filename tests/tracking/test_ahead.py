@@ -90,6 +90,36 @@ def test_a_place_wasted_after_the_end_of_its_request_is_left_empty_and_not_rejec
     assert tracked.iterations[1].limited_by == DEMAND  # a did not stand still
 
 
+@pytest.mark.parametrize("never", [123456, -7, 0, (1 << 24) + 99, (1 << 24) + 100_000, 2**62])
+def test_a_slot_that_was_never_given_out_is_rejected_also_in_a_batch_that_was_formed(tracked, never):
+    slots = tracked.arrive("a", "b")
+    tracked.tracker.iteration(tracked.tracker.forming([*slots, never], started_at=0.0), finished_at=1.0)
+    assert tracked.rejected == {"stale_slot": 1}
+    assert tracked.iterations[0].request_count == 2
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda tracker, slot: tracker.iteration(["a"]), lambda tracker, slot: tracker.iteration([slot], [1, 2]),
+        lambda tracker, slot: tracker.forming(["a"]), lambda tracker, slot: tracker.forming([slot], waiting="many"),
+    ],
+)  # fmt: skip
+def test_a_stop_outlives_a_mistake_and_holds_for_the_iteration_that_counts(tracked, mistake):
+    slots = tracked.arrive("a")
+    tracked.tracker.stopped(KV_CACHE)
+    mistake(tracked.tracker, slots[0])
+    tracked.run(slots, started=0.0, finished=1.0)
+    assert tracked.iterations[0].limited_by == KV_CACHE
+
+
+def test_a_batch_of_another_tracker_is_one_of_stale_slots():
+    formed = Tracked().tracker.forming([1 << 24], started_at=0.0)
+    other = Tracked()
+    other.tracker.iteration(formed, finished_at=1.0)
+    assert other.rejected == {"stale_slot": 1}
+
+
 def test_preempted_slots_may_be_told_when_the_batch_is_formed(tracked):
     a, b = tracked.arrive("a", "b")
     tracked.run([a, b], started=0.0, finished=1.0)

@@ -24,7 +24,7 @@ from batchscope.publishing.files import (
 )
 from batchscope.publishing.frame import FOREIGN, UNREADABLE, FrameError
 from batchscope.publishing.publication import Publication, decode
-from batchscope.publishing.reader import FleetReader, logger
+from batchscope.publishing.reader import FleetReader
 
 OVERLAPPING = "overlapping"
 _LOOKS = 20
@@ -70,13 +70,14 @@ class SnapshotDirectory(FleetReader):
         self._unusable: dict[Published, tuple[int, int]] = {}
         self._archive: tuple[int, archive.Archive] = (0, archive.Archive())
         self._trusted = True
-        self._log = RateLimitedLog(logger, clock=clock)
+        self._log = RateLimitedLog(self._untold, clock=clock)
         if open_to_all:
             self._log.warning(
                 "writable",
                 "batchscope: every user of this machine can write to %s, and so forge or delete counts: chmod o-w it",
                 self._directory,
             )
+            self._untold.tell()
         self._compactor = Compactor(self._directory, self._log) if compact else None
         self._periodic = None if interval is None else Periodic(self.get_snapshot, interval, "batchscope-directory")
         if self._periodic is not None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import logging
 import threading
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from batchscope.background import Closing, RateLimitedLog, forked
+from batchscope.background import Closing, Lines, RateLimitedLog, forked
 from batchscope.clock import Clock
-from batchscope.errors import ConfigurationError
+from batchscope.errors import BusyError, ConfigurationError
 from batchscope.publishing.labels import checked_labels
 from batchscope.publishing.liveness import Members, Processes
 from batchscope.publishing.merge_fleet import combine, steady
@@ -26,15 +28,33 @@ _MOST_NAMED = 100
 SKIPPED = "snapshot_file_"
 
 
+class Untold:
+    """Lines that come while a lock is held: logged after it, since a log's handler may read what it protects."""
+
+    def __init__(self) -> None:
+        self._lines: deque[tuple[int, object, tuple[object, ...]]] = deque()
+
+    def log(self, level: int, message: object, /, *arguments: object) -> None:
+        """Keep a line."""
+        self._lines.append((level, message, arguments))
+
+    def tell(self) -> None:
+        """Log what was kept, each line once; the lock is not held."""
+        while self._lines:
+            with contextlib.suppress(Exception):  # a handler may raise anything; another reader may be quicker
+                level, message, arguments = self._lines.popleft()
+                logger.log(level, message, *arguments)
+
+
 class SkippedFiles:
     """What was not used: each thing is counted and named in the log once, not at every scrape.
 
     The log names the first 100 of each reason, and then one a minute. 50,000 are remembered, 10 MB at most.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lines: Lines) -> None:
         self.counts: dict[str, int] = {}
-        self._log = RateLimitedLog(logger)
+        self._log = RateLimitedLog(lines)
         self._named: dict[tuple[str, str], None] = {}
 
     def skip(self, name: str, reason: str, why: object) -> None:
@@ -68,12 +88,13 @@ class FleetReader(Closing):
         self._trouble = ""
         self._max_age = float(max_age)
         self._members = Members(float(dead_after))
-        self._skips = SkippedFiles()
+        self._untold = Untold()
+        self._skips = SkippedFiles(self._untold)
         self._closed = False
         self._sequence = 0
         self._merged: MetricsSnapshot | None = None
         self._merged_at = 0.0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         forked(self)
 
     @abc.abstractmethod
@@ -92,7 +113,7 @@ class FleetReader(Closing):
 
     def get_snapshot(self) -> MetricsSnapshot:
         """The merge of all: counts of the living and the dead, gauges and rates of the living."""
-        with self._lock:
+        with self._reading():
             now = self._clock()
             if self._merged is None or (now - self._merged_at >= self._max_age and not self._closed):
                 self._merged, self._merged_at = self._merge(now), now
@@ -104,12 +125,12 @@ class FleetReader(Closing):
 
     def living(self) -> list[str]:
         """The instances that were alive at the last look."""
-        with self._lock:
+        with self._reading():
             return [snapshot.instance_id for snapshot in self._members.living(self._clock())]
 
     def processes(self) -> Processes:
         """Who lives and how many are gone, as of the last look, and why that look failed if it did."""
-        with self._lock:
+        with self._reading():
             return self._members.processes(self._clock())._replace(trouble=self._trouble)
 
     def close(self) -> None:
@@ -139,8 +160,17 @@ class FleetReader(Closing):
             self._common = common(known)
         return self._common or {}
 
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """What holds the lock; BusyError where this thread does already: a signal handler or a finalizer."""
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001  (see ``Draining``)
+            raise BusyError("this thread reads these processes already: read them after the handler or finalizer")
+        with self._lock:
+            yield
+        self._untold.tell()
+
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 def _with_skips(snapshot: MetricsSnapshot, counts: dict[str, int]) -> MetricsSnapshot:

@@ -19,9 +19,11 @@ import numpy as np
 from batchscope.recording.packing import type_name
 from batchscope.records import BatchLimiter, CompletionReason
 from batchscope.rows import LIMITER_CODES, REASON_CODES
+from batchscope.text import shown as on_one_line
 
 _MOST = 64
 _SHOWN = 60
+_LINE = 1000
 _ITEMS = 3
 _WALL_CLOCK = 1e9
 """time.time() since 2001; a monotonic clock gets there after 31 years."""
@@ -102,7 +104,7 @@ class Mistakes:
         """Keep ``text`` unless there was one of this reason and kind."""
         if (reason, kind) not in self._seen and len(self._seen) < _MOST:
             self._seen.add((reason, kind))
-            self._untold.append(text)
+            self._untold.append(on_one_line(text, _LINE))  # exceptions and names in it may be anybody's
 
     def note_refused(self, reason: str, what: str, detail: str) -> None:
         """A record that a check refused."""

@@ -10,12 +10,15 @@ import math
 from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar, overload
 
 import msgspec
 
 from batchscope.errors import MissingPackageError
+from batchscope.recording.packing import type_name
+from batchscope.text import readable
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 R = TypeVar("R", bound=msgspec.Struct)
 
 
@@ -30,6 +33,17 @@ class Samples(list[R]):
         super().__init__(records)
         self._kind = kind
 
+    @overload
+    def __getitem__(self, place: SupportsIndex, /) -> R: ...
+
+    @overload
+    def __getitem__(self, places: slice, /) -> Samples[R]: ...
+
+    def __getitem__(self, place: SupportsIndex | slice, /) -> R | Samples[R]:
+        """A record; of a slice a table again."""
+        found = super().__getitem__(place)
+        return Samples(self._kind, found) if isinstance(place, slice) else found  # type: ignore[arg-type,return-value]
+
     def columns(self) -> dict[str, list[Any]]:
         """The fields by name, each a list of plain values; a request id that is no text is shown as one."""
         return {
@@ -37,16 +51,20 @@ class Samples(list[R]):
             for field in self._kind.__struct_fields__
         }
 
-    def to_csv(self, path: str | Path | None = None) -> str:
-        """The table as CSV (RFC 4180), what is not known empty; written to ``path``, too, where it is given."""
+    def to_csv(self, path: str | Path | None = None, *, safe: bool = True) -> str:
+        """The table as CSV (RFC 4180), what is not known empty; written to ``path``, too, where it is given.
+
+        Clients choose ids, and spreadsheets run what begins like a formula: such a text gets a ``'`` in front, unless
+        ``safe`` is False. Lone surrogates, which UTF-8 has none of, are spelled out.
+        """
         columns = self.columns()
         out = io.StringIO(newline="")
         writer = csv.writer(out)
         writer.writerow(columns)
-        writer.writerows([_cell(value) for value in row] for row in zip(*columns.values(), strict=True))
-        text = out.getvalue()
+        writer.writerows([_cell(value, safe=safe) for value in row] for row in zip(*columns.values(), strict=True))
+        text = readable(out.getvalue())
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+            Path(path).write_text(text, encoding="utf-8", newline="")
         return text
 
     def to_arrow(self) -> Any:
@@ -72,10 +90,17 @@ def _package(name: str, feature: str) -> Any:
 def _plain(value: Any, *, text: bool) -> Any:
     if isinstance(value, Enum):
         return str(value)
-    return str(value) if text and not isinstance(value, str) else value
+    if not text or type(value) is str:
+        return value
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001  (an id may be anybody's object)
+        return f"a {type_name(value)}"
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: Any, *, safe: bool) -> Any:
+    if safe and isinstance(value, str) and value.startswith(_FORMULA):
+        return "'" + value
     if isinstance(value, dt.datetime):
         return value.isoformat()
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value

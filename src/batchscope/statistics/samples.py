@@ -77,7 +77,7 @@ def request_metrics(
 
 def slowest(samples: RowBuffer, by: str, most: int) -> Places:
     """Where the ``most`` largest values of ``by`` are, the largest first; those not measured are left out."""
-    if by not in DURATIONS:
+    if not isinstance(by, str) or by not in DURATIONS:
         raise ConfigurationError("by", by, f"one of {', '.join(DURATIONS)}")
     check_whole("n", most, 0)
     values = samples.column(DURATIONS[by])

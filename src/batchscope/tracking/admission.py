@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.recording.mistakes import shown
-from batchscope.recording.packing import MAX_ID, cut_id
+from batchscope.recording.packing import MAX_ID, cut_id, type_name
 from batchscope.recording.tally import WRONG_TYPE
 from batchscope.rows import Floats
 from batchscope.tracking.events import Arrival, Event, Finish, Iteration, Loss
@@ -24,6 +24,7 @@ NOT_A_NUMBER = "not_a_number"
 _BAD_VALUE = Exception
 """What an id that cannot be hashed or an instant that is no number raises: whatever its methods do."""
 _NOBODY = object()
+_SHOWN_OF_ID = 12
 
 
 class Leaving(NamedTuple):
@@ -133,7 +134,7 @@ class Admission:
                 reason = _unfit(at, prompt_tokens, rank or 0)
         except _BAD_VALUE:
             reason = WRONG_TYPE
-        said = f"request_id={shown(event.request_id)}, prompt_tokens={shown(prompt_tokens)}, at={shown(at)}"
+        said = f"request_id={_beginning(event.request_id)}, prompt_tokens={shown(prompt_tokens)}, at={shown(at)}"
         self._reject(reason, 1, "arrived", said)
 
     def _occupy(self, admitted: _Admitted) -> None:
@@ -168,6 +169,14 @@ def _key(request_id: Any) -> Any:
     if kind is int or (kind is str and len(request_id) <= MAX_ID):
         return request_id
     return _Key(request_id)
+
+
+def _beginning(request_id: Any) -> str:
+    """Of an id what a log may have: clients choose it, and it may name a person."""
+    kind = type(request_id)
+    if (kind is str or kind is bytes) and len(request_id) > _SHOWN_OF_ID:
+        return f"{shown(request_id[:_SHOWN_OF_ID])}..."
+    return f"a {type_name(request_id)}" if kind is list or kind is tuple else shown(request_id)
 
 
 class _Admitted(NamedTuple):

@@ -153,7 +153,7 @@ class Derivation:
         valid = index != FREE
         if valid.all():
             return elements
-        stale = ~valid & ~batch.formed[batch.iteration]
+        stale = ~valid & ~(batch.formed[batch.iteration] & self.table.issued(batch.handles))
         if stale.any():
             self.reject(STALE_SLOT, int(np.count_nonzero(stale)), detail=f"slot {batch.handles[stale][0]}")
         return elements.take(valid)

@@ -68,6 +68,7 @@ class SlotTable:
 
     def __init__(self, capacity: int = 256) -> None:
         self._arrivals = 0
+        self._latest = FREE  # the highest handle that ever had a row
         self._places = _places_of(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.intp), capacity)
         self.handle: npt.NDArray[np.int64] = np.full(capacity, FREE, dtype=np.int64)
         self.arrived_at = _unset(capacity)
@@ -126,6 +127,7 @@ class SlotTable:
         self.rank[index] = ranks
         self.number[index] = np.arange(self._arrivals, self._arrivals + len(index))
         self._arrivals += len(index)
+        self._latest = max(self._latest, int(handles.max()))
         for column in (
             self.first_scheduled_at, self.first_token_at, self.last_token_at, self.preempted_at, self.max_gap,
         ):  # fmt: skip
@@ -153,6 +155,11 @@ class SlotTable:
     def rows(self, handles: npt.NDArray[np.int64]) -> Indices:
         """The row of each handle, ``FREE`` where it means nobody in flight."""
         return self._places.rows(handles)
+
+    def issued(self, handles: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which handles are numbers that a request in flight has or had."""
+        known: npt.NDArray[np.bool_] = (handles >= FIRST_HANDLE) & (handles <= self._latest)
+        return known
 
 
 def _places_of(handles: npt.NDArray[np.int64], rows: Indices, capacity: int) -> _Places:

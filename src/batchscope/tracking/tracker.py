@@ -32,7 +32,7 @@ from batchscope.tracking.forward import attached
 from batchscope.tracking.iteration_batch import FIELDS
 from batchscope.tracking.slots import FIRST_HANDLE, FREE, live_requests
 
-Whole: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
+Whole: TypeAlias = Sequence[int] | npt.NDArray[np.integer[Any]]
 _MAX_EVENTS = 1 << 17
 _SCALARS = struct.Struct(f"{2 + len(FIELDS)}d")
 _pack_scalars, _unpack_scalars = _SCALARS.pack, _SCALARS.unpack
@@ -150,7 +150,6 @@ class RequestTracker:
         try:
             started = self._clock() if started_at is None else started_at
             handles = _packed(slots)
-            stop = self._stops.pop(_rank(rank), None)
             said = (
                 started, None, iteration_number, None, memory_bytes_used, running_requests, waiting, deferred_requests,
                 unscheduled_prefill_tokens, cached_prompt_tokens, recomputed_tokens, decode_context_tokens, None, None,
@@ -162,6 +161,7 @@ class RequestTracker:
                 None if scheduled_tokens is None else _aligned("scheduled_tokens", scheduled_tokens, handles),
                 b"" if preempted is None or not len(preempted) else _packed(preempted),
             )
+            stop = self._stops.pop(_rank(rank), None)
         except BAD_VALUE as error:
             self._misuse(error)
             return Formed(b"", (), told=True)
@@ -206,7 +206,7 @@ class RequestTracker:
         or its first request arrived. The other fields are those of ``IterationResult``. In the place of the slots
         stands what ``forming`` returned, where that was called.
         """
-        said = self._said_ahead(slots, rank) if self._ahead else None
+        said = self._said_ahead(slots, rank) if self._ahead or type(slots) is Formed else None
         if said is not None and said.told:
             self._misuse_formed(said)
             return
@@ -240,6 +240,8 @@ class RequestTracker:
                 b"" if preempted is None or not len(preempted) else _packed(preempted),
             )  # fmt: skip
         except BAD_VALUE as error:
+            if said is not None and said.handles is None:
+                self._stops.setdefault(_rank(rank), said)  # it holds for the next iteration that is taken
             self._misuse(error)
             return
         if said is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 from rich import box
 from rich.panel import Panel
@@ -14,7 +15,7 @@ from batchscope.records import BatchLimiter, CompletionReason, Outcome
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.text import shown
 from batchscope.views.numbers import MISSING, amount, count, per_second, percent, rate
-from batchscope.views.words import holders
+from batchscope.views.words import MOST_SHOWN, holders
 
 _FRAME = 18
 """Columns of the head that are not its figures: the frame and the names of its lines."""
@@ -183,7 +184,9 @@ def _most(counts: Mapping[str, int]) -> str:
 
 def _identity(snapshot: MetricsSnapshot) -> str:
     """Whose snapshot it is, and of when."""
-    labels = [f"{name}={value}" for name, value in snapshot.labels.items()]
+    labels = [f"{name}={value}" for name, value in islice(snapshot.labels.items(), MOST_SHOWN)]
+    if len(snapshot.labels) > MOST_SHOWN:
+        labels.append(f"{len(snapshot.labels) - MOST_SHOWN:,} more labels")
     merged = [f"{len(snapshot.merged_from)} processes"] if len(snapshot.merged_from) > 1 else []
     at = f"{snapshot.snapshot_time:%Y-%m-%d %H:%M:%S %Z}"
     return ", ".join(

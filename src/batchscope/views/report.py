@@ -30,7 +30,7 @@ from batchscope.views.numbers import (
     sparkline,
 )
 from batchscope.views.timeline import Timeline
-from batchscope.views.words import TARGETS, by_share, limiter_name, origin, what_it_is
+from batchscope.views.words import MOST_SHOWN, TARGETS, by_share, limiter_name, origin, what_it_is
 
 _COLOR = {
     BatchLimiter.REQUEST_SLOTS: "magenta",
@@ -168,9 +168,11 @@ class Report:
     def _slo(self, width: int) -> RenderableType:
         table = _table(width, "class", "targets", "n", "met", "95 % range", "goodput", "missed by")
         table.columns[0].min_width = 7
-        for name, slo in self._shown.slo_stats.items():
-            if name != OTHER_CLASS or slo.evaluated:
-                table.add_row(name, *self._slo_figures(name, slo))
+        rows = [(name, slo) for name, slo in self._shown.slo_stats.items() if name != OTHER_CLASS or slo.evaluated]
+        for name, slo in rows[:MOST_SHOWN]:
+            table.add_row(name, *self._slo_figures(name, slo))
+        if len(rows) > MOST_SHOWN:
+            table.add_row(f"and {len(rows) - MOST_SHOWN:,} more")
         for column in (table.columns[1], table.columns[6]):
             column.justify, column.no_wrap, column.overflow = "left", False, "fold"
         return table

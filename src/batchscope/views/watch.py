@@ -24,7 +24,7 @@ from batchscope.scraping.table import DURATIONS, Quantity
 from batchscope.statistics.summaries import SloStatistics
 from batchscope.text import shown_document
 from batchscope.views.numbers import MISSING, count, duration, per_second, percent, percent_range
-from batchscope.views.words import TARGETS, by_share, limiter_name, origin
+from batchscope.views.words import MOST_SHOWN, TARGETS, by_share, limiter_name, origin
 
 _NAMES = {
     Quantity.QUEUE_TIME: "queue",
@@ -283,9 +283,11 @@ def _told(scraped: ScrapedSnapshot | None) -> Iterator[tuple[str, str]]:
     told = origin(scraped.snapshot.iteration_stats.limiter_reported_ratio).removesuffix(" by the scheduler")
     who = told if shares else "no iteration"
     yield "limited by", f"{held}  ({covered(scraped.limited_over)}; {who})"
-    for name, slo in scraped.snapshot.slo_stats.items():
-        if slo.targets or slo.evaluated:
-            yield "SLO", f"{name}: {_attained(slo)}"
+    declared = [(name, slo) for name, slo in scraped.snapshot.slo_stats.items() if slo.targets or slo.evaluated]
+    for name, slo in declared[:MOST_SHOWN]:
+        yield "SLO", f"{name}: {_attained(slo)}"
+    if len(declared) > MOST_SHOWN:
+        yield "SLO", f"and {len(declared) - MOST_SHOWN:,} more classes"
 
 
 def _most_held(scraped: ScrapedSnapshot) -> str:

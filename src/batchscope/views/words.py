@@ -35,6 +35,8 @@ REPORTED = "reported by the scheduler"
 _WORTH_NAMING = 0.1
 _MOST = 0.5
 _LIMITS = tuple(_SETTINGS.values())
+MOST_SHOWN = 20
+"""Of what others name: limiters, classes, labels."""
 
 
 def limiter_name(limiter: str) -> str:
@@ -67,8 +69,10 @@ def what_it_is(limiter: str, limits: SchedulerLimits) -> str:
 
 
 def by_share(shares: Mapping[str, float]) -> list[tuple[str, float]]:
-    """The largest first, without those that never were."""
-    return sorted(((name, share) for name, share in shares.items() if 0 < share < math.inf), key=lambda pair: -pair[1])
+    """The largest first, without those that never were; beyond ``MOST_SHOWN`` what the others have together."""
+    found = sorted(((name, share) for name, share in shares.items() if 0 < share < math.inf), key=lambda pair: -pair[1])
+    rest = found[MOST_SHOWN:]
+    return found[:MOST_SHOWN] + [(f"{len(rest):,} more", sum(share for _, share in rest))] * bool(rest)
 
 
 def holders(snapshot: MetricsSnapshot) -> Iterator[tuple[str, str]]:
