@@ -94,6 +94,16 @@ def test_waiting_and_deferred_are_told_apart_where_the_engine_does():
     assert document(figures(waiting + apart)).snapshot.gauges.requests_in_flight == 5
 
 
+def test_a_source_has_the_labels_that_tell_its_series_from_others_of_the_name():
+    found = figures(
+        'batchscope_prompt_tokens_total{source="computed"} 7\nbatchscope_prompt_tokens_total{source="cached"} 3\n'
+    )
+    assert document(found).sources == {
+        "prompt_tokens_computed": 'batchscope_prompt_tokens_total{source="computed"}',
+        "prompt_tokens_cached": 'batchscope_prompt_tokens_total{source="cached"}',
+    }
+
+
 def test_computed_prompt_tokens_are_all_less_the_cached_ones():
     found = figures('sglang:prompt_tokens_total 100\nsglang:cached_tokens_total{cache_source="device"} 10\n'
                     'sglang:cached_tokens_total{cache_source="host"} 5\n')  # fmt: skip

@@ -135,7 +135,9 @@ class _Reader:
             else:
                 taken = rule.quantity in self._gauges or self._gauge(rule, name)
             if taken:
-                self._sources.setdefault(rule.quantity, " + ".join(self._given(rule)) if rule.adds else name)
+                self._sources.setdefault(
+                    rule.quantity, " + ".join(self._given(rule)) if rule.adds else _told(rule, name)
+                )
                 return
 
     def _only_announced(self, rule: Rule) -> bool:
@@ -240,6 +242,12 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def _told(rule: Rule, name: str) -> str:
+    """The name as the page has it, with the labels that tell its series from others of the name."""
+    labels = ",".join(f'{label}="{value}"' for label, value in rule.where.items() if value)
+    return f"{name}{{{labels}}}" if labels else name
 
 
 def _started(samples: Iterable[Sample]) -> float:
