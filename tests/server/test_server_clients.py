@@ -4,10 +4,13 @@ import math
 import select
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from server_doubles import WAIT, Source, connect, ended, fetch
 
 from batchscope import ConfigurationError
 from batchscope.server import ConnectionLimits, serve
+from batchscope.server.guard import Guard
 
 
 @pytest.fixture(autouse=True)
@@ -146,6 +149,30 @@ def test_idle_connections_are_bounded_and_make_room_for_a_scrape():
         assert guard.count <= 50
         for connection in idle:
             connection.close()
+
+
+class Client:
+    def __init__(self, guard):
+        self.guard, self.dropped = guard, False
+
+    def drop(self):
+        self.dropped = True
+        self.guard.forget(self)
+
+
+@given(
+    st.integers(1, 4), st.lists(st.tuples(st.sampled_from(["admit", "busy", "silent", "forget"]), st.integers(0, 9)))
+)
+def test_whatever_clients_do_no_more_have_a_place_than_there_are(places, story):
+    """Also when the loop hears late of what one did that is gone."""
+    guard = Guard(ConnectionLimits(connections=places))
+    clients = {}
+    for event, number in story:
+        if event == "admit":
+            clients[number] = Client(guard)
+        if number in clients:
+            getattr(guard, event)(clients[number])
+        assert guard.count <= places
 
 
 def test_with_all_places_busy_a_newcomer_is_refused_and_nobody_is_cut_off():

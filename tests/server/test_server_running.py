@@ -310,6 +310,27 @@ def test_a_client_that_leaves_within_its_handshake_leaves_no_place_taken(certifi
 
 
 @needs_openssl
+def test_who_is_gone_already_can_be_displaced_all_the_same(certificate, caplog):
+    """Its TLS has ended, and asyncio tells its protocol a turn of the loop later."""
+    with served(certificate) as running, connect(running) as connection:
+        _, _, said = shake_hands(connection)
+        connection.sendall(said.read())
+        assert fetch_over_tls(running, certificate) == 200
+        server, dropped = running._server, threading.Event()
+
+        def leave_and_be_dropped():
+            for protocol in list(server.server_state.connections):
+                protocol.transport.abort()
+                server._loop.call_soon(protocol.drop)
+            server._loop.call_later(0, dropped.set)
+
+        server._loop.call_soon_threadsafe(leave_and_be_dropped)
+        assert dropped.wait(WAIT)
+        assert fetch_over_tls(running, certificate) == 200
+    assert not caplog.records
+
+
+@needs_openssl
 def test_a_handshake_and_the_headers_after_it_have_one_deadline(certificate):
     with served(certificate, header_seconds=0.5, connections=2) as running, connect(running) as connection:
         began = time.monotonic()

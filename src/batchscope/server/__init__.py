@@ -55,7 +55,7 @@ def make_asgi_app(
     ``source`` is a collector, or whatever else reads as one. ``token``, else ``token_file``, else the variable
     BATCHSCOPE_TOKEN: who does not send it gets 401. ``stall_seconds``: ``/healthz`` answers 503 when requests are
     there and no iteration has ended for longer. ``max_age``: who asks within so many seconds shares an answer.
-    ``routes``: more of them, Starlette's, behind the same token; where a path is one of ours, ours answers.
+    ``routes``: more of them, Starlette's, behind the same token; where path and method are ours, ours answers.
     """
     _check_source(source)
     try:

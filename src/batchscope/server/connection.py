@@ -156,8 +156,10 @@ class GuardedProtocol(H11Protocol):
     def drop(self) -> None:
         """End the connection now, whatever is still to be sent: the kernel forgets it as well."""
         self.guard.forget(self)
-        with contextlib.suppress(OSError):  # gone already
-            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        connection = self.transport.get_extra_info("socket")  # None: over TLS, gone already
+        if connection is not None:
+            with contextlib.suppress(OSError):  # gone already
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         self.transport.abort()
 
     def _note_request(self, before: object) -> None:

@@ -74,16 +74,18 @@ class Guard:
         self._silent[connection] = None
 
     def busy(self, connection: Connection) -> None:
-        """It asked for something."""
-        self._silent.pop(connection, None)
-        self._busy.add(connection)
+        """It asked for something, unless it is gone already."""
+        if self.forget(connection):
+            self._busy.add(connection)
 
     def silent(self, connection: Connection) -> None:
-        """It was answered."""
-        self._busy.discard(connection)
-        self._silent[connection] = None
+        """It was answered, unless it is gone already."""
+        if self.forget(connection):
+            self._silent[connection] = None
 
-    def forget(self, connection: Connection) -> None:
-        """It is gone."""
+    def forget(self, connection: Connection) -> bool:
+        """It is gone; says whether it was here."""
+        known = connection in self._silent or connection in self._busy
         self._busy.discard(connection)
         self._silent.pop(connection, None)
+        return known
