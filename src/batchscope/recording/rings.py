@@ -35,10 +35,33 @@ GapEntry = tuple[float, GapColumn, bytes]
 """Instant, column, packed values."""
 
 
+class Numbering:
+    """Gives each request and each iteration of a run a number of its own, from 1 on; under the drain's lock.
+
+    ``spans_wanted``: somebody listens to spans, so that they and the iterations' numbers are worth their price.
+    """
+
+    def __init__(self) -> None:
+        self.spans_wanted = False
+        self._requests = 1
+        self._iterations = 1
+
+    def requests(self, count: int) -> int:
+        """The first of ``count`` numbers."""
+        first, self._requests = self._requests, self._requests + count
+        return first
+
+    def iterations(self, count: int) -> int:
+        """The first of ``count`` numbers."""
+        first, self._iterations = self._iterations, self._iterations + count
+        return first
+
+
 class ProducerContext(NamedTuple):
     """What all producers of a collector share.
 
     ``relieve`` drains if nobody else does, without waiting; ``eager`` producers call it after each record.
+    ``numbering`` None: each producer numbers its own.
     """
 
     clock: Clock
@@ -50,6 +73,7 @@ class ProducerContext(NamedTuple):
     eager: bool = False
     pressure: Pressure | None = None
     mistakes: Mistakes | None = None
+    numbering: Numbering | None = None
 
 
 class GapLog:

@@ -56,6 +56,7 @@ def request_rows(
         (C.FIRST_TOKEN_AT, table.first_token_at),
         (C.LAST_TOKEN_AT, table.last_token_at),
         (C.MAX_EMISSION_GAP, table.max_gap),
+        (C.NUMBER, table.number),
     ):
         rows[:, column] = known[index]
     still_out = np.nan_to_num(at - table.preempted_at[index])

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from batchscope.configuration import SloTargets
 from batchscope.recording.producer import LiveRequests
+from batchscope.recording.rings import Numbering
 from batchscope.rows import Floats
 
 Indices = npt.NDArray[np.intp]
@@ -23,8 +24,8 @@ FREE = -1
 class SlotTable:
     """Columns by slot index; instants are ``nan`` until they happen. Grows by doubling, never shrinks."""
 
-    def __init__(self, capacity: int = 256) -> None:
-        self._arrivals = 0
+    def __init__(self, capacity: int = 256, numbering: Numbering | None = None) -> None:
+        self._numbering = numbering or Numbering()
         self.handle: npt.NDArray[np.int64] = np.full(capacity, FREE, dtype=np.int64)
         self.arrived_at = _unset(capacity)
         self.first_scheduled_at = _unset(capacity)
@@ -37,7 +38,7 @@ class SlotTable:
         self.prompt_tokens = np.zeros(capacity)
         self.request_class = np.zeros(capacity)
         self.rank = _unset(capacity)  # where it ran last, else what it arrived for; nan: any
-        self.number = np.zeros(capacity, dtype=np.int64)  # in the order of arrivals
+        self.number = np.zeros(capacity, dtype=np.int64)  # its own in the run, in the order of arrivals
         self.preemptions = np.zeros(capacity, dtype=np.int64)
         self.holding = np.zeros(capacity, dtype=np.bool_)  # it has a place in the running set
         self.decoding = np.zeros(capacity, dtype=np.bool_)  # it has emitted since it was last (re)scheduled
@@ -52,8 +53,7 @@ class SlotTable:
         if index < self.capacity:
             return
         capacity = 1 << int(index).bit_length()
-        grown = vars(SlotTable(capacity))
-        grown["_arrivals"] = self._arrivals
+        grown = vars(SlotTable(capacity, self._numbering))
         for name, column in vars(self).items():
             if isinstance(column, np.ndarray):
                 grown[name][: len(column)] = column
@@ -74,8 +74,8 @@ class SlotTable:
         self.prompt_tokens[index] = prompt_tokens
         self.request_class[index] = classes
         self.rank[index] = ranks
-        self.number[index] = np.arange(self._arrivals, self._arrivals + len(index))
-        self._arrivals += len(index)
+        first = self._numbering.requests(len(index))
+        self.number[index] = np.arange(first, first + len(index))
         for column in (
             self.first_scheduled_at, self.first_token_at, self.last_token_at, self.preempted_at, self.max_gap,
         ):  # fmt: skip

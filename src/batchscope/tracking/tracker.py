@@ -84,8 +84,9 @@ class RequestTracker:
         self._stops: dict[float, Formed] = {}
         self._ahead = False  # whether anything was ever told before its iteration: most engines never do
         self._derivation = Derivation(
-            self._shared.class_codes, self._shared.other_class, self._limits, self._shared.mistakes
-        )
+            self._shared.class_codes, self._shared.other_class, self._limits, self._shared.mistakes,
+            self._shared.numbering,
+        )  # fmt: skip
 
     def arrived(
         self,
