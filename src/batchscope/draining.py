@@ -78,6 +78,7 @@ class Draining:
         self.numbering = Numbering()
         self._subscribers: list[_Subscriber] = []
         self._sinks_end = False
+        self._telling = False  # sinks, in a drain that did not come to its end
         self._given: list[tuple[Drained, ReadyRows | None]] = []
         self._resetting: int | None = None
         self.mistakes = Mistakes()
@@ -228,13 +229,17 @@ class Draining:
         """Count everything recorded so far; the lock is held. Gives the instant of the cut.
 
         An exception may end it anywhere (Ctrl-C). What it left in rings and with sources the next one takes; what it
-        took and did not count is counted as ``interrupted``; nothing counts twice.
+        took and did not count is counted as ``interrupted``; nothing counts twice. That a sink may lack a block is an
+        error ``sink_interrupted``.
         """
         now = self.clock()
         if self._resetting is not None:
             self._finish_reset(self._resetting)
         if self.numbering.spans_wanted:
             self.introduce()
+        if self._telling:
+            self.writers.own().error("sink_interrupted")
+        self._telling = self.numbering.spans_wanted
         self.state.settle()
         for rings in self.writers.rings:
             lost = rings.gap_log.interrupted()
@@ -245,6 +250,7 @@ class Draining:
         for of_source in blocks:
             of_source.clear()
         self._given.clear()
+        self._telling = False
         if self._sinks_end:
             self._end_sinks()
         return now
@@ -259,15 +265,17 @@ class Draining:
     def _number(self, rows: Rows) -> None:
         """Give a number to each request and iteration that has none: a tracker gives its own."""
         if rows.kind is RowKind.REQUEST:
-            numbers, give = rows.values[:, RequestColumn.NUMBER], self.numbering.requests
+            numbers = rows.values[:, RequestColumn.NUMBER]
         elif rows.kind is RowKind.ITERATION:
-            numbers, give = rows.values[:, IterationColumn.ORDINAL], self.numbering.iterations
+            numbers = rows.values[:, IterationColumn.ORDINAL]
         else:
             return
         without = np.flatnonzero(~(numbers > 0))  # nan, or the 0 of a ring's row
-        if len(without):
-            first = give(len(without))
-            numbers[without] = np.arange(first, first + len(without))
+        count = len(without)
+        if count:
+            of_requests = rows.kind is RowKind.REQUEST
+            first = self.numbering.requests(count) if of_requests else self.numbering.iterations(None, count)
+            numbers[without] = np.arange(first, first + count)
 
     def relieve(self) -> bool | str:
         """A producer's memory runs full and nobody reads: drain, unless somebody does already (False)."""
@@ -353,7 +361,7 @@ class Draining:
         self._start()
         self._subscribers = [each for each in self._subscribers if each.sink is None]
         self._note_sinks()
-        self._sinks_end = False
+        self._sinks_end = self._telling = False
         self._given.clear()
         self._resetting = None
         for source in self.sources:

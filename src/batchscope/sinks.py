@@ -101,9 +101,9 @@ class Missed(NamedTuple):
     def and_then(self, block: Drained) -> Missed:
         """With one more block."""
         at, kind = (block.at, "GAP") if isinstance(block, Gaps) else (block.values[:, 0], block.kind.name)
-        rows = {**self.rows, kind: self.rows.get(kind, 0) + len(at)}
         if not len(at):
             return self
+        rows = {**self.rows, kind: self.rows.get(kind, 0) + len(at)}
         return Missed(rows, min(self.first_at, float(at.min())), max(self.last_at, float(at.max())))
 
 
@@ -124,7 +124,7 @@ class SinkError(BatchscopeError, RuntimeError):
 
 
 class HandOver:
-    """A sink that hands everything over to ``sink`` in a thread of its own: the engine's thread pays an append.
+    """A collector's sink that hands all over to ``sink`` in a thread of its own: the engine's thread pays an append.
 
     The thread looks for rows every ``interval`` seconds. At most ``max_bytes`` wait for it; what comes then is counted
     in ``lost`` and told to ``sink.missed`` before the next rows that had room: nobody is kept waiting. If ``sink``
@@ -143,8 +143,8 @@ class HandOver:
     ) -> None:
         if not isinstance(sink, PatientSink):
             raise ConfigurationError("sink", sink, "an object with begin, take, end and missed")
-        if not (isinstance(max_bytes, int) and max_bytes >= 1):
-            raise ConfigurationError("max_bytes", max_bytes, "an integer >= 1")
+        if not (isinstance(max_bytes, int) and max_bytes >= 2 * _NOTICE_BYTES):
+            raise ConfigurationError("max_bytes", max_bytes, f"an integer >= {2 * _NOTICE_BYTES}")
         self.failure = ""
         self._sink = sink
         self._max_bytes = max_bytes
@@ -157,7 +157,7 @@ class HandOver:
         # Written by the thread only.
         self._handed = 0
         self._begun = False
-        self._unused = NOTHING_MISSED
+        self._unused = self._untold = NOTHING_MISSED
         self._queue: deque[tuple[str, Any, int]] = deque()
         self._periodic = Periodic(self._hand_over, interval, name).start()
         atexit.register(self.close)
@@ -229,14 +229,24 @@ class HandOver:
             self._unused = self._unused.and_then(told)
         elif self.failure:
             return
+        elif what == "begin":
+            self._end()
+            self._begun = True
+            self._sink.begin(told)
+            if self._untold.rows:
+                self._sink.missed(self._untold)
+                self._untold = NOTHING_MISSED
         elif what == "end":
-            if self._begun:
-                self._begun = False
-                self._sink.end()
+            self._end()
+        elif what == "missed" and not self._begun:
+            self._untold = told  # the run that it is of begins with the next notice
         else:
-            if what == "begin":
-                self._begun = True
             getattr(self._sink, what)(told)
+
+    def _end(self) -> None:
+        if self._begun:
+            self._begun = False
+            self._sink.end()
 
     def _fail(self, error: Exception) -> None:
         self.failure = shown(f"{type(self._sink).__name__} failed: {type(error).__name__}: {error}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 
 import msgspec
@@ -257,6 +259,24 @@ def test_what_can_be_called_is_a_function_as_ever():
     assert (len(heard), sink.runs) == (1, [])
 
 
+def test_that_an_interrupted_drain_may_have_kept_a_block_from_a_sink_is_an_error_that_is_counted():
+    class Interrupted(RecordingSink):
+        def take(self, block):
+            if not self.runs[0].missed:
+                self.runs[0].missed.append(block)
+                raise KeyboardInterrupt
+            super().take(block)
+
+    sink, collector = Interrupted(), SchedulerMetricsCollector()
+    collector.subscribe(sink)
+    collector.record_error("one")
+    with pytest.raises(KeyboardInterrupt):
+        collector.drain()
+    collector.close()
+    assert [name for rows in sink.runs[0].blocks for name in rows.objects] == ["sink_interrupted"]
+    assert collector.get_snapshot().totals.errors_by_type == {"one": 1, "sink_interrupted": 1}
+
+
 # The hand-over.
 
 
@@ -312,6 +332,39 @@ def test_a_gap_at_the_end_is_told_and_so_is_a_header_that_found_no_room():
     assert [run.header for run in sink.runs] == [first, second]
     assert [(len(run.blocks), run.ended) for run in sink.runs] == [(1, True), (0, True)]
     assert sink.runs[0].missed + sink.runs[1].missed == [Missed({"BATCH": 90}, 0.0, 89.0)]
+
+
+def test_a_gap_of_a_run_whose_beginning_found_no_room_is_told_after_that_beginning():
+    header, sink = Listened().sink.runs[0].header, RecordingSink()
+    hand_over = HandOver(sink, interval=NEVER, max_bytes=8192)
+    hand_over.begin(header)
+    hand_over.take(block(100))
+    hand_over.end()
+    hand_over.begin(header)
+    assert len(hand_over._next) == 1
+    hand_over.take(block(200))
+    assert not hand_over.close()
+    assert [run.missed for run in sink.runs] == [[], [Missed({"BATCH": 200}, 0.0, 199.0)]]
+    assert sink.runs[1].ended
+
+
+def test_what_waits_is_handed_over_at_the_interpreters_end(tmp_path):
+    code = f"""
+from batchscope import SchedulerMetricsCollector
+from batchscope.sinks import HandOver
+from batchscope.testing import RecordingSink
+
+class Saying(RecordingSink):
+    def end(self):
+        print("ended with", len(self.runs[0].blocks), "block")
+
+collector = SchedulerMetricsCollector()
+collector.subscribe(HandOver(Saying(), interval={NEVER}))
+collector.record_error("one")
+collector.drain()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("ended with 1 block\n", "")
 
 
 def test_headers_alone_do_not_pile_up_and_the_last_one_is_told():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tracker_doubles import Tracked
 
 from batchscope import CompletionReason
+from batchscope.recording.rings import Numbering
 from batchscope.rows import IterationColumn, RequestColumn, RowKind, Rows, SpanColumn
 from batchscope.testing import RecordingSink
 
@@ -62,7 +63,10 @@ def test_iterations_of_a_rank_follow_each_other_in_their_numbers_whatever_other_
     for step in range(3):
         listened.run([a], started=float(step), finished=step + 1.0, rank=0)
         listened.run([b], started=float(step), finished=step + 1.0, rank=1)
-    assert [span[:3] for span in listened.spans()] == [(1, 1, 3), (2, 4, 3)]
+        if step == 1:
+            listened.collector.drain()
+    line = Numbering.LINE
+    assert [span[:3] for span in listened.spans()] == [(1, 1, 2), (1, 3, 1), (2, line + 1, 2), (2, line + 3, 1)]
 
 
 def test_a_drain_ends_a_span_and_the_next_goes_on_where_it_ended():
@@ -84,6 +88,8 @@ def test_requests_and_iterations_that_no_tracker_told_have_numbers_too():
     listened.collector.writer().iteration(7, 1, 1, 0, 1.0)
     assert listened.column(RowKind.REQUEST, RequestColumn.NUMBER) == [2.0]
     assert listened.column(RowKind.ITERATION, IterationColumn.ORDINAL) == [1.0, 2.0]
+    listened.run([], started=0.0, finished=1.0)
+    assert listened.column(RowKind.ITERATION, IterationColumn.ORDINAL)[2] > 2.0
 
 
 def test_a_function_hears_no_spans_even_beside_a_sink_and_without_a_sink_none_are_made():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -36,24 +36,29 @@ GapEntry = tuple[float, GapColumn, bytes]
 
 
 class Numbering:
-    """Gives each request and each iteration of a run a number of its own, from 1 on; under the drain's lock.
+    """Gives each request and each iteration of a collector a number of its own, from 1 on; under the drain's lock.
 
+    Iterations of one ``line`` (a rank of a tracker) follow each other in their numbers, whatever happens between: the
+    first line has 1, 2, 3, ..., each further one as many of its own from ``LINE`` on. Floats hold 2**17 lines exactly.
     ``spans_wanted``: somebody listens to spans, so that they and the iterations' numbers are worth their price.
     """
+
+    LINE = 1 << 36
 
     def __init__(self) -> None:
         self.spans_wanted = False
         self._requests = 1
-        self._iterations = 1
+        self._next: dict[Hashable, int] = {}
 
     def requests(self, count: int) -> int:
         """The first of ``count`` numbers."""
         first, self._requests = self._requests, self._requests + count
         return first
 
-    def iterations(self, count: int) -> int:
-        """The first of ``count`` numbers."""
-        first, self._iterations = self._iterations, self._iterations + count
+    def iterations(self, line: Hashable, count: int) -> int:
+        """The first of ``count`` numbers of ``line``."""
+        first = self._next.get(line) or 1 + len(self._next) * self.LINE
+        self._next[line] = first + count
         return first
 
 

@@ -127,7 +127,7 @@ class Derivation:
         self._count_completed(rows.values, batch.position, leaving)
         self._number(rows.values, batches.values)
         if self._numbering.spans_wanted:
-            own = ordinals(batch.ranks, self._numbering.iterations(batch.size))
+            own = ordinals(batch.ranks, self._numbering, id(self))
             rows.values[:, IterationColumn.ORDINAL] = own
             out.append(span_rows(history, own, decoding, batch.finished, self.table))
         self._departed = self._departed.after(float(started.max()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from batchscope.recording.rings import Numbering
 from batchscope.rows import Floats, RowKind, Rows, SpanColumn, empty_rows
 from batchscope.tracking.history import History
 from batchscope.tracking.iteration_batch import UNKNOWN_TOKENS
@@ -13,10 +14,13 @@ from batchscope.tracking.slots import SlotTable
 C = SpanColumn
 
 
-def ordinals(ranks: Floats, first: int) -> Ints:
-    """The numbers of iterations, from ``first`` on: a rank's follow each other, whatever other ranks did between."""
+def ordinals(ranks: Floats, numbering: Numbering, source: int) -> Ints:
+    """The numbers of a ``source``'s iterations: a rank's follow each other, whatever other ranks did between."""
     numbers = np.empty(len(ranks), dtype=np.int64)
-    numbers[ranks.argsort(kind="stable")] = np.arange(first, first + len(ranks))
+    for rank in sorted(set(ranks.tolist())):
+        mine = np.flatnonzero(ranks == rank)
+        first = numbering.iterations((source, rank), len(mine))
+        numbers[mine] = np.arange(first, first + len(mine))
     return numbers
 
 
