@@ -16,6 +16,7 @@ import numpy as np
 from batchscope.aggregation.checks import INTERRUPTED
 from batchscope.aggregation.requests import ClassNames
 from batchscope.aggregation.state import State
+from batchscope.background import forked
 from batchscope.clock import Clock, WallClock
 from batchscope.configuration import OTHER_CLASS, MetricsConfiguration, SchedulerLimits
 from batchscope.errors import BusyError, ConfigurationError, InvalidRecordError
@@ -90,6 +91,7 @@ class Draining:
         self.writers = Writers(self.shared)
         self._start()
         self._begin()
+        forked(self)
 
     def _start(self) -> None:
         """What a fork's child needs anew."""
@@ -356,7 +358,7 @@ class Draining:
         self.generation = generation
         self._resetting = None
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """In the child: empty, a new lock, no sinks; rows of other threads, even half-written, are gone."""
         self._start()
         self._subscribers = [each for each in self._subscribers if each.sink is None]

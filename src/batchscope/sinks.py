@@ -9,14 +9,13 @@ from __future__ import annotations
 import atexit
 import datetime as dt
 import logging
-import os
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
-from batchscope.background import Periodic
+from batchscope.background import Closing, Periodic, forked
 from batchscope.configuration import SchedulerLimits, SloTargets
 from batchscope.errors import BatchscopeError, ConfigurationError, DecodeError
 from batchscope.records import EngineInfo
@@ -123,7 +122,7 @@ class SinkError(BatchscopeError, RuntimeError):
     """A hand-over can hand over no more: its sink failed, it was closed, or it is of another process."""
 
 
-class HandOver:
+class HandOver(Closing):
     """A collector's sink that hands all over to ``sink`` in a thread of its own: the engine's thread pays an append.
 
     The thread looks for rows every ``interval`` seconds. At most ``max_bytes`` wait for it; what comes then is counted
@@ -148,7 +147,7 @@ class HandOver:
         self.failure = ""
         self._sink = sink
         self._max_bytes = max_bytes
-        self._process = os.getpid()
+        self._of_the_parent = False
         self._closed = False
         # Written under the drain's lock only.
         self._given = 0
@@ -161,6 +160,13 @@ class HandOver:
         self._queue: deque[tuple[str, Any, int]] = deque()
         self._periodic = Periodic(self._hand_over, interval, name).start()
         atexit.register(self.close)
+        forked(self)
+
+    def _after_fork(self) -> None:
+        """In the child: the thread and the sink are the parent's."""
+        self._of_the_parent = True
+        self._queue.clear()
+        atexit.unregister(self.close)
 
     @property
     def lost(self) -> dict[str, int]:
@@ -195,7 +201,7 @@ class HandOver:
     def _check(self) -> None:
         if self.failure:
             raise SinkError(self.failure)
-        if self._closed or os.getpid() != self._process:
+        if self._closed or self._of_the_parent:
             raise SinkError("closed, or of another process: subscribe a HandOver made here, unsubscribe before close()")
 
     def _make_room(self, size: int) -> bool:
@@ -257,7 +263,7 @@ class HandOver:
 
         It can be called again. False: the sink failed or hangs, or rows were lost.
         """
-        if os.getpid() != self._process:
+        if self._of_the_parent:
             return True
         if not self._closed:
             self._closed = True
@@ -267,9 +273,3 @@ class HandOver:
             self._queue.extend([(what, header, 0) for what, header in self._next])
             self._queue.append(("end", None, 0))
         return self._periodic.close(timeout) and not self.failure and not self.lost
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -7,10 +7,9 @@ import pytest
 from fleet_doubles import Engine
 
 from batchscope.publishing.archive import FORMAT, Archive, ArchiveHeader
-from batchscope.publishing.combine import combine, nothing
 from batchscope.publishing.liveness import Members
+from batchscope.publishing.merge_fleet import combine, nothing, steady
 from batchscope.publishing.publication import Publication
-from batchscope.publishing.steady import steady
 
 
 def published(instance, base, sequence, *, final=False):
@@ -23,7 +22,7 @@ def holding(**silent):
 
 
 def spans(members):
-    return sorted((member.publication.base, member.publication.sequence) for member in members)
+    return sorted((member.publication.base, member.publication.sequence) for member in members.gone(math.inf))
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ from batchscope.statistics.cumulative import StateSource
 if TYPE_CHECKING:
     from batchscope.server.running import ServerHandle
 
-UNIX = "unix:"
 LOOK_SECONDS = 1.0
 """How often a directory is looked at, scraped or not: what is read and tidied between scrapes delays none."""
 
@@ -72,8 +71,8 @@ def serve(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="[DIRECTORY|unix:PATH]",
-            help="Where processes publish their snapshots: a directory, or a socket to listen on.",
+            metavar="[DIRECTORY]",
+            help="Where processes publish their snapshots.",
             show_default=False,
         ),
     ] = None,
@@ -123,14 +122,14 @@ def serve(
     )  # fmt: skip
     told = _Replay(speed, max_running_requests, max_scheduled_tokens, kv_cache_blocks, slo_ttft, slo_tpot, slo_e2e)
     if source is not None and trace is not None:
-        raise CommandError("serve: expected a DIRECTORY or unix:PATH to serve, or --replay TRACE, and not both")
+        raise CommandError("serve: expected a DIRECTORY to serve, or --replay TRACE, and not both")
     if trace is None and told.given:
         name, value = next(iter(told.given.items()))
         raise CommandError(f"--{name.replace('_', '-')} {value:g}: expected --replay TRACE beside it")
     if source is None and trace is None:
-        raise CommandError("serve: expected a DIRECTORY or unix:PATH to serve, or --replay TRACE")
+        raise CommandError("serve: expected a DIRECTORY to serve, or --replay TRACE")
     if trace is not None and label:
-        raise CommandError("--label: expected a DIRECTORY or unix:PATH beside it")
+        raise CommandError("--label: expected a DIRECTORY beside it")
     with suppress(KeyboardInterrupt):
         if trace is not None:
             _serve_replay(trace, told, endpoint)
@@ -148,21 +147,17 @@ def _labels(given: list[str]) -> dict[str, str] | None:
 
 
 def _serve_processes(place: str, endpoint: _Endpoint) -> None:
-    from batchscope.publishing import SnapshotDirectory, SnapshotSocket  # noqa: PLC0415  (needed here only)
+    from batchscope.publishing import SnapshotDirectory  # noqa: PLC0415  (needed here only)
 
-    path = place.removeprefix(UNIX)
-    if not path:
+    if not place:
         raise CommandError(f"serve {place!r}: expected a path")
-    if place.startswith(UNIX):
-        reader: SnapshotSocket | SnapshotDirectory = SnapshotSocket(path, labels=endpoint.labels)
-    elif Path(path).is_file():
-        raise CommandError(f"serve {place}: is a file, expected a directory; to serve a trace: --replay {path}")
-    else:
-        new = not Path(path).exists()
-        reader = SnapshotDirectory(path, labels=endpoint.labels, interval=LOOK_SECONDS)
-        if new or not any(Path(path).iterdir()):
-            made = "did not exist: it was made, and" if new else "is there and"
-            note(f"{path} {made} is empty; figures come with the first process that publishes there")
+    if Path(place).is_file():
+        raise CommandError(f"serve {place}: is a file, expected a directory; to serve a trace: --replay {place}")
+    new = not Path(place).exists()
+    reader = SnapshotDirectory(place, labels=endpoint.labels, interval=LOOK_SECONDS)
+    if new or not any(Path(place).iterdir()):
+        made = "did not exist: it was made, and" if new else "is there and"
+        note(f"{place} {made} is empty; figures come with the first process that publishes there")
     with reader, _serving(reader, place, endpoint):
         threading.Event().wait()
 

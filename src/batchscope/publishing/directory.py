@@ -12,9 +12,17 @@ from batchscope.clock import Clock
 from batchscope.errors import ConfigurationError
 from batchscope.publishing import archive
 from batchscope.publishing.compaction import Compactor
-from batchscope.publishing.files import make_directory, read_whole, usable_path, writable_by_everybody
+from batchscope.publishing.files import (
+    Listing,
+    Published,
+    archive_name,
+    listing,
+    make_directory,
+    read_whole,
+    usable_path,
+    writable_by_everybody,
+)
 from batchscope.publishing.frame import FOREIGN, UNREADABLE, FrameError
-from batchscope.publishing.names import Listing, Published, archive_name, listing
 from batchscope.publishing.publication import Publication, decode
 from batchscope.publishing.reader import FleetReader, logger
 

@@ -1,4 +1,4 @@
-"""Who is in a fleet, who of them is alive, and what all have counted together: the core of every reader.
+"""Who is in a fleet, who of them is alive, and what all have counted together: the core of a reader.
 
 Time is an argument: seconds of the reader's own monotonic clock. No process id, no file time and no other
 host's clock says whether a process lives; only whether its ``sequence`` still grows.
@@ -61,9 +61,6 @@ class Members:
             found[key] = Member(publication, old.changed_at if still and old is not None else now, claimed)
         self.archive, self._members = archive, found
         return overlapping
-
-    def __iter__(self) -> Iterator[Member]:
-        return iter(self._members.values())
 
     def __len__(self) -> int:
         return len(self._members)

@@ -9,15 +9,14 @@ import logging
 import os
 import socket
 import threading
-import weakref
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from batchscope.background import Closing, forked
 from batchscope.errors import BatchscopeError, ConfigurationError
 from batchscope.server.app import HostChecked
 from batchscope.server.guard import Guard, guarded_protocol
@@ -33,7 +32,7 @@ _START_SECONDS = 30.0
 _TURNS_TO_KNOW = 3  # of the loop: accepted, its transport made, its protocol told
 
 
-class ServerHandle:
+class ServerHandle(Closing):
     """A running endpoint: its ``url``, and ``close()``. Also a context manager."""
 
     def __init__(self, listener: socket.socket, server: _Server, url: str) -> None:
@@ -42,7 +41,7 @@ class ServerHandle:
         self._server = server
         self._thread = threading.Thread(target=self._run, name="batchscope-server", daemon=True)
         self._thread.start()
-        _handles.add(self)
+        forked(self)
 
     @property
     def port(self) -> int:
@@ -54,14 +53,6 @@ class ServerHandle:
         self._server.end()
         self._thread.join()
         self._listener.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _run(self) -> None:
         try:
@@ -245,15 +236,3 @@ def _bind(where: _Where, host: str, port: int) -> socket.socket:
 def _address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-_handles: weakref.WeakSet[ServerHandle] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for handle in list(_handles):
-        handle._after_fork()  # noqa: SLF001  (one mechanism, two halves)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

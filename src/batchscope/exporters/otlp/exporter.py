@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from batchscope.background import Periodic, RateLimitedLog
+from batchscope.background import Closing, Periodic, RateLimitedLog, forked
 from batchscope.errors import ConfigurationError, MissingExtraError
 from batchscope.exporters.otlp.environment import (
     Transport,
@@ -33,7 +31,7 @@ _CUT_SHORT = "closed before the next try; the first one failed: check that the e
 _GRACE = 1.0  # seconds for a send that was told to give up
 
 
-class OtlpExporter:
+class OtlpExporter(Closing):
     """Sends everything cumulative, gauges and histograms of ``source`` over OTLP, every ``interval`` seconds.
 
     What is not given comes from the OTEL_* variables, else: http/protobuf to http://localhost:4318, a minute, 10 s
@@ -82,7 +80,6 @@ class OtlpExporter:
         self._queue: deque[tuple[int, CumulativeState]] = deque(maxlen=queue_size)
         self._lock = threading.Lock()  # one send at a time: the timer's, or a caller's of export()
         self._log = RateLimitedLog()
-        self._process = os.getpid()
         self._source_ended = False
         self._closed = disabled()
         self._periodic = Periodic(self.export, chosen_interval(interval), "batchscope-otlp", log=self._log)
@@ -91,6 +88,7 @@ class OtlpExporter:
             self._resources = self._sdk.Resources(service_name, resource_attributes)
             warn_of_temporality()
             self._periodic.start()
+            forked(self)
 
     def _load(self, transport: Transport, metric_exporter: Any) -> None:
         try:
@@ -111,7 +109,7 @@ class OtlpExporter:
 
     def export(self) -> bool:
         """Read and send now, in the calling thread, after what waits; says whether all of it was taken."""
-        if self._closed or os.getpid() != self._process:
+        if self._closed:
             return False
         with self._lock:
             self._read()
@@ -164,7 +162,7 @@ class OtlpExporter:
 
         What is not sent by then is dropped and counted.
         """
-        if self._closed or os.getpid() != self._process:
+        if self._closed:
             return not self._queue
         ended = self._periodic.close(timeout)
         self._closed = True
@@ -175,13 +173,9 @@ class OtlpExporter:
         self.dropped += len(self._queue)
         return not self._queue
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def _after_fork(self) -> None:
+        """In the child: off. The connection is the parent's."""
+        self._closed = True
 
 
 def _check(max_buckets: int | None, queue_size: int, timeout: float | None) -> None:
