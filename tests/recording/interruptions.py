@@ -12,7 +12,9 @@ from types import CodeType
 import batchscope
 
 PACKAGE = Path(batchscope.__file__).parent
-RECORDING = (PACKAGE / "recording", PACKAGE / "tracking")
+RECORDING = PACKAGE / "recording"
+TRACKING = (RECORDING, PACKAGE / "tracking")
+Folders = Path | tuple[Path, ...]
 
 
 class Interrupted(BaseException):
@@ -23,14 +25,12 @@ def interrupt() -> None:
     raise Interrupted
 
 
-def act_at(
-    number: int, call: Callable[[], object], act: Callable[[], object], *, within: tuple[Path, ...] = RECORDING
-) -> bool:
+def act_at(number: int, call: Callable[[], object], act: Callable[[], object], *, within: Folders = RECORDING) -> bool:
     """Run ``call``, with ``act`` in the middle: before its ``number``-th bytecode of files ``within``.
 
     Whether it came that far. ``act`` is not watched itself; what it raises is raised there, and is expected here.
     """
-    left, prefix = number, tuple(map(str, within))
+    left, prefix = number, tuple(map(str, within)) if isinstance(within, tuple) else (str(within),)
 
     def at_bytecode(code: CodeType, offset: int) -> None:
         nonlocal left
@@ -109,12 +109,7 @@ def _watch_by_monitoring(at_bytecode: Callable[[CodeType, int], None], prefix: t
 
 
 def at_each_bytecode(
-    call: Callable[[], object],
-    act: Callable[[], object],
-    *,
-    within: tuple[Path, ...] = RECORDING,
-    first: int = 0,
-    step: int = 1,
+    call: Callable[[], object], act: Callable[[], object], *, within: Folders = RECORDING, first: int = 0, step: int = 1
 ) -> Iterator[int]:
     """``act_at`` for one bytecode after the other, until ``call`` has no more; gives the number of each."""
     number = first

@@ -54,6 +54,8 @@ class _Replay(NamedTuple):
     """What a replay is served with; None: as the simulator has it."""
 
     speed: float | None = None
+    limit: int | None = None
+    rate_scale: float | None = None
     max_running_requests: int | None = None
     max_scheduled_tokens: int | None = None
     kv_cache_blocks: int | None = None
@@ -82,6 +84,10 @@ def serve(
     speed: Annotated[
         float | None,
         typer.Option(metavar="X", help="Of the replay: 10 = ten times as fast as it happened.", show_default="1"),
+    ] = None,
+    limit: _ReplayCount = None,
+    rate_scale: Annotated[
+        float | None, typer.Option(metavar="X", help="Of the replay, as in batchscope replay.", show_default=False)
     ] = None,
     max_running_requests: _ReplayCount = None,
     max_scheduled_tokens: _ReplayCount = None,
@@ -120,7 +126,17 @@ def serve(
         host, port, token_file, tls_certificate, tls_key, vllm_names, stall_seconds, _labels(label or []),
         allowed_host or None,
     )  # fmt: skip
-    told = _Replay(speed, max_running_requests, max_scheduled_tokens, kv_cache_blocks, slo_ttft, slo_tpot, slo_e2e)
+    told = _Replay(
+        speed,
+        limit,
+        rate_scale,
+        max_running_requests,
+        max_scheduled_tokens,
+        kv_cache_blocks,
+        slo_ttft,
+        slo_tpot,
+        slo_e2e,
+    )
     if source is not None and trace is not None:
         raise CommandError("serve: expected a DIRECTORY to serve, or --replay TRACE, and not both")
     if trace is None and told.given:
@@ -174,14 +190,24 @@ def _serve_replay(trace: Path, told: _Replay, endpoint: _Endpoint) -> None:
         kv_cache_blocks=options.kv_cache_blocks,
         kv_block_size=options.block_size,
     )
-    workload = open_trace(trace)
+    workload = open_trace(trace, limit=told.limit, rate_scale=1.0 if told.rate_scale is None else told.rate_scale)
     labels = {"model_name": "replay"}
     with SchedulerMetricsCollector(configuration, limits=limits, labels=labels, clock=clock) as collector:
         simulator = Simulator(workload, RequestTracker(collector), options=options, clock=clock, speed=speed)
-        with _serving(collector, trace.name, endpoint):
+        with _serving(collector, f"{trace.name}{_pace(speed)}", endpoint):
             if not simulator.run().interrupted:
                 note("the replay is over: its last figures stay until Ctrl-C")
                 threading.Event().wait()
+
+
+def _pace(speed: float) -> str:
+    """What a second is, where there are two kinds of them."""
+    if speed == 1:
+        return ""
+    return (
+        f" at {speed:g} times its pace: durations and the rates of /snapshot are in seconds of the trace,"
+        f" rates that Prometheus takes in yours ({speed:g} times as high)"
+    )
 
 
 def _serving(source: StateSource, name: str, endpoint: _Endpoint) -> ServerHandle:

@@ -16,6 +16,9 @@ from batchscope.publishing.publication import Publication
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.statistics.totals import Gauges
 
+_QUIETS = 2
+"""How many promised silences a process is waited for: the next publication may be late."""
+
 
 class Member(NamedTuple):
     """A publication that counts, and when a reader first saw it.
@@ -67,7 +70,9 @@ class Members:
 
     def lives(self, member: Member, now: float) -> bool:
         """Whether its gauges and rates are of the present."""
-        return not member.publication.final and not member.claimed and now - member.changed_at < self.dead_after
+        publication = member.publication
+        patience = max(self.dead_after, _QUIETS * publication.quiet_seconds)
+        return not publication.final and not member.claimed and now - member.changed_at < patience
 
     def living(self, now: float) -> list[MetricsSnapshot]:
         """Snapshots of the living, in a fixed order."""

@@ -23,7 +23,7 @@ from batchscope.statistics.snapshot import MetricsSnapshot
 logger = logging.getLogger("batchscope")
 _ATTEMPTS = 5
 _SILENT_SECONDS = 4.0
-"""How long nothing is published where nothing was recorded: readers take for dead who is silent for 10 s."""
+"""How long nothing is published where nothing was recorded; a publication says so, and readers wait twice as long."""
 
 
 class SnapshotSource(Protocol):
@@ -65,11 +65,12 @@ class SnapshotPublisher(Closing):
         self._clock = clock
         self._seen: int | None = None
         self._published_at = clock()
+        self._periodic = None if interval is None else Periodic(self._publish_news, interval, "batchscope-publish")
+        self._quiet_seconds = 0.0 if self._periodic is None else max(self._periodic.interval, _SILENT_SECONDS)
         self.failures = 0
         _check_instance(source.get_snapshot().instance_id)
         self._writer = DirectoryWriter(Path(where))
         self._publish_first(where)
-        self._periodic = None if interval is None else Periodic(self._publish_news, interval, "batchscope-publish")
         if self._periodic is not None:
             self._periodic.start()
             atexit.register(self.close)  # after the thread's own, so that it comes before it
@@ -119,6 +120,7 @@ class SnapshotPublisher(Closing):
         for _ in range(_ATTEMPTS):
             snapshot = self._source.get_snapshot()
             publication = self._continuation.publication(snapshot, final=final)
+            publication = publication._replace(quiet_seconds=self._quiet_seconds)
             try:
                 taken = self._writer.put(publication)
                 if taken is not None:

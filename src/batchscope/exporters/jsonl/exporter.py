@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 from batchscope.background import Closing, Periodic, RateLimitedLog, forked
+from batchscope.checks import check_whole
 from batchscope.errors import ConfigurationError
 from batchscope.exporters.jsonl.file import FSYNC, Fsync, LinesFile
 from batchscope.statistics.cumulative import StateSource
@@ -117,9 +118,7 @@ class JsonLinesExporter(Closing):
 
 
 def _check(max_bytes: int, keep: int, fsync: str) -> None:
-    if not (isinstance(max_bytes, int) and max_bytes >= 1):
-        raise ConfigurationError("max_bytes", max_bytes, "an integer >= 1")
-    if not (isinstance(keep, int) and keep >= 1):
-        raise ConfigurationError("keep", keep, "an integer >= 1")
+    check_whole("max_bytes", max_bytes, 1)
+    check_whole("keep", keep, 1)
     if fsync not in FSYNC:
         raise ConfigurationError("fsync", fsync, f"one of {FSYNC}")
