@@ -31,6 +31,7 @@ MODULES = [
     "batchscope.resources",
     "batchscope.server",
     "batchscope.simulator",
+    "batchscope.sinks",
     "batchscope.testing",
 ]
 

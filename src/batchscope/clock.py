@@ -17,16 +17,16 @@ class WallClock:
     """Translates instants of a monotonic clock to aware UTC datetimes.
 
     The pair (instant, UTC) is taken once, at construction: a later step of the system's
-    wall clock does not bend a run's timeline.
+    wall clock does not bend a run's timeline. ``instant`` and ``utc`` are that pair.
     """
 
     def __init__(self, clock: Clock) -> None:
-        self._instant = clock()
-        self._utc = dt.datetime.now(dt.UTC)
+        self.instant = clock()
+        self.utc = dt.datetime.now(dt.UTC)
 
     def at(self, instant: float) -> dt.datetime:
         """The UTC time of ``instant``; far outside datetime's range it is the nearest end of it."""
         try:
-            return self._utc + dt.timedelta(seconds=instant - self._instant)
+            return self.utc + dt.timedelta(seconds=instant - self.instant)
         except (OverflowError, ValueError):
-            return _EARLIEST if instant < self._instant else _LATEST
+            return _EARLIEST if instant < self.instant else _LATEST

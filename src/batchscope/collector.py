@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-from batchscope.aggregation.state import Sink
 from batchscope.background import Closing, Periodic
 from batchscope.clock import Clock
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits, checked_clock, checked_limits
@@ -26,6 +25,7 @@ from batchscope.records import (
     RequestResult,
     ResourceSample,
 )
+from batchscope.sinks import Listener, RunHeader, Sink
 from batchscope.statistics.build import CollectorIdentity, build_snapshot, read_cumulative
 from batchscope.statistics.cumulative import CumulativeState
 from batchscope.statistics.key_figures import log_key_figures
@@ -166,14 +166,28 @@ class SchedulerMetricsCollector(Closing):
         """Drain ``source`` (a tracker) with everything else from now on."""
         return self._draining.attach(source)
 
-    def subscribe(self, sink: Sink) -> Callable[[], None]:
+    def subscribe(self, sink: Listener | Sink) -> Callable[[], None]:
         """Give ``sink`` all rows from now on, in blocks, at each drain; returns what ends the subscription.
 
-        It runs under the drain's lock: it must be quick and cannot read the collector (``BusyError``). If it
-        raises, it is unsubscribed and the error counted under its name (``sink_failed``): a listener never hurts
-        recording.
+        A function is called with each block. A ``Sink`` is told of which run they are, too, and hears SPAN rows: which
+        request took part in which iteration. What can be called is a function.
+        It runs under the drain's lock, which may be held by the engine's own thread: it must be quick (``HandOver``
+        is) and cannot read the collector (``BusyError``). If it raises, it is unsubscribed and the error counted under
+        its name (``sink_failed``): a listener never hurts recording.
         """
-        return self._draining.subscribe(sink)
+        if not (callable(sink) or isinstance(sink, Sink)):
+            raise ConfigurationError("sink", sink, "a function of a block of rows, or a Sink: begin, take and end")
+        return self._draining.subscribe(sink, self._header)
+
+    def _header(self) -> RunHeader:
+        core = self._draining
+        return RunHeader(
+            instance_id=core.instance_id, generation=core.generation, started_at=core.wall.at(core.state.started),
+            anchor_instant=core.wall.instant, anchor_time=core.wall.utc,
+            request_classes=core.classes.names, slo=dict(core.classes.targets), limits=core.limits,
+            labels=dict(self.labels), role=self.role, engine=self.engine,
+            definitions={str(name): str(text) for name, text in self.definitions.items()},
+        )  # fmt: skip
 
     # Reading.
 
@@ -260,11 +274,15 @@ class SchedulerMetricsCollector(Closing):
         self._draining.reset()
 
     def close(self) -> None:
-        """End the collector's threads, after a last log line; it can be called again."""
+        """End the collector's threads, after a last log line, and its sinks, after the last rows.
+
+        It can be called again. What is recorded later is counted as ever.
+        """
         if not self._closed:
             self._closed = True
             if self._log is not None:
                 self._log.close()
+            self._draining.end_sinks()
             self._draining.tell()
 
     @property

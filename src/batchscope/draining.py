@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import chain
 
+import numpy as np
+
 from batchscope.aggregation.checks import INTERRUPTED
 from batchscope.aggregation.requests import ClassNames
-from batchscope.aggregation.state import Drained, Sink, State
+from batchscope.aggregation.state import State
 from batchscope.background import forked
 from batchscope.clock import Clock, WallClock
 from batchscope.configuration import OTHER_CLASS, MetricsConfiguration, SchedulerLimits
@@ -21,15 +23,44 @@ from batchscope.errors import BusyError, ConfigurationError, InvalidRecordError
 from batchscope.recording.mistakes import Mistakes
 from batchscope.recording.producer import Source
 from batchscope.recording.ring import OURSELVES, Pressure
-from batchscope.recording.rings import ProducerContext
+from batchscope.recording.rings import Numbering, ProducerContext
 from batchscope.recording.thread_writers import Writers
 from batchscope.recording.unread import ReadyRows, Unread
 from batchscope.records import ResourceSample
-from batchscope.rows import Gaps, Rows
+from batchscope.rows import Gaps, IterationColumn, RequestColumn, RowKind, Rows
+from batchscope.sinks import Drained, Listener, RunHeader, Sink
 from batchscope.statistics.build import Cut
 from batchscope.statistics.producer_counts import Counted, count
 
 logger = logging.getLogger("batchscope")
+
+
+class _Subscriber:
+    """Who listens: ``listener`` hears rows; a ``sink`` hears spans, too, and of which run they are by a ``header``."""
+
+    __slots__ = ("describe", "header", "listener", "sink")
+
+    def __init__(self, listener: Listener | Sink, describe: Callable[[], RunHeader]) -> None:
+        self.sink = None if callable(listener) else listener
+        self.listener: Listener = listener if callable(listener) else listener.take
+        self.describe = None if callable(listener) else describe
+        self.header: RunHeader | None = None
+
+    def introduce(self) -> None:
+        """Tell a sink of which run the next rows are, where it is another one than before."""
+        if self.sink is None or self.describe is None:
+            return
+        header = self.describe()
+        if header != self.header:
+            self.end()
+            self.sink.begin(header)
+            self.header = header
+
+    def end(self) -> None:
+        """Tell a sink that no more rows come of the run that it was told last."""
+        if self.sink is not None and self.header is not None:
+            self.header = None
+            self.sink.end()
 
 
 class Draining:
@@ -45,7 +76,10 @@ class Draining:
         self.clock = clock
         self.classes = ClassNames(configuration)
         self.sources: list[Source] = []
-        self.sinks: list[Sink] = []
+        self.numbering = Numbering()
+        self._subscribers: list[_Subscriber] = []
+        self._sinks_end = False
+        self._telling = False  # sinks, in a drain that did not come to its end
         self._given: list[tuple[Drained, ReadyRows | None]] = []
         self._counting: Gaps | None = None
         self._resetting: int | None = None
@@ -53,7 +87,7 @@ class Draining:
         strict = configuration.strict
         self.shared = ProducerContext(
             clock, self.classes.codes, self.classes.other, strict, self.check if strict else self.relieve,
-            limits, eager=strict, pressure=Pressure(), mistakes=self.mistakes,
+            limits, eager=strict, pressure=Pressure(), mistakes=self.mistakes, numbering=self.numbering,
         )  # fmt: skip
         self.writers = Writers(self.shared)
         self._start()
@@ -126,19 +160,60 @@ class Draining:
             self.sources.append(source)
         return self.shared
 
-    def subscribe(self, sink: Sink) -> Callable[[], None]:
-        """Give ``sink`` all rows from now on; returns what ends that."""
+    def subscribe(self, listener: Listener | Sink, describe: Callable[[], RunHeader]) -> Callable[[], None]:
+        """Give ``listener`` all rows from now on; returns what ends that. A sink's own ``begin`` may raise here."""
+        subscriber = _Subscriber(listener, describe)
         with self.lock:
             self.drain()
-            self.sinks.append(sink)
+            subscriber.introduce()
+            self._subscribers.append(subscriber)
+            self._note_sinks()
 
         def unsubscribe() -> None:
             with self.lock:
                 self.drain()
-                if sink in self.sinks:
-                    self.sinks.remove(sink)
+                if subscriber in self._subscribers:
+                    self._remove(subscriber)
+                    self._try(subscriber, subscriber.end)
 
         return unsubscribe
+
+    def _remove(self, subscriber: _Subscriber) -> None:
+        self._subscribers.remove(subscriber)
+        self._note_sinks()
+
+    def _note_sinks(self) -> None:
+        self.numbering.spans_wanted = any(each.sink is not None for each in self._subscribers)
+
+    def introduce(self) -> None:
+        """Tell sinks of which run the next rows are, where that changed; the lock is held."""
+        for each in list(self._subscribers):
+            self._try(each, each.introduce)
+
+    def end_sinks(self) -> None:
+        """Tell sinks the last rows and that it was all; what is a function goes on listening.
+
+        Where this thread drains already (a sink or a signal handler closes the collector), the next drain does it.
+        """
+        self._sinks_end = self.numbering.spans_wanted
+        if self._sinks_end and not self._held_here():
+            with self.lock:
+                self.drain()
+
+    def _end_sinks(self) -> None:
+        self._sinks_end = False
+        for each in [each for each in self._subscribers if each.sink is not None]:
+            self._remove(each)
+            self._try(each, each.end)
+
+    def _try(self, subscriber: _Subscriber, call: Callable[..., object], *arguments: object) -> None:
+        """Whatever a listener raises, recording goes on: without it."""
+        try:
+            call(*arguments)
+        except Exception as error:  # noqa: BLE001  (anything)
+            if subscriber in self._subscribers:
+                self._remove(subscriber)
+            self.writers.own().error("sink_failed", error)
 
     def _drained(self, blocks: Iterable[list[Drained]]) -> Iterator[Unread | ReadyRows | Drained]:
         for rings in list(self.writers.rings):
@@ -161,11 +236,17 @@ class Draining:
         """Count everything recorded so far; the lock is held. Gives the instant of the cut.
 
         An exception may end it anywhere (Ctrl-C). What it left in rings and with sources the next one takes; what it
-        took and did not count is counted as ``interrupted``; nothing counts twice.
+        took and did not count is counted as ``interrupted``; nothing counts twice. That a sink may lack a block is an
+        error ``sink_interrupted``.
         """
         now = self.clock()
         if self._resetting is not None:
             self._finish_reset(self._resetting)
+        if self.numbering.spans_wanted:
+            self.introduce()
+        if self._telling:
+            self.writers.own().error("sink_interrupted")
+        self._telling = self.numbering.spans_wanted
         self.state.settle()
         if self._counting is not None:  # some of them may have been counted
             self.state.rejections.add(INTERRUPTED, len(self._counting.values))
@@ -175,10 +256,13 @@ class Draining:
             if lost:
                 self.state.rejections.add(INTERRUPTED, lost)
         blocks = [source.drain() for source in self.sources]
-        self.state.consume(self._drained(blocks), now, (self._publish,) if self.sinks else ())
+        self.state.consume(self._drained(blocks), now, (self._publish,) if self._subscribers else ())
         for of_source in blocks:
             of_source.clear()
         self._given.clear()
+        self._telling = False
+        if self._sinks_end:
+            self._end_sinks()
         return now
 
     def news(self) -> int:
@@ -190,12 +274,26 @@ class Draining:
         return self._news
 
     def _publish(self, block: Drained) -> None:
-        for sink in list(self.sinks):
-            try:
-                sink(block)
-            except Exception as error:  # noqa: BLE001  (whatever a listener raises, recording goes on)
-                self.sinks.remove(sink)
-                self.writers.own().error("sink_failed", error)
+        if self.numbering.spans_wanted and isinstance(block, Rows):
+            self._number(block)
+        for each in list(self._subscribers):
+            if each.sink is not None or not (isinstance(block, Rows) and block.kind is RowKind.SPAN):
+                self._try(each, each.listener, block)
+
+    def _number(self, rows: Rows) -> None:
+        """Give a number to each request and iteration that has none: a tracker gives its own."""
+        if rows.kind is RowKind.REQUEST:
+            numbers = rows.values[:, RequestColumn.NUMBER]
+        elif rows.kind is RowKind.ITERATION:
+            numbers = rows.values[:, IterationColumn.ORDINAL]
+        else:
+            return
+        without = np.flatnonzero(~(numbers > 0))  # nan, or the 0 of a ring's row
+        count = len(without)
+        if count:
+            of_requests = rows.kind is RowKind.REQUEST
+            first = self.numbering.requests(count) if of_requests else self.numbering.iterations(None, count)
+            numbers[without] = np.arange(first, first + count)
 
     def relieve(self) -> bool | str:
         """A producer's memory runs full and nobody reads: drain, unless somebody does already (False)."""
@@ -257,6 +355,7 @@ class Draining:
             for source in self.sources:
                 source.set_limits(limits)
             self.blocks += 1
+            self.introduce()
 
     def cut(self) -> Cut:
         """Everything recorded so far, drained, and what it is read with; the lock is held."""
@@ -270,6 +369,7 @@ class Draining:
             self.drain()
             self._resetting = self.generation + 1
             self._finish_reset(self._resetting)
+            self.introduce()
 
     def _finish_reset(self, generation: int) -> None:
         """All of it can be done again: where an exception comes between, the next drain does."""
@@ -282,8 +382,11 @@ class Draining:
         self._resetting = None
 
     def _after_fork(self) -> None:
-        """In the child: empty, a new lock; rows of other threads, even half-written, are gone."""
+        """In the child: empty, a new lock, no sinks; rows of other threads, even half-written, are gone."""
         self._start()
+        self._subscribers = [each for each in self._subscribers if each.sink is None]
+        self._note_sinks()
+        self._sinks_end = self._telling = False
         self._given.clear()
         self._resetting = None
         for source in self.sources:

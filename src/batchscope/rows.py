@@ -18,7 +18,10 @@ Floats = npt.NDArray[np.float64]
 
 
 class RequestColumn(IntEnum):
-    """A finished request. ``OBSERVED`` is 1 where queue time and TTFT were observed when they happened."""
+    """A finished request. ``OBSERVED`` is 1 where queue time and TTFT were observed when they happened.
+
+    ``NUMBER`` is the request's own in the run, as in ``SpanColumn``; given where a sink listens.
+    """
 
     AT = 0
     TOKENS_GENERATED = 1
@@ -43,13 +46,15 @@ class RequestColumn(IntEnum):
     MAX_EMISSION_GAP = 20
     OBSERVED = 21
     TIME_PER_OUTPUT_TOKEN = 22
+    NUMBER = 23
 
 
 class IterationColumn(IntEnum):
     """An iteration. ``LIMITED_BY`` is reported or inferred; ``BUSY_TIME`` counts overlapping time once, a rank.
 
     ``DECODE_TOKENS`` are known where ``SCHEDULED_TOKENS`` may not be: a decoding request has one. The utilizations are
-    those at the limits of the moment, ``nan`` without them.
+    those at the limits of the moment, ``nan`` without them. ``ORDINAL`` is the iteration's own in the run, as in
+    ``SpanColumn``, given where a sink listens; ``ITERATION_NUMBER`` is the engine's, and may come twice.
     """
 
     AT = 0
@@ -86,6 +91,7 @@ class IterationColumn(IntEnum):
     DECODE_TOKENS = 31
     UTILIZATION = 32
     TOKEN_UTILIZATION = 33
+    ORDINAL = 34
 
 
 class BatchColumn(IntEnum):
@@ -123,6 +129,25 @@ class ErrorColumn(IntEnum):
     AT = 0
 
 
+class SpanColumn(IntEnum):
+    """A request in one or several iterations in a row, as a tracker was told: for sinks only.
+
+    The request whose ``NUMBER`` is ``REQUEST`` took part in the iterations whose ``ORDINAL`` is ``FIRST_ITERATION``,
+    and the next, ``ITERATIONS`` in all. At the end of each it emitted ``TOKENS``: where there are several, 1. In the
+    first ``SCHEDULED_TOKENS`` of it were scheduled (``nan``: nobody said), in each further one 1. With ``EVICTED`` = 1
+    it took no part: the iteration evicted it. ``AT`` is the end of the last one. Where an ordinal has no row, that
+    iteration was rejected after its tokens were counted, and its instants are not known.
+    """
+
+    AT = 0
+    REQUEST = 1
+    FIRST_ITERATION = 2
+    ITERATIONS = 3
+    TOKENS = 4
+    SCHEDULED_TOKENS = 5
+    EVICTED = 6
+
+
 class RowKind(IntEnum):
     """The kinds of rows."""
 
@@ -132,6 +157,7 @@ class RowKind(IntEnum):
     GAP = 3
     START = 4
     ERROR = 5
+    SPAN = 6
 
 
 COLUMNS: dict[RowKind, type[IntEnum]] = {
@@ -141,6 +167,7 @@ COLUMNS: dict[RowKind, type[IntEnum]] = {
     RowKind.GAP: GapColumn,
     RowKind.START: StartColumn,
     RowKind.ERROR: ErrorColumn,
+    RowKind.SPAN: SpanColumn,
 }
 
 NOT_GIVEN = 1 - (1 << 30)

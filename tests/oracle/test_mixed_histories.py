@@ -25,6 +25,8 @@ from batchscope import (
     SloTargets,
     decode_snapshot,
 )
+from batchscope.rows import IterationColumn, RequestColumn, RowKind
+from batchscope.testing import RecordingSink
 
 TICK = 1 / 64
 PLACES = 3
@@ -92,6 +94,8 @@ class Engine:
             limits=SchedulerLimits(max_running_requests=PLACES),
             clock=lambda: self.now,
         )
+        self.sink = RecordingSink()
+        self.collector.subscribe(self.sink)
         self.trackers = [RequestTracker(self.collector) for _ in range(2)]
         self.requests: list[list[Request]] = [[], []]
         self.last_finish: list[float | None] = [None, None]
@@ -353,3 +357,25 @@ OVERLAPPING = [  # each starts while the one before runs; a request ends, and it
 def test_overlapping_iterations_ranks_trackers_writers_and_resets_count_as_they_were_told(script):
     engine = play(script)
     assert_all(engine)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(STEPS, max_size=40))
+@example(OVERLAPPING)
+def test_the_instant_of_every_token_follows_from_what_a_sink_is_given(script):
+    engine = play(script)
+    for which in range(2):
+        for _ in engine.live(which):
+            engine.end(which, 0, CompletionReason.CANCELLED)
+    engine.collector.close()
+    emitted: dict[int, list[float]] = {}
+    for run in engine.sink.runs:
+        for number, instants in run.token_instants().items():
+            emitted.setdefault(number, []).extend(instants)
+    rows = [row for run in engine.sink.runs for row in run.rows(RowKind.REQUEST)]
+    found = {row[RequestColumn.ARRIVED_AT]: emitted.pop(row[RequestColumn.NUMBER], []) for row in rows}
+    told = [request for requests in engine.requests for request in requests]
+    assert found == {r.arrived: [at for at, tokens in r.emissions for _ in range(tokens)] for r in told}
+    assert emitted == {}
+    ordinals = [row[IterationColumn.ORDINAL] for run in engine.sink.runs for row in run.rows(RowKind.ITERATION)]
+    assert len(set(ordinals)) == len(ordinals)

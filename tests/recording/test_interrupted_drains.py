@@ -9,6 +9,8 @@ from interruptions import PACKAGE, act_at, interrupt
 from test_reentrance import accounted
 
 from batchscope import CompletionReason, MetricsConfiguration, RequestTracker, SchedulerMetricsCollector, SloTargets
+from batchscope.rows import IterationColumn, RequestColumn, RowKind, Rows, SpanColumn
+from batchscope.testing import RecordingSink
 
 EOS = CompletionReason.EOS_TOKEN_REACHED
 STEP = 23 if os.environ.get("BATCHSCOPE_SOAK") else 1009
@@ -86,7 +88,7 @@ def after_an_interruption(workload: Workload) -> None:
 @pytest.mark.parametrize("read", ["get_snapshot", "read_totals"])
 def test_a_read_ended_anywhere_loses_nothing_uncounted(read):
     workload, number = Workload(), 0
-    while act_at(number, getattr(workload.collector, read), interrupt, within=(PACKAGE,)):
+    while act_at(number, getattr(workload.collector, read), interrupt, within=PACKAGE):
         after_an_interruption(workload)
         workload.add()
         number += STEP
@@ -95,7 +97,7 @@ def test_a_read_ended_anywhere_loses_nothing_uncounted(read):
 
 def test_a_reset_ended_anywhere_has_happened_or_has_not():
     workload, number = Workload(), 0
-    while act_at(number, workload.collector.reset, interrupt, within=(PACKAGE,)):
+    while act_at(number, workload.collector.reset, interrupt, within=PACKAGE):
         totals, gauges = workload.collector.get_snapshot().totals, workload.collector.get_snapshot().gauges
         finished = sum(totals.requests_by_reason.values())
         assert totals.requests_received == finished + gauges.requests_in_flight + totals.requests_lost
@@ -132,3 +134,30 @@ def test_a_read_ended_at_any_bytecode_of_a_trackers_drain_keeps_the_identity_and
         number += 1
         serve()
     assert number > 50
+
+
+def test_what_a_sink_lacks_after_a_drain_that_was_ended_anywhere_is_an_error_that_it_is_told():
+    workload, number = Workload(), 0
+    sink, before = RecordingSink(), workload.collector.read_totals().totals.iterations
+    workload.collector.subscribe(sink)
+    workload.add()
+    while act_at(number, workload.collector.drain, interrupt, within=PACKAGE):
+        workload.collector.drain()
+        totals = workload.collector.read_totals()
+        (run,) = sink.runs
+        iterations, requests, spans = (run.rows(kind) for kind in (RowKind.ITERATION, RowKind.REQUEST, RowKind.SPAN))
+        interrupted = totals.totals.errors_by_type.get("sink_interrupted", 0)
+        told = sum(
+            block.objects.count("sink_interrupted")
+            for block in run.blocks
+            if isinstance(block, Rows) and block.kind is RowKind.ERROR
+        )
+        assert told == interrupted
+        assert interrupted or totals.totals.iterations - before == len(iterations)
+        assert len(set(iterations[:, IterationColumn.ORDINAL].tolist())) == len(iterations)
+        assert len(set(requests[:, RequestColumn.NUMBER].tolist())) == len(requests)
+        keys = spans[:, (SpanColumn.REQUEST, SpanColumn.FIRST_ITERATION)].tolist()
+        assert len(set(map(tuple, keys))) == len(keys)
+        workload.add()
+        number += STEP
+    assert number > 2 * STEP

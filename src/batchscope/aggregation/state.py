@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from math import inf
 from typing import NamedTuple
@@ -22,12 +22,11 @@ from batchscope.histograms.cells import FURTHEST
 from batchscope.histograms.instrument import Instrument
 from batchscope.recording.unread import ReadyRows, Unread
 from batchscope.rows import Floats, GapColumn, Gaps, IterationColumn, RowKind, Rows
+from batchscope.sinks import Drained, Listener
 
-Drained = Rows | Gaps
-Sink = Callable[[Drained], None]
-"""Receives drained rows, checked and completed, in blocks; called under the drain's lock."""
 _MAX_COUNT = 2**31
-_ORDER = (RowKind.ITERATION, RowKind.BATCH, RowKind.START, RowKind.REQUEST, RowKind.ERROR)
+_ORDER = (RowKind.ITERATION, RowKind.BATCH, RowKind.SPAN, RowKind.START, RowKind.REQUEST, RowKind.ERROR)
+_NO_RECORDS = (RowKind.START, RowKind.SPAN)
 
 
 class TokenSource(StrEnum):
@@ -120,7 +119,7 @@ class State:
     def settle(self) -> None:
         """Count as interrupted what an earlier ``consume``, ended by an exception, took and did not come to count."""
         before = self._underway
-        if before is not None and before.kind is not RowKind.START:  # those are no records
+        if before is not None and before.kind not in _NO_RECORDS:
             now = self._standing(before.kind, before.streams)
             taken = now.read - before.read
             missing = taken - (now.counted - before.counted) - (now.rejected - before.rejected)
@@ -149,7 +148,9 @@ class State:
             return self.batches.count
         return self.errors.total if kind is RowKind.ERROR else 0
 
-    def consume(self, drained: Iterable[Unread | ReadyRows | Drained], now: float, sinks: Iterable[Sink] = ()) -> None:
+    def consume(
+        self, drained: Iterable[Unread | ReadyRows | Drained], now: float, sinks: Iterable[Listener] = ()
+    ) -> None:
         """Count what was drained: rows of a kind from several writers are put in the order of their instants."""
         by_kind: dict[RowKind, list[Unread | ReadyRows]] = {}
         for block in drained:
@@ -171,7 +172,7 @@ class State:
         streams: Sequence[Unread | ReadyRows],
         now: float,
         scratch: ReusedMemory,
-        sinks: Iterable[Sink],
+        sinks: Iterable[Listener],
     ) -> None:
         """Block by block; where an exception comes between, ``settle`` finds what became of the block."""
         blocks = in_order(streams, now, scratch)
@@ -198,11 +199,11 @@ class State:
             return self.batches.consume(rows.values)
         if rows.kind is RowKind.START:
             self.requests.started(rows.values)
-        else:
+        elif rows.kind is RowKind.ERROR:
             self.errors.consume(rows.values[:, 0], rows.objects or ())
         return rows
 
-    def _count_gaps(self, gaps: Gaps, now: float, sinks: Iterable[Sink]) -> None:
+    def _count_gaps(self, gaps: Gaps, now: float, sinks: Iterable[Listener]) -> None:
         if not len(gaps.values):
             return
         low, high = float(gaps.values.min()), float(gaps.values.max())
@@ -221,7 +222,7 @@ class State:
         self._publish(gaps, sinks)
 
     @staticmethod
-    def _publish(block: Drained, sinks: Iterable[Sink]) -> None:
+    def _publish(block: Drained, sinks: Iterable[Listener]) -> None:
         for sink in sinks:
             sink(block)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -35,10 +35,38 @@ GapEntry = tuple[float, GapColumn, bytes]
 """Instant, column, packed values."""
 
 
+class Numbering:
+    """Gives each request and each iteration of a collector a number of its own, from 1 on; under the drain's lock.
+
+    Iterations of one ``line`` (a rank of a tracker) follow each other in their numbers, whatever happens between: the
+    first line has 1, 2, 3, ..., each further one as many of its own from ``LINE`` on. Floats hold 2**17 lines exactly.
+    ``spans_wanted``: somebody listens to spans, so that they and the iterations' numbers are worth their price.
+    """
+
+    LINE = 1 << 36
+
+    def __init__(self) -> None:
+        self.spans_wanted = False
+        self._requests = 1
+        self._next: dict[Hashable, int] = {}
+
+    def requests(self, count: int) -> int:
+        """The first of ``count`` numbers."""
+        first, self._requests = self._requests, self._requests + count
+        return first
+
+    def iterations(self, line: Hashable, count: int) -> int:
+        """The first of ``count`` numbers of ``line``."""
+        first = self._next.get(line) or 1 + len(self._next) * self.LINE
+        self._next[line] = first + count
+        return first
+
+
 class ProducerContext(NamedTuple):
     """What all producers of a collector share.
 
     ``relieve`` drains if nobody else does, without waiting; ``eager`` producers call it after each record.
+    ``numbering`` None: each producer numbers its own.
     """
 
     clock: Clock
@@ -50,6 +78,7 @@ class ProducerContext(NamedTuple):
     eager: bool = False
     pressure: Pressure | None = None
     mistakes: Mistakes | None = None
+    numbering: Numbering | None = None
 
 
 class GapLog:

@@ -5,7 +5,7 @@
     assert_conforms(recorded, drained=True)
 
 ``assert_conforms`` takes the double, or the snapshot of a real collector, lists everything that contradicts, and
-warns of figures that cannot be had from what was reported.
+warns of figures that cannot be had from what was reported. ``RecordingSink`` keeps the rows of a real collector.
 """
 
 from batchscope.testing.conformance import (
@@ -16,13 +16,16 @@ from batchscope.testing.conformance import (
     violations,
 )
 from batchscope.testing.double import BatchRecord, ErrorRecord, RecordingMetrics
+from batchscope.testing.sink import RecordedRun, RecordingSink
 
 __all__ = [
     "BatchRecord",
     "ConformanceError",
     "ConformanceWarning",
     "ErrorRecord",
+    "RecordedRun",
     "RecordingMetrics",
+    "RecordingSink",
     "assert_conforms",
     "missing_figures",
     "violations",

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from batchscope.configuration import SchedulerLimits
 from batchscope.recording.mistakes import Mistakes, instants
+from batchscope.recording.rings import Numbering
 from batchscope.rows import BatchColumn, Floats, Gaps, IterationColumn, Rows
 from batchscope.tracking.admission import STALE_SLOT, Admission, Leaving
 from batchscope.tracking.changes import NOBODY, Moves, emit, first_times, schedule
@@ -19,6 +20,7 @@ from batchscope.tracking.iteration_batch import IterationBatch, gather
 from batchscope.tracking.results import COMPLETES, iteration_rows, request_rows
 from batchscope.tracking.runs import Elements, Mask, covering, long_runs, single_runs
 from batchscope.tracking.slots import FREE, SlotTable
+from batchscope.tracking.spans import ordinals, span_rows
 
 DUPLICATE_SLOT = "duplicate_slot"
 NOT_RUNNING = "not_running"
@@ -35,8 +37,10 @@ class Derivation:
         other_class: float,
         limits: SchedulerLimits,
         mistakes: Mistakes | None = None,
+        numbering: Numbering | None = None,
     ) -> None:
-        self.table = SlotTable()
+        self._numbering = numbering or Numbering()
+        self.table = SlotTable(numbering=self._numbering)
         self.received = 0
         self.lost = 0
         self.rejected: dict[str, int] = {}
@@ -114,6 +118,10 @@ class Derivation:
             self.reject(STALE_SLOT, moves.tell_heads(rows.values, batch.heads))
         self._count_completed(rows.values, batch.position, leaving)
         self._number(rows.values, batches.values)
+        if self._numbering.spans_wanted:
+            own = ordinals(batch.ranks, self._numbering, id(self))
+            rows.values[:, IterationColumn.ORDINAL] = own
+            out.append(span_rows(history, own, decoding, batch.finished, self.table))
         self._departed = self._departed.after(float(started.max()))
         self._last_finish = float(np.fmax(self._last_finish, batch.finished.max()))
         return [*out, rows, batches]

@@ -117,6 +117,7 @@ def request_rows(
         (R.FIRST_TOKEN_AT, table.first_token_at),
         (R.LAST_TOKEN_AT, table.last_token_at),
         (R.MAX_EMISSION_GAP, table.max_gap),
+        (R.NUMBER, table.number),
     ):
         rows[:, column] = known[index]
     still_out = np.nan_to_num(at - table.preempted_at[index])

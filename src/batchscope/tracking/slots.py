@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from batchscope.configuration import SloTargets
 from batchscope.recording.producer import LiveRequests
+from batchscope.recording.rings import Numbering
 from batchscope.rows import Floats
 
 Indices = npt.NDArray[np.intp]
@@ -66,8 +67,8 @@ class _Places(NamedTuple):
 class SlotTable:
     """Columns by slot index; instants are ``nan`` until they happen. Grows by doubling, never shrinks."""
 
-    def __init__(self, capacity: int = 256) -> None:
-        self._arrivals = 0
+    def __init__(self, capacity: int = 256, numbering: Numbering | None = None) -> None:
+        self._numbering = numbering or Numbering()
         self._latest = FREE  # the highest handle that ever had a row
         self._places = _places_of(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.intp), capacity)
         self.handle: npt.NDArray[np.int64] = np.full(capacity, FREE, dtype=np.int64)
@@ -82,7 +83,7 @@ class SlotTable:
         self.prompt_tokens = np.zeros(capacity)
         self.request_class = np.zeros(capacity)
         self.rank = _unset(capacity)  # where it ran last, else what it arrived for; nan: any
-        self.number = np.zeros(capacity, dtype=np.int64)  # in the order of arrivals
+        self.number = np.zeros(capacity, dtype=np.int64)  # its own in the run, in the order of arrivals
         self.preemptions = np.zeros(capacity, dtype=np.int64)
         self.holding = np.zeros(capacity, dtype=np.bool_)  # it has a place in the running set
         self.decoding = np.zeros(capacity, dtype=np.bool_)  # it has emitted since it was last (re)scheduled
@@ -93,7 +94,7 @@ class SlotTable:
         return len(self.handle)
 
     def _grow(self, capacity: int) -> None:
-        grown = vars(SlotTable(1 << int(capacity - 1).bit_length()))
+        grown = vars(SlotTable(1 << int(capacity - 1).bit_length(), self._numbering))
         for name, column in vars(self).items():
             if isinstance(column, np.ndarray):
                 grown[name][: len(column)] = column
@@ -125,8 +126,8 @@ class SlotTable:
         self.prompt_tokens[index] = prompt_tokens
         self.request_class[index] = classes
         self.rank[index] = ranks
-        self.number[index] = np.arange(self._arrivals, self._arrivals + len(index))
-        self._arrivals += len(index)
+        first = self._numbering.requests(len(index))
+        self.number[index] = np.arange(first, first + len(index))
         self._latest = max(self._latest, int(handles.max()))
         for column in (
             self.first_scheduled_at, self.first_token_at, self.last_token_at, self.preempted_at, self.max_gap,

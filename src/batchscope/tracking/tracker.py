@@ -77,8 +77,9 @@ class RequestTracker:
         self._formed: dict[float, Formed] = {}  # by rank: the last one
         self._ahead = False  # whether anything was ever told before its iteration: most engines never do
         self._derivation = Derivation(
-            self._shared.class_codes, self._shared.other_class, self._limits, self._shared.mistakes
-        )
+            self._shared.class_codes, self._shared.other_class, self._limits, self._shared.mistakes,
+            self._shared.numbering,
+        )  # fmt: skip
 
     def arrived(
         self,
