@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import chain
 
-from batchscope.aggregation.checks import INTERRUPTED
 from batchscope.aggregation.requests import ClassNames
 from batchscope.aggregation.state import Drained, Sink, State
 from batchscope.clock import Clock, WallClock
 from batchscope.configuration import OTHER_CLASS, MetricsConfiguration, SchedulerLimits
 from batchscope.errors import BusyError, ConfigurationError, InvalidRecordError
+from batchscope.reasons import RejectReason
 from batchscope.recording.mistakes import Mistakes, shown
 from batchscope.recording.producer import Source
 from batchscope.recording.ring import OURSELVES, Pressure
@@ -163,7 +163,7 @@ class Draining:
         for rings in self.writers.rings:
             lost = rings.gap_log.interrupted()
             if lost:
-                self.state.rejections.add(INTERRUPTED, lost)
+                self.state.rejections.add(RejectReason.INTERRUPTED, lost)
         blocks = [source.drain() for source in self.sources]
         self.state.consume(self._drained(blocks), now, (self._publish,) if self.sinks else ())
         for of_source in blocks:
@@ -188,7 +188,7 @@ class Draining:
         try:
             self.drain()
         except Exception:  # noqa: BLE001  (a producer is not told; the next reader is, if it happens again)
-            self.state.rejections.last = INTERRUPTED
+            self.state.rejections.last = RejectReason.INTERRUPTED
         finally:
             self._lock.release()
         return True

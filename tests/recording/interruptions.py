@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import batchscope
 
 PACKAGE = Path(batchscope.__file__).parent
-RECORDING = PACKAGE / "recording"
+RECORDING = (PACKAGE / "recording", PACKAGE / "tracking", PACKAGE / "reasons.py")
+"""What a call that records runs through."""
 
 
 class Interrupted(BaseException):
@@ -20,12 +21,14 @@ def interrupt() -> None:
     raise Interrupted
 
 
-def act_at(number: int, call: Callable[[], object], act: Callable[[], object], *, within: Path = RECORDING) -> bool:
+def act_at(
+    number: int, call: Callable[[], object], act: Callable[[], object], *, within: Sequence[Path] = RECORDING
+) -> bool:
     """Run ``call``, with ``act`` in the middle: before its ``number``-th bytecode of files ``within``.
 
     Whether it came that far. ``act`` is not watched itself; what it raises is raised there, and is expected here.
     """
-    left, prefix = number, str(within)
+    left, prefixes = number, tuple(map(str, within))
 
     def at_bytecode() -> None:
         nonlocal left
@@ -34,7 +37,7 @@ def act_at(number: int, call: Callable[[], object], act: Callable[[], object], *
             stop()
             act()
 
-    stop = (_watch_by_tracing if sys.version_info < (3, 12) else _watch_by_monitoring)(at_bytecode, prefix)
+    stop = (_watch_by_tracing if sys.version_info < (3, 12) else _watch_by_monitoring)(at_bytecode, prefixes)
     try:
         call()
     except Interrupted:
@@ -44,9 +47,9 @@ def act_at(number: int, call: Callable[[], object], act: Callable[[], object], *
     return left < 0
 
 
-def _watch_by_tracing(at_bytecode: Callable[[], None], prefix: str) -> Callable[[], None]:
+def _watch_by_tracing(at_bytecode: Callable[[], None], prefixes: tuple[str, ...]) -> Callable[[], None]:
     def trace(frame, event, _argument):
-        if not frame.f_code.co_filename.startswith(prefix):
+        if not frame.f_code.co_filename.startswith(prefixes):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "opcode":
@@ -58,13 +61,13 @@ def _watch_by_tracing(at_bytecode: Callable[[], None], prefix: str) -> Callable[
     return lambda: sys.settrace(before)
 
 
-def _watch_by_monitoring(at_bytecode: Callable[[], None], prefix: str) -> Callable[[], None]:
+def _watch_by_monitoring(at_bytecode: Callable[[], None], prefixes: tuple[str, ...]) -> Callable[[], None]:
     watching = sys.monitoring
     tool = 3 if watching.get_tool(3) is None else 4  # one may be at work when a value's method starts the next
     watched = True
 
     def instruction(code, _offset):
-        if not code.co_filename.startswith(prefix):
+        if not code.co_filename.startswith(prefixes):
             return watching.DISABLE
         if watched:
             at_bytecode()
@@ -86,7 +89,12 @@ def _watch_by_monitoring(at_bytecode: Callable[[], None], prefix: str) -> Callab
 
 
 def at_each_bytecode(
-    call: Callable[[], object], act: Callable[[], object], *, within: Path = RECORDING, first: int = 0, step: int = 1
+    call: Callable[[], object],
+    act: Callable[[], object],
+    *,
+    within: Sequence[Path] = RECORDING,
+    first: int = 0,
+    step: int = 1,
 ) -> Iterator[int]:
     """``act_at`` for one bytecode after the other, until ``call`` has no more; gives the number of each."""
     number = first

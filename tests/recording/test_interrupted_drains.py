@@ -86,7 +86,7 @@ def after_an_interruption(workload: Workload) -> None:
 @pytest.mark.parametrize("read", ["get_snapshot", "read_totals"])
 def test_a_read_ended_anywhere_loses_nothing_uncounted(read):
     workload, number = Workload(), 0
-    while act_at(number, getattr(workload.collector, read), interrupt, within=PACKAGE):
+    while act_at(number, getattr(workload.collector, read), interrupt, within=[PACKAGE]):
         after_an_interruption(workload)
         workload.add()
         number += STEP
@@ -95,7 +95,7 @@ def test_a_read_ended_anywhere_loses_nothing_uncounted(read):
 
 def test_a_reset_ended_anywhere_has_happened_or_has_not():
     workload, number = Workload(), 0
-    while act_at(number, workload.collector.reset, interrupt, within=PACKAGE):
+    while act_at(number, workload.collector.reset, interrupt, within=[PACKAGE]):
         totals, gauges = workload.collector.get_snapshot().totals, workload.collector.get_snapshot().gauges
         finished = sum(totals.requests_by_reason.values())
         assert totals.requests_received == finished + gauges.requests_in_flight + totals.requests_lost

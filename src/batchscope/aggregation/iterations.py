@@ -6,22 +6,14 @@ from math import isnan, nan
 
 import numpy as np
 
-from batchscope.aggregation.checks import (
-    MORE_THAN_SCHEDULED,
-    NOT_A_RATIO,
-    TOO_LARGE,
-    Ranges,
-    Rejections,
-    Verdict,
-    fill,
-    ranges,
-)
+from batchscope.aggregation.checks import Ranges, Rejections, Verdict, fill, ranges
 from batchscope.aggregation.limiter import BusyClock, OtherStages, infer
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
 from batchscope.histograms.bucketed import Observations
 from batchscope.histograms.instrument import Instrument
 from batchscope.histograms.row_buffer import RowBuffer
 from batchscope.histograms.sliding_window import SlidingWindowCounter
+from batchscope.reasons import RejectReason
 from batchscope.rows import COLUMNS, LIMITERS, Floats, IterationColumn, RowKind, Rows
 
 C = IterationColumn
@@ -112,12 +104,12 @@ class IterationAggregate:
             known = ranges(values)
             verdict.amounts(_AMOUNTS, due=(*_DUE, C.RANK), whole=_WHOLE, known=known)
             if known.high[C.RANK] > _LAST_RANK:
-                verdict.refuse(values[:, C.RANK] > _LAST_RANK, TOO_LARGE, (C.RANK,))
+                verdict.refuse(values[:, C.RANK] > _LAST_RANK, RejectReason.TOO_LARGE, (C.RANK,))
             if known.high[C.KV_CACHE_USAGE] > _FULLEST:
-                verdict.refuse(values[:, C.KV_CACHE_USAGE] > _FULLEST, NOT_A_RATIO, (C.KV_CACHE_USAGE,))
+                verdict.refuse(values[:, C.KV_CACHE_USAGE] > _FULLEST, RejectReason.NOT_A_RATIO, (C.KV_CACHE_USAGE,))
             if known.high[C.PREFILL_TOKENS] > 0:
                 more = values[:, C.PREFILL_TOKENS] > values[:, C.SCHEDULED_TOKENS]
-                verdict.refuse(more, MORE_THAN_SCHEDULED, (C.PREFILL_TOKENS, C.SCHEDULED_TOKENS))
+                verdict.refuse(more, RejectReason.MORE_THAN_SCHEDULED, (C.PREFILL_TOKENS, C.SCHEDULED_TOKENS))
         if verdict.refused:
             values, _ = verdict.keep(None)
             known = ranges(values) if len(values) else known

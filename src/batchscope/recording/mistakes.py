@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from batchscope.reasons import RejectReason
 from batchscope.recording.packing import type_name
 from batchscope.records import BatchLimiter, CompletionReason
 from batchscope.rows import LIMITER_CODES, REASON_CODES
@@ -40,22 +41,6 @@ _EXPECTED |= dict.fromkeys(("inter_token_latencies", "inter_emission_latencies")
 _NUMBER = "a number"
 _FURTHER = "Further ones are counted only, in rejected_records; MetricsConfiguration(strict=True) raises at the call."
 _CODES = {"reason": REASON_CODES, "limited_by": LIMITER_CODES}
-OF_REASON = {
-    "negative": "values >= 0: durations are seconds, counts whole numbers",
-    "infinite": "finite numbers",
-    "not_a_number": "a number: it is required here",
-    "not_whole": "whole numbers",
-    "out_of_order": "instants in order, seconds of one clock: the collector's, time.monotonic unless clock= was given",
-    "too_large": "values up to 2**53, ranks below 65536, fewer than 2**31 tokens of one slot",
-    "not_a_ratio": "a ratio 0..1, blocks held / usable blocks, not a percentage",
-    "more_than_scheduled": "scheduled_tokens to be all tokens of the iteration, those of prefill among them",
-    "wrong_type": "what the method's docstring says",
-    "stale_slot": "a slot from arrived() whose request has not been reported as finished or lost",
-    "duplicate_request": "an id that is not in flight; finish or lose the request before it arrives again",
-    "duplicate_slot": "each slot once an iteration",
-    "not_running": "a request that an iteration took in before it is evicted, or completes",
-}
-"""By the reasons of ``rejected_records``: what would have been right."""
 
 
 class Mistake(NamedTuple):
@@ -89,7 +74,7 @@ class Mistakes:
 
     def note_refused(self, reason: str, what: str, detail: str) -> None:
         """A record that a check refused."""
-        self.note(Mistake(reason, what, detail or "see the glossary", OF_REASON.get(reason, "what the glossary says")))
+        self.note(Mistake(reason, what, detail or "see the glossary", RejectReason(reason).expected))
 
     def note_call(self, reason: str, owner: str, error: Exception) -> None:
         """A call whose arguments raised ``error``, which its own ``except`` gives here: its frame has them."""

@@ -9,10 +9,10 @@ import numpy as np
 
 from batchscope.clock import Clock
 from batchscope.configuration import SchedulerLimits
+from batchscope.reasons import DROPPED, Tally
 from batchscope.recording.block import Layout
 from batchscope.recording.mistakes import Mistakes
 from batchscope.recording.ring import Pressure, Ring
-from batchscope.recording.tally import DROPPED, Tally
 from batchscope.recording.unread import Unread
 from batchscope.rows import GapColumn, Gaps, IterationColumn, RequestColumn, RowKind
 
