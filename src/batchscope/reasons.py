@@ -61,12 +61,21 @@ class RejectReason(StrEnum):
         "a batch of forming() that was reported before",
         "each batch that forming() returned in one iteration() only",
     )
+    NOT_TOLD = (
+        "not_told",
+        "a batch of forming() in whose place an iteration was reported with slots",
+        "what forming() returned in the place of the slots",
+    )
     DUPLICATE_REQUEST = (
         "duplicate_request",
         "a request id that is in flight already",
         "an id that is not in flight; finish or lose the request before it arrives again",
     )
-    DUPLICATE_SLOT = "duplicate_slot", "a slot twice in one iteration", "each slot once an iteration"
+    DUPLICATE_SLOT = (
+        "duplicate_slot",
+        "a slot twice in one iteration",
+        "each slot once an iteration: in slots if it took part, in preempted if it was evicted",
+    )
     NOT_RUNNING = (
         "not_running",
         "a request that no iteration took in is evicted, or completes",

@@ -28,18 +28,18 @@ _RECORDS: dict[type, str] = {
 
 
 class Rejections:
-    """Rejected records by reason, and the last one in words (what ``strict`` raises)."""
+    """Rejected records by reason, and the last one: reason, kind of record, detail (what ``strict`` raises)."""
 
     def __init__(self) -> None:
         self.counts = Tally()
         self.first: dict[tuple[RejectReason, str], str] = {}
-        self.last = ""
+        self.last: tuple[RejectReason, str, str] | None = None
 
     def add(self, reason: RejectReason, count: int = 1, detail: str = "", what: str = "A record") -> None:
         """Count ``count`` rejected records; of each reason and kind of record the first detail is kept."""
         self.first.setdefault((reason, what), detail)
         self.counts.add(reason, count)
-        self.last = f"{reason}: {detail}" if detail else reason
+        self.last = reason, what, detail
 
     @property
     def total(self) -> int:

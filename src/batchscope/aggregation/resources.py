@@ -113,7 +113,7 @@ class ResourceAggregate:
         if reason is None and name_of(sample) not in self.series and len(self.series) >= MAX_SERIES:
             reason = RejectReason.TOO_MANY_RESOURCES
         if reason is not None:
-            self._rejections.add(reason, 1, repr(sample)[:MAX_TEXT])
+            self._rejections.add(reason, 1, repr(sample)[:MAX_TEXT], "A resource sample")
         return reason is None and not math.isnan(sample.value)
 
     def _note(self, facts: Mapping[str, str]) -> None:

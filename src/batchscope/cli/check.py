@@ -17,8 +17,8 @@ from batchscope.cli.scraping import MaxMib, Timeout, TokenFile, limits_of
 from batchscope.scraping.check import CheckReport, GivenNumber, check_report
 from batchscope.scraping.fetch import ScrapeError, metrics_url
 from batchscope.scraping.watcher import UnknownEngineError, look
-from batchscope.server.access import find_token
 from batchscope.text import shown_document
+from batchscope.tokens import find_token
 from batchscope.views.numbers import count, percent
 
 INCOMPLETE = 1

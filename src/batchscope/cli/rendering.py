@@ -7,16 +7,12 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from batchscope.cli.options import CommandError
-from batchscope.views.rendering import PAGE_WIDTH, picture, without_trailing_blanks
-
-NARROWEST, WIDEST = 80, 140
+from batchscope.views.rendering import page_width, picture, without_trailing_blanks
 
 
 def rendered(content: RenderableType) -> bytes:
     """``content`` in stdout's encoding, ending in a newline."""
-    console = Console()
-    width = min(max(console.width, NARROWEST), WIDEST) if console.is_terminal else PAGE_WIDTH
-    console = Console(width=width, emoji=False, highlight=False, markup=False)
+    console = Console(width=page_width(), emoji=False, highlight=False, markup=False)
     with console.capture() as captured:
         console.print(content)
     text = captured.get() if console.is_terminal else without_trailing_blanks(captured.get())

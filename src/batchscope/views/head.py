@@ -19,6 +19,8 @@ from batchscope.views.words import holders
 _FRAME = 18
 """Columns of the head that are not its figures: the frame and the names of its lines."""
 _SHOWN_NAMES = 3
+_LARGE = 0.05
+"""A part that is worth a note."""
 
 
 class Head:
@@ -121,7 +123,7 @@ class Head:
         )
 
     def _troubles(self) -> Iterator[str]:
-        """What should be 0 and is not."""
+        """What should be 0 and is not, and figures that cannot both be right."""
         totals, overdue = self._snapshot.totals, sum(self._snapshot.gauges.requests_overdue.values())
         if overdue:
             yield f"{count(overdue)} unfinished and past their SLO"
@@ -133,6 +135,31 @@ class Head:
             yield f"{count(sum(rejected.values()))} records rejected ({_most(rejected)})"
         if totals.dropped_records:
             yield f"{count(totals.dropped_records)} records dropped"
+        yield from self._thrash()
+        yield from self._contradictions()
+
+    def _thrash(self) -> Iterator[str]:
+        """Preempted requests are computed again: work without a result."""
+        totals = self._snapshot.totals
+        again, prefill = totals.recomputed_tokens or 0, totals.scheduled_prefill_tokens or 0
+        after = f"{count(totals.preemptions)} preemptions"
+        if again and again >= _LARGE * prefill:
+            of = f" of {count(prefill)} prefill tokens ({percent(again / prefill)})" if prefill else " tokens"
+            yield f"{count(again)}{of} were computed again, after {after}"
+        elif totals.preemptions > _LARGE * totals.requests_received:
+            yield f"{after} of {count(totals.requests_received)} requests"
+
+    def _contradictions(self) -> Iterator[str]:
+        """What an integration said that cannot be."""
+        totals, places = self._snapshot.totals, self._snapshot.limits.max_running_requests
+        idle = totals.busy_seconds_by_limiter.get(BatchLimiter.DEMAND, 0.0)
+        waited = totals.waiting_request_seconds_by_limiter.get(BatchLimiter.DEMAND, 0.0)
+        if waited > _LARGE * idle > 0:
+            mean = amount(waited / idle)
+            yield f"demand was reported while requests waited ({mean} on average): say what kept them out"
+        largest = self._snapshot.batch_stats.max_batch_size or 0
+        if places is not None and largest > places:
+            yield f"the largest batch had {count(largest)} requests, and max_running_requests is {count(places)}"
 
 
 def _flow(items: Sequence[Text], room: int) -> Text:

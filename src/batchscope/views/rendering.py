@@ -10,6 +10,13 @@ from rich.console import Console, RenderableType
 
 PAGE_WIDTH = 100
 """Columns of what is not written to a terminal."""
+NARROWEST, WIDEST = 80, 140
+
+
+def page_width() -> int:
+    """The columns of the terminal that stdout is, within bounds; else those of a page."""
+    console = Console()
+    return min(max(console.width, NARROWEST), WIDEST) if console.is_terminal else PAGE_WIDTH
 
 
 def plain(content: RenderableType, width: int = PAGE_WIDTH) -> str:

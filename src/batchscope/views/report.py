@@ -150,17 +150,19 @@ class Report:
         table.add_column("share", justify="right", no_wrap=True)
         table.add_column("", no_wrap=True)
         table.add_column(f"for, {unit or 's'}", justify="right", no_wrap=True)
-        table.add_column("lost slot-seconds" if width >= _ROOM else "lost slot-s", justify="right", no_wrap=True)
+        for name, short in (("lost slot-seconds", "lost slot-s"), ("waited request-seconds", "wait req-s")):
+            table.add_column(name if width >= _PLENTY else short, justify="right", no_wrap=True)
         table.add_column("which is", overflow="fold")
-        cells = 20 if width >= _PLENTY else 12 if width >= _ROOM else 5
+        cells = 11 if width >= _PLENTY else 5 if width >= _ROOM else 0
         for (limiter, share), seconds in zip(shares, held, strict=True):
             lost = statistics.lost_slot_seconds.get(limiter, math.nan)
+            waited = totals.waiting_request_seconds_by_limiter.get(limiter, math.nan)
             color = _COLOR.get(limiter, "blue")  # type: ignore[call-overload]
-            chart = Text(bar(min(share, 1.0), cells, ascii_only=ascii_only), style=color)
+            chart = Text(bar(min(share, 1.0), cells, ascii_only=ascii_only) if cells else "", style=color)
             what = what_it_is(limiter, self._shown.limits)
-            table.add_row(limiter_name(limiter), percent(share), chart, seconds, amount(lost), what)
+            table.add_row(limiter_name(limiter), percent(share), chart, seconds, amount(lost), amount(waited), what)
         if not shares:
-            table.add_row(MISSING, MISSING, "", MISSING, MISSING, MISSING)
+            table.add_row(MISSING, MISSING, "", *[MISSING] * 4)
         return table
 
     def _slo(self, width: int) -> RenderableType:
@@ -168,14 +170,17 @@ class Report:
         table.columns[0].min_width = 7
         for name, slo in self._shown.slo_stats.items():
             if name != OTHER_CLASS or slo.evaluated:
-                table.add_row(name, *self._slo_figures(slo))
+                table.add_row(name, *self._slo_figures(name, slo))
         for column in (table.columns[1], table.columns[6]):
             column.justify, column.no_wrap, column.overflow = "left", False, "fold"
         return table
 
-    def _slo_figures(self, slo: SloStatistics) -> Iterator[RenderableType]:
-        targets = (f"{TARGETS.get(name, name)} <= {duration(value)}" for name, value in slo.targets.items())
-        yield "\n".join(targets) or MISSING
+    def _slo_figures(self, of: str, slo: SloStatistics) -> Iterator[RenderableType]:
+        lines = [f"{TARGETS.get(name, name)} <= {duration(value)}" for name, value in slo.targets.items()] or [MISSING]
+        results = self._shown.totals.slo_requests.get(of, {})
+        left_out = (("not_evaluated", "not evaluated"), ("unmeasured", "not measured"))
+        lines += [f"({count(results[name])} {words})" for name, words in left_out if results.get(name)]
+        yield "\n".join(lines)
         yield count(slo.evaluated)
         yield Text(percent(slo.attainment), style=_grade(slo.attainment))
         yield percent_range(slo.attainment_low, slo.attainment_high)

@@ -335,16 +335,15 @@ def _with_durations(document: WatchDocument) -> Iterator[tuple[RenderableType, S
 
 
 def _title(name: str, scraped: ScrapedSnapshot) -> RenderableType:
-    about = (
-        f"percentiles within {percent(_error(scraped))}" if scraped.exact else "percentiles lie within these intervals"
-    )
+    about = f"percentiles within {_error(scraped)}" if scraped.exact else "percentiles lie within these intervals"
     return Text.assemble("\n", (f"Latency  {name}", "bold"), (f"   {covered(scraped.window)}; {about}", "dim"))
 
 
-def _error(scraped: ScrapedSnapshot) -> float:
-    """The largest relative error of the histograms that the intervals come from."""
-    known = (summary.p50 for summary in scraped.intervals.values() if summary.count and summary.p50[1] > 0)
-    return max(((high - low) / (high + low) for low, high in known), default=math.nan)
+def _error(scraped: ScrapedSnapshot) -> str:
+    """The largest relative error that the histograms behind the intervals guarantee."""
+    summaries = [summary for window in scraped.snapshot.windowed.values() for summary in window.summaries.values()]
+    error = max((summary.relative_error for summary in summaries), default=math.nan)
+    return MISSING if math.isnan(error) else f"{100 * error:.2g} %"
 
 
 def _latencies(rows: Sequence[Row], columns: Sequence[str]) -> Table:

@@ -33,6 +33,8 @@ _HOLDERS = {
 }
 REPORTED = "reported by the scheduler"
 _WORTH_NAMING = 0.1
+_MOST = 0.5
+_LIMITS = tuple(_SETTINGS.values())
 
 
 def limiter_name(limiter: str) -> str:
@@ -57,7 +59,10 @@ def setting_of(limiter: str, limits: SchedulerLimits) -> str:
 
 
 def what_it_is(limiter: str, limits: SchedulerLimits) -> str:
-    """The setting, or in words what is none."""
+    """The setting, or in words what is none; for what is not known the limits that would have to be."""
+    missing = [field for field in _LIMITS if getattr(limits, field) is None]
+    if limiter == BatchLimiter.UNKNOWN and missing:
+        return f"not reported; to infer it, give SchedulerLimits: {', '.join(missing)}"
     return setting_of(limiter, limits) or holder(limiter, limits)
 
 
@@ -67,24 +72,23 @@ def by_share(shares: Mapping[str, float]) -> list[tuple[str, float]]:
 
 
 def holders(snapshot: MetricsSnapshot) -> Iterator[tuple[str, str]]:
-    """What held the batch most: the limiter, and in words for how much of busy time.
+    """What held the batch: the limiter, and in words for how much of busy time; the largest, and all from 10 % on.
 
-    Behind what is nothing to change, demand that was the largest or what is not known, comes the first that is.
+    Last, for no limiter, whether that was inferred, where there is a cause at all.
     """
     statistics = snapshot.iteration_stats
     who = origin(statistics.limiter_reported_ratio)
-    shares = by_share(statistics.limited_by)
-    for limiter, share in shares:
-        if share < _WORTH_NAMING and limiter != shares[0][0]:
-            return
+    caused = False
+    for place, (limiter, share) in enumerate(by_share(statistics.limited_by)):
+        if place and share < _WORTH_NAMING:
+            break
         text = f"{holder(limiter, snapshot.limits)}: {percent(share)} of busy time"
-        if limiter == BatchLimiter.UNKNOWN:
-            yield limiter, text
-        elif limiter != BatchLimiter.DEMAND:
-            yield limiter, text if who == REPORTED else f"{text} ({who})"
-            return
-        elif limiter == shares[0][0]:
-            yield limiter, f"mostly nothing, {text}"
+        if limiter == BatchLimiter.DEMAND:
+            text = f"{'mostly ' if share >= _MOST else ''}nothing, {text}"
+        yield limiter, text
+        caused |= limiter not in {BatchLimiter.DEMAND, BatchLimiter.UNKNOWN}
+    if caused and who != REPORTED:
+        yield "", f"({who})"
 
 
 def origin(reported_ratio: float) -> str:
