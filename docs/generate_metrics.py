@@ -11,6 +11,7 @@ from batchscope.catalog import CATALOG, Metric, MetricKind
 from batchscope.exporters.prometheus.edges import edges_of
 from batchscope.exporters.prometheus.families import LEFT_OUT
 from batchscope.exporters.prometheus.vllm_names import VLLM_CATALOG
+from batchscope.reasons import SKIPPED_FILE, RejectReason
 
 PAGE = Path(__file__).with_name("metrics.md")
 
@@ -29,6 +30,14 @@ HISTOGRAMS = """
 Each histogram is a native one over protobuf. In text and OpenMetrics, and beside the native one, it has classic
 buckets: `_bucket{le="..."}`, `_sum`, `_count`. Their edges are boundaries of the histogram's own buckets, so their
 counts are exact. An SLO's target is one more edge of its histogram and class.
+
+"""
+
+REASONS = """
+## Why records are refused
+
+The values of `reason` of `batchscope_rejected_records_total`, and of `rejected_records` in a snapshot. Where the first
+record of each is told in words, the [glossary](glossary.md#rejected-and-dropped-records) says.
 
 """
 
@@ -52,9 +61,16 @@ def page() -> str:
         metrics = [metric for metric in CATALOG if metric.kind is kind]
         parts.append(_histograms(metrics) if kind is MetricKind.HISTOGRAM else _metrics(metrics))
     parts.append("\n## Facts\n" + _metrics([metric for metric in CATALOG if metric.kind is MetricKind.INFO]))
+    parts.append(REASONS + _table(("reason", "what was refused", "what would be right"), _reasons()))
     parts.append("\n## Of the exposition itself\n" + _metrics([LEFT_OUT]) + "\n" + VLLM)
     parts.append(_table(("name", "kind", "unit", "labels", "what it is"), (_row(metric) for metric in VLLM_CATALOG)))
     return "".join(parts)
+
+
+def _reasons() -> Iterable[Sequence[str]]:
+    for reason in RejectReason:
+        yield f"`{reason}`", reason.fault, reason.expected
+    yield f"`{SKIPPED_FILE}...`", "a publication of another process that cannot be used", "see the log, which names it"
 
 
 def _metrics(metrics: Iterable[Metric]) -> str:

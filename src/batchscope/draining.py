@@ -13,13 +13,13 @@ from itertools import chain
 
 import numpy as np
 
-from batchscope.aggregation.checks import INTERRUPTED
 from batchscope.aggregation.requests import ClassNames
 from batchscope.aggregation.state import State
 from batchscope.background import forked
 from batchscope.clock import Clock, WallClock
 from batchscope.configuration import OTHER_CLASS, MetricsConfiguration, SchedulerLimits
 from batchscope.errors import BusyError, ConfigurationError, InvalidRecordError
+from batchscope.reasons import RejectReason
 from batchscope.recording.mistakes import Mistakes
 from batchscope.recording.producer import Source
 from batchscope.recording.ring import OURSELVES, Pressure
@@ -249,12 +249,12 @@ class Draining:
         self._telling = self.numbering.spans_wanted
         self.state.settle()
         if self._counting is not None:  # some of them may have been counted
-            self.state.rejections.add(INTERRUPTED, len(self._counting.values))
+            self.state.rejections.add(RejectReason.INTERRUPTED, len(self._counting.values))
             self._counting = None
         for rings in self.writers.rings:
             lost = rings.gap_log.interrupted()
             if lost:
-                self.state.rejections.add(INTERRUPTED, lost)
+                self.state.rejections.add(RejectReason.INTERRUPTED, lost)
         blocks = [source.drain() for source in self.sources]
         self.state.consume(self._drained(blocks), now, (self._publish,) if self._subscribers else ())
         for of_source in blocks:

@@ -6,8 +6,8 @@ inferred), so that rings, sample buffers and subscribers all speak the same colu
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import Any, NamedTuple
+from enum import Flag, IntEnum, auto
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -49,49 +49,87 @@ class RequestColumn(IntEnum):
     NUMBER = 23
 
 
-class IterationColumn(IntEnum):
-    """An iteration. ``LIMITED_BY`` is reported or inferred; ``BUSY_TIME`` counts overlapping time once, a rank.
+class Trait(Flag):
+    """What a column of iterations holds, and what is done with it."""
 
-    ``DECODE_TOKENS`` are known where ``SCHEDULED_TOKENS`` may not be: a decoding request has one. The utilizations are
-    those at the limits of the moment, ``nan`` without them. ``ORDINAL`` is the iteration's own in the run, as in
-    ``SpanColumn``, given where a sink listens; ``ITERATION_NUMBER`` is the engine's, and may come twice.
+    INSTANT = auto()
+    CODE = auto()
+    SECONDS = auto()
+    BYTES = auto()
+    RATIO = auto()
+    COUNT = auto()
+    """A whole number."""
+    AMOUNT = SECONDS | BYTES | RATIO | COUNT
+    """A finite number >= 0."""
+    DUE = auto()
+    """Known of every row, once its durations are derived."""
+    SUMMED = auto()
+    """Added up since the last reset."""
+    TOLD = auto()
+    """A tracker is told it; the other fields follow from its slots."""
+    DERIVED = auto()
+    """Filled in at the drain, packed by nobody: these come last."""
+
+
+class IterationColumn(IntEnum):
+    """An iteration: the instant of its record, the fields of ``IterationResult`` in their order, what the drain adds.
+
+    This is the one table of an iteration's fields: what writers pack, trackers are told, checks ask for, aggregates add
+    up and the conformance kit looks at follows from it. ``LIMITED_BY`` is reported or inferred; ``BUSY_TIME`` counts
+    overlapping time once, a rank. ``DECODE_TOKENS`` are known where ``SCHEDULED_TOKENS`` may not be: a decoding request
+    has one. The utilizations are those at the limits of the moment, ``nan`` without them. ``ORDINAL`` is its own in
+    the run, as in ``SpanColumn``, given where a sink listens; ``ITERATION_NUMBER`` is the engine's, and may come twice.
     """
 
-    AT = 0
-    ITERATION_NUMBER = 1
-    REQUEST_COUNT = 2
-    TOKENS_GENERATED = 3
-    REQUESTS_COMPLETED = 4
-    PROCESSING_TIME = 5
-    MEMORY_BYTES_USED = 6
-    STARTED_AT = 7
-    FINISHED_AT = 8
-    RUNNING_REQUESTS = 9
-    WAITING_REQUESTS = 10
-    DEFERRED_REQUESTS = 11
-    PREFILL_REQUESTS = 12
-    SCHEDULED_TOKENS = 13
-    PREFILL_TOKENS = 14
-    UNSCHEDULED_PREFILL_TOKENS = 15
-    CACHED_PROMPT_TOKENS = 16
-    RECOMPUTED_TOKENS = 17
-    DECODE_CONTEXT_TOKENS = 18
-    DRAFT_TOKENS = 19
-    ACCEPTED_TOKENS = 20
-    KV_CACHE_USAGE = 21
-    PREEMPTIONS = 22
-    SCHEDULE_TIME = 23
-    FORWARD_TIME = 24
-    RANK = 25
-    LIMITED_BY = 26
-    HEAD_TOKENS = 27
-    STANDING_REQUESTS = 28
-    LIMITER_REPORTED = 29
-    BUSY_TIME = 30
-    DECODE_TOKENS = 31
-    UTILIZATION = 32
-    TOKEN_UTILIZATION = 33
-    ORDINAL = 34
+    traits: Trait
+
+    def __new__(cls, traits: Trait) -> Self:
+        """The next column."""
+        column = int.__new__(cls, len(cls.__members__))
+        column._value_ = int(column)
+        column.traits = traits
+        return column
+
+    @classmethod
+    def having(cls, traits: Trait) -> tuple[Self, ...]:
+        """The columns that have any of ``traits``, in order."""
+        return tuple(column for column in cls if column.traits & traits)
+
+    AT = Trait.INSTANT
+    ITERATION_NUMBER = Trait.COUNT | Trait.DUE | Trait.TOLD
+    REQUEST_COUNT = Trait.COUNT | Trait.DUE
+    TOKENS_GENERATED = Trait.COUNT | Trait.DUE | Trait.SUMMED
+    REQUESTS_COMPLETED = Trait.COUNT | Trait.DUE | Trait.TOLD
+    PROCESSING_TIME = Trait.SECONDS | Trait.DUE
+    MEMORY_BYTES_USED = Trait.BYTES | Trait.TOLD
+    STARTED_AT = Trait.INSTANT
+    FINISHED_AT = Trait.INSTANT
+    RUNNING_REQUESTS = Trait.COUNT | Trait.TOLD
+    WAITING_REQUESTS = Trait.COUNT | Trait.TOLD
+    DEFERRED_REQUESTS = Trait.COUNT | Trait.TOLD
+    PREFILL_REQUESTS = Trait.COUNT
+    SCHEDULED_TOKENS = Trait.COUNT | Trait.SUMMED
+    PREFILL_TOKENS = Trait.COUNT | Trait.SUMMED
+    UNSCHEDULED_PREFILL_TOKENS = Trait.COUNT | Trait.TOLD
+    CACHED_PROMPT_TOKENS = Trait.COUNT | Trait.TOLD
+    RECOMPUTED_TOKENS = Trait.COUNT | Trait.SUMMED | Trait.TOLD
+    DECODE_CONTEXT_TOKENS = Trait.COUNT | Trait.TOLD
+    DRAFT_TOKENS = Trait.COUNT | Trait.SUMMED | Trait.TOLD
+    ACCEPTED_TOKENS = Trait.COUNT | Trait.SUMMED | Trait.TOLD
+    KV_CACHE_USAGE = Trait.RATIO | Trait.TOLD
+    PREEMPTIONS = Trait.COUNT | Trait.SUMMED
+    SCHEDULE_TIME = Trait.SECONDS | Trait.TOLD
+    FORWARD_TIME = Trait.SECONDS | Trait.TOLD
+    RANK = Trait.COUNT | Trait.DUE | Trait.TOLD
+    LIMITED_BY = Trait.CODE | Trait.TOLD
+    HEAD_TOKENS = Trait.COUNT
+    STANDING_REQUESTS = Trait.COUNT
+    LIMITER_REPORTED = Trait.DERIVED
+    BUSY_TIME = Trait.DERIVED
+    DECODE_TOKENS = Trait.DERIVED
+    UTILIZATION = Trait.DERIVED
+    TOKEN_UTILIZATION = Trait.DERIVED
+    ORDINAL = Trait.DERIVED
 
 
 class BatchColumn(IntEnum):
@@ -169,6 +207,10 @@ COLUMNS: dict[RowKind, type[IntEnum]] = {
     RowKind.ERROR: ErrorColumn,
     RowKind.SPAN: SpanColumn,
 }
+
+PACKED_OF_ITERATION = len(IterationColumn) - len(IterationColumn.having(Trait.DERIVED))
+PACKED_OF_REQUEST = int(RequestColumn.OBSERVED)
+"""How many columns writers pack, the first ones; of the other kinds all."""
 
 NOT_GIVEN = 1 - (1 << 30)
 """Stands for a count that was not given where a producer packs counts as int64; ``nan`` once it is drained.

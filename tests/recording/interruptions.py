@@ -12,8 +12,8 @@ from types import CodeType
 import batchscope
 
 PACKAGE = Path(batchscope.__file__).parent
-RECORDING = PACKAGE / "recording"
-TRACKING = (RECORDING, PACKAGE / "tracking")
+RECORDING = (PACKAGE / "recording", PACKAGE / "reasons.py")
+TRACKING = (*RECORDING, PACKAGE / "tracking")
 Folders = Path | tuple[Path, ...]
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from batchscope.aggregation.checks import INFINITE, NOT_A_NUMBER, Rejections, Verdict
+from batchscope.aggregation.checks import Rejections, Verdict
 from batchscope.configuration import MetricsConfiguration
 from batchscope.histograms.row_buffer import RowBuffer
+from batchscope.reasons import RejectReason
 from batchscope.rows import COLUMNS, BatchColumn, Floats, RowKind, Rows
 
 C = BatchColumn
@@ -25,8 +26,8 @@ class BatchAggregate:
         verdict = Verdict(values, self._rejections)
         with np.errstate(invalid="ignore"):
             empty = np.isnan(values[:, C.UTILIZATION]) & np.isnan(values[:, C.REQUEST_COUNT])
-            verdict.refuse(empty, NOT_A_NUMBER, (C.UTILIZATION,))
-            verdict.refuse(np.isinf(values[:, C.BATCH_ID]), INFINITE, (C.BATCH_ID,))
+            verdict.refuse(empty, RejectReason.NOT_A_NUMBER, (C.UTILIZATION,))
+            verdict.refuse(np.isinf(values[:, C.BATCH_ID]), RejectReason.INFINITE, (C.BATCH_ID,))
             verdict.amounts((C.UTILIZATION, C.REQUEST_COUNT, C.MEMORY_BYTES_USED), due=(), whole=(C.REQUEST_COUNT,))
         values, _ = verdict.keep(None)
         self.count += len(values)

@@ -11,19 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from batchscope.reasons import RejectReason, Tally
 from batchscope.rows import BatchColumn, Floats, IterationColumn, RequestColumn
 
 Mask = npt.NDArray[np.bool_]
 
-NEGATIVE = "negative"
-INFINITE = "infinite"
-NOT_A_NUMBER = "not_a_number"
-NOT_WHOLE = "not_whole"
-OUT_OF_ORDER = "out_of_order"
-TOO_LARGE = "too_large"
-NOT_A_RATIO = "not_a_ratio"
-MORE_THAN_SCHEDULED = "more_than_scheduled"
-INTERRUPTED = "interrupted"
 _LARGEST = 2.0**53
 """Beyond it a float no longer holds every whole number, and sums in int64 would overflow."""
 
@@ -39,20 +31,20 @@ class Rejections:
     """Rejected records by reason, and the last one: reason, kind of record, detail (what ``strict`` raises)."""
 
     def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
-        self.first: dict[tuple[str, str], str] = {}
-        self.last: tuple[str, str, str] | None = None
+        self.counts = Tally()
+        self.first: dict[tuple[RejectReason, str], str] = {}
+        self.last: tuple[RejectReason, str, str] | None = None
 
-    def add(self, reason: str, count: int = 1, detail: str = "", what: str = "A record") -> None:
+    def add(self, reason: RejectReason, count: int = 1, detail: str = "", what: str = "A record") -> None:
         """Count ``count`` rejected records; of each reason and kind of record the first detail is kept."""
         self.first.setdefault((reason, what), detail)
-        self.counts[reason] = self.counts.get(reason, 0) + count
+        self.counts.add(reason, count)
         self.last = reason, what, detail
 
     @property
     def total(self) -> int:
         """How many records were rejected."""
-        return sum(self.counts.values())
+        return self.counts.total()
 
 
 class Ranges(NamedTuple):
@@ -94,7 +86,7 @@ class Verdict:
         self.good: Mask = np.ones(len(rows), dtype=np.bool_)
         self.refused = 0
 
-    def refuse(self, bad: Mask | np.bool_, reason: str, columns: Iterable[IntEnum]) -> None:
+    def refuse(self, bad: Mask | np.bool_, reason: RejectReason, columns: Iterable[IntEnum]) -> None:
         """Reject the rows of ``bad`` that still were good; ``columns`` are what the message shows."""
         bad = np.logical_and(bad, self.good)
         count = int(np.count_nonzero(bad))
@@ -123,14 +115,14 @@ class Verdict:
         for column in columns:
             values = self._rows[:, column]
             if column in due:
-                self.refuse(np.isnan(values), NOT_A_NUMBER, (column,))
-            self.refuse(values == -np.inf, INFINITE, (column,))
-            self.refuse(values < 0, NEGATIVE, (column,))
-            self.refuse(values == np.inf, INFINITE, (column,))
-            self.refuse(values > _LARGEST, TOO_LARGE, (column,))
+                self.refuse(np.isnan(values), RejectReason.NOT_A_NUMBER, (column,))
+            self.refuse(values == -np.inf, RejectReason.INFINITE, (column,))
+            self.refuse(values < 0, RejectReason.NEGATIVE, (column,))
+            self.refuse(values == np.inf, RejectReason.INFINITE, (column,))
+            self.refuse(values > _LARGEST, RejectReason.TOO_LARGE, (column,))
         for column in whole:
             values = self._rows[:, column]
-            self.refuse(np.isfinite(values) & (values != np.floor(values)), NOT_WHOLE, (column,))
+            self.refuse(np.isfinite(values) & (values != np.floor(values)), RejectReason.NOT_WHOLE, (column,))
 
     def _all_fit(
         self, columns: tuple[IntEnum, ...], due: tuple[IntEnum, ...], whole: tuple[IntEnum, ...], known: Ranges
@@ -151,9 +143,9 @@ class Verdict:
             return  # all are given, in order
         if np.isnan(values).all():
             return
-        self.refuse(np.isinf(values).any(axis=0), INFINITE, columns)
+        self.refuse(np.isinf(values).any(axis=0), RejectReason.INFINITE, columns)
         latest = np.fmax.accumulate(values, axis=0)
-        self.refuse((values < latest).any(axis=0), OUT_OF_ORDER, columns)
+        self.refuse((values < latest).any(axis=0), RejectReason.OUT_OF_ORDER, columns)
 
     def keep(self, objects: list[Any] | None) -> tuple[Floats, list[Any] | None]:
         """The good rows with their objects."""
@@ -184,7 +176,7 @@ def acceptable(values: Floats, rejections: Rejections) -> Mask:
     return good
 
 
-def _bad_values(values: Floats) -> Iterator[tuple[str, Mask]]:
-    yield NOT_A_NUMBER, np.isnan(values)
-    yield INFINITE, np.isinf(values)
-    yield NEGATIVE, (values < 0) & np.isfinite(values)
+def _bad_values(values: Floats) -> Iterator[tuple[RejectReason, Mask]]:
+    yield RejectReason.NOT_A_NUMBER, np.isnan(values)
+    yield RejectReason.INFINITE, np.isinf(values)
+    yield RejectReason.NEGATIVE, (values < 0) & np.isfinite(values)

@@ -6,44 +6,23 @@ from math import isnan, nan
 
 import numpy as np
 
-from batchscope.aggregation.checks import (
-    MORE_THAN_SCHEDULED,
-    NOT_A_RATIO,
-    TOO_LARGE,
-    Ranges,
-    Rejections,
-    Verdict,
-    fill,
-    ranges,
-)
+from batchscope.aggregation.checks import Ranges, Rejections, Verdict, fill, ranges
 from batchscope.aggregation.limiter import BusyClock, OtherStages, infer
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
 from batchscope.histograms.bucketed import Observations
 from batchscope.histograms.instrument import Instrument
 from batchscope.histograms.row_buffer import RowBuffer
 from batchscope.histograms.sliding_window import SlidingWindowCounter
-from batchscope.rows import COLUMNS, LIMITERS, Floats, IterationColumn, RowKind, Rows
+from batchscope.reasons import RejectReason
+from batchscope.rows import COLUMNS, LIMITERS, Floats, IterationColumn, RowKind, Rows, Trait
 
 C = IterationColumn
-_DUE = (C.ITERATION_NUMBER, C.REQUEST_COUNT, C.TOKENS_GENERATED, C.REQUESTS_COMPLETED, C.PROCESSING_TIME)
-_WHOLE = (
-    *_DUE[:-1], C.RUNNING_REQUESTS, C.WAITING_REQUESTS, C.DEFERRED_REQUESTS, C.PREFILL_REQUESTS,
-    C.SCHEDULED_TOKENS, C.PREFILL_TOKENS, C.UNSCHEDULED_PREFILL_TOKENS, C.CACHED_PROMPT_TOKENS,
-    C.RECOMPUTED_TOKENS, C.DECODE_CONTEXT_TOKENS, C.DRAFT_TOKENS, C.ACCEPTED_TOKENS, C.PREEMPTIONS, C.RANK,
-    C.HEAD_TOKENS, C.STANDING_REQUESTS,
-)  # fmt: skip
-_AMOUNTS = (*_WHOLE, C.PROCESSING_TIME, C.MEMORY_BYTES_USED, C.KV_CACHE_USAGE, C.SCHEDULE_TIME, C.FORWARD_TIME)
+_DUE, _WHOLE = C.having(Trait.DUE), C.having(Trait.COUNT)
+_AMOUNTS = (*_WHOLE, *C.having(Trait.AMOUNT & ~Trait.COUNT))
+_RATIOS = C.having(Trait.RATIO)
 _LAST_RANK = 2**16 - 1  # what is kept of each rank is bounded
 _FULLEST = 1.01  # a usage that was rounded up is still one; 97 is a percentage
-_SUMMED = {
-    "tokens_generated": C.TOKENS_GENERATED,
-    "scheduled_tokens": C.SCHEDULED_TOKENS,
-    "prefill_tokens": C.PREFILL_TOKENS,
-    "recomputed_tokens": C.RECOMPUTED_TOKENS,
-    "draft_tokens": C.DRAFT_TOKENS,
-    "accepted_tokens": C.ACCEPTED_TOKENS,
-    "preemptions": C.PREEMPTIONS,
-}
+_SUMMED = {column.name.lower(): column for column in C.having(Trait.SUMMED)}
 
 
 class Integral:
@@ -111,14 +90,15 @@ class IterationAggregate:
             verdict.instants((C.STARTED_AT, C.FINISHED_AT))
             _derive(values)
             known = ranges(values)
-            verdict.amounts(_AMOUNTS, due=(*_DUE, C.RANK), whole=_WHOLE, known=known)
+            verdict.amounts(_AMOUNTS, due=_DUE, whole=_WHOLE, known=known)
             if known.high[C.RANK] > _LAST_RANK:
-                verdict.refuse(values[:, C.RANK] > _LAST_RANK, TOO_LARGE, (C.RANK,))
-            if known.high[C.KV_CACHE_USAGE] > _FULLEST:
-                verdict.refuse(values[:, C.KV_CACHE_USAGE] > _FULLEST, NOT_A_RATIO, (C.KV_CACHE_USAGE,))
+                verdict.refuse(values[:, C.RANK] > _LAST_RANK, RejectReason.TOO_LARGE, (C.RANK,))
+            for ratio in _RATIOS:
+                if known.high[ratio] > _FULLEST:
+                    verdict.refuse(values[:, ratio] > _FULLEST, RejectReason.NOT_A_RATIO, (ratio,))
             if known.high[C.PREFILL_TOKENS] > 0:
                 more = values[:, C.PREFILL_TOKENS] > values[:, C.SCHEDULED_TOKENS]
-                verdict.refuse(more, MORE_THAN_SCHEDULED, (C.PREFILL_TOKENS, C.SCHEDULED_TOKENS))
+                verdict.refuse(more, RejectReason.MORE_THAN_SCHEDULED, (C.PREFILL_TOKENS, C.SCHEDULED_TOKENS))
         if verdict.refused:
             values, _ = verdict.keep(None)
             known = ranges(values) if len(values) else known

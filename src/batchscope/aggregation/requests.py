@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.aggregation.checks import NO_RANGES, NOT_A_NUMBER, Ranges, Rejections, Verdict, fill, ranges
+from batchscope.aggregation.checks import NO_RANGES, Ranges, Rejections, Verdict, fill, ranges
 from batchscope.aggregation.slo import COMPLETED, OUTCOME_OF_REASON, SloResult, evaluate
 from batchscope.configuration import DEFAULT_CLASS, OTHER_CLASS, MetricsConfiguration, SloTargets
 from batchscope.histograms.bucketed import Observations
 from batchscope.histograms.instrument import Instrument
 from batchscope.histograms.row_buffer import RowBuffer
 from batchscope.histograms.sliding_window import SlidingWindowCounter
+from batchscope.reasons import RejectReason
 from batchscope.recording.mistakes import shown
 from batchscope.recording.packing import cut_ids
 from batchscope.rows import COLUMNS, REASONS, Floats, RequestColumn, RowKind, Rows, StartColumn
@@ -142,7 +143,7 @@ class RequestAggregate:
             verdict.amounts(_AMOUNTS, due=(C.TOKENS_GENERATED,), whole=_WHOLE, known=known)
             if not known.full[C.PROCESSING_TIME]:
                 unknown = np.isnan(values[:, C.PROCESSING_TIME]) & (_outcomes(values) == COMPLETED)
-                verdict.refuse(unknown, NOT_A_NUMBER, (C.PROCESSING_TIME,))
+                verdict.refuse(unknown, RejectReason.NOT_A_NUMBER, (C.PROCESSING_TIME,))
         if verdict.refused:
             # A tracker's request that cannot be counted as finished is not in flight any more either: it is lost.
             self.lost += int(np.count_nonzero(~verdict.good & (values[:, C.OBSERVED] == 1)))

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from batchscope.aggregation.checks import INFINITE, NEGATIVE, Rejections
+from batchscope.aggregation.checks import Rejections
 from batchscope.histograms.row_buffer import RowBuffer
+from batchscope.reasons import RejectReason
 from batchscope.records import ResourceSample
 from batchscope.rows import Floats
 
@@ -22,8 +23,6 @@ MAX_SAMPLES = 300
 """Samples kept of each: five minutes at one a second."""
 MAX_FACTS = 256
 MAX_TEXT = 200
-NOT_A_SAMPLE = "not_a_resource_sample"
-TOO_MANY = "too_many_resources"
 _STALE_INTERVALS = 3
 _SIGNED = "_celsius"
 
@@ -111,11 +110,11 @@ class ResourceAggregate:
     def _fits(self, sample: ResourceSample) -> bool:
         """Whether ``sample`` is one that can be kept; ``nan`` is not measured, which is no fault."""
         reason = _fault(sample)
-        if not reason and name_of(sample) not in self.series and len(self.series) >= MAX_SERIES:
-            reason = TOO_MANY
-        if reason:
+        if reason is None and name_of(sample) not in self.series and len(self.series) >= MAX_SERIES:
+            reason = RejectReason.TOO_MANY_RESOURCES
+        if reason is not None:
             self._rejections.add(reason, 1, repr(sample)[:MAX_TEXT], "A resource sample")
-        return not reason and not math.isnan(sample.value)
+        return reason is None and not math.isnan(sample.value)
 
     def _note(self, facts: Mapping[str, str]) -> None:
         for name, text in facts.items():
@@ -124,7 +123,7 @@ class ResourceAggregate:
             elif name in self.facts or len(self.facts) < MAX_FACTS:
                 self.facts[str(name)[:MAX_TEXT]] = str(text)[:MAX_TEXT]
             else:
-                self._rejections.add(TOO_MANY, 1, f"fact {name!r}"[:MAX_TEXT])
+                self._rejections.add(RejectReason.TOO_MANY_RESOURCES, 1, f"fact {name!r}"[:MAX_TEXT])
 
     def energy(self) -> dict[str, float]:
         """Joules used by each GPU since its first reading, by name of the series."""
@@ -147,16 +146,16 @@ def name_of(sample: ResourceSample) -> str:
     return ".".join(part for part in (sample.resource, sample.device, sample.quantity) if part)
 
 
-def _fault(sample: object) -> str:
-    """Why it cannot be counted, or nothing."""
+def _fault(sample: object) -> RejectReason | None:
+    """Why it cannot be counted, or None."""
     if not isinstance(sample, ResourceSample):
-        return NOT_A_SAMPLE
+        return RejectReason.NOT_A_RESOURCE_SAMPLE
     texts = (sample.resource, sample.device, sample.quantity, sample.unit, sample.identity)
     if not all(isinstance(text, str) and len(text) <= MAX_TEXT for text in texts) or not sample.quantity:
-        return NOT_A_SAMPLE
+        return RejectReason.NOT_A_RESOURCE_SAMPLE
     value: object = sample.value
     if not isinstance(value, int | float):
-        return NOT_A_SAMPLE
+        return RejectReason.NOT_A_RESOURCE_SAMPLE
     if math.isinf(value):
-        return INFINITE
-    return NEGATIVE if value < 0 and not sample.quantity.endswith(_SIGNED) else ""
+        return RejectReason.INFINITE
+    return RejectReason.NEGATIVE if value < 0 and not sample.quantity.endswith(_SIGNED) else None

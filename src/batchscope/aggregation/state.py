@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from batchscope.aggregation.batches import BatchAggregate
-from batchscope.aggregation.checks import INTERRUPTED, NOT_WHOLE, Rejections, acceptable
+from batchscope.aggregation.checks import Rejections, acceptable
 from batchscope.aggregation.failures import ErrorAggregate
 from batchscope.aggregation.iterations import IterationAggregate
 from batchscope.aggregation.ordering import NewMemory, ReusedMemory, in_order
@@ -20,6 +20,7 @@ from batchscope.configuration import MetricsConfiguration, SchedulerLimits
 from batchscope.histograms.bucketed import Observations
 from batchscope.histograms.cells import FURTHEST
 from batchscope.histograms.instrument import Instrument
+from batchscope.reasons import RejectReason
 from batchscope.recording.unread import ReadyRows, Unread
 from batchscope.rows import Floats, GapColumn, Gaps, IterationColumn, RowKind, Rows
 from batchscope.sinks import Drained, Listener
@@ -124,7 +125,8 @@ class State:
             taken = now.read - before.read
             missing = taken - (now.counted - before.counted) - (now.rejected - before.rejected)
             if missing > 0:
-                self.rejections.counts[INTERRUPTED] = before.interrupted + missing
+                counted = now.interrupted - before.interrupted
+                self.rejections.counts.add(RejectReason.INTERRUPTED, missing - counted)
             if before.kind is RowKind.REQUEST:  # in flight no more, and not seen to finish
                 gone = now.read_of_trackers - before.read_of_trackers - (now.left - before.left)
                 self.requests.lost += max(gone, 0)
@@ -133,7 +135,7 @@ class State:
     def _standing(self, kind: RowKind, streams: Sequence[Unread | ReadyRows]) -> _Underway:
         read = sum([stream.read for stream in streams])
         of_trackers = sum([stream.read for stream in streams if isinstance(stream, ReadyRows)])
-        interrupted = self.rejections.counts.get(INTERRUPTED, 0)
+        interrupted = self.rejections.counts[RejectReason.INTERRUPTED]
         left = self.requests.tracked + self.requests.lost
         rejected = self.rejections.total - interrupted
         return _Underway(kind, streams, read, of_trackers, self._counted(kind), rejected, interrupted, left)
@@ -239,6 +241,6 @@ def _pairs(values: Floats, rejections: Rejections) -> Iterable[Gaps]:
         fit = (counts > 0) & (counts < _MAX_COUNT) & (counts == np.floor(counts))
         refused = len(fit) - int(np.count_nonzero(fit))
         if refused:
-            rejections.add(NOT_WHOLE, refused, "the count of a (latency, count) pair")
+            rejections.add(RejectReason.NOT_WHOLE, refused, "the count of a (latency, count) pair")
             at, latencies, counts = at[fit], latencies[fit], counts[fit]
         yield Gaps(column, at, latencies, counts.astype(np.int64))

@@ -17,6 +17,7 @@ from batchscope.errors import BusyError, ConfigurationError
 from batchscope.publishing.labels import checked_labels
 from batchscope.publishing.liveness import Members, Processes
 from batchscope.publishing.merge_fleet import combine, steady
+from batchscope.reasons import SKIPPED_FILE
 from batchscope.statistics.cumulative import CumulativeState, cumulative_of
 from batchscope.statistics.merge_parts import common
 from batchscope.statistics.snapshot import MetricsSnapshot
@@ -25,7 +26,6 @@ from batchscope.text import shown
 logger = logging.getLogger("batchscope")
 _MOST_REMEMBERED = 50_000
 _MOST_NAMED = 100
-SKIPPED = "snapshot_file_"
 
 
 class Untold:
@@ -179,7 +179,7 @@ def _with_skips(snapshot: MetricsSnapshot, counts: dict[str, int]) -> MetricsSna
         return snapshot
     rejected = dict(snapshot.totals.rejected_records)
     for reason, count in counts.items():
-        rejected[SKIPPED + reason] = rejected.get(SKIPPED + reason, 0) + count
+        rejected[SKIPPED_FILE + reason] = rejected.get(SKIPPED_FILE + reason, 0) + count
     return msgspec.structs.replace(
         snapshot,
         totals=msgspec.structs.replace(snapshot.totals, rejected_records=rejected),

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from batchscope.reasons import DROPPED, Tally
 from batchscope.recording.block import WITH_OBJECTS, Block, Layout
-from batchscope.recording.tally import DROPPED, Tally
 from batchscope.rows import RowKind
 
 MOST = 4096

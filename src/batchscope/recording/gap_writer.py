@@ -7,12 +7,12 @@ from math import nan
 from typing import Never
 
 from batchscope.errors import InvalidRecordError
+from batchscope.reasons import RejectReason
 from batchscope.recording.aside import Aside
 from batchscope.recording.mistakes import Mistakes, in_words
 from batchscope.recording.packing import BAD_VALUE, GAP_BYTES, pack_gap, packed_copy
 from batchscope.recording.ring import Ring
 from batchscope.recording.rings import ProducerContext, Rings
-from batchscope.recording.tally import WRONG_TYPE
 from batchscope.records import Latencies
 from batchscope.rows import GapColumn
 
@@ -129,7 +129,7 @@ class LatencyWriter:
             self._gaps = ring
 
     def _reject(self, error: Exception) -> None:
-        self._rings.rejected.add(WRONG_TYPE)
-        self._mistakes.note_call(WRONG_TYPE, "Writer", error)
+        self._rings.rejected.add(RejectReason.WRONG_TYPE)
+        self._mistakes.note_call(RejectReason.WRONG_TYPE, "Writer", error)
         if self._strict:
-            raise InvalidRecordError(in_words(WRONG_TYPE, "Writer", error)) from error
+            raise InvalidRecordError(in_words(RejectReason.WRONG_TYPE, "Writer", error)) from error

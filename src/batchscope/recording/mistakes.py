@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from batchscope.reasons import RejectReason
 from batchscope.recording.packing import type_name
 from batchscope.records import BatchLimiter, CompletionReason
 from batchscope.rows import LIMITER_CODES, REASON_CODES
@@ -47,22 +48,6 @@ _DUE = frozenset({"slots", "slot", "reason", "limiter"})
 """Required, where they are positional: None is no value of them."""
 _ARRIVAL = ("wrong_type", "RequestTracker.arrived()")
 _AN_ARRIVAL = "an id that can be a dictionary's key, prompt_tokens and rank whole numbers, at seconds"
-OF_REASON = {
-    "negative": "values >= 0: durations are seconds, counts whole numbers",
-    "infinite": "finite numbers",
-    "not_a_number": "a number: it is required here",
-    "not_whole": "whole numbers",
-    "out_of_order": "instants in order, seconds of one clock: the collector's, time.monotonic unless clock= was given",
-    "too_large": "values up to 2**53, ranks below 65536, fewer than 2**31 tokens of one slot",
-    "not_a_ratio": "a ratio 0..1, blocks held / usable blocks, not a percentage",
-    "more_than_scheduled": "scheduled_tokens to be all tokens of the iteration, those of prefill among them",
-    "wrong_type": "what the method's docstring says",
-    "stale_slot": "a slot from arrived() whose request has not been reported as finished or lost",
-    "duplicate_request": "an id that is not in flight; finish or lose the request before it arrives again",
-    "duplicate_slot": "each slot once an iteration: in slots if it took part, in preempted if it was evicted",
-    "not_running": "a request that an iteration took in before it is evicted, or completes",
-}
-"""By the reasons of ``rejected_records``: what would have been right."""
 
 
 class Mistake(NamedTuple):
@@ -108,7 +93,7 @@ class Mistakes:
 
     def note_refused(self, reason: str, what: str, detail: str) -> None:
         """A record that a check refused."""
-        expected = _AN_ARRIVAL if (reason, what) == _ARRIVAL else OF_REASON.get(reason, "what the glossary says")
+        expected = _AN_ARRIVAL if (reason, what) == _ARRIVAL else RejectReason(reason).expected
         self.last = Mistake(reason, what, detail or "see the glossary", expected)
         self.note(self.last)
 

@@ -10,16 +10,27 @@ from typing import Any
 import numpy as np
 
 from batchscope.records import Latencies
-from batchscope.rows import COLUMNS, IterationColumn, RequestColumn, RowKind
+from batchscope.rows import COLUMNS, PACKED_OF_ITERATION, PACKED_OF_REQUEST, RowKind
 
-REQUEST_BYTES, ITERATION_BYTES = 8 * RequestColumn.OBSERVED, 8 * IterationColumn.LIMITER_REPORTED
-BATCH_BYTES, GAP_BYTES, ERROR_BYTES = (8 * len(COLUMNS[kind]) for kind in (RowKind.BATCH, RowKind.GAP, RowKind.ERROR))
+_WIDTHS = {kind: len(columns) for kind, columns in COLUMNS.items()} | {
+    RowKind.REQUEST: PACKED_OF_REQUEST,
+    RowKind.ITERATION: PACKED_OF_ITERATION,
+}
+
+
+def _row(kind: RowKind) -> struct.Struct:
+    return struct.Struct(f"{_WIDTHS[kind]}d")
+
+
 pack_request = struct.Struct("dq8d4q7d").pack_into  # see ``rings``; an int is packed faster as one
-pack_loose_request = struct.Struct("21d").pack_into
-pack_iteration = struct.Struct("29d").pack_into
-pack_batch = struct.Struct("5d").pack_into
-pack_gap = struct.Struct("5d").pack_into
-pack_error = struct.Struct("d").pack_into
+pack_loose_request = _row(RowKind.REQUEST).pack_into
+pack_iteration = _row(RowKind.ITERATION).pack_into
+pack_batch = _row(RowKind.BATCH).pack_into
+pack_gap = _row(RowKind.GAP).pack_into
+pack_error = _row(RowKind.ERROR).pack_into
+REQUEST_BYTES, ITERATION_BYTES, BATCH_BYTES, GAP_BYTES, ERROR_BYTES = (
+    _row(kind).size for kind in (RowKind.REQUEST, RowKind.ITERATION, RowKind.BATCH, RowKind.GAP, RowKind.ERROR)
+)
 
 
 BAD_VALUE = Exception

@@ -9,22 +9,20 @@ import numpy as np
 
 from batchscope.clock import Clock
 from batchscope.configuration import SchedulerLimits
+from batchscope.reasons import DROPPED, Tally
 from batchscope.recording.block import Layout
 from batchscope.recording.mistakes import Mistakes
 from batchscope.recording.ring import Pressure, Ring
-from batchscope.recording.tally import DROPPED, Tally
 from batchscope.recording.unread import Unread
-from batchscope.rows import GapColumn, Gaps, IterationColumn, RequestColumn, RowKind
+from batchscope.rows import PACKED_OF_ITERATION, PACKED_OF_REQUEST, GapColumn, Gaps, RequestColumn, RowKind
 
 _BLOCK_ROWS = {RowKind.REQUEST: 512, RowKind.ITERATION: 256, RowKind.BATCH: 512, RowKind.GAP: 1024, RowKind.ERROR: 512}
 _MAX_BLOCKS = 10
 _OPTIONAL_COUNTS = slice(RequestColumn.PROMPT_TOKENS, RequestColumn.PREEMPTIONS + 1)
 _TOKENS = slice(RequestColumn.TOKENS_GENERATED, RequestColumn.TOKENS_GENERATED + 1)
 _LAYOUTS = {
-    RowKind.REQUEST: Layout(
-        RequestColumn.OBSERVED, (_TOKENS, _OPTIONAL_COUNTS), _OPTIONAL_COUNTS, RequestColumn.REASON
-    ),
-    RowKind.ITERATION: Layout(IterationColumn.LIMITER_REPORTED),
+    RowKind.REQUEST: Layout(PACKED_OF_REQUEST, (_TOKENS, _OPTIONAL_COUNTS), _OPTIONAL_COUNTS, RequestColumn.REASON),
+    RowKind.ITERATION: Layout(PACKED_OF_ITERATION),
 }
 """What writers pack: all but the columns that the drain fills; the rest of the kinds is packed whole."""
 _RELIEF_AT = 256

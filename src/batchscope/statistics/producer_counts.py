@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from batchscope.aggregation.state import State
+from batchscope.reasons import Tally
 from batchscope.recording.producer import EngineCounts, Source
 from batchscope.recording.rings import Rings
 
@@ -32,22 +33,17 @@ class Counted(NamedTuple):
 def count(state: State, rings: Iterable[Rings], sources: Iterable[Source]) -> Counted:
     """Everything counted so far, by reason; the drain's lock is held."""
     received, lost, dropped = state.requests.untracked, state.requests.lost, 0
-    rejected: dict[str, int] = {}
+    rejected = Tally()
     engine = EngineCounts()
-    _add(rejected, state.rejections.counts)
+    rejected.update(state.rejections.counts)
     for writer_rings in list(rings):
-        _add(rejected, dict(writer_rings.rejected))
+        rejected.update(writer_rings.rejected.copy())
         dropped += writer_rings.dropped
     for source in sources:
         counts = source.counts()
         received += counts.received
         lost += counts.lost
         dropped += counts.dropped
-        _add(rejected, counts.rejected)
+        rejected.update(counts.rejected)
         engine = engine.plus(counts.engine)
     return Counted(received, lost, rejected, dropped, engine)
-
-
-def _add(into: dict[str, int], counts: Mapping[str, int]) -> None:
-    for reason, number in counts.items():
-        into[reason] = into.get(reason, 0) + number

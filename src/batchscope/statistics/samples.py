@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import starmap
+from math import isnan
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +19,10 @@ from batchscope.rows import (
     LIMITERS,
     REASONS,
     BatchColumn,
+    Floats,
     IterationColumn,
     RequestColumn,
+    Trait,
 )
 from batchscope.statistics.sample_list import Samples
 
@@ -33,7 +38,7 @@ DURATIONS = {
 
 
 def _whole(value: float) -> int | None:
-    return None if np.isnan(value) else int(value)
+    return None if isnan(value) else int(value)
 
 
 def request_metrics(
@@ -87,30 +92,22 @@ def slowest(samples: RowBuffer, by: str, most: int) -> Places:
 
 def iteration_metrics(samples: RowBuffer, wall: WallClock) -> Samples[IterationMetrics]:
     """Iterations, oldest first."""
-    c = IterationColumn
-    records = (
-        IterationMetrics(
-            iteration_number=int(row[c.ITERATION_NUMBER]),
-            request_count=int(row[c.REQUEST_COUNT]),
-            tokens_generated=int(row[c.TOKENS_GENERATED]),
-            requests_completed=int(row[c.REQUESTS_COMPLETED]),
-            processing_time=float(row[c.PROCESSING_TIME]),
-            memory_bytes_used=_whole(row[c.MEMORY_BYTES_USED]),
-            timestamp=wall.at(row[c.AT]),
-            limited_by=LIMITERS[int(row[c.LIMITED_BY])],
-            limiter_reported=bool(row[c.LIMITER_REPORTED]),
-            running_requests=_whole(row[c.RUNNING_REQUESTS]),
-            waiting_requests=_whole(row[c.WAITING_REQUESTS]),
-            scheduled_tokens=_whole(row[c.SCHEDULED_TOKENS]),
-            kv_cache_usage=float(row[c.KV_CACHE_USAGE]),
-            started_at=float(row[c.STARTED_AT]),
-            finished_at=float(row[c.FINISHED_AT]),
-            busy_time=float(row[c.BUSY_TIME]),
-            rank=int(row[c.RANK]),
-        )
-        for row in samples.rows()
-    )
-    return Samples(IterationMetrics, records)
+    rows = samples.rows()
+    columns = [_of_iterations(name, rows, wall) for name in IterationMetrics.__struct_fields__]
+    return Samples(IterationMetrics, starmap(IterationMetrics, zip(*columns, strict=True)))
+
+
+def _of_iterations(name: str, rows: Floats, wall: WallClock) -> list[Any]:
+    """A field of all of them."""
+    if name == "timestamp":
+        return [wall.at(at) for at in rows[:, IterationColumn.AT].tolist()]
+    column = IterationColumn[name.upper()]
+    values = rows[:, column].tolist()
+    if column is IterationColumn.LIMITED_BY:
+        return [LIMITERS[int(code)] for code in values]
+    if column is IterationColumn.LIMITER_REPORTED:
+        return [bool(reported) for reported in values]
+    return [_whole(value) for value in values] if column.traits & (Trait.COUNT | Trait.BYTES) else values
 
 
 def batch_metrics(samples: RowBuffer, wall: WallClock) -> Samples[BatchMetrics]:

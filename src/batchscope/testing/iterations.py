@@ -10,14 +10,12 @@ import numpy as np
 
 from batchscope.configuration import SchedulerLimits
 from batchscope.records import BatchLimiter, IterationResult, Latencies
+from batchscope.rows import IterationColumn, Trait
 from batchscope.testing.requests import not_numbers
 
-_DURATIONS = ("processing_time", "schedule_time", "forward_time")
-_COUNTS = (
-    "iteration_number", "request_count", "tokens_generated", "requests_completed", "running_requests",
-    "waiting_requests", "deferred_requests", "prefill_requests", "scheduled_tokens", "prefill_tokens",
-    "unscheduled_prefill_tokens", "preemptions", "draft_tokens", "accepted_tokens",
-)  # fmt: skip
+_DURATIONS = tuple(column.name.lower() for column in IterationColumn.having(Trait.SECONDS))
+_COUNTS = tuple(column.name.lower() for column in IterationColumn.having(Trait.COUNT | Trait.BYTES))
+_RATIOS = tuple(column.name.lower() for column in IterationColumn.having(Trait.RATIO))
 _NOT_MORE_THAN = (
     ("request_count", "running_requests"),
     ("prefill_requests", "request_count"),
@@ -39,8 +37,10 @@ def _of_one(iteration: IterationResult, limits: SchedulerLimits) -> Iterator[str
     yield from not_numbers(iteration, _DURATIONS, _COUNTS)
     if iteration.finished_at < iteration.started_at:
         yield f"finished_at = {iteration.finished_at} lies before started_at = {iteration.started_at}"
-    if not (math.isnan(iteration.kv_cache_usage) or 0 <= iteration.kv_cache_usage <= 1):
-        yield f"kv_cache_usage = {iteration.kv_cache_usage}: expected 0..1"
+    for name in _RATIOS:
+        ratio = getattr(iteration, name)
+        if not (math.isnan(ratio) or 0 <= ratio <= 1):
+            yield f"{name} = {ratio}: expected 0..1"
     for smaller, larger in _NOT_MORE_THAN:
         few, many = getattr(iteration, smaller), getattr(iteration, larger)
         if few is not None and many is not None and few > many:

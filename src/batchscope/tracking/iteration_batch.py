@@ -9,16 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.recording.mistakes import instants
-from batchscope.rows import Floats, IterationColumn
+from batchscope.rows import Floats, IterationColumn, Trait
 from batchscope.tracking.events import Iteration
 
 C = IterationColumn
-FIELDS = (
-    C.ITERATION_NUMBER, C.REQUESTS_COMPLETED, C.MEMORY_BYTES_USED, C.RUNNING_REQUESTS, C.WAITING_REQUESTS,
-    C.DEFERRED_REQUESTS, C.UNSCHEDULED_PREFILL_TOKENS, C.CACHED_PROMPT_TOKENS, C.RECOMPUTED_TOKENS,
-    C.DECODE_CONTEXT_TOKENS, C.DRAFT_TOKENS, C.ACCEPTED_TOKENS, C.KV_CACHE_USAGE, C.SCHEDULE_TIME,
-    C.FORWARD_TIME, C.RANK, C.LIMITED_BY,
-)  # fmt: skip
+FIELDS = C.having(Trait.TOLD)
 """What ``Iteration.scalars`` holds after start and finish, in order."""
 
 NEGATIVE = "negative"
