@@ -3,100 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from batchscope.configuration import SchedulerLimits
-from batchscope.rows import Floats, IterationColumn, RowKind, Rows, StartColumn, empty_rows
+from batchscope.rows import Floats, IterationColumn
 from batchscope.tracking.history import Emissions, History
+from batchscope.tracking.iteration_batch import IterationBatch
 from batchscope.tracking.runs import Mask, longest_within
-from batchscope.tracking.slots import FREE, Indices, SlotTable
+from batchscope.tracking.slots import FREE, Indices, SlotTable, Touched
 
 C = IterationColumn
 _MAX_DEPARTED = 4096
 
 
-def first_times(history: History, found: Emissions, started: Floats, table: SlotTable) -> list[Rows]:
-    """Queue times of requests scheduled, and TTFTs of requests that emit, for the first time; fills the table.
+def changed(history: History, found: Emissions, started: Floats, decoding: Mask, batch: IterationBatch) -> Touched:
+    """What becomes of the slots that the iterations touched: places and phases, waits, tokens, first and last times.
 
     A request that arrived while its first iteration was being formed did not wait: its queue time is 0.
     """
-    new = np.isnan(table.first_scheduled_at[history.slots])
-    slot = history.slots[new]
-    at = np.maximum(started[history.begin[history.starts[new]]], table.arrived_at[slot])
-    table.first_scheduled_at[slot] = at
-    queue = _start_rows(slot, at, StartColumn.QUEUE_TIME, table)
-
-    emitting = found.slot[found.starts]
-    fresh = np.isnan(table.first_token_at[emitting])
-    slot, at = emitting[fresh], found.at[found.starts[fresh]]
-    table.first_token_at[slot] = at
-    first_token = _start_rows(slot, at, StartColumn.TIME_TO_FIRST_TOKEN, table)
-    return [rows for rows in (queue, first_token) if len(rows.values)]
-
-
-def _start_rows(slot: Indices, at: Floats, column: StartColumn, table: SlotTable) -> Rows:
-    rows = empty_rows(RowKind.START, len(slot))
-    rows[:, StartColumn.AT] = at
-    rows[:, StartColumn.REQUEST_CLASS] = table.request_class[slot]
-    rows[:, column] = at - table.arrived_at[slot]
-    return Rows(RowKind.START, rows)
-
-
-def schedule(history: History, started: Floats, ranks: Floats, decoding: Mask, table: SlotTable) -> None:
-    """Places held and where, phases, evictions and the waits they cause."""
-    slots, ends = history.slots, history.ends
-    table.rank[slots] = ranks[history.begin[ends]]
+    before, ends = history.before, history.ends
+    begun = started[history.begin[history.starts]]
     emits = history.emitting()
-    _resume_waiting(history, started, table)
-    if history.evicted is None:
-        table.holding[slots] = True
-        table.decoding[slots] = True if emits is None else decoding[ends] | emits[ends]
-        return
-    gone = history.evicted[ends]
-    table.holding[slots] = ~gone
-    table.decoding[slots] = ~gone & (True if emits is None else decoding[ends] | emits[ends])
-    _resume_evicted(history, started, table)
-    evicted_slots = history.slot[history.evicted]
-    np.add.at(table.preemptions, evicted_slots, 1)
-    table.preempted_at[slots[gone]] = started[history.begin[ends[gone]]]
+    holding = np.ones(len(ends), dtype=np.bool_) if history.evicted is None else ~history.evicted[ends]
+    after = before._replace(
+        first_scheduled_at=np.where(
+            np.isnan(before.first_scheduled_at), np.maximum(begun, before.arrived_at), before.first_scheduled_at
+        ),
+        preempted_time=before.preempted_time + np.nan_to_num(begun - before.preempted_at),
+        preempted_at=np.full(len(ends), np.nan),
+        rank=batch.ranks[history.begin[ends]],
+        holding=holding,
+        decoding=holding & (True if emits is None else decoding[ends] | emits[ends]),
+    )
+    if history.evicted is not None:
+        after = _evicted(after, history, started)
+    return _emitted(after, found, batch.finished) if len(found.slot) else after
 
 
-def _resume_waiting(history: History, started: Floats, table: SlotTable) -> None:
-    """Slots evicted in an earlier drain are scheduled again: their wait ends."""
-    slots = history.slots
-    since = table.preempted_at[slots]
-    waited = ~np.isnan(since)
-    if waited.any():
-        slot = slots[waited]
-        table.preempted_time[slot] += started[history.begin[history.starts[waited]]] - since[waited]
-        table.preempted_at[slot] = np.nan
-
-
-def _resume_evicted(history: History, started: Floats, table: SlotTable) -> None:
-    """Slots evicted and scheduled again within this drain."""
-    assert history.evicted is not None  # noqa: S101  (the caller looked)
-    again = np.flatnonzero(history.evicted[:-1] & ~history.first[1:]) + 1
+def _evicted(after: Touched, history: History, started: Floats) -> Touched:
+    """Evictions, and the waits of those scheduled again within this drain."""
+    evicted, group = history.evicted, history.group
+    assert evicted is not None  # noqa: S101  (the caller looked)
+    again = np.flatnonzero(evicted[:-1] & ~history.first[1:]) + 1
     waits = started[history.begin[again]] - started[history.begin[again - 1]]
-    np.add.at(table.preempted_time, history.slot[again], waits)
+    count = len(after.slot)
+    return after._replace(
+        preempted_time=after.preempted_time + np.bincount(group[again], weights=waits, minlength=count),
+        preempted_at=np.where(after.holding, np.nan, started[history.begin[history.ends]]),
+        preemptions=after.preemptions + np.bincount(group[evicted], minlength=count),
+    )
 
 
-def emit(found: Emissions, finished: Floats, table: SlotTable) -> None:
-    """Tokens, last emission and longest gap of each slot that emitted."""
-    if not len(found.slot):
-        return
-    slots = found.slot[found.starts]
+def _emitted(after: Touched, found: Emissions, finished: Floats) -> Touched:
+    """Tokens, first and last emission and longest gap of each slot that emitted."""
+    place = after.slot.searchsorted(found.slot[found.starts])
     ends = np.append(found.starts[1:], len(found.slot)) - 1
-    table.last_token_at[slots] = found.last_at[ends]
     tokens = found.end - found.begin + 1
     if found.tokens is not None:
         tokens *= found.tokens  # one each where a run is longer than one
-    table.tokens[slots] += np.add.reduceat(tokens, found.starts)
-    within = longest_within(finished, found.begin, found.end)
-    longest = np.fmax.reduceat(np.fmax(found.gap, within), found.starts)
-    table.max_gap[slots] = np.fmax(table.max_gap[slots], longest)
+    longest = np.fmax(found.gap, longest_within(finished, found.begin, found.end))
+    first = np.where(np.isnan(after.first_token_at[place]), found.at[found.starts], after.first_token_at[place])
+    return after._replace(
+        first_token_at=_with(after.first_token_at, place, first),
+        last_token_at=_with(after.last_token_at, place, found.last_at[ends]),
+        tokens=_with(after.tokens, place, after.tokens[place] + np.add.reduceat(tokens, found.starts)),
+        max_gap=_with(
+            after.max_gap, place, np.fmax(after.max_gap[place], np.fmax.reduceat(longest, found.starts))
+        ),
+    )  # fmt: skip
+
+
+def _with(column: np.ndarray[Any, Any], place: Indices, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    column = column.copy()
+    column[place] = values
+    return column
 
 
 class Departures(NamedTuple):
@@ -169,21 +152,21 @@ class Moves:
         self._waits = _Waits(waiting, begin, np.full(len(waiting), np.inf), table.rank[waiting], tokens)
 
     def collect(self, history: History, started: Floats, ranks: Floats) -> None:
-        """Places taken (first scheduled or again) and lost (evicted); call before the table changes."""
+        """Places taken (first scheduled or again) and lost (evicted)."""
         at, rank = started[history.begin], ranks[history.begin]
-        table, first = self._table, history.starts
+        first = history.starts
         held = np.empty(len(history.slot), dtype=np.bool_)
-        held[first] = table.holding[history.slots]
+        held[first] = history.before.holding
         held[1:] = np.where(history.first[1:], held[1:], True if history.evicted is None else ~history.evicted[:-1])
         before = np.empty(len(rank))  # the rank of the place held
         before[1:] = rank[:-1]
-        before[first] = table.rank[history.slots]
+        before[first] = history.before.rank
         taken = ~held if history.evicted is None else ~held & ~history.evicted
         left = np.zeros(len(rank), dtype=np.bool_) if history.evicted is None else history.evicted
         moved = held & ~left & (before != rank)  # to another rank, place and all
         self._taken = _Instants(at[taken | moved], rank[taken | moved])
         self._left = _Instants(at[left | moved], before[left | moved])
-        ends = np.full(table.capacity, np.inf)
+        ends = np.full(self._table.capacity, np.inf)
         ends[history.slots] = at[first]
         self._waits = self._waits._replace(end=ends[self._waits.slot])
         if left.any():
@@ -196,9 +179,9 @@ class Moves:
         again = np.where(follows, at[np.minimum(left + 1, len(at) - 1)], np.inf)
         counts = history.end - history.begin + 1
         emitted = np.cumsum(counts if history.tokens is None else counts * history.tokens)
-        group = history.starts.searchsorted(left, side="right") - 1
+        group = history.group[left]
         base = np.where(history.starts > 0, emitted[history.starts - 1], 0)[group]
-        tokens = self._table.prompt_tokens[slot] + self._table.tokens[slot] + emitted[left] - base
+        tokens = history.before.prompt_tokens[group] + history.before.tokens[group] + emitted[left] - base
         more = _Waits(slot, at[left], again, rank[left], tokens)
         self._waits = _Waits(*[np.concatenate(pair) for pair in zip(self._waits, more, strict=True)])
 

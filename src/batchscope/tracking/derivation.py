@@ -13,11 +13,11 @@ from batchscope.recording.mistakes import Mistakes, instants
 from batchscope.recording.rings import Numbering
 from batchscope.rows import BatchColumn, Floats, Gaps, IterationColumn, Rows
 from batchscope.tracking.admission import STALE_SLOT, Admission, Leaving
-from batchscope.tracking.changes import NOBODY, Moves, emit, first_times, schedule
+from batchscope.tracking.changes import NOBODY, Moves, changed
 from batchscope.tracking.events import Arrival, Event, Finish, Iteration
 from batchscope.tracking.history import History, emissions, gaps
 from batchscope.tracking.iteration_batch import IterationBatch, gather
-from batchscope.tracking.results import COMPLETES, iteration_rows, request_rows
+from batchscope.tracking.results import COMPLETES, iteration_rows, request_rows, start_rows
 from batchscope.tracking.runs import Elements, Mask, covering, long_runs, single_runs
 from batchscope.tracking.slots import FREE, SlotTable
 from batchscope.tracking.spans import ordinals, span_rows
@@ -106,13 +106,13 @@ class Derivation:
     def _iterate(self, batch: IterationBatch, leaving: Leaving, moves: Moves) -> list[Rows | Gaps]:
         history = self._consistent(self._known(batch), batch, leaving)
         started = self._starts(batch, history)
-        found = emissions(history, self.table, batch.finished)
-        decoding = history.decoding(self.table)
-        out: list[Rows | Gaps] = [*gaps(found, batch.finished), *first_times(history, found, started, self.table)]
-        moves.collect(history, started, batch.ranks)
-        schedule(history, started, batch.ranks, decoding, self.table)
-        emit(found, batch.finished, self.table)
+        found = emissions(history, batch.finished)
+        decoding = history.decoding()
+        after = changed(history, found, started, decoding, batch)
+        out: list[Rows | Gaps] = [*gaps(found, batch.finished), *start_rows(history.before, after)]
         rows, batches = iteration_rows(batch, history, started, decoding, self.limits)
+        moves.collect(history, started, batch.ranks)
+        self.table.write(after)
         moves.fill(rows.values, leaving.slot, leaving.at, self.limits)
         if batch.heads.max() != FREE:
             self.reject(STALE_SLOT, moves.tell_heads(rows.values, batch.heads))
@@ -177,12 +177,12 @@ class Derivation:
         if one_rank and (batch.finished[1:] >= batch.finished[:-1]).all():
             runs = long_runs(elements, capacity, batch.size)
             if runs is not None:
-                history = History(runs)
+                history = History(runs, self.table)
                 if not any(bad.any() for _, bad in self._wrong(history, batch, leaving)):
                     return history
         while True:
             runs, order = single_runs(elements, capacity)
-            history = History(runs)
+            history = History(runs, self.table)
             for reason, bad in self._wrong(history, batch, leaving):
                 if bad.any():
                     excused = bad & batch.formed[history.begin] & (reason == STALE_SLOT)
@@ -200,7 +200,7 @@ class Derivation:
         yield DUPLICATE_SLOT, history.repeated()
         yield STALE_SLOT, self._gone(history, batch.position, leaving)
         yield OUT_OF_ORDER, self._going_back(history, batch.finished)
-        yield NOT_RUNNING, history.not_running(self.table)
+        yield NOT_RUNNING, history.not_running()
 
     def _detail(self, reason: str, history: History, place: int, batch: IterationBatch) -> str:
         """What is known of a run that cannot be: its slot, its request's instants, its iteration's end."""
@@ -226,11 +226,11 @@ class Derivation:
             bad[part] = position[history.end[part]] > at
         return bad
 
-    def _going_back(self, history: History, finished: Floats) -> Mask:
+    @staticmethod
+    def _going_back(history: History, finished: Floats) -> Mask:
         """Runs that begin in iterations that ended before the same request's arrival or last emission."""
-        table, slots = self.table, history.slots
         bad = np.zeros(len(history.slot), dtype=np.bool_)
-        known = np.fmax(table.arrived_at[slots], table.last_token_at[slots])
+        known = np.fmax(history.before.arrived_at, history.before.last_token_at)
         bad[history.starts] = finished[history.begin[history.starts]] < known
         if (finished[1:] < finished[:-1]).any():  # then runs are single elements
             at = finished[history.begin]

@@ -12,21 +12,28 @@ from batchscope.tracking.slots import Indices, SlotTable
 
 
 class History:
-    """Runs sorted by slot, each slot's in the order of iterations."""
+    """Runs sorted by slot, each slot's in the order of iterations; ``before``: what was known of these slots."""
 
-    def __init__(self, runs: Runs) -> None:
+    def __init__(self, runs: Runs, table: SlotTable) -> None:
         self.slot, self.begin, self.end, self.tokens, self.scheduled, self.evicted = runs
         self.starts, self.first = group_starts(self.slot)
+        self.before = table.read(self.slot[self.starts])
 
     @property
     def slots(self) -> Indices:
         """The slots, once each, ascending."""
-        return self.slot[self.starts]
+        return self.before.slot
 
     @property
     def ends(self) -> Indices:
         """The position of each slot's last run."""
         return np.append(self.starts[1:], len(self.slot))[: len(self.starts)] - 1
+
+    @property
+    def group(self) -> Indices:
+        """The place of each run's slot among ``slots``."""
+        places: Indices = np.cumsum(self.first) - 1
+        return places
 
     def repeated(self) -> Mask:
         """Runs that name a slot a second time in the same iteration."""
@@ -35,13 +42,13 @@ class History:
         again &= ~self.first
         return again
 
-    def not_running(self, table: SlotTable) -> Mask:
+    def not_running(self) -> Mask:
         """Evictions of slots that held no place."""
         if self.evicted is None:
             return np.zeros(len(self.slot), dtype=np.bool_)
         held = np.empty(len(self.slot), dtype=np.bool_)
         held[1:] = ~self.evicted[:-1]
-        held[self.starts] = table.holding[self.slots]
+        held[self.starts] = self.before.holding
         return self.evicted & ~held
 
     def emitting(self) -> Mask | None:
@@ -53,13 +60,13 @@ class History:
             emits &= ~self.evicted
         return None if emits.all() else emits
 
-    def decoding(self, table: SlotTable) -> Mask:
+    def decoding(self) -> Mask:
         """Runs whose slot had emitted, before, since it was last taken in: the others begin with prefill."""
         emits = self.emitting()
         if emits is None:
-            before = np.ones(len(self.slot), dtype=np.bool_)
-            before[self.starts] = table.decoding[self.slots]
-            return before
+            emitted = np.ones(len(self.slot), dtype=np.bool_)
+            emitted[self.starts] = self.before.decoding
+            return emitted
         opens = self.first.copy()
         if self.evicted is not None:
             opens[1:] |= self.evicted[:-1]
@@ -67,7 +74,7 @@ class History:
         emitted_before: Ints = np.cumsum(emits) - emits
         lengths = np.diff(np.append(segments, len(self.slot)))
         since: Ints = emitted_before - np.repeat(emitted_before[segments], lengths)
-        inherited = self.first[segments] & table.decoding[self.slot[segments]]
+        inherited = self.first[segments] & self.before.decoding[self.group[segments]]
         return (since > 0) | np.repeat(inherited, lengths)
 
 
@@ -89,7 +96,7 @@ class Emissions(NamedTuple):
     follows: Mask
 
 
-def emissions(history: History, table: SlotTable, finished: Floats) -> Emissions:
+def emissions(history: History, finished: Floats) -> Emissions:
     """Emissions of all slots, sorted by slot."""
     emits = history.emitting()
     slot, begin, end = history.slot, history.begin, history.end
@@ -101,7 +108,7 @@ def emissions(history: History, table: SlotTable, finished: Floats) -> Emissions
     at, last_at = finished[begin], finished[end]
     gap = np.empty_like(at)
     np.subtract(at[1:], last_at[:-1], out=gap[1:])
-    gap[starts] = at[starts] - table.last_token_at[slot[starts]]
+    gap[starts] = at[starts] - history.before.last_token_at[history.slots.searchsorted(slot[starts])]
     follows = np.empty(len(slot), dtype=np.bool_)
     np.equal(begin[1:], end[:-1] + 1, out=follows[1:])
     follows[starts] = False

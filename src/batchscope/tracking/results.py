@@ -10,12 +10,22 @@ import numpy as np
 from batchscope.configuration import SchedulerLimits
 from batchscope.recording.mistakes import instants
 from batchscope.records import Outcome
-from batchscope.rows import REASONS, BatchColumn, Floats, IterationColumn, RequestColumn, RowKind, Rows, empty_rows
+from batchscope.rows import (
+    REASONS,
+    BatchColumn,
+    Floats,
+    IterationColumn,
+    RequestColumn,
+    RowKind,
+    Rows,
+    StartColumn,
+    empty_rows,
+)
 from batchscope.tracking.events import Finish
 from batchscope.tracking.history import History
 from batchscope.tracking.iteration_batch import FIELDS, UNKNOWN_TOKENS, IterationBatch
 from batchscope.tracking.runs import Mask, covering
-from batchscope.tracking.slots import Indices, SlotTable
+from batchscope.tracking.slots import Indices, SlotTable, Touched
 
 C = IterationColumn
 R = RequestColumn
@@ -24,6 +34,22 @@ NEGATIVE = "negative"
 NOT_RUNNING = "not_running"
 Reject = Callable[[str, int, str, str], None]
 COMPLETES = np.array([reason.outcome is Outcome.COMPLETED for reason in REASONS])
+
+
+def start_rows(before: Touched, after: Touched) -> list[Rows]:
+    """Queue times of requests that are scheduled, and TTFTs of requests that emit, for the first time."""
+    scheduled = _first(before.first_scheduled_at, after.first_scheduled_at, StartColumn.QUEUE_TIME, after)
+    emitting = _first(before.first_token_at, after.first_token_at, StartColumn.TIME_TO_FIRST_TOKEN, after)
+    return [rows for rows in (scheduled, emitting) if len(rows.values)]
+
+
+def _first(before: Floats, after: Floats, column: StartColumn, touched: Touched) -> Rows:
+    new = np.isnan(before) & ~np.isnan(after)
+    rows = empty_rows(RowKind.START, int(np.count_nonzero(new)))
+    rows[:, StartColumn.AT] = after[new]
+    rows[:, StartColumn.REQUEST_CLASS] = touched.request_class[new]
+    rows[:, column] = after[new] - touched.arrived_at[new]
+    return Rows(RowKind.START, rows)
 
 
 def iteration_rows(

@@ -25,6 +25,26 @@ FREE = -1
 _NUMBERS_A_ROW = 4
 
 
+class Touched(NamedTuple):
+    """Copies of the columns at some rows of the table, each once, ascending: as they are, or as they become."""
+
+    slot: Indices
+    arrived_at: Floats
+    prompt_tokens: Floats
+    request_class: Floats
+    first_scheduled_at: Floats
+    first_token_at: Floats
+    last_token_at: Floats
+    preempted_at: Floats
+    preempted_time: Floats
+    max_gap: Floats
+    tokens: npt.NDArray[np.int64]
+    preemptions: npt.NDArray[np.int64]
+    rank: Floats
+    holding: npt.NDArray[np.bool_]
+    decoding: npt.NDArray[np.bool_]
+
+
 class _Places(NamedTuple):
     """Handle -> row. ``window[handle - base]`` for the latest numbers, ``FREE`` where nobody is in flight.
 
@@ -138,6 +158,15 @@ class SlotTable:
         self.preemptions[index] = 0
         self.holding[index] = False
         self.decoding[index] = False
+
+    def read(self, slots: Indices) -> Touched:
+        """The columns at ``slots``."""
+        return Touched(slots, *[getattr(self, name)[slots] for name in Touched._fields[1:]])
+
+    def write(self, touched: Touched) -> None:
+        """Put changed columns back."""
+        for name, column in zip(Touched._fields[1:], touched[1:], strict=True):
+            getattr(self, name)[touched.slot] = column
 
     def release(self, index: Indices) -> None:
         """End the requests at these rows."""
