@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from batchscope.configuration import SchedulerLimits
 from batchscope.records import BatchLimiter
-from batchscope.statistics.snapshot import MetricsSnapshot
-from batchscope.views.numbers import ROUNDING, percent
+from batchscope.views.board import Board, Slo
+from batchscope.views.numbers import MISSING, ROUNDING, count, percent
 
-TARGETS = {
+_SHORT = {
+    "queue_time": "queue",
     "time_to_first_token": "TTFT",
     "time_per_output_token": "TPOT",
+    "inter_token_latency": "ITL",
+    "inter_emission_latency": "gap",
+    "prefill_time": "prefill",
+    "decode_time": "decode",
+    "preempted_time": "preempted",
+    "total_time": "e2e",
+    "iteration_duration": "iteration",
+    "processing_time": "processing",
     "e2e_latency": "e2e",
     "max_emission_gap": "gap",
 }
@@ -31,8 +40,30 @@ _HOLDERS = {
     BatchLimiter.DEMAND: "there was no more to do",
     BatchLimiter.UNKNOWN: "nobody said, nor can it be inferred",
 }
+TROUBLES = {
+    "overdue": "unfinished and past their SLO",
+    "lost": "lost",
+    "errors": "errors",
+    "rejected": "records rejected",
+    "dropped": "records dropped",
+}
 REPORTED = "reported by the scheduler"
 _WORTH_NAMING = 0.1
+
+
+def short_name(quantity: str) -> str:
+    """What people call a latency, or a target for it: ``TTFT``; its own name where they have no other."""
+    return _SHORT.get(quantity, quantity)
+
+
+def within(error: float) -> str:
+    """A relative error as two digits of per cent: ``within 0.54 %``."""
+    return f"within {100 * error:.2g} %" if math.isfinite(error) else f"within {MISSING}"
+
+
+def missed_by(slo: Slo) -> list[str]:
+    """The targets that were missed, each with how often."""
+    return [f"{short_name(name)} {count(number)}" for name, number in slo.missed_by.items()]
 
 
 def limiter_name(limiter: str) -> str:
@@ -61,30 +92,24 @@ def what_it_is(limiter: str, limits: SchedulerLimits) -> str:
     return setting_of(limiter, limits) or holder(limiter, limits)
 
 
-def by_share(shares: Mapping[str, float]) -> list[tuple[str, float]]:
-    """The largest first, without those that never were."""
-    return sorted(((name, share) for name, share in shares.items() if 0 < share < math.inf), key=lambda pair: -pair[1])
-
-
-def holders(snapshot: MetricsSnapshot) -> Iterator[tuple[str, str]]:
+def holders(board: Board) -> Iterator[tuple[str, str]]:
     """What held the batch most: the limiter, and in words for how much of busy time.
 
     Behind what is nothing to change, demand that was the largest or what is not known, comes the first that is.
     """
-    statistics = snapshot.iteration_stats
-    who = origin(statistics.limiter_reported_ratio)
-    shares = by_share(statistics.limited_by)
-    for limiter, share in shares:
-        if share < _WORTH_NAMING and limiter != shares[0][0]:
+    who = origin(board.reported_ratio)
+    for one in board.held:
+        largest = one is board.held[0]
+        if one.share < _WORTH_NAMING and not largest:
             return
-        text = f"{holder(limiter, snapshot.limits)}: {percent(share)} of busy time"
-        if limiter == BatchLimiter.UNKNOWN:
-            yield limiter, text
-        elif limiter != BatchLimiter.DEMAND:
-            yield limiter, text if who == REPORTED else f"{text} ({who})"
+        text = f"{holder(one.limiter, board.limits)}: {percent(one.share)} of busy time"
+        if one.limiter == BatchLimiter.UNKNOWN:
+            yield one.limiter, text
+        elif one.limiter != BatchLimiter.DEMAND:
+            yield one.limiter, text if who == REPORTED else f"{text} ({who})"
             return
-        elif limiter == shares[0][0]:
-            yield limiter, f"mostly nothing, {text}"
+        elif largest:
+            yield one.limiter, f"mostly nothing, {text}"
 
 
 def origin(reported_ratio: float) -> str:
