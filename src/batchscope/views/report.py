@@ -30,6 +30,7 @@ from batchscope.views.numbers import (
     sparkline,
 )
 from batchscope.views.timeline import Timeline
+from batchscope.views.verdict import verdict
 from batchscope.views.words import limiter_name, missed_by, origin, short_name, what_it_is, within
 
 _COLOR = {
@@ -72,11 +73,13 @@ class Report:
         self.snapshot = snapshot
         self.interrupted = interrupted
         self._board = board(shown_document(snapshot))
+        self._verdict = verdict(snapshot)
         self._timeline = timeline
         self._head = Head(self._board, shown(title), why_refused, interrupted=interrupted)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width, ascii_only = options.max_width, options.ascii_only
+        yield Text(self._verdict.sentence, "bold")
         yield self._head.panel(width)
         yield _section("Latency", self._population(), _latency(self._latencies, width))
         if self._timeline is None:
