@@ -12,6 +12,7 @@ from rich.text import Text
 
 from batchscope.records import BatchLimiter
 from batchscope.text import shown
+from batchscope.views import palette
 from batchscope.views.board import Board, Throughput, Trouble
 from batchscope.views.numbers import MISSING, amount, count, per_second, percent
 from batchscope.views.words import TROUBLES, holders
@@ -33,16 +34,16 @@ class Head:
     def panel(self, width: int) -> Panel:
         """A frame of ``width`` columns around a line for each answer; the title is in it where it has room."""
         interrupted = "  INTERRUPTED: what ran so far" if self._interrupted else ""
-        title = Text.assemble(("batchscope", "bold cyan"), f"  {self._title}", (interrupted, "bold red"))
+        title = Text.assemble(("batchscope", palette.NAME), f"  {self._title}", (interrupted, f"bold {palette.BAD}"))
         lines = Table.grid(padding=(0, 2))
         lines.add_column(style="dim", no_wrap=True)
         lines.add_column(overflow="fold")
         if title.cell_len > width - 8:
-            title = Text.assemble(("batchscope", "bold cyan"), (interrupted, "bold red"))
+            title = Text.assemble(("batchscope", palette.NAME), (interrupted, f"bold {palette.BAD}"))
             lines.add_row("of", self._title)
         for name, items in self._lines():
             lines.add_row(name, _flow(items, width - _FRAME))
-        color = "red" if self._interrupted else "cyan"
+        color = palette.BAD if self._interrupted else palette.BATCH
         return Panel(lines, title=title, title_align="left", border_style=color, box=box.ROUNDED)
 
     def _lines(self) -> Iterator[tuple[str, list[Text]]]:
@@ -58,7 +59,7 @@ class Head:
         held_by = [text for name, text in holders(self._board) if name != BatchLimiter.DEMAND or demand_tells]
         if held_by:
             yield "held by", [Text(text, "bold") for text in held_by]
-        if troubles := [Text(_trouble(trouble), "yellow") for trouble in self._board.troubles]:
+        if troubles := [Text(_trouble(trouble), palette.WARNING) for trouble in self._board.troubles]:
             yield "to note", troubles
 
     def _requests(self) -> Iterator[Text]:
@@ -66,7 +67,7 @@ class Head:
         yield Text.assemble(
             (count(requests.arrived), "bold"),
             " arrived:  ",
-            (f"{count(requests.completed)} completed", "green"),
+            (f"{count(requests.completed)} completed", palette.GOOD),
         )
         reasons = ", ".join(f"{reason} {count(number)}" for reason, number in requests.failed_by_reason.items())
         yield Text(f"{count(requests.failed)} failed" + (f" ({reasons})" if reasons else ""))
@@ -78,7 +79,9 @@ class Head:
         """Said in the head, since what was never admitted shows nowhere else."""
         requests = self._board.requests
         most = "most requests: " if requests.mostly_refused else ""
-        yield Text(f"{most}{count(requests.refused)} of {count(requests.finished)}, at admission", "bold red")
+        yield Text(
+            f"{most}{count(requests.refused)} of {count(requests.finished)}, at admission", f"bold {palette.BAD}"
+        )
         if self._why_refused:
             yield Text(self._why_refused, "bold")
 

@@ -10,11 +10,11 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from batchscope.records import BatchLimiter
 from batchscope.rows import IterationColumn
 from batchscope.scraping.table import Quantity
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.text import shown, shown_document
+from batchscope.views import palette
 from batchscope.views.board import Latency, Slo, board
 from batchscope.views.head import Head
 from batchscope.views.numbers import (
@@ -33,12 +33,6 @@ from batchscope.views.timeline import Timeline
 from batchscope.views.verdict import verdict
 from batchscope.views.words import limiter_name, missed_by, origin, short_name, what_it_is, within
 
-_COLOR = {
-    BatchLimiter.REQUEST_SLOTS: "magenta",
-    BatchLimiter.TOKEN_BUDGET: "yellow",
-    BatchLimiter.KV_CACHE: "red",
-    BatchLimiter.DEMAND: "green",
-}
 _ROOM = 100
 """Columns from which on there is room for words beside the figures."""
 _PLENTY = 120
@@ -79,7 +73,7 @@ class Report:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width, ascii_only = options.max_width, options.ascii_only
-        yield Text(self._verdict.sentence, "bold")
+        yield Text(self._verdict.sentence, palette.STATES[self._verdict.state])
         yield self._head.panel(width)
         yield _section("Latency", self._population(), _latency(self._latencies, width))
         if self._timeline is None:
@@ -124,9 +118,9 @@ class Report:
         cells = max(10, width - 34)
         table = _rows(cells)
         for name, quantity, top, color in (
-            ("batch", IterationColumn.REQUEST_COUNT, float(limit or math.nan), "cyan"),
-            ("KV cache", IterationColumn.KV_CACHE_USAGE, 1.0, "red"),
-            ("waiting", IterationColumn.WAITING_REQUESTS, math.nan, "yellow"),
+            ("batch", IterationColumn.REQUEST_COUNT, float(limit or math.nan), palette.BATCH),
+            ("KV cache", IterationColumn.KV_CACHE_USAGE, 1.0, palette.KV_CACHE),
+            ("waiting", IterationColumn.WAITING_REQUESTS, math.nan, palette.WAITING),
         ):
             means, peak = [float(value) for value in timeline.means(quantity, cells)], timeline.peak(quantity)
             highest = max((value for value in means if not math.isnan(value)), default=1.0)
@@ -142,12 +136,12 @@ class Report:
         table = _rows(cells)
         places = f" of {count(batch.places)}" if batch.places else ""
         for name, ratio, color, words in (
-            ("batch", batch.full_by_time, "cyan",
+            ("batch", batch.full_by_time, palette.BATCH,
              [f"mean {percent(batch.full_by_time)}{places}", f"largest {count(batch.largest)}",
               f"now {count(batch.running)} running"]),
-            ("KV cache", kv_cache.mean, "red",
+            ("KV cache", kv_cache.mean, palette.KV_CACHE,
              [f"mean {percent(kv_cache.mean)}", f"now {percent(kv_cache.highest)}"]),
-            ("waiting", math.nan, "yellow",
+            ("waiting", math.nan, palette.WAITING,
              [f"mean {amount(waiting.mean)}", f"now {count(waiting.now)}",
               f"oldest {duration(waiting.oldest_seconds)}"]),
         ):  # fmt: skip
@@ -171,7 +165,7 @@ class Report:
         table.add_column("which is", overflow="fold")
         cells = 20 if width >= _PLENTY else 12 if width >= _ROOM else 5
         for one, lasted in zip(held, seconds, strict=True):
-            color = _COLOR.get(one.limiter, "blue")  # type: ignore[call-overload]
+            color = palette.LIMITERS.get(one.limiter, palette.NEWER).color
             chart = Text(bar(min(one.share, 1.0), cells, ascii_only=ascii_only), style=color)
             what, lost = what_it_is(one.limiter, self._board.limits), amount(one.lost_slot_seconds)
             table.add_row(limiter_name(one.limiter), percent(one.share), chart, lasted, lost, what)
@@ -189,7 +183,7 @@ def _slo(classes: Sequence[Slo], width: int) -> RenderableType:
             slo.request_class,
             targets or MISSING,
             count(slo.evaluated),
-            Text(percent(slo.attainment), style=_grade(slo.attainment)),
+            Text(percent(slo.attainment), style=f"bold {palette.grade(slo.attainment)}"),
             percent_range(*slo.attainment_range),
             f"{per_second(slo.goodput)}/s",
             "\n".join(missed_by(slo)) or MISSING,
@@ -253,9 +247,3 @@ def _error(rows: Sequence[Latency]) -> str:
 
 def _known(words: str) -> bool:
     return MISSING not in words.split()
-
-
-def _grade(attainment: float) -> str:
-    if math.isnan(attainment):
-        return ""
-    return "bold green" if attainment >= 0.99 else "bold yellow" if attainment >= 0.9 else "bold red"

@@ -15,6 +15,7 @@ from rich.text import Text
 from batchscope.scraping.documents import Interval, ScrapedSnapshot, ScrapeWindow, TargetReport, WatchDocument
 from batchscope.scraping.table import DURATIONS, Quantity
 from batchscope.text import shown_document
+from batchscope.views import palette
 from batchscope.views.board import Board, Latency, Slo, board
 from batchscope.views.numbers import MISSING, count, duration, per_second, percent, percent_range
 from batchscope.views.words import limiter_name, missed_by, origin, short_name, within
@@ -23,7 +24,6 @@ _ITL, _GAP = Quantity.INTER_TOKEN_LATENCY, Quantity.INTER_EMISSION_LATENCY
 _GAPS: dict[str, str] = {_ITL: "ITL, a token", _GAP: "gap, an output"}
 _ITL_IS_GAP = "ITL = gap"
 """One token an output: both are the same observations."""
-_STATE_STYLE = {"up": "green", "stale": "bold yellow", "vanished": "bold red", "down": "bold red", "unknown": "yellow"}
 _TARGET_COLUMNS = (
     (40, ("state", "run", "wait", "KV cache", "req/s", "tok/s", "over")),
     (28, ("state", "run", "wait", "KV cache", "req/s", "tok/s")),
@@ -118,8 +118,10 @@ class _Round:
         yield _fitting(console, options, [_targets(looked, *one) for one in sets])
         for target in looked.targets:
             if target.report.error:
-                yield Text(f"{target.name}: {_trouble(target.report)}", style="red")
-        yield from (Text(f"{one.name}: {note}", style="yellow") for one in looked.targets for note in one.report.notes)
+                yield Text(f"{target.name}: {_trouble(target.report)}", style=palette.BAD)
+        yield from (
+            Text(f"{one.name}: {note}", style=palette.WARNING) for one in looked.targets for note in one.report.notes
+        )
         yield from _holders(looked, dense=dense)
         if len(looked.up) > 1 and looked.fleet is not None:
             yield from _notes(looked.fleet)
@@ -145,7 +147,9 @@ class _Round:
                 room -= lines(title) + lines(table)
                 yield Group(title, table)
         if left_out:
-            yield Text(f"rows of latencies not shown: {left_out}; a higher screen has them, or --json", style="yellow")
+            yield Text(
+                f"rows of latencies not shown: {left_out}; a higher screen has them, or --json", style=palette.WARNING
+            )
 
 
 def _first(rows: Sequence[Row], most: float) -> list[Row]:
@@ -173,7 +177,7 @@ def _fitting(console: Console, options: ConsoleOptions, tables: Sequence[Table])
 def _head(looked: _Looked) -> Text:
     time = looked.time.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     answer = f"  {len(looked.up)} of {len(looked.targets)} targets answer  {time}"
-    return Text.assemble(("batchscope", "bold cyan"), answer)
+    return Text.assemble(("batchscope", palette.NAME), answer)
 
 
 # The targets.
@@ -187,7 +191,7 @@ def _targets(looked: _Looked, name_width: int, columns: Sequence[str]) -> Table:
     table.columns[1].justify = "left"
     for target in looked.targets:
         report = target.report
-        state = Text(report.state, style=_STATE_STYLE[report.state])
+        state = Text(report.state, style=palette.STATES[report.state])
         if report.since is not None:
             state.append(f"\nsince {_clock(report.since, looked.time)}")
         table.add_row(_named(target), state, *(_cell(target.board, column) for column in columns[1:]))
@@ -299,10 +303,10 @@ def _attained(slo: Slo) -> str:
 
 
 def _notes(fleet: Board) -> Iterator[RenderableType]:
-    yield from (Text(note, style="yellow") for note in fleet.notes)
+    yield from (Text(note, style=palette.WARNING) for note in fleet.notes)
     if fleet.not_merged:
         reason = "not merged, because these engines mean different things by it: "
-        yield Text(f"{reason}{'; '.join(map(_row_name, fleet.not_merged))}", style="yellow")
+        yield Text(f"{reason}{'; '.join(map(_row_name, fleet.not_merged))}", style=palette.WARNING)
 
 
 _CELLS: dict[str, Callable[[Board], str]] = {
