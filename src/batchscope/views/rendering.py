@@ -1,4 +1,4 @@
-"""A view as text, and as a picture."""
+"""A view as text, for stdout (a terminal with its colors, a pipe without), and as a picture."""
 
 from __future__ import annotations
 
@@ -10,6 +10,18 @@ from rich.console import Console, RenderableType
 
 PAGE_WIDTH = 100
 """Columns of what is not written to a terminal."""
+NARROWEST, WIDEST = 80, 140
+
+
+def for_stdout(content: RenderableType) -> bytes:
+    """``content`` in stdout's encoding, ending in a newline."""
+    console = Console()
+    width = min(max(console.width, NARROWEST), WIDEST) if console.is_terminal else PAGE_WIDTH
+    console = Console(width=width, emoji=False, highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(content)
+    text = captured.get() if console.is_terminal else without_trailing_blanks(captured.get())
+    return text.encode(console.encoding, errors="replace")
 
 
 def plain(content: RenderableType, width: int = PAGE_WIDTH) -> str:
