@@ -1,5 +1,6 @@
 """A thread that works on a grid of time until it is closed, and log lines that cannot flood."""
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -9,7 +10,7 @@ import warnings
 
 import pytest
 
-from batchscope.background import Periodic, RateLimitedLog
+from batchscope.background import Closing, Periodic, RateLimitedLog, forked
 from batchscope.errors import ConfigurationError
 from spec.fakes import FakeClock
 
@@ -164,6 +165,51 @@ def test_in_a_forked_child_it_is_off_until_it_is_started_there():
             os._exit(0 if off and again else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert periodic.running
+
+
+class Told:
+    """Notes what it was told after a fork."""
+
+    def __init__(self, told, error=None):
+        self.told, self.error = told, error
+        forked(self)
+        forked(self)
+
+    def _after_fork(self):
+        self.told.append(self)
+        if self.error is not None:
+            raise self.error
+
+
+def test_in_a_forked_child_all_that_live_are_told_once_whatever_one_of_them_raises(caplog):
+    told = []
+    alive = [Told(told), Told(told, RuntimeError("no")), Told(told), Told(told, ValueError("neither"))]
+    Told(told)
+    with warnings.catch_warnings(action="ignore"):  # Python 3.12 warns of forks beside threads
+        child = os.fork()
+    if child == 0:
+        logged = sum("after a fork: RuntimeError('no')" in record.getMessage() for record in caplog.records)
+        right = len(told) == 4 and set(told) == set(alive) and logged == 1
+        os._exit(0 if right else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert not told
+
+
+def test_what_is_closing_is_closed_at_the_end_of_its_with_even_by_an_error():
+    class Door(Closing):
+        open = True
+
+        def close(self):
+            self.open = False
+
+    door = Door()
+    with door as entered:
+        assert entered is door
+        assert door.open
+    assert not door.open
+    with contextlib.suppress(KeyError), Door() as door:
+        raise KeyError
+    assert not door.open
 
 
 def test_a_process_that_ends_without_closing_it_makes_the_last_call():

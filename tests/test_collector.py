@@ -143,9 +143,11 @@ def test_a_strict_collector_raises_at_once_and_goes_on(reason, method, arguments
 
 def test_the_error_of_a_strict_collector_names_field_and_value():
     collector, _ = make(MetricsConfiguration(strict=True))
-    with pytest.raises(InvalidRecordError, match=r"negative: queue_time = -2"):
+    with pytest.raises(
+        InvalidRecordError, match=r"A finished request.*\(negative\): queue_time = -2; expected values >= 0"
+    ):
         collector.record_request_completion(request(queue_time=-2.0))
-    with pytest.raises(InvalidRecordError, match=r"out_of_order: .*started_at = 5, finished_at = 4"):
+    with pytest.raises(InvalidRecordError, match=r"\(out_of_order\): .*started_at = 5, finished_at = 4"):
         collector.record_iteration(iteration(started_at=5.0, finished_at=4.0))
 
 

@@ -75,6 +75,7 @@ def test_a_line_is_one_line_of_json_with_the_figures_of_the_moment(lines):
     (record,) = [record for record in lines.records if record.levelname == "INFO"]  # beside what was rejected
     assert "\n" not in record.getMessage()
     found = figures(record)
+    assert record.batchscope == found
     assert (found["requests_total"], found["requests_completed"], found["errors_total"]) == (1, 1, 1)
     assert (found["p50_latency"], found["ttft_p99"]) == (2.0, None)
     assert found["limited_by"] == {"demand": 1.0}

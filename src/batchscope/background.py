@@ -1,10 +1,11 @@
-"""Work done every few seconds in a thread of its own, and log lines that cannot flood.
+"""Work done every few seconds in a thread of its own, log lines that cannot flood, forks, and ``with``.
 
-For everything that reads a collector on a timer: exporters, publishers, samplers. Nothing here knows batchscope.
+For everything that lives beside an engine: collectors, exporters, publishers, samplers. Nothing here knows batchscope.
 """
 
 from __future__ import annotations
 
+import abc
 import atexit
 import contextlib
 import logging
@@ -14,8 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from batchscope.clock import Clock
 from batchscope.errors import ConfigurationError
@@ -24,6 +24,50 @@ logger = logging.getLogger("batchscope")
 
 Wait = Callable[[threading.Event, float], bool]
 """Waits until the event is set or some seconds have passed; says whether it is set."""
+
+
+class Closing(abc.ABC):
+    """What is closed at the end of its ``with``."""
+
+    @abc.abstractmethod
+    def close(self) -> object:
+        """End; it can be called again."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+
+class Forks(Protocol):
+    """What has locks, threads, files or sockets that a forked child cannot use."""
+
+    def _after_fork(self) -> None:
+        """In the child: make locks anew, let go of what is the parent's. It is quick and starts nothing."""
+
+
+def forked(one: Forks) -> None:
+    """Call ``one._after_fork()`` in every forked child as long as ``one`` lives.
+
+    What raises there is logged; the others are called all the same.
+    """
+    _living.add(one)
+
+
+_living: weakref.WeakSet[Forks] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for one in list(_living):
+        try:
+            one._after_fork()  # noqa: SLF001  (one mechanism, two halves)
+        except Exception as error:  # noqa: BLE001  (of a source of somebody else's; the next one's lock may be held)
+            RateLimitedLog().warning("fork", "batchscope: %r failed after a fork: %r", one, error)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class RateLimitedLog:
@@ -60,7 +104,7 @@ class RateLimitedLog:
         return True
 
 
-class Periodic:
+class Periodic(Closing):
     """Calls ``work`` every ``interval`` seconds in a daemon thread, and once more at ``close()``.
 
     Calls keep to the grid of ``interval``: a call that takes longer skips the ones it missed. An exception of
@@ -104,7 +148,7 @@ class Periodic:
             self._stop, self._final = threading.Event(), False
             self._thread = threading.Thread(target=self._run, args=(self._stop,), name=self.name, daemon=True)
             self._thread.start()
-            _started.add(self)
+            forked(self)
             atexit.register(self.close)
         return self
 
@@ -127,18 +171,13 @@ class Periodic:
             thread.join(timeout)
         return not thread.is_alive()
 
-    def forget(self) -> None:
-        """What a forked child does: the thread does not exist there, and its event may be locked."""
+    def _after_fork(self) -> None:
+        """In the child the thread does not exist, and its event may be locked."""
         self._thread, self._stop = None, threading.Event()
         atexit.unregister(self.close)
 
     def __enter__(self) -> Self:
         return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _run(self, stop: threading.Event) -> None:
         due = self._clock() + self.interval
@@ -155,15 +194,3 @@ class Periodic:
         except Exception as error:  # noqa: BLE001  (whatever it is, the next call may succeed)
             self.failures += 1
             self._log.warning("failed", "%s failed (%d so far): %r", self.name, self.failures, error)
-
-
-_started: weakref.WeakSet[Periodic] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for periodic in list(_started):
-        periodic.forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import re
 import time
-import weakref
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
-from typing import Self
+from functools import partial
 
 from batchscope.aggregation.state import Sink
+from batchscope.background import Closing, Periodic
 from batchscope.clock import Clock
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits, checked_clock, checked_limits
-from batchscope.detailed_log import DetailedLog
 from batchscope.draining import Draining
 from batchscope.errors import ConfigurationError
 from batchscope.recording.producer import Source
@@ -30,6 +28,7 @@ from batchscope.records import (
 )
 from batchscope.statistics.build import CollectorIdentity, build_snapshot, read_cumulative
 from batchscope.statistics.cumulative import CumulativeState
+from batchscope.statistics.key_figures import log_key_figures
 from batchscope.statistics.sample_list import Samples
 from batchscope.statistics.samples import batch_metrics, iteration_metrics, request_metrics, slowest
 from batchscope.statistics.snapshot import MetricsSnapshot
@@ -40,11 +39,12 @@ from batchscope.statistics.summaries import (
     RequestStatistics,
 )
 
+logger = logging.getLogger("batchscope")
+
 _MAX_TEXT = 1024
-_collectors: weakref.WeakSet[SchedulerMetricsCollector] = weakref.WeakSet()
 
 
-class SchedulerMetricsCollector:
+class SchedulerMetricsCollector(Closing):
     """Collects what a scheduler reports; safe to use from any number of threads.
 
     ``record_*`` writes raw values into a ring of the calling thread: it never logs or raises (unless
@@ -79,8 +79,11 @@ class SchedulerMetricsCollector:
         self._local = self._draining.writers.local
         self._own_writer = self._draining.writers.own
         self._eager = self.configuration.strict
-        self._log = DetailedLog(self) if self.configuration.enable_detailed_logging else None
-        _collectors.add(self)
+        self._log: Periodic | None = None
+        if self.configuration.enable_detailed_logging:
+            write = partial(log_key_figures, self, logger, logging.INFO)
+            interval = self.configuration.detailed_log_interval_seconds
+            self._log = Periodic(write, interval, "batchscope-log").start()
 
     # ProducerContext.
 
@@ -268,29 +271,6 @@ class SchedulerMetricsCollector:
     def closed(self) -> bool:
         """Whether ``close`` was called."""
         return self._closed
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _after_fork(self) -> None:
-        """In the child: empty, a new lock, no threads."""
-        self._draining.after_fork()
-        if self._log is not None:
-            self._log.forget()
-
-
-def _after_fork_in_child() -> None:
-    for collector in list(_collectors):
-        collector._after_fork()  # noqa: SLF001  (one mechanism, two halves)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _checked_labels(labels: Mapping[str, str]) -> dict[str, str]:

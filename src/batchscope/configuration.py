@@ -8,6 +8,7 @@ from typing import ClassVar, cast
 
 import msgspec
 
+from batchscope.checks import check_positive, check_whole, is_number
 from batchscope.clock import Clock
 from batchscope.errors import ConfigurationError
 
@@ -35,7 +36,8 @@ class SchedulerLimits(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         for field in self.__struct_fields__:
-            _whole(field, getattr(self, field), 1, optional=True)
+            if getattr(self, field) is not None:
+                check_whole(field, getattr(self, field), 1, note=" or None")
         if not self.pipeline_stages:  # None; 0 was refused
             msgspec.structs.force_setattr(self, "pipeline_stages", 1)
 
@@ -56,9 +58,8 @@ class SloTargets(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         for field in self.__struct_fields__:
-            value = getattr(self, field)
-            if value is not None and not (_is_number(value) and 0 < value < math.inf):
-                raise ConfigurationError(field, value, "seconds > 0, or None for no target")
+            if getattr(self, field) is not None:
+                check_positive(field, getattr(self, field), "seconds", ", or None for no target")
 
     @property
     def declared(self) -> dict[str, float]:
@@ -89,11 +90,11 @@ class MetricsConfiguration(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         for field in ("max_request_samples", "max_iteration_samples", "max_batch_samples"):
-            _whole(field, getattr(self, field), 1, 10_000_000)
+            check_whole(field, getattr(self, field), 1, 10_000_000)
         _seconds("counter_window_seconds", self.counter_window_seconds)
         _seconds("detailed_log_interval_seconds", self.detailed_log_interval_seconds)
-        _whole("percentile_precision", self.percentile_precision, 1, 4)
-        _whole("max_error_types", self.max_error_types, 1, 10_000)
+        check_whole("percentile_precision", self.percentile_precision, 1, 4)
+        check_whole("max_error_types", self.max_error_types, 1, 10_000)
         for field in ("enable_detailed_logging", "strict"):
             if not isinstance(getattr(self, field), bool):
                 raise ConfigurationError(field, getattr(self, field), "True or False")
@@ -129,26 +130,13 @@ def checked_limits(limits: object) -> SchedulerLimits:
 def checked_clock(clock: object) -> Clock:
     """``clock``; ConfigurationError unless it is a function that gives seconds."""
     now = clock() if callable(clock) else None
-    if not isinstance(now, int | float) or not math.isfinite(now):
+    if not is_number(now) or not math.isfinite(now):
         raise ConfigurationError("clock", clock, "a function that gives seconds, such as time.monotonic")
     return cast("Clock", clock)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _whole(field: str, value: object, low: int, high: int | None = None, *, optional: bool = False) -> None:
-    allowed = f"a whole number >= {low}" if high is None else f"a whole number {low}..{high}"
-    if optional and value is None:
-        return
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < low or (high is not None and value > high):  # type: ignore[operator]
-        raise ConfigurationError(field, value, allowed + (" or None" if optional else ""))
-
-
 def _seconds(field: str, value: float) -> None:
-    if not _is_number(value) or not 0 < value <= 86_400:
+    if not is_number(value) or not 0 < value <= 86_400:
         raise ConfigurationError(field, value, "seconds, more than 0 and at most 86400")
 
 

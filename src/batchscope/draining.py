@@ -14,17 +14,18 @@ from itertools import chain
 from batchscope.aggregation.checks import INTERRUPTED
 from batchscope.aggregation.requests import ClassNames
 from batchscope.aggregation.state import Drained, Sink, State
+from batchscope.background import forked
 from batchscope.clock import Clock, WallClock
 from batchscope.configuration import OTHER_CLASS, MetricsConfiguration, SchedulerLimits
 from batchscope.errors import BusyError, ConfigurationError, InvalidRecordError
-from batchscope.recording.mistakes import Mistakes, shown
+from batchscope.recording.mistakes import Mistakes
 from batchscope.recording.producer import Source
 from batchscope.recording.ring import OURSELVES, Pressure
 from batchscope.recording.rings import ProducerContext
 from batchscope.recording.thread_writers import Writers
 from batchscope.recording.unread import ReadyRows, Unread
 from batchscope.records import ResourceSample
-from batchscope.rows import Rows
+from batchscope.rows import Gaps, Rows
 from batchscope.statistics.build import Cut
 from batchscope.statistics.producer_counts import Counted, count
 
@@ -46,6 +47,7 @@ class Draining:
         self.sources: list[Source] = []
         self.sinks: list[Sink] = []
         self._given: list[tuple[Drained, ReadyRows | None]] = []
+        self._counting: Gaps | None = None
         self._resetting: int | None = None
         self.mistakes = Mistakes()
         strict = configuration.strict
@@ -56,6 +58,7 @@ class Draining:
         self.writers = Writers(self.shared)
         self._start()
         self._begin()
+        forked(self)
 
     def _start(self) -> None:
         """What a fork's child needs anew."""
@@ -99,11 +102,11 @@ class Draining:
                 self._note_undeclared(self.classes.codes.undeclared)
         self.tell()
 
-    def _note_undeclared(self, name: object) -> None:
+    def _note_undeclared(self, name: str) -> None:
         declared = ", ".join(map(repr, self.classes.names))
         self.mistakes.remark(
             "undeclared", "request_class",
-            f"request_class={shown(name)} is not declared in slo= ({declared}): such requests count as {OTHER_CLASS!r}."
+            f"request_class={name} is not declared in slo= ({declared}): such requests count as {OTHER_CLASS!r}."
             " Only the first one is logged.",
         )  # fmt: skip
 
@@ -145,8 +148,10 @@ class Draining:
             known = [rows for given, rows in self._given if given is block]
             rows = known[0] if known else ReadyRows(block) if isinstance(block, Rows) else None
             if not known:
+                self._counting = block if isinstance(block, Gaps) else None
                 self._given.append((block, rows))
                 yield block if rows is None else rows
+                self._counting = None
             elif rows is not None:
                 yield rows
 
@@ -160,6 +165,9 @@ class Draining:
         if self._resetting is not None:
             self._finish_reset(self._resetting)
         self.state.settle()
+        if self._counting is not None:  # some of them may have been counted
+            self.state.rejections.add(INTERRUPTED, len(self._counting.values))
+            self._counting = None
         for rings in self.writers.rings:
             lost = rings.gap_log.interrupted()
             if lost:
@@ -186,9 +194,8 @@ class Draining:
         if not self._lock.acquire(blocking=False):
             return False
         try:
-            self.drain()
-        except Exception:  # noqa: BLE001  (a producer is not told; the next reader is, if it happens again)
-            self.state.rejections.last = INTERRUPTED
+            with contextlib.suppress(Exception):  # a producer is not told; the next reader is, if it happens again
+                self.drain()
         finally:
             self._lock.release()
         return True
@@ -199,13 +206,18 @@ class Draining:
             return
         with self.lock:
             before = self.counted().rejected
-            self.state.rejections.last = ""
+            self.state.rejections.last = self.mistakes.last = None
             self.drain()
             now = self.counted().rejected
         grown = [reason for reason, count in now.items() if count > before.get(reason, 0)]
         if grown:
-            reason = self.state.rejections.last or ", ".join(grown)
-            raise InvalidRecordError(f"record rejected: {reason}; durations are seconds >= 0, counts whole numbers")
+            raise InvalidRecordError(self._refusal() or f"A record was not counted ({', '.join(grown)})")
+
+    def _refusal(self) -> str:
+        """The record that was refused last, in words."""
+        if self.state.rejections.last is not None:
+            self.mistakes.note_refused(*self.state.rejections.last)
+        return str(self.mistakes.last or "")
 
     def counted(self) -> Counted:
         """What producers and checks counted since the last reset; the lock is held."""
@@ -222,7 +234,7 @@ class Draining:
             self.state.resources.record(samples, facts, now, interval, self.state.tokens())
             refused = self.state.rejections.total > rejected
         if refused and self.configuration.strict:
-            raise InvalidRecordError(f"resource sample rejected: {self.state.rejections.last}")
+            raise InvalidRecordError(self._refusal())
 
     def set_limits(self, limits: SchedulerLimits) -> None:
         """Measure against other limits from now on; what was recorded before keeps the old ones."""
@@ -256,7 +268,7 @@ class Draining:
         self.generation = generation
         self._resetting = None
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         """In the child: empty, a new lock; rows of other threads, even half-written, are gone."""
         self._start()
         self._given.clear()

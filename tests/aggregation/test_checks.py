@@ -63,7 +63,7 @@ def test_the_good_rows_are_kept_with_their_objects_in_order():
     rows, objects = verdict.keep(["a", "b", "c", "d"])
     assert (rows[:, Column.AMOUNT].tolist(), objects) == ([1.0, 3.0], ["a", "c"])
     assert rejections.counts == {"negative": 2}
-    assert rejections.last == "negative: amount = -1"
+    assert rejections.last == ("negative", "A record", "amount = -1")
 
 
 def test_of_latencies_the_bad_ones_are_counted_each_by_its_reason():

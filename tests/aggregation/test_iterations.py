@@ -4,7 +4,7 @@ from math import nan
 
 import pytest
 
-from batchscope import IterationResult, MetricsConfiguration, SchedulerLimits, SchedulerMetricsCollector
+from batchscope import BatchLimiter, IterationResult, MetricsConfiguration, SchedulerLimits, SchedulerMetricsCollector
 
 
 def ran(*results, **configuration):
@@ -39,6 +39,27 @@ def test_integrals_are_requests_times_busy_time():
     assert totals.waiting_request_seconds == 3 * 2
     assert totals.scheduled_request_seconds == 4 * 2 + 2 * 1
     assert totals.slot_seconds == 8 * 3
+
+
+def test_what_those_who_waited_waited_for_is_kept_by_limiter():
+    totals = (
+        ran(
+            IterationResult(1, 4, 4, 0, 2.0, finished_at=2.0, waiting_requests=3, limited_by=BatchLimiter.KV_CACHE),
+            IterationResult(2, 4, 4, 0, 1.0, finished_at=3.0, waiting_requests=5, limited_by=BatchLimiter.TOKEN_BUDGET),
+            IterationResult(3, 4, 4, 0, 1.0, finished_at=4.0, limited_by=BatchLimiter.TOKEN_BUDGET),
+            IterationResult(4, 4, 4, 0, 4.0, finished_at=8.0, waiting_requests=0, limited_by=BatchLimiter.DEMAND),
+        )
+        .read_totals()
+        .totals
+    )
+    waited = totals.waiting_request_seconds_by_limiter
+    assert {name: seconds for name, seconds in waited.items() if seconds} == {"kv_cache": 6.0, "token_budget": 5.0}
+    assert sum(waited.values()) == totals.waiting_request_seconds
+
+
+def test_where_nobody_says_who_waits_it_is_kept_by_no_limiter():
+    totals = ran(IterationResult(1, 4, 4, 0, 2.0)).read_totals().totals
+    assert totals.waiting_request_seconds_by_limiter == {}
 
 
 def test_tokens_are_summed_by_what_they_were_scheduled_for():

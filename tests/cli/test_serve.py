@@ -20,8 +20,8 @@ TOKEN = "s3cret"  # noqa: S105  (of this test)
 
 
 @contextlib.contextmanager
-def serving(*arguments, **changes):
-    """(process, url) of a running ``serve``; it must end with 130 at Ctrl-C, and say nothing more."""
+def serving(*arguments, saying="", **changes):
+    """(process, url) of a running ``serve`` that begins by ``saying`` it; it ends with 130 at Ctrl-C, and says no more."""
     process = subprocess.Popen(
         [*COMMAND, "serve", *map(str, arguments), "--port", "0"],
         stdout=subprocess.PIPE,
@@ -35,6 +35,7 @@ def serving(*arguments, **changes):
             line = process.stderr.readline()
         found = re.fullmatch(r"note: (http://127\.0\.0\.1:\d+)/metrics serves (.+); Ctrl-C ends it\n", line)
         assert found, line + process.stderr.read()
+        assert saying in line
         yield process, found[1]
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=60)
@@ -93,12 +94,6 @@ def test_a_missing_extra_is_said_of_the_command(tmp_path, capsys, monkeypatch):
     assert "batchscope serve needs an extra: pip install 'batchscope[serve]'" in capsys.readouterr().err
 
 
-def test_a_socket_is_served_as_well(tmp_path):
-    with serving(f"unix:{tmp_path}/socket") as (_, url):
-        assert (tmp_path / "socket").is_socket()
-        assert "batchscope_iterations_total 0\n" in get(f"{url}/metrics")
-
-
 def test_a_replay_runs_in_front_of_the_endpoint(tmp_path):
     path = tmp_path / "long.csv"
     path.write_text(HEADER + ROWS[0] + "2023-11-16 19:15:50.9951690,396,109\n")
@@ -131,6 +126,16 @@ def test_a_declared_name_is_answered_and_no_other(tmp_path):
         caught.value.close()
 
 
+def test_a_replay_may_be_cut_and_quickened_as_in_the_command_and_says_whose_seconds_are_meant(trace):
+    cut = ("--limit", 2, "--rate-scale", 50, "--speed", 1000)
+    with serving("--replay", trace, *cut, saying="that Prometheus takes in yours (1000 times as high)") as (
+        process,
+        url,
+    ):
+        assert process.stderr.readline().startswith("note: the replay is over")
+        assert 'batchscope_requests_received_total{model_name="replay"} 2\n' in get(f"{url}/metrics")
+
+
 def test_the_last_figures_of_a_replay_stay(trace):
     with serving("--replay", trace, "--speed", 1000) as (process, url):
         assert process.stderr.readline().startswith("note: the replay is over")
@@ -160,7 +165,7 @@ def test_a_taken_port_is_said_in_one_line(tmp_path):
         ((), "--replay TRACE"),
         (("somewhere", "--replay", "trace.csv"), "not both"),
         (("--replay", "missing.csv"), "missing.csv"),
-        (("unix:",), "expected a path"),
+        (("",), "expected a path"),
         (("/dev/null",), "/dev/null"),
         (("x", "--port", "70000"), "--port 70000"),
         (("x", "--host", "192.0.2.1"), "--host 192.0.2.1"),
@@ -174,12 +179,14 @@ def test_a_taken_port_is_said_in_one_line(tmp_path):
         (("--speed", "3"), "--speed 3: expected --replay"),
         (("x", "--speed", "1"), "--speed 1: expected --replay"),
         (("x", "--slo-ttft", "1"), "--slo-ttft 1: expected --replay"),
+        (("x", "--limit", "5"), "--limit 5: expected --replay"),
+        (("--replay", __file__, "--rate-scale", "0"), "--rate-scale 0.0: expected a factor > 0"),
         (("x", "--kv-cache-blocks", "5"), "--kv-cache-blocks 5: expected --replay"),
         (("--replay", "trace.csv", "--max-running-requests", "0"), "--max-running-requests 0: expected a whole number"),
         (("--replay", "trace.csv", "--slo-e2e", "-1"), "--slo-e2e -1"),
         (("x", "--allowed-host", "a b"), "--allowed-host a b: expected names"),
         ((__file__,), f"is a file, expected a directory; to serve a trace: --replay {__file__}"),
-        (("unix:/dev/null",), "serve unix:PATH /dev/null: expected"),
+        (("unix:/run/s",), "serve unix:/run/s: expected a directory, such as /run/batchscope"),
         (("x", "--tls-certificate", "missing"), "--tls-certificate"),
     ],
 )

@@ -1,5 +1,6 @@
 """batchscope's own endpoint, watched and checked: exactly, by its snapshot, and like any engine's where there is none."""
 
+import json
 import math
 
 import pytest
@@ -23,7 +24,7 @@ from batchscope.exporters.prometheus import Exposition, Format
 from batchscope.records import EngineInfo
 from batchscope.scraping.fetch import ScrapeError, ScrapeLimits, metrics_url
 from batchscope.scraping.remote import RemoteSource, held_since
-from batchscope.scraping.watcher import Watcher, look, scrape
+from batchscope.scraping.watcher import Target, Watcher, look, scrape
 from batchscope.server import serve
 from batchscope.statistics.cumulative import StateSource, cumulative_of
 
@@ -161,6 +162,50 @@ def test_where_the_snapshot_is_not_to_be_had_the_page_is_read_and_that_is_said(c
         assert not document.fleet.exact
         assert document.fleet.snapshot.totals.generation_tokens == 8
         assert document.fleet.intervals["time_to_first_token"].count == 2
+
+
+def lying(collector, **totals):
+    """Its snapshot, with other totals."""
+    document = json.loads(mergeable(collector))
+    document["totals"] |= totals
+    return json.dumps(document).encode()
+
+
+OVERFLOWING = {"busy_seconds_by_limiter": {"demand": 1e308, "kv_cache": 1e308}, "iterations": 2**63 - 1}
+
+
+@pytest.mark.parametrize("totals", [OVERFLOWING, {"iterations": 10**400}])
+@pytest.mark.parametrize("command", [("watch", "--once"), ("watch", "--once", "--json"), ("check",), ("report",)])
+def test_a_lying_endpoint_ends_no_command_with_a_traceback(collector, totals, command):
+    lie = lying(collector, **totals)
+    with Site({"/metrics": page_of(collector), "/snapshot?histograms=1": lie, "/snapshot": lie}) as site:
+        ran = batchscope(command[0], site.url, *command[1:])
+    assert "Traceback" not in ran.errors
+    assert ran.code == (2 if command == ("report",) and totals == {"iterations": 10**400} else 0)
+
+
+def test_a_lying_endpoint_costs_a_fleet_nobody_elses_figures(collector):
+    liar = {"/metrics": page_of(collector), "/snapshot?histograms=1": lying(collector, iterations=10**400)}
+    document = looks(*sites(collector), liar)
+    assert [target.state for target in document.targets] == ["up", "up"]
+    assert "a whole number of 1329 bits" in document.targets[1].notes[0]
+    assert document.targets[0].scraped.snapshot.totals.iterations == 4
+
+
+def test_whatever_goes_wrong_with_one_targets_figures_the_others_are_shown(collector, monkeypatch):
+    answered = Target.answered
+
+    def fails_for_the_second(target, now):
+        if target.url.text.startswith(second.url):
+            raise ArithmeticError("odd figures")
+        return answered(target, now)
+
+    monkeypatch.setattr(Target, "answered", fails_for_the_second)
+    with Site(sites(collector)[0]) as first, Site(sites(collector)[0]) as second:
+        document = Watcher([metrics_url(first.url), metrics_url(second.url)]).round()
+    assert [target.state for target in document.targets] == ["up", "down"]
+    assert "ArithmeticError: odd figures" in document.targets[1].error
+    assert document.fleet.snapshot.totals.iterations == 4
 
 
 def test_the_time_of_page_and_snapshot_together_is_bounded(collector):

@@ -171,7 +171,7 @@ def test_a_record_that_cannot_be_read_does_not_cost_the_ones_beside_it(heard):
 
 
 def test_without_a_reader_memory_is_bounded_and_what_is_dropped_is_counted(heard, monkeypatch):
-    monkeypatch.setattr(heard.source, "_shared", heard.source._shared._replace(relieve=lambda: None))
+    monkeypatch.setattr(heard.source._log, "_relieve", lambda: None)
     for _ in range(20_000):
         heard.step(Scheduler(1), None)
     assert len(heard.source._log) <= 4 * 4096
@@ -181,11 +181,12 @@ def test_without_a_reader_memory_is_bounded_and_what_is_dropped_is_counted(heard
 
 
 def test_refused_requests_that_nobody_reads_are_bounded_and_counted(heard, monkeypatch):
-    monkeypatch.setattr("batchscope.engines.vllm.source._MAX_TURNED_AWAY", 3)
-    for _ in range(5):
+    monkeypatch.setattr(heard.source._log, "_relieve", lambda: None)
+    for _ in range(20_000):
         heard.source.turned_away()
     totals = heard.totals
-    assert (totals.requests_by_reason["rejected"], totals.dropped_records) == (3, 2)
+    assert totals.requests_by_reason["rejected"] + totals.dropped_records == 20_000
+    assert totals.dropped_records == 20_000 - 4 * 4096
 
 
 def test_a_forked_child_starts_empty(heard):

@@ -85,7 +85,7 @@ def test_a_receiver_decodes_the_same_counts_and_the_same_quantiles(collector, re
     by_reason = {attributes(point)["reason"]: point.as_int for point in found["batchscope.requests"].sum.data_points}
     assert {reason: count for reason, count in by_reason.items() if count} == {"eos_token_reached": 500, "timeout": 1}
     assert exporter.exported == 2  # close() sends the last
-    assert (exporter.failures, exporter.dropped) == (0, 0)
+    assert exporter.failures == 0
 
 
 @BOTH
@@ -98,28 +98,30 @@ def test_a_busy_receiver_is_tried_again_within_the_same_export(collector, receiv
         assert exporter.failures == 0
 
 
-def test_what_could_not_be_sent_waits_and_is_sent_first_in_its_order(collector):
+def test_what_could_not_be_sent_is_contained_in_what_is_sent_next(collector):
     with HttpReceiver(400, 400) as received, exporter_of(collector, received) as exporter:
         assert not exporter.export()
         collector.record_error("oom")
         assert not exporter.export()
-        assert (exporter.queued, exporter.failures, len(received.requests)) == (2, 2, 0)
+        assert (exporter.exported, exporter.failures, len(received.requests)) == (0, 2, 0)
         assert "400" in exporter.last_error
         assert exporter.export()
-        points = [metrics_of(sent)["batchscope.requests_received"].sum.data_points[0] for sent in received.requests]
-        assert (exporter.queued, exporter.exported, exporter.dropped) == (0, 3, 0)
-    times = [point.time_unix_nano for point in points]
-    assert times == sorted(set(times))
-    assert len(times) == 3
+        assert (exporter.exported, exporter.failures) == (1, 2)
+    first = metrics_of(received.requests[0])
+    assert [point.as_int for point in first["batchscope.errors"].sum.data_points] == [1]
+    (received_total,) = first["batchscope.requests_received"].sum.data_points
+    assert received_total.as_int == 501
+    assert received_total.start_time_unix_nano < received_total.time_unix_nano
 
 
-def test_a_full_queue_drops_the_oldest_and_counts_it(collector):
-    with HttpReceiver(*[400] * 4) as received, exporter_of(collector, received, queue_size=2) as exporter:
-        for _ in range(4):
-            assert not exporter.export()
-        assert (exporter.queued, exporter.dropped) == (2, 2)
+def test_a_source_that_has_ended_is_sent_until_it_is_taken(collector):
+    with HttpReceiver(400) as received, exporter_of(collector, received) as exporter:
+        collector.close()
+        assert not exporter.export()
+        assert exporter._periodic.running
         assert exporter.export()
-        assert (exporter.exported, exporter.dropped) == (2, 3)
+        assert exporter.close()
+    assert len(received.requests) == 1
 
 
 @BOTH
@@ -138,9 +140,8 @@ def test_a_receiver_that_is_down_costs_one_log_line_and_close_ends_in_bounded_ti
     assert time.monotonic() - began < 15
     ours = [record for record in caplog.records if record.name.startswith(("batchscope", "opentelemetry"))]
     assert [record.name for record in ours if record.levelno >= logging.WARNING] == ["batchscope"]
-    assert " failed (1 failures, 0 states dropped so far): " in ours[-1].getMessage()
+    assert " failed (1 failures so far): " in ours[-1].getMessage()
     assert (exporter.exported, exporter.failures) == (0, 4)
-    assert exporter.dropped == 4
     assert exporter.last_error
 
 
@@ -154,7 +155,6 @@ def test_a_receiver_that_hangs_does_not_hold_up_recording_nor_close(collector, r
         began = time.monotonic()
         assert not exporter.close(timeout=0.2)
         assert time.monotonic() - began < 8  # a send would take 10
-        assert exporter.dropped >= 1
     exporter._periodic._thread.join(20)
 
 

@@ -180,7 +180,6 @@ def test_the_limit_of_buckets_reaches_every_histogram():
         ("interval", {"interval": 0}),
         ("timeout", {"timeout": -1.0}),
         ("max_buckets", {"max_buckets": 7}),
-        ("queue_size", {"queue_size": 0}),
     ],
 )
 def test_a_wrong_argument_is_refused_by_name(field, options):

@@ -105,7 +105,7 @@ def test_what_the_other_side_says_is_one_short_printable_line(caplog):
     assert "\x1b" not in caplog.text
 
 
-def test_a_source_that_cannot_be_read_drops_nothing():
+def test_a_source_that_cannot_be_read_is_no_failed_send():
     class Source:
         closed = False
 
@@ -119,11 +119,11 @@ def test_a_source_that_cannot_be_read_drops_nothing():
             return self.collector.read_totals()
 
     source = Source()
-    exporter = OtlpExporter(source, endpoint="http://127.0.0.1:1", interval=3600, timeout=0.01, queue_size=1)
+    exporter = OtlpExporter(source, endpoint="http://127.0.0.1:1", interval=3600, timeout=0.01)
     exporter.export()
     source.error = OSError("gone")
     with pytest.raises(OSError, match="gone"):
         exporter.export()
-    assert (exporter.queued, exporter.dropped) == (1, 0)
+    assert (exporter.exported, exporter.failures) == (0, 1)
     exporter._periodic.stop()
     exporter.close()

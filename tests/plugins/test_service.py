@@ -61,6 +61,11 @@ def test_snapshots_are_published(start, tmp_path):
     assert list(tmp_path.glob("*.snapshot"))
 
 
+def test_a_unix_socket_is_told_to_be_gone(start, caplog):
+    start(port=None, snapshot_directory="unix:/run/batchscope.sock")
+    assert "Unix sockets are gone" in caplog.text
+
+
 def test_a_directory_that_cannot_be_written_is_told_and_the_rest_goes_on(start, tmp_path, caplog):
     file = tmp_path / "file"
     file.write_text("")

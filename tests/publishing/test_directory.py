@@ -8,7 +8,8 @@ from fleet_doubles import Clock, Engine, files, reader_of
 
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
 from batchscope.errors import ConfigurationError
-from batchscope.publishing import SnapshotDirectory, archive, compaction, frame, names
+from batchscope.publishing import SnapshotDirectory, archive, compaction, frame
+from batchscope.publishing.files import archive_name, listing, temporary_name
 from batchscope.statistics.merge import merge_snapshots
 from batchscope.statistics.snapshot import decode_snapshot
 
@@ -102,7 +103,7 @@ def test_the_dead_are_folded_and_their_files_deleted(tmp_path, clock):
     assert served(reader) == 15
     clock.now += 10.0
     assert served(reader) == 15
-    assert files(tmp_path) == [names.archive_name(1)]
+    assert files(tmp_path) == [archive_name(1)]
     assert served(reader_of(tmp_path, clock)) == 15
 
 
@@ -172,14 +173,14 @@ def test_no_reader_sees_a_forgotten_process_twice_while_it_wakes_up(tmp_path, cl
     served(reader)
     clock.now += 10.0
     served(reader)
-    transport, seen = engine.publisher._transport, []
-    write = transport._write
+    writer, seen = engine.publisher._writer, []
+    write = writer._write
 
     def watched(name, data):
         write(name, data)
         seen.append(served(reader))
 
-    monkeypatch.setattr(transport, "_write", watched)
+    monkeypatch.setattr(writer, "_write", watched)
     engine.serve(2).publish()
     assert seen == [5]
 
@@ -206,9 +207,9 @@ def test_a_listing_that_misses_a_renamed_file_is_not_believed(tmp_path, clock, m
     """While files are renamed a listing may show neither name: two in a row have to agree."""
     Engine(tmp_path).serve(3).publish()
     reader = reader_of(tmp_path, clock)
-    partial = [names.listing(tmp_path)._replace(published=frozenset())]
+    partial = [listing(tmp_path)._replace(published=frozenset())]
     monkeypatch.setattr(
-        "batchscope.publishing.directory.listing", lambda path: partial.pop() if partial else names.listing(path)
+        "batchscope.publishing.directory.listing", lambda path: partial.pop() if partial else listing(path)
     )
     assert served(reader) == 3
 
@@ -223,7 +224,7 @@ def test_nothing_is_deleted_while_an_older_archive_is_there(tmp_path, clock, mon
     assert len(files(tmp_path)) == 3
     monkeypatch.undo()
     assert served(reader) == 3
-    assert files(tmp_path) == [names.archive_name(2)]
+    assert files(tmp_path) == [archive_name(2)]
 
 
 def test_a_process_whose_file_an_operator_deleted_publishes_everything_again(tmp_path, clock):
@@ -239,8 +240,8 @@ def test_a_claim_that_comes_while_a_process_publishes_counts_once(tmp_path, cloc
     reader = reader_of(tmp_path, clock)
     served(reader)
     clock.now += 10.0
-    transport = engine.publisher._transport
-    write = transport._write
+    writer = engine.publisher._writer
+    write = writer._write
     seen = []
 
     def interrupted(name, data):
@@ -249,7 +250,7 @@ def test_a_claim_that_comes_while_a_process_publishes_counts_once(tmp_path, cloc
         write(name, data)
         seen.append(served(reader_of(tmp_path, clock, compact=False)))
 
-    monkeypatch.setattr(transport, "_write", interrupted)
+    monkeypatch.setattr(writer, "_write", interrupted)
     engine.serve(2).publish()
     assert seen[0] == 3
     assert served(reader) == served(reader_of(tmp_path, clock)) == 5
@@ -268,7 +269,7 @@ def test_a_reader_that_crashes_between_archive_and_deletion_counts_nothing_twice
     monkeypatch.undo()
     assert served(reader_of(tmp_path, clock, compact=False)) == 3
     assert served(reader_of(tmp_path, clock)) == 3
-    assert files(tmp_path) == [names.archive_name(1)]
+    assert files(tmp_path) == [archive_name(1)]
 
 
 def test_a_reader_that_crashes_between_claim_and_archive_loses_nothing(tmp_path, clock, monkeypatch):
@@ -302,7 +303,7 @@ def test_a_reader_that_was_overtaken_writes_an_archive_that_nobody_believes(tmp_
     Engine(tmp_path).serve(3).publish()
     late = reader_of(tmp_path, clock)
     served(late)
-    old = names.listing(tmp_path)
+    old = listing(tmp_path)
     clock.now += 10.0
     other = reader_of(tmp_path, clock)
     served(other)
@@ -314,7 +315,7 @@ def test_a_reader_that_was_overtaken_writes_an_archive_that_nobody_believes(tmp_
     served(other)
     assert archive.write(tmp_path, 1, archive.Archive()) is True  # revision 1 was deleted, 2 counts
     assert served(late) == served(other) == 7
-    assert files(tmp_path) == [names.archive_name(2)]
+    assert files(tmp_path) == [archive_name(2)]
 
 
 def test_a_reset_does_not_let_the_fleet_fall(tmp_path, clock):
@@ -395,22 +396,22 @@ def test_an_archive_that_cannot_be_read_is_not_replaced(tmp_path, clock):
     reader = reader_of(tmp_path, clock)
     served(reader)
     served(reader)
-    whole = (tmp_path / names.archive_name(1) / "counts").read_bytes()
-    shutil.copytree(tmp_path / names.archive_name(1), tmp_path / names.archive_name(2))
-    (tmp_path / names.archive_name(2) / "counts").write_bytes(whole[:50])
+    whole = (tmp_path / archive_name(1) / "counts").read_bytes()
+    shutil.copytree(tmp_path / archive_name(1), tmp_path / archive_name(2))
+    (tmp_path / archive_name(2) / "counts").write_bytes(whole[:50])
     Engine(tmp_path).serve(3).publisher.close()
     before = files(tmp_path)
     assert (served(reader), reader.skipped) == (5, {"truncated": 1})
     assert files(tmp_path) == before
-    (tmp_path / names.archive_name(2) / "counts").write_bytes(whole)
+    (tmp_path / archive_name(2) / "counts").write_bytes(whole)
     assert served(reader) == 5
-    assert files(tmp_path) == [names.archive_name(3)]
+    assert files(tmp_path) == [archive_name(3)]
 
 
 def test_what_crashed_processes_left_half_written_is_swept(tmp_path, clock):
     """By the reader's observations: a temporary file that is still there after ``dead_after``."""
-    (tmp_path / names.temporary_name()).write_bytes(b"half")
-    half = tmp_path / names.temporary_name()
+    (tmp_path / temporary_name()).write_bytes(b"half")
+    half = tmp_path / temporary_name()
     half.mkdir()
     (half / "counts").write_bytes(b"half")
     reader = reader_of(tmp_path, clock)

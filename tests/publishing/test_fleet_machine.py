@@ -143,8 +143,8 @@ class Fleet(RuleBasedStateMachine):
     def publish_while_a_reader_tidies(self, which, reader, before, later):
         """A reader's whole work between a publisher's steps: its look for its file, its writing, its deleting."""
         life = self.of(which)
-        transport = life.engine.publisher._transport
-        write, writes = transport._write, []
+        writer = life.engine.publisher._writer
+        write, writes = writer._write, []
 
         def interrupted(name, data):
             if before and not writes:
@@ -158,7 +158,7 @@ class Fleet(RuleBasedStateMachine):
                 self.seen[reader] = total
             writes.append(name)
 
-        with mock.patch.object(transport, "_write", interrupted):
+        with mock.patch.object(writer, "_write", interrupted):
             life.publish()
 
     @invariant()

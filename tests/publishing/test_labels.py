@@ -5,7 +5,7 @@ import pytest
 from fleet_doubles import Clock, Engine, reader_of
 
 from batchscope.errors import ConfigurationError
-from batchscope.publishing import SnapshotSocket, archive
+from batchscope.publishing import archive
 from batchscope.publishing.archive import Archive
 
 
@@ -92,14 +92,3 @@ def test_who_lives_and_who_is_gone_is_counted(tmp_path):
     directory.rename(tmp_path / "elsewhere")
     reader.get_snapshot()
     assert "is gone" in reader.processes().trouble
-
-
-def test_a_socket_keeps_its_labels_too(tmp_path):
-    with SnapshotSocket(tmp_path / "s", max_age=0.0) as reader:
-        target = f"unix:{tmp_path}/s"
-        zero, one = process(target, "0"), process(target, "1")
-        assert reader.get_snapshot().labels == {"model_name": "m"}
-        one.publisher.close()
-        assert reader.get_snapshot().labels == {"model_name": "m"}
-        zero.publisher.close()
-        assert reader.get_snapshot().labels == {"model_name": "m"}

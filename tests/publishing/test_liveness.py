@@ -7,10 +7,9 @@ import pytest
 from fleet_doubles import Engine
 
 from batchscope.publishing.archive import FORMAT, Archive, ArchiveHeader
-from batchscope.publishing.combine import combine, nothing
 from batchscope.publishing.liveness import Members
-from batchscope.publishing.publication import Publication
-from batchscope.publishing.steady import steady
+from batchscope.publishing.merge_fleet import combine, nothing, steady
+from batchscope.publishing.publication import Publication, decode, encode
 
 
 def published(instance, base, sequence, *, final=False):
@@ -23,7 +22,7 @@ def holding(**silent):
 
 
 def spans(members):
-    return sorted((member.publication.base, member.publication.sequence) for member in members)
+    return sorted((member.publication.base, member.publication.sequence) for member in members.gone(math.inf))
 
 
 @pytest.mark.parametrize(
@@ -43,6 +42,20 @@ def test_publications_neither_overlap_each_other_nor_the_archive(seen, held, cou
     members = Members(10.0)
     found = members.update([(published("a", *span), False) for span in seen], holding(a=held), 0.0)
     assert (spans(members), len(found)) == (counted, overlapping)
+
+
+def test_a_process_is_waited_for_twice_as_long_as_it_said_it_may_be_silent():
+    members = Members(2.0)
+    quiet = published("a", 0, 1)._replace(quiet_seconds=4.0)
+    members.update([(quiet, False), (published("b", 0, 1), False)], Archive(), 0.0)
+    assert [snapshot.instance_id for snapshot in members.living(1.9)] == ["a", "b"]
+    assert [snapshot.instance_id for snapshot in members.living(7.9)] == ["a"]
+    assert members.living(8.0) == []
+
+
+@pytest.mark.parametrize(("said", "believed"), [(4.0, 4.0), (-1.0, 0.0), (1e300, 3600.0)])
+def test_a_publication_says_how_long_its_process_may_be_silent_an_hour_at_most(said, believed):
+    assert decode(encode(published("a", 0, 1)._replace(quiet_seconds=said))).quiet_seconds == believed
 
 
 def test_life_is_a_sequence_that_grows():

@@ -155,6 +155,19 @@ def test_where_nothing_was_recorded_it_publishes_every_four_seconds_and_news_at_
     publisher.close()
 
 
+@pytest.mark.parametrize(("interval", "dead_after"), [(0.05, 0.5), (0.05, 2.0), (30.0, 10.0)])
+def test_an_idle_process_is_never_taken_for_dead_whatever_dead_after_and_interval_are(tmp_path, interval, dead_after):
+    clock = Clock()
+    with SnapshotPublisher(SchedulerMetricsCollector(), tmp_path, interval=interval):
+        reader = reader_of(tmp_path, clock, dead_after=dead_after)
+        for _ in range(8):
+            reader.get_snapshot()
+            assert len(reader.living()) == 1
+            clock.now += max(interval, 4.0) / 4
+    reader.get_snapshot()
+    assert reader.living() == []
+
+
 def test_an_error_of_the_source_is_counted_not_raised(tmp_path, monkeypatch):
     engine = Engine(tmp_path)
     monkeypatch.setattr(engine.collector, "get_snapshot", lambda: 1 / 0)

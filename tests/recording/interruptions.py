@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dis
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from types import CodeType
 
 import batchscope
 
 PACKAGE = Path(batchscope.__file__).parent
 RECORDING = PACKAGE / "recording"
+TRACKING = (RECORDING, PACKAGE / "tracking")
+Folders = Path | tuple[Path, ...]
 
 
 class Interrupted(BaseException):
@@ -20,17 +25,20 @@ def interrupt() -> None:
     raise Interrupted
 
 
-def act_at(number: int, call: Callable[[], object], act: Callable[[], object], *, within: Path = RECORDING) -> bool:
+def act_at(number: int, call: Callable[[], object], act: Callable[[], object], *, within: Folders = RECORDING) -> bool:
     """Run ``call``, with ``act`` in the middle: before its ``number``-th bytecode of files ``within``.
 
     Whether it came that far. ``act`` is not watched itself; what it raises is raised there, and is expected here.
     """
-    left, prefix = number, str(within)
+    left, prefix = number, tuple(map(str, within)) if isinstance(within, tuple) else (str(within),)
 
-    def at_bytecode() -> None:
+    def at_bytecode(code: CodeType, offset: int) -> None:
         nonlocal left
         left -= 1
         if left == -1:
+            if act is interrupt and offset in _leaving_a_with(code):
+                left += 1  # the next one, then
+                return
             stop()
             act()
 
@@ -44,13 +52,28 @@ def act_at(number: int, call: Callable[[], object], act: Callable[[], object], *
     return left < 0
 
 
-def _watch_by_tracing(at_bytecode: Callable[[], None], prefix: str) -> Callable[[], None]:
+@cache
+def _leaving_a_with(code: CodeType) -> frozenset[int]:
+    """Where a ``with`` calls ``__exit__(None, None, None)`` and has not yet: CPython looks for signals after a call only.
+
+    An exception put there by a test would leave the lock held, and no real one can come.
+    """
+    steps = [step for step in dis.get_instructions(code) if step.opname not in {"CACHE", "PRECALL"}]
+    found = set()
+    for place in range(len(steps) - 3):
+        nones = all(step.opname == "LOAD_CONST" and step.argval is None for step in steps[place : place + 3])
+        if nones and steps[place + 3].opname.startswith("CALL") and steps[place + 3].arg == 2:
+            found.update(range(steps[place].offset, steps[place + 3].offset + 1))
+    return frozenset(found)
+
+
+def _watch_by_tracing(at_bytecode: Callable[[CodeType, int], None], prefix: tuple[str, ...]) -> Callable[[], None]:
     def trace(frame, event, _argument):
         if not frame.f_code.co_filename.startswith(prefix):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "opcode":
-            at_bytecode()
+            at_bytecode(frame.f_code, frame.f_lasti)
         return trace
 
     before = sys.gettrace()
@@ -58,16 +81,16 @@ def _watch_by_tracing(at_bytecode: Callable[[], None], prefix: str) -> Callable[
     return lambda: sys.settrace(before)
 
 
-def _watch_by_monitoring(at_bytecode: Callable[[], None], prefix: str) -> Callable[[], None]:
+def _watch_by_monitoring(at_bytecode: Callable[[CodeType, int], None], prefix: tuple[str, ...]) -> Callable[[], None]:
     watching = sys.monitoring
     tool = 3 if watching.get_tool(3) is None else 4  # one may be at work when a value's method starts the next
     watched = True
 
-    def instruction(code, _offset):
+    def instruction(code, offset):
         if not code.co_filename.startswith(prefix):
             return watching.DISABLE
         if watched:
-            at_bytecode()
+            at_bytecode(code, offset)
         return None
 
     def stop() -> None:
@@ -86,7 +109,7 @@ def _watch_by_monitoring(at_bytecode: Callable[[], None], prefix: str) -> Callab
 
 
 def at_each_bytecode(
-    call: Callable[[], object], act: Callable[[], object], *, within: Path = RECORDING, first: int = 0, step: int = 1
+    call: Callable[[], object], act: Callable[[], object], *, within: Folders = RECORDING, first: int = 0, step: int = 1
 ) -> Iterator[int]:
     """``act_at`` for one bytecode after the other, until ``call`` has no more; gives the number of each."""
     number = first

@@ -86,7 +86,7 @@ def after_an_interruption(workload: Workload) -> None:
 @pytest.mark.parametrize("read", ["get_snapshot", "read_totals"])
 def test_a_read_ended_anywhere_loses_nothing_uncounted(read):
     workload, number = Workload(), 0
-    while act_at(number, getattr(workload.collector, read), interrupt, within=PACKAGE):
+    while act_at(number, getattr(workload.collector, read), interrupt, within=(PACKAGE,)):
         after_an_interruption(workload)
         workload.add()
         number += STEP
@@ -95,10 +95,40 @@ def test_a_read_ended_anywhere_loses_nothing_uncounted(read):
 
 def test_a_reset_ended_anywhere_has_happened_or_has_not():
     workload, number = Workload(), 0
-    while act_at(number, workload.collector.reset, interrupt, within=PACKAGE):
+    while act_at(number, workload.collector.reset, interrupt, within=(PACKAGE,)):
         totals, gauges = workload.collector.get_snapshot().totals, workload.collector.get_snapshot().gauges
         finished = sum(totals.requests_by_reason.values())
         assert totals.requests_received == finished + gauges.requests_in_flight + totals.requests_lost
         workload.add()
         number += STEP
     assert number > 2000
+
+
+@pytest.mark.parametrize("file", ["tracker.py", "derivation.py"])
+def test_a_read_ended_at_any_bytecode_of_a_trackers_drain_keeps_the_identity_and_no_counter_falls(file):
+    collector = SchedulerMetricsCollector()
+    tracker = RequestTracker(collector)
+    open_requests = [tracker.arrived(("open", number)) for number in range(5)]
+    collector.get_snapshot()
+    number, arrived, received, interrupted = 0, 5, 5, 0
+
+    def serve():
+        slot = tracker.arrived(("served", number))
+        tracker.iteration([*open_requests, slot])
+        tracker.finished(slot, EOS)
+
+    serve()
+    while act_at(number, collector.read_totals, interrupt, within=PACKAGE / "tracking" / file):
+        state = collector.read_totals()
+        totals, gauges = state.totals, state.gauges
+        arrived += 1
+        finished = sum(totals.requests_by_reason.values())
+        assert totals.requests_received == finished + gauges.requests_in_flight + totals.requests_lost
+        assert gauges.requests_in_flight == 5
+        assert (totals.requests_lost, totals.requests_received >= received) == (0, True)
+        assert totals.rejected_records.get("interrupted", 0) >= interrupted
+        received, interrupted = totals.requests_received, totals.rejected_records.get("interrupted", 0)
+        assert received + interrupted >= arrived
+        number += 1
+        serve()
+    assert number > 50

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from batchscope import (
     BatchscopeError,
     CompletionReason,
+    InvalidRecordError,
     IterationResult,
     MetricsConfiguration,
     RequestResult,
@@ -27,13 +30,25 @@ MISTAKES = {
     "a set": (lambda t, s: t.iteration({s}), ["iteration(slots=a set)", "a set has no order"]),
     "a generator": (lambda t, s: t.iteration(x for x in [s]), ["slots=a generator", "list or array"]),
     "an array of floats": (lambda t, s: t.iteration(np.array([1.5])), ["slots=an array of float64, shape (1,)"]),
-    "more tokens than slots": (lambda t, s: t.iteration([s], [1, 2]), ["2 values for 1 slots"]),
+    "more tokens than slots": (lambda t, s: t.iteration([s], [1, 2]), ["iteration(tokens=[1, 2])", "2 values for 1 slot;", "one a slot"]),
+    "more tokens than a formed batch has slots": (lambda t, s: t.iteration(t.forming([s]), tokens=[1, 1]),
+                                                  ["iteration(tokens=[1, 1])", "2 values for 1 slot;"]),
+    "too few scheduled tokens": (lambda t, s: t.iteration([s, s], [1, 1], scheduled_tokens=[7]),
+                                 ["iteration(scheduled_tokens=[7])", "1 values for 2 slots", "one a slot"]),
+    "a text as tokens of a formed batch": (lambda t, s: t.iteration(t.forming([s]), tokens=["x"]),
+                                           ["iteration(tokens=['x'])"]),
+    "slots that are None": (lambda t, s: t.iteration(None), ["iteration(slots=None)", "list or array"]),
+    "a stop that is none": (lambda t, s: t.stopped("kv"), ["stopped(limiter='kv')", "such as BatchLimiter.KV_CACHE"]),
+    "a prompt that is None": (lambda t, s: t.arrived("b", prompt_tokens=None),
+                              ["RequestTracker.arrived()", "prompt_tokens=None", "prompt_tokens and rank whole"]),
     "a reason that is none": (lambda t, s: t.finished(s, "stop"),
                               ["RequestTracker.finished(reason='stop')", "CompletionReason.EOS_TOKEN_REACHED"]),
     "a limiter that is none": (lambda t, s: t.iteration([s], limited_by="kv"), ["limited_by='kv'", "BatchLimiter."]),
     "a count that is a text": (lambda t, s: t.iteration([s], waiting="3"), ["waiting='3'", "expected a number"]),
     "a slot that is none": (lambda t, s: t.finished("r", EOS), ["finished(slot='r')", "arrived() returned"]),
     "a slot twice": (lambda t, s: t.iteration([s, s]), ["duplicate_slot", f"slot {1 << 24}"]),
+    "a slot that is evicted and in the batch": (lambda t, s: (t.iteration([s]), t.iteration([s], preempted=[s]))[0],
+                                                ["duplicate_slot", "both in slots and in preempted"]),
     "a stale slot": (lambda t, s: t.iteration([12345]), ["stale_slot", "slot 12345"]),
     "a finish of nobody": (lambda t, s: t.finished(99, EOS), ["RequestTracker.finished()", "stale_slot", "slot 99"]),
     "an id twice": (lambda t, s: t.arrived("x"), ["RequestTracker.arrived()", "duplicate_request", "request_id='x'"]),
@@ -81,6 +96,38 @@ def test_an_instant_of_the_wall_clock_is_named_and_its_request_is_lost(caplog):
     assert all("looks like time.time()" in line for line in lines)
     assert "counted as lost" in lines[1]
     assert collector.read_totals().totals.requests_lost == 1
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_strict_raises_the_same_sentence_at_the_call(name):
+    mistake, parts = MISTAKES[name]
+    tracker = RequestTracker(SchedulerMetricsCollector(MetricsConfiguration(strict=True)))
+    slot = tracker.arrived("x")
+    with pytest.raises(InvalidRecordError) as raised:
+        mistake(tracker, slot)
+    assert all(part in str(raised.value) for part in parts), raised.value
+    assert "strict" not in str(raised.value)
+
+
+def test_strict_names_the_last_record_that_was_refused_and_a_clock_that_is_another():
+    tracker = RequestTracker(SchedulerMetricsCollector(MetricsConfiguration(strict=True)))
+    slot = tracker.arrived("x", at=time.time())
+    with pytest.raises(InvalidRecordError, match=r"looks like time\.time\(\)"):
+        tracker.iteration([slot])
+    with pytest.raises(
+        InvalidRecordError, match=r"RequestTracker\.finished\(\) was not counted \(stale_slot\): slot 7;"
+    ):
+        tracker.finished(7, EOS)
+
+
+def test_preempted_none_is_nobody_as_tokens_none_is_one_each():
+    collector = SchedulerMetricsCollector(MetricsConfiguration(strict=True))
+    tracker = RequestTracker(collector)
+    slot = tracker.arrived("x")
+    tracker.iteration([slot], preempted=None)
+    tracker.iteration(tracker.forming([slot], preempted=None))
+    totals = collector.read_totals().totals
+    assert (totals.iterations, totals.preemptions) == (2, 0)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +203,35 @@ def test_values_of_hostile_types_are_named_by_type_and_run_nothing(caplog):
 )  # fmt: skip
 def test_a_value_is_shown_short(value, text):
     assert shown(value) == text
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda t, c: t.iteration([1], [1, 2]), lambda t, c: t.finished("r", EOS), lambda t, c: t.forming(["a"]),
+        lambda t, c: c.record_iteration(iteration(tokens="3")), lambda t, c: c.record_batch_utilization("full"),
+    ],
+)  # fmt: skip
+def test_a_mistake_keeps_nothing_of_its_caller_alive(mistake):
+    class Tensor:
+        """Large, and held by the caller's frame alone."""
+
+    collector = SchedulerMetricsCollector()
+    tracker = RequestTracker(collector)
+
+    def step():
+        tensor = Tensor()
+        mistake(tracker, collector)
+        return weakref.ref(tensor)
+
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        assert step()() is None
+    finally:
+        if collecting:
+            gc.enable()
+    assert sum(collector.read_totals().totals.rejected_records.values()) == 1
 
 
 def test_a_handler_that_fails_does_not_reach_the_reader():

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import tracemalloc
+import weakref
 
 import pytest
 from test_reentrance import accounted
@@ -18,9 +20,11 @@ from batchscope import (
     BatchLimiter,
     CompletionReason,
     IterationResult,
+    MetricsConfiguration,
     RequestResult,
     RequestTracker,
     SchedulerMetricsCollector,
+    SloTargets,
 )
 from batchscope.recording.packing import MAX_ID
 
@@ -65,6 +69,21 @@ class NamelessMeta(type):
         raise RuntimeError("no name")
 
 
+class HostileMeta(type):
+    """Classes that can be asked for nothing."""
+
+    def _refuse(cls, *_):
+        raise RuntimeError("not this class")
+
+    __hash__ = __eq__ = __repr__ = __str__ = __bool__ = __len__ = __iter__ = _refuse
+    __instancecheck__ = __subclasscheck__ = _refuse
+    __name__ = __doc__ = property(_refuse)
+
+
+class OfHostileType(metaclass=HostileMeta):
+    """Its own methods are those of any object."""
+
+
 class NamelessError(Exception, metaclass=NamelessMeta):
     """Says nothing either."""
 
@@ -106,7 +125,7 @@ def moody():
 VALUES = (
     0, 1, 1.5, -1, None, True, 10**400, float("nan"), float("inf"), "", "text", b"bytes", [], [1.0], (), {}, object(), 1j,
     HostileText("x"), Poisoned("x"), Proxy(), NamelessError(), NamelessError, Raises(), Recursive(), "x" * 1000,
-    EOS, BatchLimiter.DEMAND, "\ud800",
+    EOS, BatchLimiter.DEMAND, "\ud800", OfHostileType(), OfHostileType,
 )  # fmt: skip
 
 
@@ -157,6 +176,40 @@ def test_whatever_a_tracker_is_told_no_call_raises_and_the_identity_holds():
             finished = sum(totals.requests_by_reason.values())
             assert totals.requests_received == finished + snapshot.gauges.requests_in_flight + totals.requests_lost
     assert finished > 0
+
+
+def test_a_request_of_a_hostile_type_costs_nobody_but_itself_whether_taken_refused_or_undeclared():
+    configuration = MetricsConfiguration(slo={"chat": SloTargets(time_to_first_token=1.0)})
+    collector = SchedulerMetricsCollector(configuration)
+    tracker = RequestTracker(collector)
+    hostile = OfHostileType()
+    for _ in range(2):
+        good, taken = tracker.arrived("good"), tracker.arrived(hostile, request_class="chat")
+        tracker.arrived(hostile, prompt_tokens=-1)
+        tracker.arrived("x", prompt_tokens=-1, request_class=hostile)
+        tracker.iteration([good, taken])
+        tracker.finished(good, EOS)
+        tracker.finished(taken, EOS)
+        collector.record_request_completion(RequestResult(hostile, 1, EOS, 1.0))
+        collector.record_request_completion(RequestResult("a", 1, EOS, 1.0, request_class=hostile))
+    snapshot = collector.get_snapshot()
+    assert snapshot.request_stats.total_requests == 8
+    assert snapshot.totals.rejected_records == {"duplicate_request": 2, "negative": 2}
+    collector.reset()
+    assert collector.get_snapshot().request_stats.total_requests == 0
+
+
+def test_an_undeclared_request_class_is_not_kept_alive():
+    class Kept:
+        """A class of requests, as an object."""
+
+    kept = Kept()
+    gone = weakref.ref(kept)
+    collector = SchedulerMetricsCollector(MetricsConfiguration(slo={"chat": SloTargets(time_to_first_token=1.0)}))
+    collector.record_request_completion(RequestResult("a", 1, EOS, 1.0, request_class=kept))
+    del kept
+    collector.get_snapshot()
+    assert gone() is None
 
 
 def test_one_poisoned_name_or_id_costs_no_neighbour():
@@ -296,6 +349,48 @@ def test_records_of_signal_handlers_are_counted_whatever_they_interrupt():
     made += 60_000 * TIMES
     assert accounted(collector) == made
     assert collector.get_snapshot().totals.dropped_records == 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers that send signals here")
+def test_reads_that_real_signals_end_anywhere_keep_the_identity_for_two_seconds():
+    class Ended(BaseException):
+        pass
+
+    def handler(*_):
+        if reading:
+            raise Ended
+
+    collector, random_time = SchedulerMetricsCollector(), random.Random(1).uniform
+    tracker, reading, ended, received, lost, number = RequestTracker(collector), False, 0, 0, 0, 0
+    for place in range(50):
+        tracker.arrived(("open", place))
+    collector.get_snapshot()
+    before, end = signal.signal(signal.SIGALRM, handler), time.monotonic() + 2 * TIMES
+    try:
+        while time.monotonic() < end:
+            for _ in range(3):
+                number += 1
+                slot = tracker.arrived(number)
+                tracker.iteration([slot])
+                tracker.finished(slot, EOS)
+            try:
+                reading = True
+                signal.setitimer(signal.ITIMER_REAL, random_time(1e-5, 9e-4))
+                collector.read_totals()
+                reading = False
+            except Ended:
+                reading, ended = False, ended + 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            state = collector.read_totals()
+            totals, gauges = state.totals, state.gauges
+            finished = sum(totals.requests_by_reason.values())
+            assert totals.requests_received == finished + gauges.requests_in_flight + totals.requests_lost
+            assert (totals.requests_received >= received, totals.requests_lost >= lost) == (True, True)
+            received, lost = totals.requests_received, totals.requests_lost
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert ended > 20
 
 
 def test_ten_thousand_short_threads_leave_the_rings_of_those_alive_at_once():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from interruptions import act_at, at_each_bytecode, interrupt
+from interruptions import TRACKING, act_at, at_each_bytecode, interrupt
 
 from batchscope import CompletionReason, IterationResult, RequestResult, RequestTracker, SchedulerMetricsCollector
 from batchscope.recording import rings
@@ -123,7 +123,7 @@ TRACKER_CALLS: dict[str, Callable[[RequestTracker, int], object]] = {
 @pytest.mark.parametrize("act", ["nested", "interrupt"])
 @pytest.mark.parametrize("call", TRACKER_CALLS)
 def test_a_trackers_call_in_the_middle_of_another_or_ended_there_leaves_it_whole(call, act, relief, monkeypatch):
-    monkeypatch.setattr("batchscope.tracking.tracker._RELIEF_EVENTS", relief)
+    monkeypatch.setattr("batchscope.recording.producer._RELIEF_EVENTS", relief)
     collector = SchedulerMetricsCollector()
     tracker = RequestTracker(collector)
     served = 0
@@ -145,7 +145,8 @@ def test_a_trackers_call_in_the_middle_of_another_or_ended_there_leaves_it_whole
 
     number, step = 0, 1 if relief > 1 else 331
     slot = tracker.arrived("first")
-    while act_at(number, lambda: TRACKER_CALLS[call](tracker, slot), serve if act == "nested" else interrupt):  # noqa: B023
+    act_inside = serve if act == "nested" else interrupt
+    while act_at(number, lambda: TRACKER_CALLS[call](tracker, slot), act_inside, within=TRACKING):  # noqa: B023
         check()
         slot = tracker.arrived(("next", number))
         number += step

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchscope.resources.attempts import Attempts
-from batchscope.resources.energy import EnergyIntegral
+from batchscope.resources.device import Attempts, EnergyIntegral
+from batchscope.resources.gpus import visible
 from batchscope.resources.process import Process
-from batchscope.resources.visible import visible
 
 GPUS = [("GPU-aa11", "MIG-77"), ("GPU-aa22",), (), ("GPU-bb33",)]
 

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-from server_doubles import WAIT, Source, ask, call
+from server_doubles import WAIT, Source, ask, call, fetch
+from starlette.responses import Response
+from starlette.routing import Route
 
 from batchscope import BatchscopeError, ConfigurationError, decode_snapshot
 from batchscope.errors import MissingExtraError
@@ -153,6 +155,39 @@ def test_without_the_token_nobody_learns_anything(path):
         assert TOKEN not in answer.body.decode()
     assert source.reads == 0
     assert ask(app, path, headers=[("Authorization", f"Bearer {TOKEN}")]).status != 401
+
+
+async def history(_request):
+    """The last hour.
+
+    Nobody reads on.
+    """
+    return Response(b"an hour")
+
+
+ADDED = [Route("/history", history, methods=["GET"])]
+
+
+def test_a_route_that_is_added_is_answered_listed_and_behind_the_token():
+    app = make_asgi_app(Source(), routes=ADDED, token=TOKEN)
+    known = [("Authorization", f"Bearer {TOKEN}")]
+    assert ask(app, "/history").status == 401
+    assert ask(app, "/history", headers=known).body == b"an hour"
+    assert ask(app, "/", headers=known).json()["endpoints"]["/history"] == "The last hour."
+    assert "/healthz, /history" in ask(app, "/nothing", headers=known).json()["error"]
+    assert ask(app, "/history", method="POST", headers=known).status == 405
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/snapshot", "/healthz"])
+def test_a_route_that_is_added_takes_the_place_of_none_of_ours(path):
+    taken = make_asgi_app(Source(), routes=[Route(path, history)])
+    assert ask(taken, path).body != b"an hour"
+
+
+def test_a_route_that_is_added_is_answered_under_our_names_only():
+    with serve(Source(), port=0, routes=ADDED) as handle:
+        assert fetch(handle, "/history").body == b"an hour"
+        assert fetch(handle, "/history", headers={"Host": "evil.example"}).status == 421
 
 
 def test_a_websocket_without_the_token_is_closed():

@@ -7,7 +7,7 @@ import pytest
 from batchscope import CompletionReason, ConfigurationError, RequestTracker, SchedulerMetricsCollector
 from batchscope.publishing.liveness import Processes
 from batchscope.server import make_asgi_app
-from batchscope.server.health import STALL_SECONDS, checked_stall_seconds, judge, judge_processes
+from batchscope.server.health import STALL_SECONDS, judge, judge_processes
 from batchscope.statistics.totals import Gauges
 
 NEVER = math.nan
@@ -59,7 +59,7 @@ def test_the_limit_can_be_chosen():
 @pytest.mark.parametrize("bad", [0, -1.0, math.nan, math.inf, True, "60", None])
 def test_a_limit_that_is_none_is_refused(bad):
     with pytest.raises(ConfigurationError, match="stall_seconds"):
-        checked_stall_seconds(bad)
+        make_asgi_app(SchedulerMetricsCollector(), stall_seconds=bad)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -237,6 +238,86 @@ def test_unfinished_handshakes_are_bounded_and_do_not_hold_up_the_end(certificat
         running.close()
         assert all(ended(one) for one in silent)
     assert not caplog.records
+
+
+def served(certificate, **limits):
+    pem, key = certificate
+    return serve(Source(), port=0, tls_certificate=pem, tls_key=key, limits=ConnectionLimits(**limits))
+
+
+def shake_hands(connection):
+    """A client's side of TLS: its object, what it hears, what it says; the last of the handshake is not sent yet."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    received, said = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(received, said)
+    while True:
+        try:
+            client.do_handshake()
+        except ssl.SSLWantReadError:
+            connection.sendall(said.read())
+            received.write(connection.recv(65536))
+        else:
+            return client, received, said
+
+
+REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+@needs_openssl
+def test_a_request_that_comes_in_one_piece_with_the_end_of_the_handshake_is_answered(certificate):
+    with served(certificate) as running, connect(running) as connection:
+        client, received, said = shake_hands(connection)
+        client.write(REQUEST)
+        connection.sendall(said.read())
+        answer = b""
+        while not answer:
+            received.write(connection.recv(65536))
+            with contextlib.suppress(ssl.SSLWantReadError):  # a session ticket only
+                answer = client.read(65536)
+        assert answer.startswith(b"HTTP/1.1 200 OK")
+
+
+@needs_openssl
+def test_what_comes_in_the_clear_before_a_handshake_is_no_part_of_what_follows(certificate, caplog):
+    with served(certificate) as running, connect(running) as connection:
+        connection.sendall(REQUEST)
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            shake_hands(connection)
+        assert fetch_over_tls(running, certificate) == 200
+    assert not caplog.records
+
+
+def fetch_over_tls(running, certificate):
+    context = ssl.create_default_context(cafile=certificate[0])
+    connection = http.client.HTTPSConnection("127.0.0.1", running.port, context=context, timeout=WAIT)
+    with contextlib.closing(connection):
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status
+
+
+@needs_openssl
+def test_a_client_that_leaves_within_its_handshake_leaves_no_place_taken(certificate, caplog):
+    with served(certificate, header_seconds=60.0) as running:
+        for sent in (b"", b"\x16\x03\x01", b"\x16\x03\x01\x02\x00" + bytes(600), b"no TLS at all\r\n\r\n"):
+            with connect(running) as leaving:
+                leaving.sendall(sent)
+        assert fetch_over_tls(running, certificate) == 200
+        server = running._server
+        while server.guard.count or server.server_state.connections:  # until the loop has seen the last one go
+            assert fetch_over_tls(running, certificate) == 200
+    assert not caplog.records
+
+
+@needs_openssl
+def test_a_handshake_and_the_headers_after_it_have_one_deadline(certificate):
+    with served(certificate, header_seconds=0.5, connections=2) as running, connect(running) as connection:
+        began = time.monotonic()
+        _, _, said = shake_hands(connection)
+        connection.sendall(said.read())
+        assert ended(connection)  # without a byte of a request
+        assert time.monotonic() - began < WAIT / 2
+        assert running._server.guard.count == 0
 
 
 @needs_openssl

@@ -1,6 +1,5 @@
 """What goes wrong around a server: sources that hang, no descriptors left, settings that would open it unasked."""
 
-import asyncio
 import errno
 import logging
 import os
@@ -12,8 +11,7 @@ import pytest
 from server_doubles import WAIT, Source, connect, fetch
 
 from batchscope import ConfigurationError
-from batchscope.server import ConnectionLimits, running, serve
-from batchscope.server.loop import ServerLoop
+from batchscope.server import running, serve
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104  (for a moment)
 
@@ -62,21 +60,18 @@ def test_a_process_ends_although_its_source_hangs_in_a_scrape():
 
 
 def test_without_descriptors_left_it_says_so_in_one_line(caplog):
-    loop = ServerLoop(ConnectionLimits())
-    try:
-        problem = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    problem = {
+        "message": "socket.accept() out of system resource",
+        "exception": OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+    }
+    with serve(Source(), port=0) as handle:
+        loop = handle._server._loop
         for _ in range(100):
-            loop.call_exception_handler({"message": "socket.accept() out of system resource", "exception": problem})
-    finally:
-        loop.close()
+            loop.call_soon_threadsafe(loop.call_exception_handler, problem)
+        assert fetch(handle).status == 200
     [record] = caplog.records
     assert (record.name, record.levelno) == ("batchscope.server", logging.ERROR)
     assert "Too many open files" in record.getMessage()
-
-
-def test_a_loop_of_its_own_is_still_an_asyncio_loop():
-    with asyncio.Runner(loop_factory=lambda: ServerLoop(ConnectionLimits())) as runner:
-        assert runner.run(asyncio.sleep(0, "done")) == "done"
 
 
 @pytest.mark.parametrize("host", [None, "", 5])

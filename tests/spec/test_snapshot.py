@@ -49,6 +49,43 @@ def test_a_snapshot_has_all_statistics_and_they_are_those_of_the_getters():
     assert (snapshot.batch_stats.total_batches, snapshot.error_stats.total_errors) == (2, 1)
 
 
+def numbers_in(document):
+    """Where numbers stand: each container with the key of one in it."""
+    if isinstance(document, dict | list):
+        for key, value in list(document.items() if isinstance(document, dict) else enumerate(document)):
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                yield document, key
+            yield from numbers_in(value)
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), 2**63])
+def test_a_whole_number_that_is_no_int64_is_refused_wherever_it_stands(number):
+    document = json.loads(filled()[0].get_snapshot().to_json(histograms=True))
+    places = list(numbers_in(document))
+    assert len(places) > 200
+    for container, key in places:
+        before, container[key] = container[key], number
+        with pytest.raises(DecodeError):
+            decode_snapshot(json.dumps(document))
+        container[key] = before
+    assert decode_snapshot(json.dumps(document))
+
+
+def test_the_largest_numbers_of_a_document_are_shown_and_add_up_to_one_that_can_be_read_again():
+    document = json.loads(filled()[0].get_snapshot().to_json(histograms=True))
+    spared = [document.pop("histograms"), document.pop("windowed_histograms")]  # these check their own counts
+    for container, key in numbers_in(document):
+        container[key] = 2**63 - 1 if type(container[key]) is int else 1.7e308
+    document["histograms"], document["windowed_histograms"] = spared
+    one = decode_snapshot(json.dumps(document))
+    other = msgspec.structs.replace(one, instance_id="other")
+    assert one.report()
+    merged = MetricsSnapshot.merge(one, other)
+    assert merged.report()
+    again = decode_snapshot(merged.to_json(histograms=True))
+    assert again.totals.generation_tokens == again.sequence == 2**63 - 1
+
+
 def test_a_snapshot_has_every_part():
     snapshot = filled()[0].get_snapshot()
     assert set(snapshot.slo_stats) == {"chat", "batch"}

@@ -159,6 +159,22 @@ def test_iterations_and_requests_must_agree_when_all_have_left(records, said):
     assert said in found
 
 
+def test_a_token_for_each_chunk_of_a_prefill_is_said_once_with_its_cause():
+    double = RecordingMetrics()
+    tracker = RequestTracker(double)
+    for number in range(200):
+        slot = tracker.arrived(number, prompt_tokens=300, at=10.0 * number)
+        for chunk in range(3):
+            tracker.iteration([slot], scheduled_tokens=[100], finished_at=10.0 * number + chunk + 1)
+        tracker.finished(slot, EOS, at=10.0 * number + 3)
+    [found] = violations(double, drained=True)
+    assert found.startswith("request 0: its first token came after 100 of 300 prompt tokens")
+    assert "say tokens=0 for a chunk" in found
+    assert found.endswith("(and 199 more like it)")
+    with pytest.raises(ConformanceError, match=r"^1 contradiction:\n  request 0: its first token"):
+        assert_conforms(double, drained=True)
+
+
 def test_the_error_lists_contradictions_and_how_many_more():
     with pytest.raises(ConformanceError, match=r"30 contradictions:\n(.*\n){20}  ... and 10 more") as caught:
         assert_conforms(recorded(*(but(STEP, iteration_number=k, kv_cache_usage=2.0) for k in range(30))))
@@ -211,14 +227,14 @@ def test_what_a_tracker_still_holds_or_lost_has_not_left():
     tracker.lost(tracker.arrived("b", at=2.0), at=3.0)
     assert violations(double) == []
     found = violations(double, drained=True)
-    assert "1 requests of a tracker lost: expected an end of each" in found
-    assert "1 requests arrived and 0 ended: expected that all have left" in found
+    assert "1 request of a tracker lost: expected an end of each" in found
+    assert "1 request arrived and 0 ended: expected that all have left" in found
 
 
 def test_a_completed_request_that_no_iteration_took_is_found():
     double = RecordingMetrics()
     tracker = RequestTracker(double)
     tracker.finished(tracker.arrived("a", at=0.0), EOS, at=1.0)
-    assert violations(double) == ["1 calls of a tracker refused as not_running: expected none"]
+    assert violations(double) == ["1 call of a tracker refused as not_running: expected none"]
     [found] = violations(recorded(RequestResult("b", 1, EOS, nan)))
     assert "completed without a processing_time" in found

@@ -107,11 +107,23 @@ def test_a_batch_counts_once_however_often_it_is_reported(tracked):
     assert tracked.rejected == {"told_twice": 2}
 
 
-def test_a_batch_that_is_never_reported_leaves_no_trace(tracked):
+def test_a_formed_batch_in_whose_place_slots_are_reported_is_counted_as_not_told_once(tracked):
     slots = tracked.arrive("a")
     tracked.tracker.forming(slots, started_at=0.0)
-    tracked.run(slots, started=1.0, finished=2.0)
-    assert tracked.totals.iterations == 1
+    tracked.run(slots, started=1.0, finished=2.0, rank=1)  # of another rank
+    assert tracked.rejected == {}
+    tracked.run(slots, started=2.0, finished=3.0)
+    tracked.run(slots, started=3.0, finished=4.0)
+    assert tracked.totals.iterations == 3
+    assert tracked.rejected == {"not_told": 1}
+
+
+def test_a_batch_that_is_never_reported_leaves_no_trace_where_the_next_one_is(tracked):
+    slots = tracked.arrive("a")
+    tracked.tracker.forming(slots, started_at=0.0)
+    tracked.tracker.iteration(tracked.tracker.forming(slots, started_at=1.0), finished_at=2.0)
+    tracked.run(slots, started=2.0, finished=3.0)
+    assert tracked.totals.iterations == 2
     assert tracked.rejected == {}
 
 
@@ -145,6 +157,9 @@ def test_strict_raises_where_the_mistake_is_made():
         tracker.stopped("nothing")
     with pytest.raises(InvalidRecordError):
         tracker.forming(["a"])
+    tracker.forming([tracker.arrived("a")])
+    with pytest.raises(InvalidRecordError, match="give iteration what forming returned"):
+        tracker.iteration([])
 
 
 def test_the_refused_request_is_known_with_what_it_needs(tracked):

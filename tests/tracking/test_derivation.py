@@ -12,7 +12,7 @@ from batchscope import CompletionReason
 from batchscope.configuration import SchedulerLimits
 from batchscope.rows import GapColumn, Gaps, IterationColumn, RowKind, Rows
 from batchscope.tracking.derivation import Derivation
-from batchscope.tracking.slots import FREE, GENERATION, SlotTable
+from batchscope.tracking.slots import FIRST_HANDLE, FREE, SlotTable
 
 EOS = CompletionReason.EOS_TOKEN_REACHED
 
@@ -67,7 +67,8 @@ def test_a_prefill_chunk_is_no_emission():
     tracked.run([slot], [0], started=1.0, finished=2.0)
     found = blocks(tracked)
     assert not [block for block in found if isinstance(block, Gaps)]
-    assert np.isnan(tracked.tracker._derivation.table.first_token_at[slot & (GENERATION - 1)])
+    table = tracked.tracker._derivation.table
+    assert np.isnan(table.first_token_at[table.rows(np.array([slot]))]).all()
 
 
 def test_an_iteration_gives_an_iteration_and_a_batch_row():
@@ -144,20 +145,58 @@ def test_who_left_is_remembered_only_until_the_next_iteration_and_never_without_
     assert len(derivation._departed.at) == 0
 
 
-@pytest.mark.parametrize("index", [256, 300, 4095, 4096, 70_000])
-def test_the_table_grows_to_the_next_power_of_two_and_keeps_what_it_has(index):
+def occupy(table: SlotTable, handles: list[int]) -> None:
+    some = np.arange(len(handles), dtype=np.float64)
+    table.occupy(np.array(handles, dtype=np.int64), some, some, np.zeros(len(handles)), some)
+
+
+@pytest.mark.parametrize("more", [255, 256, 300, 4095, 70_000])
+def test_the_table_grows_to_the_next_power_of_two_and_keeps_what_it_has(more):
     table = SlotTable()
-    handle = np.array([GENERATION + 3])
-    table.occupy(handle, np.array([1.5]), np.array([7.0]), np.array([0.0]), np.array([np.nan]))
-    table.reserve(index)
-    assert table.capacity == 1 << index.bit_length()
+    first = np.array([FIRST_HANDLE + 3])
+    table.occupy(first, np.array([1.5]), np.array([7.0]), np.array([0.0]), np.array([np.nan]))
+    occupy(table, list(range(FIRST_HANDLE + 4, FIRST_HANDLE + 4 + more)))
+    assert table.capacity == max(256, 1 << more.bit_length())
     assert table.capacity == len(table.tokens) == len(table.max_gap)
-    assert (table.handle[3], table.arrived_at[3], table.prompt_tokens[3]) == (GENERATION + 3, 1.5, 7.0)
-    assert table.live().tolist() == [3]
-    assert table.handle[index] == FREE
+    (row,) = table.rows(first)
+    assert (table.handle[row], table.arrived_at[row], table.prompt_tokens[row]) == (first[0], 1.5, 7.0)
+    assert len(table.live()) == more + 1
 
 
-def test_the_sentinel_of_a_free_slot_is_no_handle():
-    table = SlotTable()
-    handles = np.array([FREE, 5, GENERATION + 5, 1 << 60])
-    assert not table.valid(handles, handles & (GENERATION - 1)).any()
+NO_HANDLES = [FREE, 0, 5, -(1 << 63), (1 << 63) - 1, FIRST_HANDLE - 1]
+
+
+@given(st.data())
+def test_a_handle_is_mapped_to_its_row_exactly_as_long_as_its_request_is_in_flight(data):
+    """Against a dict: numbers ascend, nearly, with gaps; some requests outlive thousands of others."""
+    table, known, number = SlotTable(2), {}, FIRST_HANDLE
+    for _ in range(data.draw(st.integers(1, 12))):
+        arriving = []
+        for gap in data.draw(st.lists(st.sampled_from([1, 1, 1, 2, 40]), max_size=12)):
+            number += gap
+            arriving.append(number)
+        if arriving:
+            late = data.draw(st.booleans())
+            occupy(table, arriving[::-1] if late else arriving)
+            known |= dict.fromkeys(arriving)
+        leaving = data.draw(st.lists(st.sampled_from(sorted(known)), unique=True)) if known else []
+        if leaving and data.draw(st.booleans()):
+            table.release(table.rows(np.array(leaving)))
+        else:
+            for handle in leaving:
+                table.forget(handle)
+        known = {handle: None for handle in known if handle not in leaving}
+        asked = np.array([*range(FIRST_HANDLE, number + 3), *NO_HANDLES], dtype=np.int64)
+        rows = table.rows(asked)
+        assert asked[rows != FREE].tolist() == sorted(known)
+        assert (table.handle[rows[rows != FREE]] == asked[rows != FREE]).all()
+        assert len(table._places.window) <= 4 * table.capacity
+
+
+def test_a_request_that_arrives_with_a_number_from_before_the_window_is_found_like_the_others():
+    table = SlotTable(2)
+    occupy(table, [FIRST_HANDLE + 1000])
+    occupy(table, [FIRST_HANDLE])
+    assert (table.rows(np.array([FIRST_HANDLE, FIRST_HANDLE + 1000, FIRST_HANDLE + 1])) != FREE).tolist() == [
+        True, True, False
+    ]  # fmt: skip

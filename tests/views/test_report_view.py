@@ -1,6 +1,7 @@
 """The report of a snapshot: what it says, and that nothing of it is cut off."""
 
 import datetime as dt
+import io
 import math
 import re
 
@@ -122,6 +123,8 @@ def test_a_setting_without_a_known_value_is_named_alone():
 def test_an_inferred_cause_is_called_inferred_wherever_it_stands():
     report = served().get_snapshot().report()
     assert line_of(report, "held by").endswith("of busy time (inferred)")
+    unknown = line_of(snapshot_of({"unknown": 0.6, "demand": 0.4}, reported=0.0).report(), "held by")
+    assert not unknown.endswith("(inferred)")
     assert "share of busy time; inferred" in report
     reported = served(BatchLimiter.KV_CACHE).get_snapshot().report()
     assert "inferred" not in reported
@@ -130,11 +133,13 @@ def test_an_inferred_cause_is_called_inferred_wherever_it_stands():
     assert "of busy time (25.0 % reported, rest inferred)" in line_of(mixed, "held by")
 
 
-def test_what_is_not_known_is_said_before_the_first_cause_that_is():
-    report = snapshot_of({"unknown": 0.5, "kv_cache": 0.3, "demand": 0.2}).report()
-    assert line_of(report, "held by") == (
-        "nobody said, nor can it be inferred: 50.0 % of busy time the KV cache (kv_cache_blocks, now 500): 30.0 % of busy time"
+def test_the_head_names_every_cause_from_ten_percent_on_and_the_largest_however_little_it_is():
+    shares = {"unknown": 0.5, "kv_cache": 0.27, "demand": 0.14, "policy": 0.09}
+    assert line_of(snapshot_of(shares).report(), "held by") == (
+        "nobody said, nor can it be inferred: 50.0 % of busy time the KV cache (kv_cache_blocks, now 500): 27.0 % of busy time "
+        "nothing, there was no more to do: 14.0 % of busy time"
     )
+    assert "KV" in line_of(snapshot_of({"kv_cache": 0.05}).report(), "held by")
 
 
 def test_demand_that_was_the_largest_is_said_before_the_first_limit():
@@ -143,14 +148,28 @@ def test_demand_that_was_the_largest_is_said_before_the_first_limit():
         "mostly nothing, there was no more to do: 70.0 % of busy time "
         "the KV cache (kv_cache_blocks, now 500): 30.0 % of busy time"
     )
-    assert "no more to do" not in line_of(snapshot_of({"demand": 0.3, "kv_cache": 0.7}).report(), "held by")
+    assert "mostly" not in line_of(snapshot_of({"demand": 0.49, "kv_cache": 0.48}).report(), "held by")
     assert "KV" not in line_of(snapshot_of({"demand": 0.95, "kv_cache": 0.05}).report(), "held by")
 
 
-def test_seconds_and_lost_slot_seconds_stand_beside_each_share():
-    rows = snapshot_of({"kv_cache": 0.75, "demand": 0.25}).report().split("Why the batch")[1].splitlines()
-    assert re.split(r"  +", rows[3].strip())[-3:] == ["75.0", "0.400", "kv_cache_blocks, now 500"]
-    assert re.split(r"  +", rows[4].strip())[-3:] == ["25.0", "0.400", "there was no more to do"]
+def test_what_is_unknown_names_the_limits_that_nobody_gave():
+    limits = SchedulerLimits(max_running_requests=2)
+    report = snapshot_of({"unknown": 1.0}, limits=limits).report(width=140)
+    words = "not reported; to infer it, give SchedulerLimits: max_scheduled_tokens, kv_cache_blocks"
+    assert words in re.sub(r"\s+", " ", report)
+    assert "give SchedulerLimits" not in snapshot_of({"unknown": 1.0}).report()
+
+
+def test_seconds_lost_slot_seconds_and_those_who_waited_stand_beside_each_share():
+    totals = Totals(
+        busy_seconds_by_limiter={"kv_cache": 75.0, "demand": 25.0},
+        waiting_request_seconds_by_limiter={"kv_cache": 120.0, "demand": 0.0},
+    )
+    report = snapshot_of({"kv_cache": 0.75, "demand": 0.25}, totals=totals).report()
+    rows = report.split("Why the batch")[1].splitlines()
+    assert re.split(r"  +", rows[1].strip())[-4:] == ["for, s", "lost slot-s", "wait req-s", "which is"]
+    assert re.split(r"  +", rows[3].strip())[-4:] == ["75.0", "0.400", "120", "kv_cache_blocks, now 500"]
+    assert re.split(r"  +", rows[4].strip())[-4:] == ["25.0", "0.400", "0", "there was no more to do"]
 
 
 def test_most_refused_is_said_in_the_head_and_not_that_there_was_no_more_to_do():
@@ -178,6 +197,54 @@ def test_what_should_not_be_is_noted_with_its_largest_parts():
         "4 records dropped"
     )
     assert line_of(snapshot_of({}).report(), "to note") is None
+
+
+def test_preempted_work_that_is_done_again_is_noted_with_its_share():
+    def noted(**totals):
+        return line_of(snapshot_of({}, totals=Totals(**totals)).report(), "to note")
+
+    thrash = {"preemptions": 40, "recomputed_tokens": 3000, "requests_received": 100}
+    assert noted(**thrash, scheduled_prefill_tokens=10_000) == (
+        "3,000 of 10,000 prefill tokens (30.0 %) were computed again, after 40 preemptions"
+    )
+    assert noted(**thrash) == "3,000 tokens were computed again, after 40 preemptions"
+    assert noted(preemptions=40, requests_received=100) == "40 preemptions of 100 requests"
+    assert noted(preemptions=4, recomputed_tokens=300, scheduled_prefill_tokens=10_000, requests_received=100) is None
+
+
+def test_demand_while_requests_wait_is_noted():
+    snapshot = served(BatchLimiter.DEMAND).get_snapshot()  # one of three waits all the time
+    assert line_of(snapshot.report(), "to note") == (
+        "demand was reported while requests waited (1.00 on average): say what kept them out"
+    )
+
+
+def test_a_batch_beyond_its_limit_is_noted():
+    snapshot = served(BatchLimiter.KV_CACHE, limits=SchedulerLimits(max_running_requests=1)).get_snapshot()
+    assert line_of(snapshot.report(), "to note") == "the largest batch had 2 requests, and max_running_requests is 1"
+
+
+def test_requests_that_no_target_was_applied_to_are_counted_beside_those_that_were():
+    collector = SchedulerMetricsCollector(MetricsConfiguration(slo=SloTargets(e2e_latency=2.0)), clock=lambda: 0.0)
+    for reason in (CompletionReason.EOS_TOKEN_REACHED, CompletionReason.CANCELLED, CompletionReason.CANCELLED):
+        collector.record_request_completion(RequestResult(reason, 5, reason, 1.0))
+    section = collector.get_snapshot().report().split("\nSLO ")[1]
+    assert "(2 not evaluated)" in section
+    assert "not measured" not in section
+
+
+@pytest.mark.parametrize(("columns", "width"), [(60, 80), (90, 90), (200, 140)])
+def test_on_a_terminal_it_is_as_wide_as_that_within_bounds_and_else_a_page(monkeypatch, columns, width):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    snapshot = served().get_snapshot()
+    assert snapshot.report() == snapshot.report(width=100)
+    for name, value in {"COLUMNS": str(columns), "LINES": "40", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stdout", Terminal())
+    assert snapshot.report() == snapshot.report(width=width)
 
 
 def test_rates_of_the_window_stand_beside_those_of_a_longer_run():

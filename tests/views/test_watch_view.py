@@ -82,6 +82,16 @@ def test_two_targets_of_which_one_is_down_show_one_table_of_latencies_and_no_fle
     assert "connection refused" in shown
 
 
+@pytest.mark.parametrize(("precision", "error"), [(1, "8.6 %"), (2, "0.54 %"), (3, "0.068 %")])
+def test_the_title_of_our_own_endpoint_says_the_error_that_its_histograms_guarantee(precision, error):
+    collector = SchedulerMetricsCollector(MetricsConfiguration(percentile_precision=precision), clock=lambda: 9.0)
+    tracker = RequestTracker(collector)
+    slot = tracker.arrived("a", at=0.0)
+    for end in (3.0, 5.0, 9.0):
+        tracker.iteration([slot], finished_at=end)
+    assert f"percentiles within {error}\n" in drawn(document(up(1, scraped(collector.get_snapshot()))))
+
+
 def test_two_targets_that_are_up_show_the_fleet_and_each():
     found = scraped(snapshot())
     shown = drawn(document(up(1, found), up(2, found)))

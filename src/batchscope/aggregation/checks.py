@@ -36,18 +36,18 @@ _RECORDS: dict[type, str] = {
 
 
 class Rejections:
-    """Rejected records by reason, and the last one in words (what ``strict`` raises)."""
+    """Rejected records by reason, and the last one: reason, kind of record, detail (what ``strict`` raises)."""
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
         self.first: dict[tuple[str, str], str] = {}
-        self.last = ""
+        self.last: tuple[str, str, str] | None = None
 
     def add(self, reason: str, count: int = 1, detail: str = "", what: str = "A record") -> None:
         """Count ``count`` rejected records; of each reason and kind of record the first detail is kept."""
         self.first.setdefault((reason, what), detail)
         self.counts[reason] = self.counts.get(reason, 0) + count
-        self.last = f"{reason}: {detail}" if detail else reason
+        self.last = reason, what, detail
 
     @property
     def total(self) -> int:

@@ -77,6 +77,7 @@ class IterationAggregate:
         self._prefill_missed = False
         self.busy_by_limiter = np.zeros(len(LIMITERS))
         self.lost_slots_by_limiter = np.zeros(len(LIMITERS))
+        self.waiting_by_limiter = np.zeros(len(LIMITERS))
         self.busy_reported = 0.0
         self.running, self.waiting = Integral(), Integral()
         self.scheduled_seconds = 0.0
@@ -185,6 +186,9 @@ class IterationAggregate:
         for integral, column in ((self.running, C.RUNNING_REQUESTS), (self.waiting, C.WAITING_REQUESTS)):
             if known.high[column] >= 0:
                 integral.add(busy, values[:, column])
+        if known.high[C.WAITING_REQUESTS] > 0:
+            waited = np.nan_to_num(values[:, C.WAITING_REQUESTS]) * busy
+            self.waiting_by_limiter += np.bincount(limiter, weights=waited, minlength=len(LIMITERS))
         places = self.limits.batch_places
         if places is not None:
             self.slot_seconds += places * float(busy.sum())

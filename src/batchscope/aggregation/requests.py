@@ -16,6 +16,7 @@ from batchscope.histograms.bucketed import Observations
 from batchscope.histograms.instrument import Instrument
 from batchscope.histograms.row_buffer import RowBuffer
 from batchscope.histograms.sliding_window import SlidingWindowCounter
+from batchscope.recording.mistakes import shown
 from batchscope.recording.packing import cut_ids
 from batchscope.rows import COLUMNS, REASONS, Floats, RequestColumn, RowKind, Rows, StartColumn
 
@@ -58,18 +59,18 @@ BY_CLASS = {
 
 
 class ClassCodes(dict[str | None, float]):
-    """The code of each class; of any other that of ``other``. ``undeclared``: the first that folded into it."""
+    """The code of each class; of any other that of ``other``. ``undeclared``: the first that did, in words."""
 
     def __init__(self, codes: Mapping[str, float], other: float, *, declared: bool) -> None:
         super().__init__()
         self.update(codes)
         self._other = other
         self._declared = declared
-        self.undeclared: object = None
+        self.undeclared: str | None = None
 
     def __missing__(self, name: object) -> float:
         if self._declared and self.undeclared is None:
-            self.undeclared = name
+            self.undeclared = shown(name)  # not the object: it may be anybody's, and would live as long as this
         return self._other
 
 

@@ -114,7 +114,7 @@ class ResourceAggregate:
         if not reason and name_of(sample) not in self.series and len(self.series) >= MAX_SERIES:
             reason = TOO_MANY
         if reason:
-            self._rejections.add(reason, 1, repr(sample)[:MAX_TEXT])
+            self._rejections.add(reason, 1, repr(sample)[:MAX_TEXT], "A resource sample")
         return not reason and not math.isnan(sample.value)
 
     def _note(self, facts: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@ from batchscope.cli.scraping import MaxMib, Timeout, TokenFile, limits_of
 from batchscope.scraping.check import CheckReport, check_report
 from batchscope.scraping.fetch import ScrapeError, metrics_url
 from batchscope.scraping.watcher import UnknownEngineError, look
-from batchscope.server.access import find_token
+from batchscope.tokens import find_token
 from batchscope.views.check import view
 from batchscope.views.rendering import for_stdout
 

@@ -34,7 +34,6 @@ OPTION_OF = {
     "stall_seconds": "--stall-seconds",
     "directory": "serve",
     "labels": "--label",
-    "path": "serve unix:PATH",
     "allowed_hosts": "--allowed-host",
 }
 """Setting -> option of the command line."""

@@ -19,8 +19,8 @@ from batchscope.cli.scraping import MaxMib, Timeout, TokenFile, limits_of
 from batchscope.cli.simulation import note
 from batchscope.errors import DecodeError
 from batchscope.scraping.fetch import MetricsUrl, ScrapeError, ScrapeLimits, fetch, metrics_url
-from batchscope.server.access import find_token
 from batchscope.statistics.snapshot import SCHEMA, MetricsSnapshot, decode_snapshot
+from batchscope.tokens import find_token
 from batchscope.views.rendering import for_stdout
 from batchscope.views.report import Report
 

@@ -23,7 +23,6 @@ from batchscope.statistics.cumulative import StateSource
 if TYPE_CHECKING:
     from batchscope.server.running import ServerHandle
 
-UNIX = "unix:"
 LOOK_SECONDS = 1.0
 """How often a directory is looked at, scraped or not: what is read and tidied between scrapes delays none."""
 
@@ -55,6 +54,8 @@ class _Replay(NamedTuple):
     """What a replay is served with; None: as the simulator has it."""
 
     speed: float | None = None
+    limit: int | None = None
+    rate_scale: float | None = None
     max_running_requests: int | None = None
     max_scheduled_tokens: int | None = None
     kv_cache_blocks: int | None = None
@@ -72,8 +73,8 @@ def serve(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="[DIRECTORY|unix:PATH]",
-            help="Where processes publish their snapshots: a directory, or a socket to listen on.",
+            metavar="[DIRECTORY]",
+            help="Where processes publish their snapshots.",
             show_default=False,
         ),
     ] = None,
@@ -83,6 +84,10 @@ def serve(
     speed: Annotated[
         float | None,
         typer.Option(metavar="X", help="Of the replay: 10 = ten times as fast as it happened.", show_default="1"),
+    ] = None,
+    limit: _ReplayCount = None,
+    rate_scale: Annotated[
+        float | None, typer.Option(metavar="X", help="Of the replay, as in batchscope replay.", show_default=False)
     ] = None,
     max_running_requests: _ReplayCount = None,
     max_scheduled_tokens: _ReplayCount = None,
@@ -121,16 +126,26 @@ def serve(
         host, port, token_file, tls_certificate, tls_key, vllm_names, stall_seconds, _labels(label or []),
         allowed_host or None,
     )  # fmt: skip
-    told = _Replay(speed, max_running_requests, max_scheduled_tokens, kv_cache_blocks, slo_ttft, slo_tpot, slo_e2e)
+    told = _Replay(
+        speed,
+        limit,
+        rate_scale,
+        max_running_requests,
+        max_scheduled_tokens,
+        kv_cache_blocks,
+        slo_ttft,
+        slo_tpot,
+        slo_e2e,
+    )
     if source is not None and trace is not None:
-        raise CommandError("serve: expected a DIRECTORY or unix:PATH to serve, or --replay TRACE, and not both")
+        raise CommandError("serve: expected a DIRECTORY to serve, or --replay TRACE, and not both")
     if trace is None and told.given:
         name, value = next(iter(told.given.items()))
         raise CommandError(f"--{name.replace('_', '-')} {value:g}: expected --replay TRACE beside it")
     if source is None and trace is None:
-        raise CommandError("serve: expected a DIRECTORY or unix:PATH to serve, or --replay TRACE")
+        raise CommandError("serve: expected a DIRECTORY to serve, or --replay TRACE")
     if trace is not None and label:
-        raise CommandError("--label: expected a DIRECTORY or unix:PATH beside it")
+        raise CommandError("--label: expected a DIRECTORY beside it")
     with suppress(KeyboardInterrupt):
         if trace is not None:
             _serve_replay(trace, told, endpoint)
@@ -148,21 +163,17 @@ def _labels(given: list[str]) -> dict[str, str] | None:
 
 
 def _serve_processes(place: str, endpoint: _Endpoint) -> None:
-    from batchscope.publishing import SnapshotDirectory, SnapshotSocket  # noqa: PLC0415  (needed here only)
+    from batchscope.publishing import SnapshotDirectory  # noqa: PLC0415  (needed here only)
 
-    path = place.removeprefix(UNIX)
-    if not path:
+    if not place:
         raise CommandError(f"serve {place!r}: expected a path")
-    if place.startswith(UNIX):
-        reader: SnapshotSocket | SnapshotDirectory = SnapshotSocket(path, labels=endpoint.labels)
-    elif Path(path).is_file():
-        raise CommandError(f"serve {place}: is a file, expected a directory; to serve a trace: --replay {path}")
-    else:
-        new = not Path(path).exists()
-        reader = SnapshotDirectory(path, labels=endpoint.labels, interval=LOOK_SECONDS)
-        if new or not any(Path(path).iterdir()):
-            made = "did not exist: it was made, and" if new else "is there and"
-            note(f"{path} {made} is empty; figures come with the first process that publishes there")
+    if Path(place).is_file():
+        raise CommandError(f"serve {place}: is a file, expected a directory; to serve a trace: --replay {place}")
+    new = not Path(place).exists()
+    reader = SnapshotDirectory(place, labels=endpoint.labels, interval=LOOK_SECONDS)
+    if new or not any(Path(place).iterdir()):
+        made = "did not exist: it was made, and" if new else "is there and"
+        note(f"{place} {made} is empty; figures come with the first process that publishes there")
     with reader, _serving(reader, place, endpoint):
         threading.Event().wait()
 
@@ -179,14 +190,24 @@ def _serve_replay(trace: Path, told: _Replay, endpoint: _Endpoint) -> None:
         kv_cache_blocks=options.kv_cache_blocks,
         kv_block_size=options.block_size,
     )
-    workload = open_trace(trace)
+    workload = open_trace(trace, limit=told.limit, rate_scale=1.0 if told.rate_scale is None else told.rate_scale)
     labels = {"model_name": "replay"}
     with SchedulerMetricsCollector(configuration, limits=limits, labels=labels, clock=clock) as collector:
         simulator = Simulator(workload, RequestTracker(collector), options=options, clock=clock, speed=speed)
-        with _serving(collector, trace.name, endpoint):
+        with _serving(collector, f"{trace.name}{_pace(speed)}", endpoint):
             if not simulator.run().interrupted:
                 note("the replay is over: its last figures stay until Ctrl-C")
                 threading.Event().wait()
+
+
+def _pace(speed: float) -> str:
+    """What a second is, where there are two kinds of them."""
+    if speed == 1:
+        return ""
+    return (
+        f" at {speed:g} times its pace: durations and the rates of /snapshot are in seconds of the trace,"
+        f" rates that Prometheus takes in yours ({speed:g} times as high)"
+    )
 
 
 def _serving(source: StateSource, name: str, endpoint: _Endpoint) -> ServerHandle:

@@ -18,7 +18,7 @@ from batchscope.errors import ConfigurationError
 from batchscope.scraping.documents import WatchDocument
 from batchscope.scraping.fetch import metrics_url
 from batchscope.scraping.watcher import Watcher
-from batchscope.server.access import find_token
+from batchscope.tokens import find_token
 from batchscope.views.rendering import for_stdout
 from batchscope.views.watch import view
 
@@ -39,9 +39,12 @@ def watch(
     timeout: Timeout = 5.0,
     max_mib: MaxMib = 16.0,
     token_file: TokenFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document a look, a line each.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document a look, a line each, as for | jq .fleet.intervals.")
+    ] = False,
 ) -> int:
-    """Watch running engines, one or many: vLLM, SGLang, TGI, llama.cpp, TensorRT-LLM, LMDeploy.
+    """Watch running engines, one or many: vLLM (also under Ray Serve), SGLang, TGI, llama.cpp, TensorRT-LLM, LMDeploy,
+    Dynamo, MAX, and batchscope's own endpoints.
 
     Rates and latencies are of the time between two looks; the first one can only tell numbers since the engine
     started, and says so. A percentile is shown as the interval that the engine's buckets allow. Exit code: 0; 1 when

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
+from batchscope.background import Closing
 from batchscope.clock import Clock
 from batchscope.engines.hooks import Hooks
 from batchscope.errors import ConfigurationError, MissingExtraError
@@ -184,7 +184,7 @@ def _iteration(message: ForwardPass, scheduled: Scheduled, now: float) -> Iterat
     )
 
 
-class ForwardPassReader:
+class ForwardPassReader(Closing):
     """Subscribes to ``endpoints`` (``ipc:///tmp/x.0``, ``tcp://127.0.0.1:20380``) and feeds ``passes`` from a thread.
 
     MissingExtraError without pyzmq; ConfigurationError for an endpoint that ZMQ cannot connect to. A sender may come
@@ -216,14 +216,6 @@ class ForwardPassReader:
         """End the thread; it can be called again."""
         self._stop.set()
         self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _subscribed(endpoints: Sequence[str]) -> tuple[Any, Any]:

@@ -36,13 +36,17 @@ class Hooks:
             return None
         try:
             return function(*arguments)
-        except Exception:  # whatever it is, the engine's requests matter more
-            self.failures += 1
-            if self.failures == 1:
-                logger.exception(
-                    "batchscope: measuring %s failed; the engine goes on, figures are missing", self._owner
-                )
+        except Exception as error:  # noqa: BLE001  (whatever it is, the engine's requests matter more)
+            self.caught(error)
             return None
+
+    def caught(self, error: Exception) -> None:
+        """Count what a hook raised; the first is logged."""
+        self.failures += 1
+        if self.failures == 1:
+            logger.error(
+                "batchscope: measuring %s failed; the engine goes on, figures are missing", self._owner, exc_info=error
+            )
 
     def wrap(
         self,

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import logging
-from types import TracebackType
-from typing import Self
 
-import msgspec
-
-from batchscope.background import Periodic
-from batchscope.detailed_log import figures
+from batchscope.background import Closing, Periodic
 from batchscope.errors import ConfigurationError
 from batchscope.statistics.cumulative import StateSource
+from batchscope.statistics.key_figures import log_key_figures
 
 
-class LogExporter:
+class LogExporter(Closing):
     """Logs the key figures of ``source`` every ``interval`` seconds, and at ``close()``, from a thread of its own.
 
     A record's message is ``batchscope`` and the figures as JSON; formatters for structured logs find the same
@@ -49,19 +45,8 @@ class LogExporter:
         """Log the figures now."""
         if self._source.closed:
             self._periodic.stop()
-        if self._logger.isEnabledFor(self._level):
-            document = msgspec.json.encode(figures(self._source.get_snapshot()))
-            extra = {"batchscope": msgspec.json.decode(document)}
-            self._logger.log(self._level, "batchscope %s", document.decode(), extra=extra)
+        log_key_figures(self._source, self._logger, self._level)
 
     def close(self, timeout: float = 5.0) -> bool:
         """Log a last time and end; says whether the thread ended within ``timeout`` seconds."""
         return self._periodic.close(timeout)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -9,11 +9,18 @@ from typing import NamedTuple
 import msgspec
 
 from batchscope.errors import DecodeError
-from batchscope.publishing.files import discard_folder, holds_counts, read_counts, sync_directory, write_counts
+from batchscope.publishing.files import (
+    archive_name,
+    discard_folder,
+    holds_counts,
+    read_counts,
+    sync_directory,
+    temporary_name,
+    write_counts,
+)
 from batchscope.publishing.frame import DAMAGED, FrameError, Header, pack, unpack
-from batchscope.publishing.names import archive_name, temporary_name
+from batchscope.publishing.merge_fleet import ended
 from batchscope.publishing.publication import Publication
-from batchscope.publishing.subtract import ended
 from batchscope.statistics.merge import merge_snapshots
 from batchscope.statistics.snapshot import MetricsSnapshot, decode_snapshot
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from batchscope.background import RateLimitedLog
 from batchscope.publishing import archive
-from batchscope.publishing.files import discard_file, discard_folder, discard_own
+from batchscope.publishing.files import Listing, Published, archive_name, discard_file, discard_folder, discard_own
 from batchscope.publishing.liveness import Members
-from batchscope.publishing.names import Listing, Published, archive_name
 from batchscope.publishing.publication import Publication
 
 

@@ -12,9 +12,17 @@ from batchscope.clock import Clock
 from batchscope.errors import ConfigurationError
 from batchscope.publishing import archive
 from batchscope.publishing.compaction import Compactor
-from batchscope.publishing.files import make_directory, read_whole, usable_path, writable_by_everybody
+from batchscope.publishing.files import (
+    Listing,
+    Published,
+    archive_name,
+    listing,
+    make_directory,
+    read_whole,
+    usable_path,
+    writable_by_everybody,
+)
 from batchscope.publishing.frame import FOREIGN, UNREADABLE, FrameError
-from batchscope.publishing.names import Listing, Published, archive_name, listing
 from batchscope.publishing.publication import Publication, decode
 from batchscope.publishing.reader import FleetReader, logger
 
@@ -25,12 +33,13 @@ _LOOKS = 20
 class SnapshotDirectory(FleetReader):
     """Reads, merges and tidies a directory that ``SnapshotPublisher`` writes into.
 
-    A process whose sequence has not grown for ``dead_after`` seconds of this reader's clock is dead: its counts
-    stay, its gauges and rates go; if it wakes up it is back, and nothing was counted twice. The dead are folded
-    into an archive, so nothing grows with restarts. Any number of readers may do that to one directory;
-    ``compact=False`` only reads. ``interval`` (seconds) looks regularly in a thread, so that a scrape finds most
-    files decoded and the directory is tidied without scrapes; None: only when it is read. The directory must
-    exist or be made here (ConfigurationError); what cannot be read later is skipped, counted and logged.
+    A process whose sequence has not grown for ``dead_after`` seconds of this reader's clock is dead, or for twice
+    as long as it said it may be silent where that is more (8 s with the publisher's own interval): its counts stay,
+    its gauges and rates go; if it wakes up it is back, and nothing was counted twice. The dead are folded into an
+    archive, so nothing grows with restarts. Any number of readers may do that to one directory; ``compact=False``
+    only reads. ``interval`` (seconds) looks regularly in a thread, so that a scrape finds most files decoded and
+    the directory is tidied without scrapes; None: only when it is read. The directory must exist or be made here
+    (ConfigurationError); what cannot be read later is skipped, counted and logged.
 
     Nothing in it is followed, waited for or deleted that is not what publishers and readers write there: links,
     FIFOs and other files are left alone. A directory that every user of the machine can write to is warned of:

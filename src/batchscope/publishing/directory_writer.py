@@ -7,9 +7,8 @@ from pathlib import Path
 
 from batchscope.errors import ConfigurationError
 from batchscope.publishing import archive
-from batchscope.publishing.files import make_directory, write_whole
+from batchscope.publishing.files import Published, listing, make_directory, write_whole
 from batchscope.publishing.frame import FrameError
-from batchscope.publishing.names import Published, listing
 from batchscope.publishing.publication import Publication, encode
 
 _LOOKS = 5
@@ -94,10 +93,3 @@ class DirectoryWriter:
             with contextlib.suppress(OSError, FrameError):
                 return archive.read(self._directory, revisions[-1]).header
         return archive.ArchiveHeader(format=archive.FORMAT, forgotten=True)  # unreadable: rather lost than twice
-
-    def forget(self) -> None:
-        """In a forked child: the files are the parent's."""
-        self._own = []
-
-    def close(self) -> None:
-        """Nothing is held open."""

@@ -1,4 +1,4 @@
-"""A body with a header that says what it is and how long: what a file or a message of this room consists of.
+"""A body with a header that says what it is and how long: what a file of this room consists of.
 
 One line, then the body. The line is the header as JSON, a blank, and the checksum (CRC-32, 8 digits) of that JSON and
 the body together. A frame that was cut, damaged or written by something else is told apart from a whole one before

@@ -1,4 +1,4 @@
-"""Who is in a fleet, who of them is alive, and what all have counted together: the core of every reader.
+"""Who is in a fleet, who of them is alive, and what all have counted together: the core of a reader.
 
 Time is an argument: seconds of the reader's own monotonic clock. No process id, no file time and no other
 host's clock says whether a process lives; only whether its ``sequence`` still grows.
@@ -15,6 +15,9 @@ from batchscope.publishing.archive import Archive, ArchiveHeader
 from batchscope.publishing.publication import Publication
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.statistics.totals import Gauges
+
+_QUIETS = 2
+"""How many promised silences a process is waited for: the next publication may be late."""
 
 
 class Member(NamedTuple):
@@ -62,15 +65,14 @@ class Members:
         self.archive, self._members = archive, found
         return overlapping
 
-    def __iter__(self) -> Iterator[Member]:
-        return iter(self._members.values())
-
     def __len__(self) -> int:
         return len(self._members)
 
     def lives(self, member: Member, now: float) -> bool:
         """Whether its gauges and rates are of the present."""
-        return not member.publication.final and not member.claimed and now - member.changed_at < self.dead_after
+        publication = member.publication
+        patience = max(self.dead_after, _QUIETS * publication.quiet_seconds)
+        return not publication.final and not member.claimed and now - member.changed_at < patience
 
     def living(self, now: float) -> list[MetricsSnapshot]:
         """Snapshots of the living, in a fixed order."""

@@ -11,6 +11,7 @@ from batchscope.statistics.snapshot import MetricsSnapshot, decode_snapshot
 
 FORMAT = "batchscope.publication/2"
 INSTANCE = re.compile(r"[A-Za-z0-9_]{1,64}")
+_LONGEST_QUIET = 3600.0
 
 
 class PublicationHeader(Header, frozen=True, kw_only=True):
@@ -20,6 +21,7 @@ class PublicationHeader(Header, frozen=True, kw_only=True):
     base: int
     sequence: int
     final: bool
+    quiet_seconds: float = 0.0
 
 
 class Publication(NamedTuple):
@@ -27,6 +29,7 @@ class Publication(NamedTuple):
 
     ``base`` is 0 until a reader has folded the instance: then what was folded is left out. ``sequence`` is
     the snapshot's own, which grows with each: the heartbeat. ``final``: nothing comes after it.
+    ``quiet_seconds``: for how long its process, alive and idle, may publish nothing more.
     """
 
     instance: str
@@ -34,12 +37,15 @@ class Publication(NamedTuple):
     sequence: int
     final: bool
     snapshot: MetricsSnapshot
+    quiet_seconds: float = 0.0
 
 
 def encode(publication: Publication) -> bytes:
     """A frame, histograms included."""
-    instance, base, sequence, final, snapshot = publication
-    header = PublicationHeader(format=FORMAT, instance=instance, base=base, sequence=sequence, final=final)
+    instance, base, sequence, final, snapshot, quiet = publication
+    header = PublicationHeader(
+        format=FORMAT, instance=instance, base=base, sequence=sequence, final=final, quiet_seconds=quiet
+    )
     return pack(header, snapshot.to_json(histograms=True))
 
 
@@ -54,4 +60,5 @@ def decode(data: bytes) -> Publication:
         raise FrameError(DAMAGED, str(error)) from error
     if (snapshot.instance_id, snapshot.sequence) != (header.instance, header.sequence):
         raise FrameError(FOREIGN, f"snapshot of {snapshot.instance_id!r}: expected {header.instance!r}, as its header")
-    return Publication(header.instance, header.base, header.sequence, header.final, snapshot)
+    quiet = min(max(header.quiet_seconds, 0.0), _LONGEST_QUIET)  # whoever dies is dead some day, whatever it promised
+    return Publication(header.instance, header.base, header.sequence, header.final, snapshot, quiet)

@@ -8,26 +8,22 @@ import logging
 import os
 import threading
 import time
-import weakref
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
-from batchscope.background import Periodic, RateLimitedLog
+from batchscope.background import Closing, Periodic, RateLimitedLog, forked
 from batchscope.clock import Clock
 from batchscope.errors import ConfigurationError
 from batchscope.publishing.carried_counts import Continuation
 from batchscope.publishing.directory_writer import DirectoryWriter
 from batchscope.publishing.files import usable_path
-from batchscope.publishing.publication import INSTANCE, Publication
-from batchscope.publishing.socket_writer import SocketWriter
+from batchscope.publishing.publication import INSTANCE
 from batchscope.statistics.snapshot import MetricsSnapshot
 
 logger = logging.getLogger("batchscope")
-UNIX = "unix:"
 _ATTEMPTS = 5
 _SILENT_SECONDS = 4.0
-"""How long nothing is published where nothing was recorded: readers take for dead who is silent for 10 s."""
+"""How long nothing is published where nothing was recorded; a publication says so, and readers wait twice as long."""
 
 
 class SnapshotSource(Protocol):
@@ -37,35 +33,17 @@ class SnapshotSource(Protocol):
         """Everything, with histograms; each call gives a higher ``sequence``."""
 
 
-class Transport(Protocol):
-    """Where publications go."""
-
-    @property
-    def outstanding(self) -> set[int]:
-        """The sequences of the publications that a reader may hold or take."""
-
-    def put(self, publication: Publication) -> int | None:
-        """Publish; None, or the sequence up to which a reader holds this process's counts already."""
-
-    def forget(self) -> None:
-        """In a forked child: what is open is the parent's."""
-
-    def close(self) -> None:
-        """End; what was put stays."""
-
-
-class SnapshotPublisher:
-    """Publishes ``source``'s snapshot every ``interval`` seconds, from a thread of its own.
+class SnapshotPublisher(Closing):
+    """Publishes ``source``'s snapshot into ``target`` every ``interval`` seconds, from a thread of its own.
 
     Where the source tells whether anything was recorded (``drain()``, as a collector does) and nothing was, it waits
     until 4 s have passed since the last one: an idle engine costs next to nothing.
 
-    ``target`` is a directory, which is made if need be, or ``unix:/path.sock``. A directory is written to at
-    once: ConfigurationError says here what would be wrong with it later. A reader's socket may come later.
-    A failure (disk full, directory removed, no reader) is counted in ``failures``, logged once a minute at
-    most, and tried again after the next interval; it never reaches the engine's threads. ``close()``, leaving
-    the context or the interpreter's normal end publishes once more and says that it was the last. After a fork
-    the child's is closed: make a new one there, or make them only in children. Without an ``interval`` (None)
+    ``target`` is a directory, which is made if need be and written to at once: ConfigurationError says here what
+    would be wrong with it later. A failure (disk full, directory removed) is counted in ``failures``, logged once
+    a minute at most, and tried again after the next interval; it never reaches the engine's threads. ``close()``,
+    leaving the context or the interpreter's normal end publishes once more and says that it was the last. After a
+    fork the child's is closed: make a new one there, or make them only in children. Without an ``interval`` (None)
     there is no thread: call ``publish_now()``.
     """
 
@@ -87,19 +65,16 @@ class SnapshotPublisher:
         self._clock = clock
         self._seen: int | None = None
         self._published_at = clock()
+        self._periodic = None if interval is None else Periodic(self._publish_news, interval, "batchscope-publish")
+        self._quiet_seconds = 0.0 if self._periodic is None else max(self._periodic.interval, _SILENT_SECONDS)
         self.failures = 0
         _check_instance(source.get_snapshot().instance_id)
-        self._transport: Transport
-        if where.startswith(UNIX):
-            self._transport = SocketWriter(where.removeprefix(UNIX))
-        else:
-            self._transport = DirectoryWriter(Path(where))
-            self._publish_first(where)
-        self._periodic = None if interval is None else Periodic(self._publish_news, interval, "batchscope-publish")
+        self._writer = DirectoryWriter(Path(where))
+        self._publish_first(where)
         if self._periodic is not None:
             self._periodic.start()
             atexit.register(self.close)  # after the thread's own, so that it comes before it
-        _publishers.add(self)
+        forked(self)
 
     def _publish_first(self, directory: str) -> None:
         try:
@@ -145,12 +120,13 @@ class SnapshotPublisher:
         for _ in range(_ATTEMPTS):
             snapshot = self._source.get_snapshot()
             publication = self._continuation.publication(snapshot, final=final)
+            publication = publication._replace(quiet_seconds=self._quiet_seconds)
             try:
-                taken = self._transport.put(publication)
+                taken = self._writer.put(publication)
                 if taken is not None:
                     self._continuation.folded(taken)
             finally:
-                self._continuation.keep(self._transport.outstanding)
+                self._continuation.keep(self._writer.outstanding)
             if taken is None:
                 return
         raise OSError("a reader took every publication for that of a dead process: raise its dead_after")
@@ -171,33 +147,11 @@ class SnapshotPublisher:
         self._closed = True
         if self._periodic is not None:
             self._periodic.close()
-        self._transport.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _after_fork(self) -> None:
-        """In the child: off. The parent's lock may be held, its files and its connection are not ours."""
+        """In the child: off. The parent's lock may be held, and its files are not ours."""
         self._lock = threading.Lock()
         self._closed = True
-        self._transport.forget()
-
-
-_publishers: weakref.WeakSet[SnapshotPublisher] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for publisher in list(_publishers):
-        publisher._after_fork()  # noqa: SLF001  (one mechanism, two halves)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _check_instance(instance: str) -> None:

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import abc
 import logging
-import os
 import threading
-import weakref
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
 
 import msgspec
 
-from batchscope.background import RateLimitedLog
+from batchscope.background import Closing, RateLimitedLog, forked
 from batchscope.clock import Clock
 from batchscope.errors import ConfigurationError
-from batchscope.publishing.combine import combine
 from batchscope.publishing.labels import checked_labels
 from batchscope.publishing.liveness import Members, Processes
-from batchscope.publishing.steady import steady
+from batchscope.publishing.merge_fleet import combine, steady
 from batchscope.statistics.cumulative import CumulativeState, cumulative_of
 from batchscope.statistics.merge_parts import common
 from batchscope.statistics.snapshot import MetricsSnapshot
@@ -54,7 +49,7 @@ class SkippedFiles:
         self._log.warning(key, "batchscope: %s is skipped (%s): %s", shown(name), reason, shown(why))
 
 
-class FleetReader(abc.ABC):
+class FleetReader(Closing):
     """Many processes as one source of statistics: exporters and servers take it where they take a collector.
 
     Its counters never fall while it lives. A scrape within ``max_age`` seconds of the one before gets the same
@@ -79,7 +74,7 @@ class FleetReader(abc.ABC):
         self._merged: MetricsSnapshot | None = None
         self._merged_at = 0.0
         self._lock = threading.Lock()
-        _readers.add(self)
+        forked(self)
 
     @abc.abstractmethod
     def _refresh(self, now: float) -> None:
@@ -121,14 +116,6 @@ class FleetReader(abc.ABC):
         """Stop reading; it can be called again."""
         self._closed = True
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _merge(self, now: float) -> MetricsSnapshot:
         if not self._closed:
             self._refresh(now)
@@ -168,15 +155,3 @@ def _with_skips(snapshot: MetricsSnapshot, counts: dict[str, int]) -> MetricsSna
         totals=msgspec.structs.replace(snapshot.totals, rejected_records=rejected),
         request_stats=msgspec.structs.replace(snapshot.request_stats, rejected_records=rejected),
     )
-
-
-_readers: weakref.WeakSet[FleetReader] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for reader in list(_readers):
-        reader._after_fork()  # noqa: SLF001  (one mechanism, two halves)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -8,7 +8,7 @@ from typing import Never
 
 from batchscope.errors import InvalidRecordError
 from batchscope.recording.aside import Aside
-from batchscope.recording.mistakes import Mistakes
+from batchscope.recording.mistakes import Mistakes, in_words
 from batchscope.recording.packing import BAD_VALUE, GAP_BYTES, pack_gap, packed_copy
 from batchscope.recording.ring import Ring
 from batchscope.recording.rings import ProducerContext, Rings
@@ -132,14 +132,4 @@ class LatencyWriter:
         self._rings.rejected.add(WRONG_TYPE)
         self._mistakes.note_call(WRONG_TYPE, "Writer", error)
         if self._strict:
-            raise InvalidRecordError(
-                f"record not taken: {_text(error)}; see the fields' types in its docstring"
-            ) from error
-
-
-def _text(error: Exception) -> str:
-    """An exception's message, if it has one: its class may be anybody's."""
-    try:
-        return str(error)
-    except BAD_VALUE:
-        return "an error without a text"
+            raise InvalidRecordError(in_words(WRONG_TYPE, "Writer", error)) from error

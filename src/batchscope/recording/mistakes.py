@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from math import isfinite
 from types import FrameType
 from typing import Any, NamedTuple
@@ -28,18 +28,23 @@ _WALL_CLOCK = 1e9
 _LISTS = frozenset({"slots", "tokens", "scheduled_tokens", "preempted"})
 _TEXTS = frozenset({"self", "request_id", "request_class", "error_type", "exception"})
 _EXPECTED = {
-    "slots": "a list or array of the whole numbers that arrived() returned",
+    "slots": "a list or array of the whole numbers that arrived() returned, or what forming() returned",
     "preempted": "a list or array of the whole numbers that arrived() returned",
     "tokens": "a list or array of whole numbers, one a slot",
     "slot": "the whole number that arrived() returned",
     "reason": "a CompletionReason, such as CompletionReason.EOS_TOKEN_REACHED",
+    "limiter": "a BatchLimiter, such as BatchLimiter.KV_CACHE",
     "limited_by": "a BatchLimiter, such as BatchLimiter.KV_CACHE, or None",
     "latencies": "seconds, in a list or an array of one dimension, or (seconds, count) pairs",
 }
 _EXPECTED |= dict.fromkeys(("inter_token_latencies", "inter_emission_latencies"), _EXPECTED["latencies"])
 _NUMBER = "a number"
 _FURTHER = "Further ones are counted only, in rejected_records; MetricsConfiguration(strict=True) raises at the call."
-_CODES = {"reason": REASON_CODES, "limited_by": LIMITER_CODES}
+_CODES = {"reason": REASON_CODES, "limiter": LIMITER_CODES, "limited_by": LIMITER_CODES}
+_DUE = frozenset({"slots", "slot", "reason", "limiter"})
+"""Required, where they are positional: None is no value of them."""
+_ARRIVAL = ("wrong_type", "RequestTracker.arrived()")
+_AN_ARRIVAL = "an id that can be a dictionary's key, prompt_tokens and rank whole numbers, at seconds"
 OF_REASON = {
     "negative": "values >= 0: durations are seconds, counts whole numbers",
     "infinite": "finite numbers",
@@ -52,7 +57,7 @@ OF_REASON = {
     "wrong_type": "what the method's docstring says",
     "stale_slot": "a slot from arrived() whose request has not been reported as finished or lost",
     "duplicate_request": "an id that is not in flight; finish or lose the request before it arrives again",
-    "duplicate_slot": "each slot once an iteration",
+    "duplicate_slot": "each slot once an iteration: in slots if it took part, in preempted if it was evicted",
     "not_running": "a request that an iteration took in before it is evicted, or completes",
 }
 """By the reasons of ``rejected_records``: what would have been right."""
@@ -67,19 +72,31 @@ class Mistake(NamedTuple):
     expected: str
 
     def __str__(self) -> str:
-        return f"{self.what} was not counted ({self.reason}): {self.detail}; expected {self.expected}. {_FURTHER}"
+        return f"{self.what} was not counted ({self.reason}): {self.detail}; expected {self.expected}"
+
+
+class WrongArgumentError(ValueError):
+    """An argument that is wrong beside another one: which, its own value does not show."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text)
+        self.name = name
 
 
 class Mistakes:
-    """Of each kind of mistake the first, until it is told. Bounded; any thread may note."""
+    """Of each kind of mistake the first, until it is told. Bounded; any thread may note.
+
+    ``last``: the last record that a check refused, for whoever holds the drain's lock.
+    """
 
     def __init__(self) -> None:
+        self.last: Mistake | None = None
         self._seen: set[tuple[str, str]] = set()
         self._untold: deque[str] = deque()
 
     def note(self, mistake: Mistake) -> None:
         """Keep ``mistake`` unless one of its reason and kind is known."""
-        self.remark(mistake.reason, mistake.what.partition("(")[0], str(mistake))
+        self.remark(mistake.reason, mistake.what.partition("(")[0], f"{mistake}. {_FURTHER}")
 
     def remark(self, reason: str, kind: str, text: str) -> None:
         """Keep ``text`` unless there was one of this reason and kind."""
@@ -89,19 +106,17 @@ class Mistakes:
 
     def note_refused(self, reason: str, what: str, detail: str) -> None:
         """A record that a check refused."""
-        self.note(Mistake(reason, what, detail or "see the glossary", OF_REASON.get(reason, "what the glossary says")))
+        expected = _AN_ARRIVAL if (reason, what) == _ARRIVAL else OF_REASON.get(reason, "what the glossary says")
+        self.last = Mistake(reason, what, detail or "see the glossary", expected)
+        self.note(self.last)
 
     def note_call(self, reason: str, owner: str, error: Exception) -> None:
         """A call whose arguments raised ``error``, which its own ``except`` gives here: its frame has them."""
-        with contextlib.suppress(Exception):  # the arguments may be anybody's, and nothing here may raise
+        with contextlib.suppress(Exception):  # whatever the frames are
             trace = error.__traceback__
-            if trace is None:  # nothing was tried: what came is no record at all
-                self.remark(reason, owner, f"A record was not counted ({reason}): {_text(error)}. {_FURTHER}")
-                return
-            frame = _public(trace.tb_frame)
-            method = _called(owner, frame)
+            method = owner if trace is None else _called(owner, _public(trace.tb_frame))
             if (reason, method) not in self._seen:
-                self.note(_described(reason, method, frame, error))
+                self.remark(reason, method, f"{in_words(reason, owner, error)}. {_FURTHER}")
 
     def untold(self) -> Iterator[str]:
         """What was not told before, each once."""
@@ -110,6 +125,18 @@ class Mistakes:
                 yield self._untold.popleft()
             except IndexError:
                 return  # another reader was quicker
+
+
+def in_words(reason: str, owner: str, error: Exception) -> str:
+    """Such a call: what was called, with what, and what would have been right. Never raises."""
+    trace = error.__traceback__
+    if trace is None:  # nothing was tried: what came is no record at all
+        return f"A record was not counted ({reason}): {_text(error)}"
+    try:
+        frame = _public(trace.tb_frame)
+        return str(_described(reason, _called(owner, frame), frame, error))
+    except Exception:  # noqa: BLE001  (the arguments may be anybody's)
+        return f"A record of {owner} was not counted ({reason}): its arguments cannot be looked at"
 
 
 def _public(frame: FrameType) -> FrameType:
@@ -131,11 +158,17 @@ def _called(owner: str, frame: FrameType) -> str:
 def _described(reason: str, method: str, frame: FrameType, error: Exception) -> Mistake:
     code = frame.f_code
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    arguments = {name: frame.f_locals[name] for name in names if name in frame.f_locals}
+    held = frame.f_locals
+    arguments = {name: held[name] for name in names if name in held}
+    if (
+        type(held) is dict
+    ):  # before Python 3.13 the frame keeps it: with the error, whose traceback has the frame, a cycle
+        held.pop("error", None)
     result = arguments.get("result")
     if isinstance(result, msgspec.Struct):
         arguments = {name: getattr(result, name) for name in result.__struct_fields__}
-    name = _wrong(arguments)
+    due = _DUE.intersection(code.co_varnames[: code.co_argcount])
+    name = error.name if type(error) is WrongArgumentError else _wrong(arguments, due)
     if name is None:
         return Mistake(reason, f"{method}()", _text(error), "what its docstring says")
     expected = _EXPECTED.get(name, _NUMBER)
@@ -144,12 +177,14 @@ def _described(reason: str, method: str, frame: FrameType, error: Exception) -> 
     return Mistake(reason, f"{method}({name}={shown(arguments[name])})", _text(error), expected)
 
 
-def _wrong(arguments: Mapping[str, Any]) -> str | None:
-    """The first argument that cannot be what it should be."""
+def _wrong(arguments: Mapping[str, Any], due: Collection[str]) -> str | None:
+    """The first argument that cannot be what it should be; None is, where it is not ``due``."""
     for name, value in arguments.items():
-        if value is None or name in _TEXTS:
+        if (value is None and name not in due) or name in _TEXTS:
             continue
-        if name in _LISTS and "slots" in arguments:
+        if name == "slots" and isinstance(value, msgspec.Struct):
+            wrong = False  # a batch that was formed before
+        elif name in _LISTS and "slots" in arguments:
             wrong = not _whole_numbers(value)
         elif name in _CODES:
             wrong = not isinstance(value, str) or value not in _CODES[name]
@@ -179,7 +214,12 @@ def _fits(value: object) -> bool:
 
 
 def _text(error: Exception) -> str:
-    return "it is none of them" if isinstance(error, KeyError) else str(error)[: 2 * _SHOWN] or type_name(error)
+    if isinstance(error, KeyError):
+        return "it is none of them"
+    try:
+        return str(error)[: 2 * _SHOWN] or type_name(error)
+    except Exception:  # noqa: BLE001  (the error's class may be anybody's)
+        return "an error without a text"
 
 
 def shown(value: object) -> str:

@@ -75,7 +75,8 @@ def cut_ids(request_ids: list[Any]) -> None:
     try:
         short = len("".join(request_ids)) <= _SHORT * len(request_ids)
     except TypeError:  # not all are texts
-        short = not any(issubclass(kind, str) for kind in set(map(type, request_ids)))
+        kinds = {id(kind): kind for kind in map(type, request_ids)}  # a metaclass may refuse to be hashed
+        short = not any(issubclass(kind, str) for kind in kinds.values())
     if not short:
         request_ids[:] = map(cut_id, request_ids)
 

@@ -8,8 +8,6 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from batchscope.records import ResourceSample
-from batchscope.resources.attempts import Attempts
-from batchscope.resources.energy import EnergyIntegral
 
 ENERGY, POWER = "energy_joules", "power_watts"
 NOT_SUPPORTED = "not supported"
@@ -24,6 +22,11 @@ UNITS = {
     "sm_clock_hertz": "hertz",
 }
 """The quantities of a GPU; besides them ``throttled`` and ``throttle_<reason>``, 1 or 0."""
+LONGEST_GAP = 10.0
+"""Seconds; over a longer time without a reading of power nobody knows what was drawn: it is not counted."""
+_FIRST_WAIT = 5.0
+_LIMIT = 7
+_GOOD_AFTER = 60.0
 
 
 class Extent(Enum):
@@ -64,6 +67,63 @@ class Result(NamedTuple):
 
     samples: list[ResourceSample]
     facts: dict[str, str]
+
+
+class Attempts:
+    """When to try again what failed: after 5, 10, 20 ... s, seven times at most; a minute of success starts anew.
+
+    Time is an argument: seconds of one monotonic clock.
+    """
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._next = -math.inf
+        self._good_since = math.nan
+
+    @property
+    def given_up(self) -> bool:
+        """Whether no further attempt will be made."""
+        return self._next == math.inf
+
+    @property
+    def made(self) -> int:
+        """Attempts that failed, since it last worked well."""
+        return self._failures
+
+    def due(self, now: float) -> bool:
+        """Whether to try."""
+        return now >= self._next
+
+    def failed(self, now: float, *, forever: bool = False) -> None:
+        """An attempt failed, or what worked no longer does; ``forever``: it is no use to try again."""
+        self._failures += 1
+        self._good_since = math.nan
+        wait = _FIRST_WAIT * 2 ** (self._failures - 1)
+        self._next = math.inf if forever or self._failures >= _LIMIT else now + wait
+
+    def succeeded(self, now: float) -> None:
+        """It works; failures are forgotten when it has worked for a minute."""
+        if math.isnan(self._good_since):
+            self._good_since = now
+        elif now - self._good_since >= _GOOD_AFTER:
+            self._failures = 0
+
+
+class EnergyIntegral:
+    """Joules of a GPU whose driver counts none: power by the trapezoidal rule; time is an argument, seconds."""
+
+    def __init__(self) -> None:
+        self.joules = 0.0
+        self._at = math.nan
+        self._watts = math.nan
+
+    def add(self, now: float, watts: float) -> float:
+        """Joules since the first reading, including the time up to this one."""
+        gap = now - self._at
+        if 0 < gap <= LONGEST_GAP:
+            self.joules += gap * (watts + self._watts) / 2
+        self._at, self._watts = now, watts
+        return self.joules
 
 
 class Device:

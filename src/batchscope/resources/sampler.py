@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from types import TracebackType
-from typing import Self
 
-from batchscope.background import Periodic
+from batchscope.background import Closing, Periodic, forked
 from batchscope.clock import Clock
 from batchscope.records import ResourceMetrics, ResourceSample
 from batchscope.resources.amd import AmdSmi
@@ -18,7 +15,7 @@ from batchscope.resources.nvml import Nvml
 from batchscope.resources.process import Process
 
 
-class ResourceSampler:
+class ResourceSampler(Closing):
     """Samples every GPU and this process each ``interval`` seconds in a daemon thread, until ``close()``.
 
     NVIDIA's GPUs by NVML (extra ``gpu``), else AMD's by amdsmi where it is installed. Without a GPU, a library or
@@ -45,16 +42,16 @@ class ResourceSampler:
         self._process = Process() if process else None
         self._said: set[str] = set()
         self._lock = threading.Lock()  # two threads that sample at once would report facts out of order
-        self._process_id = os.getpid()
         self._closed = False
         self._periodic = Periodic(self._work, interval, "batchscope-resources").start()
+        forked(self)
 
     def _work(self) -> None:
         self.sample(self._clock())
 
     def sample(self, now: float) -> Result:
         """Sample at once, at the instant ``now``, and report it; what was reported. Nothing after ``close()``."""
-        if self._closed or os.getpid() != self._process_id:
+        if self._closed:
             return Result([], {})
         with self._lock:
             result = self._read(now)
@@ -92,7 +89,7 @@ class ResourceSampler:
 
         In a forked child it does nothing: the driver's library is the parent's.
         """
-        if os.getpid() != self._process_id or not self._periodic.close() or self._closed:
+        if not self._periodic.close() or self._closed:
             return
         with self._lock:
             self._closed = True
@@ -100,10 +97,6 @@ class ResourceSampler:
                 if gpus is not None:
                     gpus.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def _after_fork(self) -> None:
+        """In the child: off."""
+        self._closed = True

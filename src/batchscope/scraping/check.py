@@ -104,7 +104,7 @@ def _besides(snapshot: MetricsSnapshot, read: frozenset[str]) -> dict[str, Given
     counted = [one for one in CATALOG if one.kind in {MetricKind.COUNTER, MetricKind.GAUGE} and one.name not in read]
     found = [(metric, [one.value for one in values(metric, state)]) for metric in counted]
     return {
-        metric.name: GivenNumber(metric.kind, metric.name, math.fsum(numbers), metric.help.rstrip("."))
+        metric.name: GivenNumber(metric.kind, metric.name, sum(numbers), metric.help.rstrip("."))
         for metric, numbers in found
         if numbers
     }

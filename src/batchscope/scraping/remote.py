@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -60,7 +59,7 @@ def exact(page: ScrapedSnapshot, snapshot: MetricsSnapshot, held: Mapping[str, f
     Its rates are the collector's own, its distributions those of the last minute; a percentile is as wide as the
     histogram's error.
     """
-    busy = math.fsum(held.values())
+    busy = sum(held.values())  # an endpoint may say anything: what overflows is infinite, and no exception
     window = snapshot.windowed.get(WINDOW, WindowStatistics())
     since_start = not snapshot.elapsed_seconds > window.window_seconds
     return ScrapedSnapshot(

@@ -27,7 +27,7 @@ from batchscope.statistics.summaries import (
     IterationStatistics,
     RequestStatistics,
 )
-from batchscope.statistics.totals import Gauges, Totals, WindowTotals
+from batchscope.statistics.totals import LARGEST, Gauges, Totals, WindowTotals
 
 _SUMMARIES = (
     Quantity.QUEUE_TIME, Quantity.PREFILL_TIME, Quantity.TIME_TO_FIRST_TOKEN, Quantity.TIME_PER_OUTPUT_TOKEN,
@@ -249,7 +249,7 @@ def _optional(figures: Figures, quantity: Quantity) -> int | None:
 
 def _whole(value: float) -> int:
     """A count; 0 where it is not given. What no page can mean in earnest still fits a JSON number."""
-    return 0 if math.isnan(value) else min(round(value), 2**63 - 1)
+    return 0 if math.isnan(value) else round(max(-LARGEST, min(value, LARGEST)))
 
 
 def _known(value: float) -> int | None:

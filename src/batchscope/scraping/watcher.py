@@ -194,10 +194,16 @@ class Watcher:
                                  self._wall_clock())  # fmt: skip
         del self._jobs[target.url]
         if isinstance(job.outcome, Scrape):
-            return target.answered(job.outcome)
+            return self._answered(target, job.outcome)
         if isinstance(job.outcome, UnknownEngineError):
             return target.unknown(job.outcome, self._wall_clock())
         return target.failed(job.outcome, self._wall_clock())
+
+    def _answered(self, target: Target, now: Scrape) -> TargetReport:
+        try:
+            return target.answered(now)
+        except Exception as error:  # noqa: BLE001  (one target's figures must not end the watch of the others)
+            return target.failed(f"{target.url.text}: {type(error).__name__}: {error}", self._wall_clock())
 
 
 class _Job:

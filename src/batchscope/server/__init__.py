@@ -8,20 +8,22 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from batchscope.checks import check_positive
 from batchscope.clock import Clock
 from batchscope.errors import ConfigurationError, MissingExtraError
 from batchscope.exporters.prometheus import Exposition
 from batchscope.exporters.prometheus.families import SERIES_BUDGET
-from batchscope.server.access import TOKEN_VARIABLE, find_token
-from batchscope.server.health import STALL_SECONDS, checked_stall_seconds
+from batchscope.server.guard import ConnectionLimits
+from batchscope.server.health import STALL_SECONDS
 from batchscope.server.hosts import declared_hosts
-from batchscope.server.limits import ConnectionLimits
 from batchscope.statistics.cumulative import StateSource
+from batchscope.tokens import TOKEN_VARIABLE, find_token
 
 if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
     from starlette.types import ASGIApp
 
     from batchscope.server.running import ServerHandle
@@ -46,12 +48,14 @@ def make_asgi_app(
     stall_seconds: float = STALL_SECONDS,
     max_age: float = MAX_AGE_SECONDS,
     clock: Clock = time.monotonic,
+    routes: Sequence[BaseRoute] = (),
 ) -> ASGIApp:
     """The endpoint as an ASGI application; mounted at ``/batchscope`` it answers ``/batchscope/metrics`` and so on.
 
     ``source`` is a collector, or whatever else reads as one. ``token``, else ``token_file``, else the variable
     BATCHSCOPE_TOKEN: who does not send it gets 401. ``stall_seconds``: ``/healthz`` answers 503 when requests are
     there and no iteration has ended for longer. ``max_age``: who asks within so many seconds shares an answer.
+    ``routes``: more of them, Starlette's, behind the same token; where a path is one of ours, ours answers.
     """
     _check_source(source)
     try:
@@ -59,9 +63,9 @@ def make_asgi_app(
     except ModuleNotFoundError as error:
         raise _missing("make_asgi_app", error) from error
     exposition = Exposition(vllm_names=vllm_names, series_budget=series_budget)
-    stall_seconds = checked_stall_seconds(stall_seconds)
+    check_positive("stall_seconds", stall_seconds, "seconds")
     endpoints = Endpoints(source, exposition, stall_seconds=stall_seconds, max_age=max_age, clock=clock)
-    return make_app(endpoints, find_token(token, token_file))
+    return make_app([*endpoints.routes(), *routes], find_token(token, token_file))
 
 
 def serve(
@@ -78,6 +82,7 @@ def serve(
     stall_seconds: float = STALL_SECONDS,
     limits: ConnectionLimits | None = None,
     allowed_hosts: Collection[str] | None = None,
+    routes: Sequence[BaseRoute] = (),
 ) -> ServerHandle:
     """Run the endpoint in a daemon thread; returns once it answers, a handle with ``.url`` and ``.close()``.
 
@@ -87,7 +92,8 @@ def serve(
 
     On loopback without a token it answers to localhost, addresses of loopback, ``host`` and ``allowed_hosts`` (else the
     variable BATCHSCOPE_ALLOWED_HOSTS, comma-separated): a page in a browser cannot read it under a name of its own.
-    Everywhere else names are checked only where ``allowed_hosts`` says which; ``["*"]`` takes all.
+    Everywhere else names are checked only where ``allowed_hosts`` says which; ``["*"]`` takes all. All this holds for
+    what ``routes`` adds (Starlette's: ``[Route("/history", answer)]``) as for what is there.
     """
     hosts = declared_hosts(allowed_hosts)
     secret = find_token(token, token_file)  # once: a pipe can be read once only
@@ -97,6 +103,7 @@ def serve(
         vllm_names=vllm_names,
         series_budget=series_budget,
         stall_seconds=stall_seconds,
+        routes=routes,
     )
     try:
         from batchscope.server.running import beyond_loopback, start  # noqa: PLC0415  (uvicorn is an extra)

@@ -1,9 +1,10 @@
-"""The ASGI application: ``/metrics``, ``/snapshot``, ``/healthz`` and an index."""
+"""The ASGI application: ``/metrics``, ``/snapshot``, ``/healthz``, what is added to them, and an index of it all."""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -12,26 +13,21 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from batchscope.clock import Clock
 from batchscope.errors import BatchscopeError
 from batchscope.exporters.prometheus import Exposition
-from batchscope.server.access import allows
 from batchscope.server.health import CLOSED, Health, ProcessSource, judge, judge_processes
 from batchscope.server.hosts import AllowedHosts
 from batchscope.server.negotiation import accepts_gzip, choose_format
 from batchscope.server.shared import SharedWork
 from batchscope.statistics.cumulative import StateSource
 from batchscope.text import quoted
+from batchscope.tokens import allows
 from batchscope.version import __version__
 
-ENDPOINTS = {
-    "/metrics": "Prometheus: text, OpenMetrics or protobuf with native histograms, by Accept; ?name[]= to choose",
-    "/snapshot": "everything as one JSON document; ?histograms=1 for one that can be merged",
-    "/healthz": "200, or 503 with the reason",
-}
 _SMALLEST_COMPRESSED = 500
 _COMPRESSION = 4
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -39,7 +35,10 @@ _JSON = "application/json"
 
 
 class Endpoints:
-    """The answers. Reading and rendering happen in threads, once for all who ask at the same time."""
+    """Our own answers, their docstrings for the index.
+
+    Reading and rendering happen in threads, once for all who ask at the same time.
+    """
 
     def __init__(
         self, source: StateSource, exposition: Exposition, *, stall_seconds: float, max_age: float, clock: Clock
@@ -49,12 +48,13 @@ class Endpoints:
         self._stall_seconds = stall_seconds
         self._shared = SharedWork(max_age, clock)
 
-    async def index(self, _request: Request) -> Response:
-        """What there is."""
-        return _json({"batchscope": __version__, "endpoints": ENDPOINTS})
+    def routes(self) -> list[BaseRoute]:
+        """Where they are."""
+        answers = {"/metrics": self.metrics, "/snapshot": self.snapshot, "/healthz": self.healthz}
+        return [Route(path, answer, methods=["GET"]) for path, answer in answers.items()]
 
     async def metrics(self, request: Request) -> Response:
-        """The exposition that the client wants; with ``name[]`` only those families."""
+        """Prometheus: text, OpenMetrics or protobuf with native histograms, by Accept; ?name[]= to choose"""
         form = choose_format(", ".join(request.headers.getlist("accept")))
         names = frozenset(request.query_params.getlist("name[]"))
 
@@ -64,7 +64,7 @@ class Endpoints:
         return await self._body(request, ("metrics", form, names) if names else ("metrics", form), render, form.value)
 
     async def snapshot(self, request: Request) -> Response:
-        """The JSON document of ``MetricsSnapshot``."""
+        """Everything as one JSON document; ?histograms=1 for one that can be merged"""
         histograms = request.query_params.get("histograms", "0").lower() in {"1", "true", "yes"}
 
         def render() -> bytes:
@@ -73,7 +73,7 @@ class Endpoints:
         return await self._body(request, ("snapshot", histograms), render, _JSON)
 
     async def healthz(self, _request: Request) -> Response:
-        """Whether the scheduler works."""
+        """200, or 503 with the reason"""
         if self._source.closed:
             return _json(CLOSED, HTTPStatus.SERVICE_UNAVAILABLE)
         health: Health = await self._shared.get("health", self._health)
@@ -133,26 +133,35 @@ class HostChecked:
         await _json({"error": reason}, HTTPStatus.MISDIRECTED_REQUEST)(scope, receive, send)
 
 
-def make_app(endpoints: Endpoints, token: bytes | None) -> ASGIApp:
-    """The application around ``endpoints``."""
-    routes = [
-        Route("/", endpoints.index, methods=["GET"]),
-        Route("/metrics", endpoints.metrics, methods=["GET"]),
-        Route("/snapshot", endpoints.snapshot, methods=["GET"]),
-        Route("/healthz", endpoints.healthz, methods=["GET"]),
-    ]
-    handlers: dict[Any, Any] = {HTTPException: _refused, BatchscopeError: _unreadable, Exception: _failed}
-    app = Starlette(routes=routes, exception_handlers=handlers)
+class Index:
+    """What there is: the answer to ``/``, and to whoever asks for something else."""
+
+    def __init__(self, routes: Iterable[BaseRoute]) -> None:
+        self._endpoints = {
+            route.path: (inspect.getdoc(route.endpoint) or "").partition("\n")[0]
+            for route in routes
+            if isinstance(route, Route)
+        }
+
+    async def listed(self, _request: Request) -> Response:
+        """Each path, and the first line of what its endpoint says of itself."""
+        return _json({"batchscope": __version__, "endpoints": self._endpoints})
+
+    async def refused(self, _request: Request, error: HTTPException) -> Response:
+        """404 and 405, in JSON."""
+        reason = f"{error.status_code} {error.detail}: expected GET or HEAD of {', '.join(self._endpoints)}"
+        response = _json({"error": reason}, error.status_code)
+        response.headers.update(error.headers or {})
+        return response
+
+
+def make_app(routes: Sequence[BaseRoute], token: bytes | None) -> ASGIApp:
+    """The application that answers ``routes``, the first that fits, to who knows the token."""
+    index = Index(routes)
+    handlers: dict[Any, Any] = {HTTPException: index.refused, BatchscopeError: _unreadable, Exception: _failed}
+    app = Starlette(routes=[Route("/", index.listed, methods=["GET"]), *routes], exception_handlers=handlers)
     app.router.redirect_slashes = False
     return Guarded(app, token)
-
-
-async def _refused(_request: Request, error: HTTPException) -> Response:
-    """404 and 405, in JSON."""
-    reason = f"{error.status_code} {error.detail}: expected GET or HEAD of {', '.join(ENDPOINTS)}"
-    response = _json({"error": reason}, error.status_code)
-    response.headers.update(error.headers or {})
-    return response
 
 
 async def _unreadable(_request: Request, error: Exception) -> Response:

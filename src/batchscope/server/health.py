@@ -8,7 +8,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from batchscope.errors import ConfigurationError
 from batchscope.statistics.totals import Gauges, standing_still
 
 STALL_SECONDS = 60.0
@@ -81,13 +80,6 @@ def judge_processes(gauges: Gauges, found: Processes, stall_seconds: float = STA
             return Health("stalled", f"process {instance}: {health.reason}", {**health.figures, **counts})
     health = judge(gauges, stall_seconds)
     return Health(health.status, health.reason, figures)
-
-
-def checked_stall_seconds(value: float) -> float:
-    """``value``; ConfigurationError unless it is a number of seconds > 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ConfigurationError("stall_seconds", value, "seconds > 0")
-    return float(value)
 
 
 def _figures(gauges: Gauges) -> dict[str, Any]:

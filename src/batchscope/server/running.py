@@ -8,22 +8,21 @@ import ipaddress
 import logging
 import os
 import socket
+import ssl
 import threading
-import weakref
-from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from batchscope.background import Closing, RateLimitedLog, forked
+from batchscope.checks import check_whole
 from batchscope.errors import BatchscopeError, ConfigurationError
 from batchscope.server.app import HostChecked
-from batchscope.server.guard import Guard, guarded_protocol
+from batchscope.server.connection import guarded_protocol
+from batchscope.server.guard import ConnectionLimits, Guard
 from batchscope.server.hosts import allowed_hosts
-from batchscope.server.limits import ConnectionLimits
-from batchscope.server.loop import ServerLoop
 
 logger = logging.getLogger("batchscope.server")
 
@@ -33,7 +32,7 @@ _START_SECONDS = 30.0
 _TURNS_TO_KNOW = 3  # of the loop: accepted, its transport made, its protocol told
 
 
-class ServerHandle:
+class ServerHandle(Closing):
     """A running endpoint: its ``url``, and ``close()``. Also a context manager."""
 
     def __init__(self, listener: socket.socket, server: _Server, url: str) -> None:
@@ -42,7 +41,7 @@ class ServerHandle:
         self._server = server
         self._thread = threading.Thread(target=self._run, name="batchscope-server", daemon=True)
         self._thread.start()
-        _handles.add(self)
+        forked(self)
 
     @property
     def port(self) -> int:
@@ -55,17 +54,9 @@ class ServerHandle:
         self._thread.join()
         self._listener.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _run(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=partial(ServerLoop, self._server.guard.limits)) as runner:
+            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
                 runner.run(self._server.serve(sockets=[self._listener]))
         except Exception:  # the engine goes on without its endpoint
             logger.exception("batchscope: the endpoint %s has ended", self.url)
@@ -100,7 +91,7 @@ def start(
     guard = Guard(limits)
     where = _resolved(host, port)
     allowed = allowed_hosts(host, where.address[0], hosts, protected=protected)
-    config = _configuration(HostChecked(app, allowed), certificate, key, guard)
+    config = _configuration(HostChecked(app, allowed), guard, _tls(certificate, key))
     listener = _bind(where, host, port)
     scheme = "http" if certificate is None else "https"
     handle = ServerHandle(listener, _Server(config, guard), f"{scheme}://{_address(listener)}")
@@ -114,7 +105,7 @@ def beyond_loopback(handle: ServerHandle) -> bool:
 
 
 class _Server(uvicorn.Server):
-    """Says when it listens, and tells its guard and its loop when it ends. With nobody asking it never wakes up.
+    """Says when it listens, and tells its guard when it ends. With nobody asking it never wakes up.
 
     uvicorn's own loop wakes ten times a second, to see whether it shall end and what time it is: each time it takes the
     GIL from the engine. Here the end is told, and the guard looks at the clock when there is something to answer.
@@ -126,6 +117,7 @@ class _Server(uvicorn.Server):
         self.listening = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
+        self._log = RateLimitedLog(logger)
 
     async def main_loop(self) -> None:
         """Wait for ``end``."""
@@ -139,8 +131,9 @@ class _Server(uvicorn.Server):
                 self._loop.call_soon_threadsafe(self._ended.set)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(self._complain)
+        await super().startup(sockets=sockets)
         if self.should_exit:  # told to end before there was a loop to tell
             self._ended.set()
         self.listening.set()
@@ -148,7 +141,6 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.guard.closed = True
         await self._settle(sockets or [])
-        self._drop_handshakes()
         await super().shutdown(sockets=sockets)
 
     async def _settle(self, listeners: list[socket.socket]) -> None:
@@ -161,19 +153,22 @@ class _Server(uvicorn.Server):
         for _ in range(_TURNS_TO_KNOW):
             await asyncio.sleep(0)
 
-    def _drop_handshakes(self) -> None:
-        if isinstance(self._loop, ServerLoop):
-            self._loop.drop_handshakes()
+    def _complain(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What nobody caught, a line a minute.
+
+        In a process without a descriptor left asyncio would log a traceback a second for each place of the backlog.
+        """
+        self._log.log(
+            logging.ERROR, "loop", "batchscope: the endpoint: %s: %r", context["message"], context.get("exception")
+        )
 
 
-def _configuration(app: ASGIApp, certificate: str | None, key: str | None, guard: Guard) -> uvicorn.Config:
+def _configuration(app: ASGIApp, guard: Guard, tls: ssl.SSLContext | None) -> uvicorn.Config:
     """The settings of uvicorn; ``log_config`` None and no ``log_level``: the application's logging is its own."""
-    for field, path in (("tls_certificate", certificate), ("tls_key", key)):
-        _check_readable(field, path)  # an empty name as well: to uvicorn that is no TLS
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
         loop="none",
-        http=guarded_protocol(guard),
+        http=guarded_protocol(guard, tls),
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -183,17 +178,24 @@ def _configuration(app: ASGIApp, certificate: str | None, key: str | None, guard
         backlog=_BACKLOG,
         timeout_keep_alive=guard.limits.keep_alive,
         timeout_graceful_shutdown=_GRACE_SECONDS,
-        ssl_certfile=certificate,
-        ssl_keyfile=key,
     )
+
+
+def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:
+    """TLS 1.2 or later with these files; None without them."""
+    for field, path in (("tls_certificate", certificate), ("tls_key", key)):
+        _check_readable(field, path)
+    if certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        config.load()
+        context.load_cert_chain(certificate, key)
     except OSError as error:  # SSLError is one
         if key is None:
             allowed = f"a PEM file with a certificate and its key, or tls_key beside it ({error})"
             raise ConfigurationError("tls_certificate", certificate, allowed) from None
         raise ConfigurationError("tls_key", key, f"the key of {certificate}, both PEM files ({error})") from None
-    return config
+    return context
 
 
 def _check_readable(field: str, path: str | None) -> None:
@@ -215,8 +217,7 @@ class _Where(NamedTuple):
 
 
 def _resolved(host: str, port: int) -> _Where:
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
-        raise ConfigurationError("port", port, "a whole number 0..65535; 0 finds a free one")
+    check_whole("port", port, 0, 65_535, "; 0 finds a free one")
     if not isinstance(host, str) or not host:  # None would be everywhere
         raise ConfigurationError("host", host, "an address of this machine, as text; 0.0.0.0 is everywhere")
     try:
@@ -245,15 +246,3 @@ def _bind(where: _Where, host: str, port: int) -> socket.socket:
 def _address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-_handles: weakref.WeakSet[ServerHandle] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for handle in list(_handles):
-        handle._after_fork()  # noqa: SLF001  (one mechanism, two halves)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.simulator.checks import check_not_negative
+from batchscope.checks import check_not_negative
 
 _Floats = npt.NDArray[np.float64]
 

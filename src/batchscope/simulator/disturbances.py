@@ -9,8 +9,8 @@ from random import Random
 
 import msgspec
 
+from batchscope.checks import check_positive, check_ratio
 from batchscope.records import CompletionReason
-from batchscope.simulator.checks import check_positive, check_ratio
 from batchscope.simulator.cost import LinearCostModel
 from batchscope.simulator.requests import LiveRequest
 from batchscope.simulator.workload import RequestSpec

@@ -6,8 +6,8 @@ import math
 
 import msgspec
 
+from batchscope.checks import LARGEST, check_ratio, check_whole
 from batchscope.errors import ConfigurationError
-from batchscope.simulator.checks import check_ratio, check_whole
 
 _ONE_EACH = " (max_running_requests: each decoding request gets its token in every iteration)"
 
@@ -40,11 +40,11 @@ class SchedulerOptions(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         for field in ("max_running_requests", "kv_cache_blocks", "block_size", "kv_bytes_per_token"):
-            check_whole(field, getattr(self, field), 1)
-        check_whole("max_scheduled_tokens", self.max_scheduled_tokens, self.max_running_requests, _ONE_EACH)
+            check_whole(field, getattr(self, field), 1, LARGEST)
+        check_whole("max_scheduled_tokens", self.max_scheduled_tokens, self.max_running_requests, LARGEST, _ONE_EACH)
         if self.max_prefill_requests is not None:
-            check_whole("max_prefill_requests", self.max_prefill_requests, 1, ", or None for no such policy")
-        check_whole("hash_block_tokens", self.hash_block_tokens, self.block_size)
+            check_whole("max_prefill_requests", self.max_prefill_requests, 1, LARGEST, ", or None for no such policy")
+        check_whole("hash_block_tokens", self.hash_block_tokens, self.block_size, LARGEST)
         if self.hash_block_tokens % self.block_size:
             allowed = f"a multiple of block_size ({self.block_size})"
             raise ConfigurationError("hash_block_tokens", self.hash_block_tokens, allowed)

@@ -8,8 +8,8 @@ from random import Random
 
 import msgspec
 
+from batchscope.checks import LARGEST, check_not_negative, check_positive, check_whole
 from batchscope.errors import ConfigurationError
-from batchscope.simulator.checks import check_not_negative, check_positive, check_whole
 from batchscope.simulator.workload import RequestSpec
 
 LEAST_BURSTINESS = 1e-3
@@ -30,7 +30,7 @@ class Lengths(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         check_positive("median", self.median, "tokens")
         check_not_negative("sigma", self.sigma, "a standard deviation")
-        check_whole("cap", self.cap, 1)
+        check_whole("cap", self.cap, 1, LARGEST)
 
     def draw(self, random: Random) -> int:
         """One length."""
@@ -66,7 +66,7 @@ class SyntheticWorkload(msgspec.Struct, frozen=True):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_whole("requests", self.requests, 1)
+        check_whole("requests", self.requests, 1, LARGEST)
         check_positive("rate", self.rate, "requests a second")
         check_not_negative("burstiness", self.burstiness, "a coefficient of variation")
         if self.burstiness > MAX_BURSTINESS:

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from batchscope.checks import LARGEST, check_positive, check_whole
 from batchscope.errors import WorkloadError
-from batchscope.simulator.checks import check_positive, check_whole
 from batchscope.simulator.trace_formats import Row, TraceFormat, detect
 from batchscope.simulator.trace_lines import BadRowError, Line, read_lines
 from batchscope.simulator.workload import RequestSpec
@@ -27,7 +27,7 @@ def open_trace(
     wrong, what was expected". ``skip_bad_rows`` goes on behind a bad row, but not behind damaged gzip.
     """
     if limit is not None:
-        check_whole("limit", limit, 1, ", or None for all of it")
+        check_whole("limit", limit, 1, LARGEST, ", or None for all of it")
     check_positive("rate_scale", rate_scale, "a factor")
     return Trace(Path(path), limit, rate_scale, skip_bad_rows=skip_bad_rows)
 

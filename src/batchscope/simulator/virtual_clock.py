@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from batchscope.checks import check_positive
 from batchscope.clock import Clock
-from batchscope.simulator.checks import check_positive
 
 LONGEST_SLEEP = 0.05
 """Seconds: how late a request to stop may be noticed, and how far a live view may lag behind."""

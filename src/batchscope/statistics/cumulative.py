@@ -95,6 +95,9 @@ def totals(
         running_reported_seconds=iterations.running.seconds,
         waiting_request_seconds=iterations.waiting.total,
         waiting_reported_seconds=iterations.waiting.seconds,
+        waiting_request_seconds_by_limiter=(
+            {} if math.isnan(iterations.waiting.total) else _by_limiter(iterations.waiting_by_limiter)
+        ),
         scheduled_request_seconds=iterations.scheduled_seconds,
         slot_seconds=iterations.slot_seconds if limited else math.nan,
         used_slot_seconds=iterations.used_slot_seconds if limited else math.nan,

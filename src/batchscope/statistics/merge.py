@@ -70,8 +70,8 @@ def merge_snapshots(snapshots: Sequence[MetricsSnapshot]) -> MetricsSnapshot:
         role=same([snapshot.role for snapshot in snapshots]),
         started_at=min(snapshot.started_at for snapshot in snapshots),
         elapsed_seconds=parts.elapsed,
-        generation=sum(snapshot.generation for snapshot in snapshots),
-        sequence=sum(snapshot.sequence for snapshot in snapshots),
+        generation=added(snapshot.generation for snapshot in snapshots),
+        sequence=added(snapshot.sequence for snapshot in snapshots),
         means=dict(parts.means),
         window=parts.window,
         merged_from=instances,
@@ -204,13 +204,13 @@ def _batch_statistics(snapshots: Sequence[MetricsSnapshot], parts: _Parts) -> su
     found = [snapshot.batch_stats for snapshot in snapshots]
     smallest = [batches.min_batch_size for batches in found if batches.min_batch_size is not None]
     largest = [batches.max_batch_size for batches in found if batches.max_batch_size is not None]
-    total = sum(batches.total_batches for batches in found)
+    total: int = added(batches.total_batches for batches in found)
     return batch_statistics(total, parts.means, min(smallest, default=None), max(largest, default=None))
 
 
 def _error_statistics(snapshots: Sequence[MetricsSnapshot]) -> summaries.ErrorStatistics:
     found = [snapshot.error_stats for snapshot in snapshots]
-    total = sum(errors.total_errors for errors in found)
+    total: int = added(errors.total_errors for errors in found)
     finished = sum(snapshot.request_stats.total_requests for snapshot in snapshots)
     times = [errors.last_error_time for errors in found if errors.last_error_time is not None]
     return summaries.ErrorStatistics(

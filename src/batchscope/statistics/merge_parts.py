@@ -12,21 +12,29 @@ import msgspec
 
 from batchscope.histograms.exponential_histogram import ExponentialHistogram
 from batchscope.statistics.distributions import merged
+from batchscope.statistics.totals import LARGEST
 
 MIXED = "mixed"
 """What stands for several different names: the role of a merge of several roles, the engine of several engines."""
 
 
 def added(values: Iterable[Any]) -> Any:
-    """The sum of those numbers, means or histograms that are known, or of tables of them by key."""
+    """The sum of those numbers, means or histograms that are known, or of tables of them by key.
+
+    Whole ones add up to ``LARGEST`` at most: a sum that no document can hold would cost all that were added.
+    """
     given = [value for value in values if value is not None]
     found = [value for value in given if value == value]  # noqa: PLR0124  (not nan)
     if not found:
         return given[0] if given else None
     if not isinstance(found[0], dict):
-        return _histogram(found) if isinstance(found[0], ExponentialHistogram) else reduce(add, found)
+        return _histogram(found) if isinstance(found[0], ExponentialHistogram) else _bounded(reduce(add, found))
     keys = dict.fromkeys(key for table in found for key in table)
     return {key: added(table[key] for table in found if key in table) for key in keys}
+
+
+def _bounded(total: Any) -> Any:
+    return min(total, LARGEST) if type(total) is int else total
 
 
 def sums(found: Sequence[msgspec.Struct], fields: Iterable[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from batchscope.configuration import SloTargets
 from batchscope.records import Outcome
 from batchscope.rows import REASONS, RequestColumn
 from batchscope.statistics.distributions import mean_of, span_of, summarize, summarize_histogram
+from batchscope.statistics.merge_parts import added
 from batchscope.statistics.summaries import RequestStatistics, SloStatistics
 from batchscope.statistics.totals import Mean, WindowTotals, counted_once
 
@@ -90,7 +91,7 @@ def attainment(
     low, high = wilson_interval(met, met + missed)
     return SloStatistics(
         targets=dict(targets),
-        evaluated=met + missed,
+        evaluated=added((met, missed)),
         met=met,
         missed=missed,
         unmeasured=results[SloResult.UNMEASURED],

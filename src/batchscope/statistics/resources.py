@@ -77,8 +77,8 @@ def merge_energy(snapshots: Sequence[MetricsSnapshot]) -> EnergyStatistics:
         gpu: max(measured(part.joules_by_gpu[gpu] for part in found if gpu in part.joules_by_gpu), default=0.0)
         for gpu in gpus
     }
-    of_iterations = sum(part.tokens_of_iterations for part in found)
-    of_requests = sum(part.tokens_of_requests for part in found)
+    of_iterations = added(part.tokens_of_iterations for part in found)
+    of_requests = added(part.tokens_of_requests for part in found)
     by_engine = chosen(added(part.tokens_by_engine for part in found))
     return _energy(joules, Tokens(of_iterations, of_requests), by_engine)
 

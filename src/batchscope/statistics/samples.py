@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from batchscope.checks import check_whole
 from batchscope.clock import WallClock
 from batchscope.errors import ConfigurationError
 from batchscope.histograms.row_buffer import RowBuffer
@@ -78,8 +79,7 @@ def slowest(samples: RowBuffer, by: str, most: int) -> Places:
     """Where the ``most`` largest values of ``by`` are, the largest first; those not measured are left out."""
     if by not in DURATIONS:
         raise ConfigurationError("by", by, f"one of {', '.join(DURATIONS)}")
-    if isinstance(most, bool) or not isinstance(most, int) or most < 0:
-        raise ConfigurationError("n", most, "a whole number >= 0")
+    check_whole("n", most, 0)
     values = samples.column(DURATIONS[by])
     order = np.argsort(-values, kind="stable")
     return order[: min(most, int(np.count_nonzero(~np.isnan(values))))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -22,10 +23,11 @@ from batchscope.statistics.summaries import (
     SloStatistics,
     WindowStatistics,
 )
-from batchscope.statistics.totals import Gauges, Mean, Totals, WindowTotals
+from batchscope.statistics.totals import LARGEST, Gauges, Mean, Totals, WindowTotals
 from batchscope.text import readable_document
 
 SCHEMA = "batchscope.snapshot/1"
+_LONG_NUMBER = re.compile(rb"\d{19}")
 
 Histograms = dict[str, dict[str, ExponentialHistogram]]
 """Name -> request class ("" where classes are not told apart) -> histogram."""
@@ -84,15 +86,16 @@ class MetricsSnapshot(msgspec.Struct, frozen=True, kw_only=True):
             encoded = msgspec.json.encode(readable_document(plain))
         return msgspec.json.format(encoded, indent=indent) if indent else encoded
 
-    def report(self, *, width: int = 100) -> str:
+    def report(self, *, width: int | None = None) -> str:
         """The text that ``batchscope report`` prints: requests, latencies, batch, what held it, SLO.
 
-        ``width``: columns; from 80 on nothing is cut off.
+        ``width``: columns; from 80 on nothing is cut off. Left out: those of the terminal that stdout is (80 to 140),
+        else 100.
         """
-        from batchscope.views.rendering import plain  # noqa: PLC0415  (rich, for whom wants to read it)
+        from batchscope.views.rendering import page_width, plain  # noqa: PLC0415  (rich, for whom wants to read it)
         from batchscope.views.report import Report  # noqa: PLC0415
 
-        return plain(Report(self), width)
+        return plain(Report(self), page_width() if width is None else width)
 
     def __repr__(self) -> str:
         """In a line what of, since all of it has some 15,000 characters."""
@@ -123,10 +126,21 @@ def decode_snapshot(document: bytes | str) -> MetricsSnapshot:
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
         found = raw.get("schema") if isinstance(raw, dict) else type(raw).__name__
         raise DecodeError(f"schema {found!r}: expected {SCHEMA!r}")
+    if _LONG_NUMBER.search(document if isinstance(document, bytes) else document.encode("utf-8", "replace")):
+        _check_whole_numbers(raw)
     try:
         return msgspec.convert(_with_nan(raw, MetricsSnapshot), MetricsSnapshot, dec_hook=_decode_histogram)
     except (msgspec.ValidationError, OverflowError) as error:
         raise DecodeError(f"not a snapshot: {error}") from error
+
+
+def _check_whole_numbers(value: Any) -> None:
+    """DecodeError for one that is no int64: no float need hold it, and nothing that anybody counted is as large."""
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_whole_numbers(item)
+    elif type(value) is int and abs(value) > LARGEST:
+        raise DecodeError(f"not a snapshot: a whole number of {value.bit_length()} bits; expected at most {LARGEST}")
 
 
 def _decode_histogram(kind: type, value: Any) -> Any:

@@ -10,6 +10,8 @@ import msgspec
 TokensByEngine = dict[str, dict[str, int]]
 """Output tokens by engine and by who told of them, ``iterations`` or ``requests``; see ``counted_once``."""
 MOST_ENGINES = 1024
+LARGEST = 2**63 - 1
+"""What whole numbers of a document, and their sums, go up to: a larger one has no place in JSON, nor in a float."""
 
 
 def engine_name(role: str, labels: Mapping[str, str]) -> str:
@@ -19,7 +21,7 @@ def engine_name(role: str, labels: Mapping[str, str]) -> str:
 
 def counted_once(tokens: TokensByEngine) -> int:
     """All tokens: of each engine those of its iterations where it has any, else those of its finished requests."""
-    return sum(sum(_chosen(told).values()) for told in tokens.values())
+    return min(sum(sum(_chosen(told).values()) for told in tokens.values()), LARGEST)
 
 
 def _chosen(told: dict[str, int]) -> dict[str, int]:
@@ -41,7 +43,8 @@ class Totals(msgspec.Struct, frozen=True):
     ``requests_received`` = finished + in flight + lost.
     ``generation_tokens`` are those of iterations where one was recorded before a request finished, else those of
     finished requests; what was chosen stays, over ``reset()``, too. ``running_request_seconds`` covers the busy time in
-    which it was said how many run, ``running_reported_seconds``; likewise waiting.
+    which it was said how many run, ``running_reported_seconds``; likewise waiting, which is also kept by what held the
+    batch meanwhile: what those who waited waited for.
     ``slot_seconds`` = max_running_requests x busy time while that limit was known, ``used_slot_seconds`` = requests
     in the batch x the same time, ``rank_seconds`` = time since start x ranks seen. From ``prefix_cache_queried_tokens``
     on, what only an engine's own statistics tell: None (or no entry) where they never did.
@@ -72,6 +75,7 @@ class Totals(msgspec.Struct, frozen=True):
     running_reported_seconds: float = 0.0
     waiting_request_seconds: float = nan
     waiting_reported_seconds: float = 0.0
+    waiting_request_seconds_by_limiter: dict[str, float] = {}
     scheduled_request_seconds: float = 0.0
     slot_seconds: float = nan
     used_slot_seconds: float = nan
@@ -137,7 +141,7 @@ class Mean(msgspec.Struct, frozen=True):
         return self.sum / self.count if self.count else nan
 
     def __add__(self, other: Mean) -> Mean:
-        return Mean(self.sum + other.sum, self.count + other.count)
+        return Mean(self.sum + other.sum, min(self.count + other.count, LARGEST))
 
 
 class WindowTotals(msgspec.Struct, frozen=True):

@@ -51,8 +51,8 @@ class Heard:
         self._one_queue = False  # somebody waits for whichever rank
         self._speculative = False
         self._waiting: list[str] = []
-        self._prefills: list[str] = []
-        self._drafts: list[str] = []
+        self._prefills: list[tuple[str, str]] = []
+        self._drafts: list[tuple[str, str]] = []
         self._short: list[tuple[str, float, float, float]] = []
         self._cached = 0.0
 
@@ -68,21 +68,24 @@ class Heard:
                 self._finish(life, nan if isinstance(event, Loss) else event.cached_tokens)
 
     def contradictions(self) -> Iterator[str]:
-        """A sentence each."""
+        """A sentence a kind: of the first one, and how many more there are; what causes others comes first."""
+        early = dict(self._early())
+        yield from _counted(list(early.values()))
         if len(self._before) == 1 or not self._one_queue:
-            yield from self._waiting
-        yield from self._drafts
-        if not self._speculative:
-            yield from self._prefills
+            yield from _counted(self._waiting)
+        for found in (self._drafts, [] if self._speculative else self._prefills):
+            yield from _counted([text for name, text in found if name not in early])
+
+    def _early(self) -> Iterator[tuple[str, str]]:
+        """By name, the requests whose first token came before their prompt was computed."""
         untold = sum(prompt - computed for _, prompt, computed, cached in self._short if isnan(cached))
         for name, prompt, computed, cached in self._short:
             if isnan(cached) and untold <= self._cached:
                 continue
             said = "nothing is said to be cached" if isnan(cached) else f"{cached:.0f} were cached"
-            yield (
-                f"request {name}: its first token came after {computed:.0f} of {prompt:.0f} prompt tokens, and {said}: "
-                "say tokens=0 for a chunk of a prefill, cached_tokens= at the finish for what was not computed"
-            )
+            after = f"its first token came after {computed:.0f} of {prompt:.0f} prompt tokens, and {said}"
+            advice = "say tokens=0 for a chunk of a prefill, cached_tokens= at the finish for what was not computed"
+            yield name, f"request {name}: {after}: {advice}"
 
     def _finish(self, life: _Life, cached: float) -> None:
         if life.emitted and life.computed + (0 if isnan(cached) else cached) < life.prompt:
@@ -126,7 +129,7 @@ class Heard:
                 f"{name}: request {who} computes {most} tokens after its first one came, and nobody said that it was "
                 "preempted: say preempted=, in the iteration that evicts; draft_tokens= if they are drafts"
             )
-            (self._prefills if isnan(drafts) else self._drafts).append(found)
+            (self._prefills if isnan(drafts) else self._drafts).append((who, found))
 
     def _count_waiting(self, waiting: float, deferred: float, rank: float, began: float, name: str) -> None:
         """What the engine says against the requests without a place: all, and those that are there for long."""
@@ -147,6 +150,12 @@ class Heard:
                 f"{name}: waiting = {waiting:.0f}, but only {len(without)} requests have no place: a request that has "
                 "been in a batch does not wait; one that was preempted is listed in the iteration that evicts it"
             )
+
+
+def _counted(found: list[str]) -> Iterator[str]:
+    """The first, and how many more."""
+    if found:
+        yield found[0] + (f" (and {len(found) - 1} more like it)" if len(found) > 1 else "")
 
 
 def _and_deferred(deferred: float) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
 
 from batchscope.configuration import SchedulerLimits
-from batchscope.records import BatchLimiter, IterationResult
-from batchscope.testing.latencies import pairs
+from batchscope.records import BatchLimiter, IterationResult, Latencies
 from batchscope.testing.requests import not_numbers
 
 _DURATIONS = ("processing_time", "schedule_time", "forward_time")
@@ -66,3 +68,11 @@ def _after(iteration: IterationResult, before: IterationResult | None) -> Iterat
         yield f"comes after {before.iteration_number}: expected growing numbers on a rank"
     if iteration.finished_at < before.finished_at:
         yield f"ended at {iteration.finished_at}, before the one before it at {before.finished_at}"
+
+
+def pairs(latencies: Latencies | None) -> list[tuple[float, int]]:
+    """(seconds, how often) of a list, an array, or of pairs."""
+    if latencies is None:
+        return []
+    values: list[Any] = latencies.tolist() if isinstance(latencies, np.ndarray) else list(latencies)
+    return [value if isinstance(value, tuple) else (float(value), 1) for value in values]

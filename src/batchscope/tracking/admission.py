@@ -14,7 +14,7 @@ from batchscope.recording.packing import MAX_ID, cut_id
 from batchscope.recording.tally import WRONG_TYPE
 from batchscope.rows import Floats
 from batchscope.tracking.events import Arrival, Event, Finish, Iteration, Loss
-from batchscope.tracking.slots import GENERATION, INDEX_MASK, Indices, SlotTable
+from batchscope.tracking.slots import Indices, SlotTable
 
 STALE_SLOT = "stale_slot"
 DUPLICATE_REQUEST = "duplicate_request"
@@ -61,7 +61,6 @@ class Admission:
         self._reject = reject
         self._handle_of: dict[Any, int] = {}
         self._id_of: dict[int, Any] = {}
-        self.freed: list[int] = []
 
     @property
     def in_flight(self) -> int:
@@ -93,7 +92,7 @@ class Admission:
                 ids.append(key.shown if type(key) is _Key else key)
         if admitted.handles:
             self._occupy(admitted)
-        slots = np.array([event.handle & INDEX_MASK for event in ends], dtype=np.intp)
+        slots = self._table.rows(np.array([event.handle for event in ends], dtype=np.int64))
         at = np.array([event.at for event in ends], dtype=np.float64)
         leaving = Leaving(slots, np.array(end_positions, dtype=np.int64), at, ends, ids)
         return Sorted(len(admitted.handles), leaving, iterations, positions)
@@ -110,9 +109,7 @@ class Admission:
     def forget(self, handle: int) -> None:
         """Forget a request, its slot too, if it is in flight or had just arrived."""
         self._drop(handle)
-        index = np.array([handle & INDEX_MASK])
-        if self._table.valid(np.array([handle]), index)[0]:
-            self._table.release(index)
+        self._table.forget(handle)
 
     def _admit(self, event: Arrival, admitted: _Admitted) -> None:
         handle, prompt_tokens, at = event.handle, event.prompt_tokens, event.at
@@ -138,13 +135,10 @@ class Admission:
             reason = WRONG_TYPE
         said = f"request_id={shown(event.request_id)}, prompt_tokens={shown(prompt_tokens)}, at={shown(at)}"
         self._reject(reason, 1, "arrived", said)
-        self.freed.append(handle + GENERATION)
 
     def _occupy(self, admitted: _Admitted) -> None:
-        slots = np.array(admitted.handles, dtype=np.int64)
-        self._table.reserve(int((slots & INDEX_MASK).max()))
         columns = (admitted.at, admitted.prompt_tokens, admitted.classes, admitted.ranks)
-        self._table.occupy(slots, *map(np.array, columns))
+        self._table.occupy(np.array(admitted.handles, dtype=np.int64), *map(np.array, columns))
 
 
 class _Key:

@@ -12,22 +12,18 @@ from batchscope.configuration import SchedulerLimits
 from batchscope.recording.mistakes import Mistakes, instants
 from batchscope.rows import BatchColumn, Floats, Gaps, IterationColumn, Rows
 from batchscope.tracking.admission import STALE_SLOT, Admission, Leaving
+from batchscope.tracking.changes import NOBODY, Moves, emit, first_times, schedule
 from batchscope.tracking.events import Arrival, Event, Finish, Iteration
 from batchscope.tracking.history import History, emissions, gaps
 from batchscope.tracking.iteration_batch import IterationBatch, gather
-from batchscope.tracking.iteration_rows import iteration_rows
-from batchscope.tracking.occupancy import NOBODY, Moves
-from batchscope.tracking.progress import emit, first_times, schedule
-from batchscope.tracking.request_rows import COMPLETES, request_rows
-from batchscope.tracking.runs import Elements, covering, long_runs, single_runs
-from batchscope.tracking.slots import FREE, GENERATION, INDEX_MASK, SlotTable
+from batchscope.tracking.results import COMPLETES, iteration_rows, request_rows
+from batchscope.tracking.runs import Elements, Mask, covering, long_runs, single_runs
+from batchscope.tracking.slots import FREE, SlotTable
 
 DUPLICATE_SLOT = "duplicate_slot"
 NOT_RUNNING = "not_running"
 OUT_OF_ORDER = "out_of_order"
 INTERRUPTED = "interrupted"
-
-Mask = npt.NDArray[np.bool_]
 
 
 class Derivation:
@@ -58,11 +54,6 @@ class Derivation:
         """Requests that arrived and have not left."""
         return self._admission.in_flight
 
-    def take_freed(self) -> list[int]:
-        """The handles that came free, each with its next generation: given once."""
-        freed, self._admission.freed = self._admission.freed, []
-        return freed
-
     def reject(self, reason: str, count: int = 1, method: str = "iteration", detail: str = "") -> None:
         """Count rejected records of a ``method``; ``detail``: values of the first."""
         if count:
@@ -74,9 +65,12 @@ class Derivation:
         self.received, self.lost, self.rejected = self.in_flight, 0, {}
         self._completed.clear()
 
-    def derive(self, events: Sequence[Event]) -> list[Rows | Gaps]:
-        """Rows of everything that these events say, in the order they were reported."""
+    def remember(self) -> None:
+        """Keep what ``abandon`` goes back to: called before any event is taken."""
         self._before = (self.in_flight, self.received, self.lost, dict(self.rejected))
+
+    def derive(self, events: Sequence[Event]) -> list[Rows | Gaps]:
+        """Rows of everything that these events say, in the order they were reported; after ``remember``."""
         log = self._admission.advance(events)
         self.received += log.admitted
         out: list[Rows | Gaps] = []
@@ -92,10 +86,9 @@ class Derivation:
         return out + self._leave(log.leaving)
 
     def abandon(self, events: Sequence[Event]) -> None:
-        """``derive`` of these was ended by an exception: as if none of it had happened, but for who left.
+        """What began with ``remember`` was ended by an exception: as if none of it had happened, but for who left.
 
-        Arrivals and iterations are rejected as ``interrupted``; requests whose end was among the events are lost. No
-        handle that was touched is used again.
+        Arrivals and iterations are rejected as ``interrupted``; requests whose end was among the events are lost.
         """
         in_flight, self.received, lost, rejected = self._before
         arrived = {event.handle for event in events if isinstance(event, Arrival)}
@@ -105,7 +98,6 @@ class Derivation:
         refused = len(arrived) + sum(isinstance(event, Iteration) for event in events)
         self.lost = lost + in_flight - self.in_flight
         self.rejected = {**rejected, INTERRUPTED: rejected.get(INTERRUPTED, 0) + refused}
-        self._admission.freed = []
 
     def _iterate(self, batch: IterationBatch, leaving: Leaving, moves: Moves) -> list[Rows | Gaps]:
         history = self._consistent(self._known(batch), batch, leaving)
@@ -156,9 +148,9 @@ class Derivation:
 
     def _known(self, batch: IterationBatch) -> Elements:
         """The elements whose handle means a request in flight."""
-        index = batch.handles & INDEX_MASK
+        index = self.table.rows(batch.handles)
         elements = Elements(index, batch.iteration, batch.tokens, batch.scheduled, batch.evicted)
-        valid = self.table.valid(batch.handles, index)
+        valid = index != FREE
         if valid.all():
             return elements
         stale = ~valid & ~batch.formed[batch.iteration]
@@ -188,7 +180,7 @@ class Derivation:
                     excused = bad & batch.formed[history.begin] & (reason == STALE_SLOT)
                     blamed = np.flatnonzero(bad & ~excused)
                     if len(blamed):
-                        self.reject(reason, len(blamed), detail=self._detail(history, int(blamed[0]), batch))
+                        self.reject(reason, len(blamed), detail=self._detail(reason, history, int(blamed[0]), batch))
                     keep = np.ones(len(bad), dtype=np.bool_)
                     keep[order[bad]] = False
                     elements = elements.take(keep)
@@ -202,12 +194,15 @@ class Derivation:
         yield OUT_OF_ORDER, self._going_back(history, batch.finished)
         yield NOT_RUNNING, history.not_running(self.table)
 
-    def _detail(self, history: History, place: int, batch: IterationBatch) -> str:
+    def _detail(self, reason: str, history: History, place: int, batch: IterationBatch) -> str:
         """What is known of a run that cannot be: its slot, its request's instants, its iteration's end."""
         slot, at = history.slot[place], float(batch.finished[history.begin[place]])
         arrived = float(self.table.arrived_at[slot])
-        known = f"slot {self.table.handle[slot]} in an iteration with finished_at = {at:.3f}, arrived at {arrived:.3f}"
-        return instants(known, at, arrived)
+        known = f"in an iteration with finished_at = {at:.3f}, arrived at {arrived:.3f}"
+        evicted = history.evicted
+        both = reason == DUPLICATE_SLOT and evicted is not None and evicted[place - 1] and not evicted[place]
+        where = " both in slots and in preempted," if both else ""
+        return instants(f"slot {self.table.handle[slot]}{where} {known}", at, arrived)
 
     @staticmethod
     def _gone(history: History, position: npt.NDArray[np.int64], leaving: Leaving) -> Mask:
@@ -270,5 +265,4 @@ class Derivation:
         self.lost += len(leaving.events) - len(rows.values)
         self._departed = self._departed.joined(leaving.slot, leaving.at, self.table)
         self.table.release(leaving.slot)
-        self._admission.freed.extend([event.handle + GENERATION for event in leaving.events])
         return [rows] if len(rows.values) else []

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from batchscope.configuration import SchedulerLimits
-from batchscope.recording.producer import Source
+from batchscope.recording.producer import Attachable, Source
 from batchscope.recording.rings import ProducerContext
 from batchscope.records import IterationResult, RequestResult, SchedulerMetrics
 from batchscope.rows import (
@@ -52,6 +52,11 @@ class _ClassCodes(dict[str | None, float]):
 
     def get(self, key: str | None, default: Any = None) -> Any:  # noqa: ARG002
         return self[key]
+
+
+def attached(collector: SchedulerMetrics, source: Source) -> ProducerContext:
+    """Have ``source`` drained by ``collector``; one that does not drain is told each record at once."""
+    return (collector if isinstance(collector, Attachable) else Forward(collector)).attach(source)
 
 
 class Forward:

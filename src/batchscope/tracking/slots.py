@@ -1,8 +1,13 @@
-"""The slot table: what a tracker knows of each request in flight, one numpy column a fact."""
+"""The slot table: what a tracker knows of each request in flight, one numpy column a fact.
+
+Engines hold a request's handle: a running number, which the table alone maps to the request's row. So whoever hands
+out numbers needs nothing back, and a number is never someone else's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +18,49 @@ from batchscope.rows import Floats
 
 Indices = npt.NDArray[np.intp]
 
-INDEX_BITS = 24
-INDEX_MASK = (1 << INDEX_BITS) - 1
-GENERATION = 1 << INDEX_BITS
-"""A handle is an index and, above it, a generation: a freed index comes back with another handle."""
+FIRST_HANDLE = 1 << 24
+"""The first number: an index of an engine's own, given by mistake, is none."""
 FREE = -1
+_NUMBERS_A_ROW = 4
+
+
+class _Places(NamedTuple):
+    """Handle -> row. ``window[handle - base]`` for the latest numbers, ``FREE`` where nobody is in flight.
+
+    Numbers ascend and are dense, so that nearly all are there; the few requests that outlived the window's span stand
+    sorted in ``old``, their rows in ``old_rows``: a request that is never finished costs no memory for those after it.
+    """
+
+    base: int
+    window: Indices
+    old: npt.NDArray[np.int64]
+    old_rows: Indices
+
+    def span(self, handles: npt.NDArray[np.int64]) -> bool:
+        """Whether the window has room for these."""
+        return bool((handles - self.base).view(np.uint64).max() < len(self.window))
+
+    def rows(self, handles: npt.NDArray[np.int64]) -> Indices:
+        """The row of each handle, ``FREE`` where it means nobody in flight."""
+        offset = handles - self.base
+        if not len(handles) or offset.view(np.uint64).max() < len(self.window):
+            return self.window[offset]
+        inside = offset.view(np.uint64) < len(self.window)
+        found = np.full(len(handles), FREE, dtype=np.intp)
+        found[inside] = self.window[offset[inside]]
+        if len(self.old):
+            place = np.minimum(self.old.searchsorted(handles), len(self.old) - 1)
+            older = self.old[place] == handles
+            found[older] = self.old_rows[place[older]]
+        return found
+
+    def put(self, handles: npt.NDArray[np.int64], rows: Indices | int) -> None:
+        """Say whose row is whose; only of handles that are in the window, or in ``old`` and leave."""
+        offset = handles - self.base
+        inside = offset.view(np.uint64) < len(self.window)
+        self.window[offset[inside]] = rows if isinstance(rows, int) else rows[inside]
+        if not inside.all():
+            self.old_rows[np.isin(self.old, handles[~inside])] = FREE
 
 
 class SlotTable:
@@ -25,6 +68,7 @@ class SlotTable:
 
     def __init__(self, capacity: int = 256) -> None:
         self._arrivals = 0
+        self._places = _places_of(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.intp), capacity)
         self.handle: npt.NDArray[np.int64] = np.full(capacity, FREE, dtype=np.int64)
         self.arrived_at = _unset(capacity)
         self.first_scheduled_at = _unset(capacity)
@@ -47,16 +91,13 @@ class SlotTable:
         """How many slots there are, used or free."""
         return len(self.handle)
 
-    def reserve(self, index: int) -> None:
-        """Make sure that ``index`` exists."""
-        if index < self.capacity:
-            return
-        capacity = 1 << int(index).bit_length()
-        grown = vars(SlotTable(capacity))
-        grown["_arrivals"] = self._arrivals
+    def _grow(self, capacity: int) -> None:
+        grown = vars(SlotTable(1 << int(capacity - 1).bit_length()))
         for name, column in vars(self).items():
             if isinstance(column, np.ndarray):
                 grown[name][: len(column)] = column
+            else:
+                grown[name] = column
         vars(self).update(grown)  # all at once: no exception leaves columns of two lengths
 
     def occupy(
@@ -67,9 +108,18 @@ class SlotTable:
         classes: Floats,
         ranks: Floats,
     ) -> None:
-        """Start the requests of these handles; their indices must be free."""
-        index = handles & INDEX_MASK
+        """Start the requests of these handles, none of which was there before."""
+        free = np.flatnonzero(self.handle == FREE)
+        if len(free) < len(handles):
+            self._grow(self.capacity + len(handles) - len(free))
+            free = np.flatnonzero(self.handle == FREE)
+        index = free[: len(handles)]
         self.handle[index] = handles
+        if self._places.span(handles):
+            self._places.put(handles, index)
+        else:
+            live = self.live()
+            self._places = _places_of(self.handle[live], live, self.capacity)
         self.arrived_at[index] = arrived_at
         self.prompt_tokens[index] = prompt_tokens
         self.request_class[index] = classes
@@ -87,21 +137,36 @@ class SlotTable:
         self.decoding[index] = False
 
     def release(self, index: Indices) -> None:
-        """End the requests at these indices."""
+        """End the requests at these rows."""
+        self._places.put(self.handle[index], FREE)
         self.handle[index] = FREE
 
+    def forget(self, handle: int) -> None:
+        """End the request of this handle, wherever an exception came between its beginning or end."""
+        self._places.put(np.array([handle]), FREE)
+        self.handle[self.handle == handle] = FREE
+
     def live(self) -> Indices:
-        """The indices of all requests in flight."""
+        """The rows of all requests in flight."""
         return np.flatnonzero(self.handle != FREE)
 
-    def valid(self, handles: npt.NDArray[np.int64], index: Indices) -> npt.NDArray[np.bool_]:
-        """Which handles, whose ``index`` is given, mean a request in flight."""
-        if not len(index) or index.max() < self.capacity:
-            same: npt.NDArray[np.bool_] = self.handle[index] == handles
-            return same
-        known = index < self.capacity  # not so: -1, which is FREE
-        same = self.handle[np.where(known, index, 0)] == handles
-        return same & known
+    def rows(self, handles: npt.NDArray[np.int64]) -> Indices:
+        """The row of each handle, ``FREE`` where it means nobody in flight."""
+        return self._places.rows(handles)
+
+
+def _places_of(handles: npt.NDArray[np.int64], rows: Indices, capacity: int) -> _Places:
+    """Places of these requests, with room for at least twice ``capacity`` numbers more."""
+    window = np.full(_NUMBERS_A_ROW * capacity, FREE, dtype=np.intp)
+    if not len(handles):
+        nothing = np.empty(0, dtype=np.int64)
+        return _Places(FIRST_HANDLE, window, nothing, nothing)
+    base = max(int(handles.min()), int(handles.max()) - len(window) // 2)
+    latest = handles >= base
+    window[handles[latest] - base] = rows[latest]
+    old, old_rows = handles[~latest], rows[~latest]
+    order = old.argsort()
+    return _Places(base, window, old[order], old_rows[order])
 
 
 def _unset(capacity: int) -> Floats:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import operator
 import struct
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import nan
@@ -21,27 +20,26 @@ import numpy.typing as npt
 from batchscope.clock import Clock
 from batchscope.configuration import SchedulerLimits, SloTargets, checked_clock
 from batchscope.errors import ConfigurationError, InvalidRecordError
+from batchscope.recording.mistakes import WrongArgumentError, in_words
 from batchscope.recording.packing import BAD_VALUE
-from batchscope.recording.producer import Attachable, LiveRequests, SourceCounts
-from batchscope.recording.tally import DROPPED, WRONG_TYPE, Tally
+from batchscope.recording.producer import EventLog, LiveRequests, SourceCounts
+from batchscope.recording.tally import WRONG_TYPE
 from batchscope.records import BatchLimiter, CompletionReason, SchedulerMetrics
 from batchscope.rows import LIMITER_CODES, REASON_CODES, Gaps, Rows
 from batchscope.tracking.derivation import Derivation
 from batchscope.tracking.events import Arrival, Event, Finish, Formed, Iteration, Loss
-from batchscope.tracking.forward import Forward
+from batchscope.tracking.forward import attached
 from batchscope.tracking.iteration_batch import FIELDS
-from batchscope.tracking.slots import FREE, GENERATION, live_requests
+from batchscope.tracking.slots import FIRST_HANDLE, FREE, live_requests
 
 Whole: TypeAlias = "Sequence[int] | npt.NDArray[np.integer[Any]]"
-_RELIEF_EVENTS = 4096
-_RELIEF_BYTES = 1 << 20
 _MAX_EVENTS = 1 << 17
 _SCALARS = struct.Struct(f"{2 + len(FIELDS)}d")
 _pack_scalars, _unpack_scalars = _SCALARS.pack, _SCALARS.unpack
 _NOTHING = (nan,) * (2 + len(FIELDS))
 _MAX_RANKS = 1 << 16
 TOLD_TWICE = "told_twice"
-_MAX_BYTES = 1 << 24  # of slots; as much each of their tokens and scheduled tokens where these are given
+NOT_TOLD = "not_told"
 
 
 class RequestTracker:
@@ -60,11 +58,12 @@ class RequestTracker:
                 "a SchedulerMetricsCollector, or an object with its record_iteration, record_request_completion,"
                 " record_batch_utilization and record_error",
             )  # fmt: skip
-        attachable = collector if isinstance(collector, Attachable) else Forward(collector)
-        self._shared = attachable.attach(self)
+        self._log: EventLog[Event] = EventLog(_MAX_EVENTS)  # its bytes are those of slots
+        self._shared = attached(collector, self)
+        self._log.relieved_by(self._shared)
         self._clock = self._shared.clock if clock is None else checked_clock(clock)
         self._limits = self._shared.limits
-        self._fresh = itertools.count()  # goes on in a child process: a slot of the parent is stale there
+        self._handles = itertools.count(FIRST_HANDLE)  # goes on in a child process: a slot of the parent is stale there
         self._forget()
 
     @property
@@ -73,15 +72,9 @@ class RequestTracker:
         return self._clock
 
     def _forget(self) -> None:
-        self._log: list[Event] = []
-        self._pending_bytes = 0
-        self._relief_at = _RELIEF_BYTES
-        self._taken: list[Event] = []
-        self._begun = 0
-        self._ready: list[Rows | Gaps] = []
-        self._free: deque[int] = deque()
-        self._misused = Tally()
+        self._log.forget()
         self._stops: dict[float, Formed] = {}
+        self._formed: dict[float, Formed] = {}  # by rank: the last one
         self._ahead = False  # whether anything was ever told before its iteration: most engines never do
         self._derivation = Derivation(
             self._shared.class_codes, self._shared.other_class, self._limits, self._shared.mistakes
@@ -101,14 +94,14 @@ class RequestTracker:
         ``rank``: whose queue it joins; left out, it waits for any until an iteration took it in. A ``request_id``
         that is in flight already is rejected; its new slot is then void.
         """
-        handle = self._handle()
+        handle = next(self._handles)
         try:
             now = self._clock() if at is None else at
             event = Arrival(now, handle, request_id, prompt_tokens, request_class, rank)
         except BAD_VALUE as error:
             self._misuse(error)
             return handle
-        self._append(event)
+        self._log.append(event)
         return handle
 
     def stopped(self, limiter: BatchLimiter, *, slot: int | None = None, rank: int | None = None) -> None:
@@ -132,7 +125,7 @@ class RequestTracker:
         *,
         started_at: float | None = None,
         scheduled_tokens: Whole | None = None,
-        preempted: Whole = (),
+        preempted: Whole | None = (),
         waiting: int | None = None,
         running_requests: int | None = None,
         deferred_requests: int | None = None,
@@ -166,14 +159,15 @@ class RequestTracker:
             formed = Formed(
                 handles,
                 tuple([nan if value is None else float(value) for value in said]),
-                None if scheduled_tokens is None else _aligned(scheduled_tokens, handles),
-                _packed(preempted) if len(preempted) else b"",
+                None if scheduled_tokens is None else _aligned("scheduled_tokens", scheduled_tokens, handles),
+                b"" if preempted is None or not len(preempted) else _packed(preempted),
             )
         except BAD_VALUE as error:
             self._misuse(error)
             return Formed(b"", (), told=True)
         if stop is not None:
             formed.scalars, formed.head = _overlaid(formed.scalars, stop.scalars), stop.head
+        self._formed[_rank(rank)] = formed
         return formed
 
     def iteration(
@@ -184,7 +178,7 @@ class RequestTracker:
         started_at: float | None = None,
         finished_at: float | None = None,
         scheduled_tokens: Whole | None = None,
-        preempted: Whole = (),
+        preempted: Whole | None = (),
         waiting: int | None = None,
         running_requests: int | None = None,
         deferred_requests: int | None = None,
@@ -241,26 +235,30 @@ class RequestTracker:
                     nan if limited_by is None else LIMITER_CODES[limited_by],
                 ),
                 handles,
-                None if tokens is None else _aligned(tokens, handles),
-                None if scheduled_tokens is None else _aligned(scheduled_tokens, handles),
-                _packed(preempted) if len(preempted) else b"",
+                None if tokens is None else _aligned("tokens", tokens, handles),
+                None if scheduled_tokens is None else _aligned("scheduled_tokens", scheduled_tokens, handles),
+                b"" if preempted is None or not len(preempted) else _packed(preempted),
             )  # fmt: skip
         except BAD_VALUE as error:
             self._misuse(error)
             return
         if said is not None:
             event = _joined(event, said)
-        self._pending_bytes += len(handles) + len(event.preempted)
-        self._append(event)
+        self._log.append(event, len(handles) + len(event.preempted))
 
     def _said_ahead(self, slots: Whole | Formed, rank: int | None) -> Formed | None:
         """What was told of this iteration before: its batch, or only why admission stopped."""
         if isinstance(slots, Formed):
             return slots
         try:
-            return self._stops.pop(_rank(rank), None)
+            of = _rank(rank)
         except BAD_VALUE:
             return None  # a rank that is none: the row's check says so
+        formed = self._formed.pop(of, None)
+        if formed is not None and not formed.told:
+            text = "forming(...): iteration was called with slots after it; give iteration what forming returned"
+            self._misuse(ValueError(text), NOT_TOLD)
+        return self._stops.pop(of, None)
 
     def _misuse_formed(self, said: Formed) -> None:
         """One iteration counts once; where forming it was a mistake, that was counted then."""
@@ -288,7 +286,7 @@ class RequestTracker:
         except BAD_VALUE as error:
             self._misuse(error)
             return
-        self._append(event)
+        self._log.append(event)
 
     def lost(self, slot: int, *, at: float | None = None) -> None:
         """A request is gone without an end that anybody saw: counted in ``requests_lost``, not as finished."""
@@ -297,61 +295,24 @@ class RequestTracker:
         except BAD_VALUE as error:
             self._misuse(error)
             return
-        self._append(event)
-
-    def _handle(self) -> int:
-        try:
-            return self._free.popleft()
-        except IndexError:
-            return GENERATION + next(self._fresh)
-
-    def _append(self, event: Event) -> None:
-        log = self._log
-        if len(log) >= _RELIEF_EVENTS or self._pending_bytes >= self._relief_at:
-            self._relief_at = min(self._pending_bytes + _RELIEF_BYTES, _MAX_BYTES)  # then only after as much more
-            self._shared.relieve()
-            if len(log) >= _MAX_EVENTS or self._pending_bytes >= _MAX_BYTES:
-                self._misused.add(DROPPED)
-                return
-        log.append(event)
-        if self._shared.eager:
-            self._shared.relieve()
+        self._log.append(event)
 
     def _misuse(self, error: Exception, reason: str = WRONG_TYPE) -> None:
-        self._misused.add(reason)
+        self._log.misused.add(reason)
         if self._shared.mistakes is not None:
             self._shared.mistakes.note_call(reason, "RequestTracker", error)
         if self._shared.strict:
-            raise InvalidRecordError(f"record not taken: {error}; see the method's docstring") from error
+            raise InvalidRecordError(in_words(reason, "RequestTracker", error)) from error
 
     # What the collector asks for, under the drain's lock.
 
     def undrained(self) -> list[Event]:
         """What was reported and not drained yet, as it was said."""
-        return self._log[:]
+        return self._log.undrained()
 
     def drain(self) -> list[Rows | Gaps]:
         """Rows of everything reported so far; see ``Source.drain``."""
-        if self._taken:
-            self._resume()
-        events = self._log[:]
-        self._pending_bytes, self._relief_at = 0, _RELIEF_BYTES
-        if events:
-            self._begun = len(self._ready)
-            self._taken = events
-            del self._log[: len(events)]
-            self._ready.extend(self._derivation.derive(events))
-            self._taken = []
-            self._free.extend(self._derivation.take_freed())
-        return self._ready
-
-    def _resume(self) -> None:
-        """An exception ended the last drain: its events are still to be derived, or are, or count as interrupted."""
-        taken = self._taken
-        untouched = bool(self._log) and self._log[0] is taken[0]
-        if not untouched and len(self._ready) == self._begun:
-            self._derivation.abandon(taken)
-        self._taken = []
+        return self._log.drain(self._derivation)
 
     def live(self, now: float, targets: Sequence[SloTargets]) -> LiveRequests:
         """Who is in flight now, as far as drained."""
@@ -360,12 +321,7 @@ class RequestTracker:
     def counts(self) -> SourceCounts:
         """Counts since the last reset."""
         derivation = self._derivation
-        rejected = dict(derivation.rejected)
-        misused = dict(self._misused)
-        dropped = misused.pop(DROPPED, 0)
-        for reason, count in misused.items():
-            rejected[reason] = rejected.get(reason, 0) + count
-        return SourceCounts(derivation.received, derivation.lost, rejected, dropped)
+        return SourceCounts(derivation.received, derivation.lost, *self._log.counts(derivation.rejected))
 
     def set_limits(self, limits: SchedulerLimits) -> None:
         """Utilization is measured against these from now on."""
@@ -374,7 +330,7 @@ class RequestTracker:
     def reset(self) -> None:
         """Count anew; requests in flight stay."""
         self._derivation.reset()
-        self._misused.clear()
+        self._log.misused.clear()
 
     def after_fork(self) -> None:
         """In a child process: empty. The parent's requests are the parent's."""
@@ -427,11 +383,15 @@ def _packed(values: Whole) -> bytes:
     return _packer(len(values))(*values)
 
 
-def _aligned(values: Whole, handles: bytes) -> bytes:
+def _aligned(name: str, values: Whole, handles: bytes) -> bytes:
     packed = _packed(values)
     if len(packed) != len(handles):
-        raise ValueError(f"{len(packed) // 8} values for {len(handles) // 8} slots: expected one a slot")
+        raise WrongArgumentError(name, f"{len(packed) // 8} values for {_slots(len(handles) // 8)}")
     return packed
+
+
+def _slots(count: int) -> str:
+    return "1 slot" if count == 1 else f"{count} slots"
 
 
 @lru_cache(maxsize=4096)

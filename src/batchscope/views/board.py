@@ -15,13 +15,16 @@ from math import nan
 import msgspec
 
 from batchscope.configuration import OTHER_CLASS, SchedulerLimits
-from batchscope.records import CompletionReason, EngineInfo, Outcome
+from batchscope.records import BatchLimiter, CompletionReason, EngineInfo, Outcome
 from batchscope.scraping.documents import Interval, IntervalSummary, RatioSpan, ScrapedSnapshot, ScrapeWindow
 from batchscope.scraping.table import DURATIONS, Quantity
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.statistics.summaries import DistributionSummary, SloStatistics
+from batchscope.statistics.totals import Totals
 
 UNKNOWN_INTERVAL = (nan, nan)
+_LARGE = 0.05
+"""A part that is worth a note."""
 
 
 class Requests(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,12 +71,13 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Held(msgspec.Struct, frozen=True):
-    """For which ``share`` of busy time a limiter held the batch, how long that is, and what it cost."""
+    """A limiter: for which ``share`` of busy time it held the batch, how long that is, what it cost, who waited."""
 
     limiter: str
     share: float
     seconds: float = nan
     lost_slot_seconds: float = nan
+    waiting_request_seconds: float = nan
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,11 +126,16 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Slo(msgspec.Struct, frozen=True, kw_only=True):
-    """A request class: all targets by the same request, with the 95 % range; goodput since start and in the window."""
+    """A request class: all targets by the same request, with the 95 % range; goodput since start and in the window.
+
+    Left out of ``evaluated``: ``not_evaluated`` (cancelled early), ``unmeasured``.
+    """
 
     request_class: str
     targets: dict[str, float]
     evaluated: int
+    not_evaluated: int
+    unmeasured: int
     attainment: float
     attainment_range: Interval
     missed_by: dict[str, int]
@@ -135,11 +144,17 @@ class Slo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trouble(msgspec.Struct, frozen=True):
-    """What should be 0 and is not; ``parts``: of which kinds, the most frequent first."""
+    """What should be 0 and is not, work without a result, or figures that cannot both be right.
+
+    ``parts``: of which kinds, the most frequent first. ``of``: of how many, or beside which figure. ``preemptions``:
+    behind what was computed again.
+    """
 
     name: str
-    count: int
+    count: float
     parts: dict[str, int] = {}
+    of: int | None = None
+    preemptions: int | None = None
 
 
 class Board(msgspec.Struct, frozen=True, kw_only=True):
@@ -293,8 +308,9 @@ def _batch(snapshot: MetricsSnapshot) -> Batch:
 
 def _held(snapshot: MetricsSnapshot) -> list[Held]:
     seconds, lost = snapshot.totals.busy_seconds_by_limiter, snapshot.iteration_stats.lost_slot_seconds
+    waited = snapshot.totals.waiting_request_seconds_by_limiter
     return [
-        Held(limiter, share, seconds.get(limiter, nan), lost.get(limiter, nan))
+        Held(limiter, share, seconds.get(limiter, nan), lost.get(limiter, nan), waited.get(limiter, nan))
         for limiter, share in _by_share(snapshot.iteration_stats.limited_by)
     ]
 
@@ -360,6 +376,8 @@ def _slo(name: str, slo: SloStatistics, seconds: float) -> Slo:
         request_class=name,
         targets=slo.targets,
         evaluated=slo.evaluated,
+        not_evaluated=slo.not_evaluated,
+        unmeasured=slo.unmeasured,
         attainment=slo.attainment,
         attainment_range=(slo.attainment_low, slo.attainment_high),
         missed_by={target: number for target, number in slo.missed_by.items() if number},
@@ -385,6 +403,29 @@ def _troubles(snapshot: MetricsSnapshot) -> Iterator[Trouble]:
             trouble = Trouble(name, sum(parts.values()), parts)
         if trouble.count:
             yield trouble
+    yield from _thrash(totals)
+    yield from _contradictions(snapshot)
+
+
+def _thrash(totals: Totals) -> Iterator[Trouble]:
+    """Preempted requests are computed again: work without a result."""
+    again, prefill = totals.recomputed_tokens or 0, totals.scheduled_prefill_tokens or 0
+    if again and again >= _LARGE * prefill:
+        yield Trouble("recomputed", again, of=prefill, preemptions=totals.preemptions)
+    elif totals.preemptions > _LARGE * totals.requests_received:
+        yield Trouble("preempted", totals.preemptions, of=totals.requests_received)
+
+
+def _contradictions(snapshot: MetricsSnapshot) -> Iterator[Trouble]:
+    """What an integration said that cannot be."""
+    totals, places = snapshot.totals, snapshot.limits.max_running_requests
+    idle = totals.busy_seconds_by_limiter.get(BatchLimiter.DEMAND, 0.0)
+    waited = totals.waiting_request_seconds_by_limiter.get(BatchLimiter.DEMAND, 0.0)
+    if waited > _LARGE * idle > 0:
+        yield Trouble("waiting_in_demand", waited / idle)
+    largest = snapshot.batch_stats.max_batch_size or 0
+    if places is not None and largest > places:
+        yield Trouble("beyond_limit", largest, of=places)
 
 
 def _a_second(total: float, seconds: float) -> float:

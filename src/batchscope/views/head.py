@@ -11,15 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from batchscope.records import BatchLimiter
-from batchscope.text import shown
 from batchscope.views import palette
-from batchscope.views.board import Board, Throughput, Trouble
+from batchscope.views.board import Board, Throughput
 from batchscope.views.numbers import MISSING, amount, count, per_second, percent
-from batchscope.views.words import TROUBLES, holders
+from batchscope.views.words import holders, trouble
 
 _FRAME = 18
 """Columns of the head that are not its figures: the frame and the names of its lines."""
-_SHOWN_NAMES = 3
 
 
 class Head:
@@ -59,7 +57,7 @@ class Head:
         held_by = [text for name, text in holders(self._board) if name != BatchLimiter.DEMAND or demand_tells]
         if held_by:
             yield "held by", [Text(text, "bold") for text in held_by]
-        if troubles := [Text(_trouble(trouble), palette.WARNING) for trouble in self._board.troubles]:
+        if troubles := [Text(trouble(one), palette.WARNING) for one in self._board.troubles]:
             yield "to note", troubles
 
     def _requests(self) -> Iterator[Text]:
@@ -118,14 +116,6 @@ def _flow(items: Sequence[Text], room: int) -> Text:
         text.append(item)
         used = item.cell_len if begins else used + 3 + item.cell_len
     return text
-
-
-def _trouble(trouble: Trouble) -> str:
-    """How many of what; of errors and rejected records the most frequent by name."""
-    named = [f"{shown(name, 60)} {count(number)}" for name, number in list(trouble.parts.items())[:_SHOWN_NAMES]]
-    more = ["..."] * (len(trouble.parts) > _SHOWN_NAMES)
-    text = f"{count(trouble.count)} {TROUBLES[trouble.name]}"
-    return text if trouble.name == "overdue" or not named else f"{text} ({', '.join([*named, *more])})"
 
 
 def _identity(board: Board) -> str:

@@ -13,11 +13,15 @@ PAGE_WIDTH = 100
 NARROWEST, WIDEST = 80, 140
 
 
+def page_width() -> int:
+    """The columns of the terminal that stdout is, within bounds; else those of a page."""
+    console = Console()
+    return min(max(console.width, NARROWEST), WIDEST) if console.is_terminal else PAGE_WIDTH
+
+
 def for_stdout(content: RenderableType) -> bytes:
     """``content`` in stdout's encoding, ending in a newline."""
-    console = Console()
-    width = min(max(console.width, NARROWEST), WIDEST) if console.is_terminal else PAGE_WIDTH
-    console = Console(width=width, emoji=False, highlight=False, markup=False)
+    console = Console(width=page_width(), emoji=False, highlight=False, markup=False)
     with console.capture() as captured:
         console.print(content)
     text = captured.get() if console.is_terminal else without_trailing_blanks(captured.get())

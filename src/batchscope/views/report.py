@@ -161,16 +161,18 @@ class Report:
         table.add_column("share", justify="right", no_wrap=True)
         table.add_column("", no_wrap=True)
         table.add_column(f"for, {unit or 's'}", justify="right", no_wrap=True)
-        table.add_column("lost slot-seconds" if width >= _ROOM else "lost slot-s", justify="right", no_wrap=True)
+        for name, short in (("lost slot-seconds", "lost slot-s"), ("waited request-seconds", "wait req-s")):
+            table.add_column(name if width >= _PLENTY else short, justify="right", no_wrap=True)
         table.add_column("which is", overflow="fold")
-        cells = 20 if width >= _PLENTY else 12 if width >= _ROOM else 5
+        cells = 11 if width >= _PLENTY else 5 if width >= _ROOM else 0
         for one, lasted in zip(held, seconds, strict=True):
             color = palette.LIMITERS.get(one.limiter, palette.NEWER).color
-            chart = Text(bar(min(one.share, 1.0), cells, ascii_only=ascii_only), style=color)
-            what, lost = what_it_is(one.limiter, self._board.limits), amount(one.lost_slot_seconds)
-            table.add_row(limiter_name(one.limiter), percent(one.share), chart, lasted, lost, what)
+            chart = Text(bar(min(one.share, 1.0), cells, ascii_only=ascii_only) if cells else "", style=color)
+            cost = (amount(one.lost_slot_seconds), amount(one.waiting_request_seconds))
+            what = what_it_is(one.limiter, self._board.limits)
+            table.add_row(limiter_name(one.limiter), percent(one.share), chart, lasted, *cost, what)
         if not held:
-            table.add_row(MISSING, MISSING, "", MISSING, MISSING, MISSING)
+            table.add_row(MISSING, MISSING, "", *[MISSING] * 4)
         return table
 
 
@@ -178,10 +180,12 @@ def _slo(classes: Sequence[Slo], width: int) -> RenderableType:
     table = _table(width, "class", "targets", "n", "met", "95 % range", "goodput", "missed by")
     table.columns[0].min_width = 7
     for slo in classes:
-        targets = "\n".join(f"{short_name(name)} <= {duration(value)}" for name, value in slo.targets.items())
+        lines = [f"{short_name(name)} <= {duration(value)}" for name, value in slo.targets.items()] or [MISSING]
+        left_out = ((slo.not_evaluated, "not evaluated"), (slo.unmeasured, "not measured"))
+        lines += [f"({count(number)} {words})" for number, words in left_out if number]
         table.add_row(
             slo.request_class,
-            targets or MISSING,
+            "\n".join(lines),
             count(slo.evaluated),
             Text(percent(slo.attainment), style=f"bold {palette.grade(slo.attainment)}"),
             percent_range(*slo.attainment_range),

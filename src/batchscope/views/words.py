@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from batchscope.configuration import SchedulerLimits
 from batchscope.records import BatchLimiter
-from batchscope.views.board import Board, Slo
-from batchscope.views.numbers import MISSING, ROUNDING, count, percent
+from batchscope.text import shown
+from batchscope.views.board import Board, Slo, Trouble
+from batchscope.views.numbers import MISSING, ROUNDING, amount, count, percent
 
 _SHORT = {
     "queue_time": "queue",
@@ -40,15 +41,22 @@ _HOLDERS = {
     BatchLimiter.DEMAND: "there was no more to do",
     BatchLimiter.UNKNOWN: "nobody said, nor can it be inferred",
 }
-TROUBLES = {
-    "overdue": "unfinished and past their SLO",
-    "lost": "lost",
-    "errors": "errors",
-    "rejected": "records rejected",
-    "dropped": "records dropped",
+_TROUBLES = {
+    "overdue": "{count} unfinished and past their SLO",
+    "lost": "{count} lost",
+    "errors": "{count} errors{parts}",
+    "rejected": "{count} records rejected{parts}",
+    "dropped": "{count} records dropped",
+    "recomputed": "{count}{share} were computed again, after {preemptions} preemptions",
+    "preempted": "{count} preemptions of {of} requests",
+    "waiting_in_demand": "demand was reported while requests waited ({mean} on average): say what kept them out",
+    "beyond_limit": "the largest batch had {count} requests, and max_running_requests is {of}",
 }
+_SHOWN_NAMES = 3
 REPORTED = "reported by the scheduler"
 _WORTH_NAMING = 0.1
+_MOST = 0.5
+_LIMITS = tuple(_SETTINGS.values())
 
 
 def short_name(quantity: str) -> str:
@@ -59,6 +67,18 @@ def short_name(quantity: str) -> str:
 def within(error: float) -> str:
     """A relative error as two digits of per cent: ``within 0.54 %``."""
     return f"within {100 * error:.2g} %" if math.isfinite(error) else f"within {MISSING}"
+
+
+def trouble(of: Trouble) -> str:
+    """It in words; the most frequent of its parts by name."""
+    named = [f"{shown(name, 60)} {count(number)}" for name, number in list(of.parts.items())[:_SHOWN_NAMES]]
+    more = ["..."] * (len(of.parts) > _SHOWN_NAMES)
+    figures = {
+        "count": count(of.count), "mean": amount(of.count), "of": count(of.of), "preemptions": count(of.preemptions),
+        "share": f" of {count(of.of)} prefill tokens ({percent(of.count / of.of)})" if of.of else " tokens",
+        "parts": f" ({', '.join([*named, *more])})" if named else "",
+    }  # fmt: skip
+    return _TROUBLES[of.name].format_map(figures)
 
 
 def missed_by(slo: Slo) -> list[str]:
@@ -88,28 +108,30 @@ def setting_of(limiter: str, limits: SchedulerLimits) -> str:
 
 
 def what_it_is(limiter: str, limits: SchedulerLimits) -> str:
-    """The setting, or in words what is none."""
+    """The setting, or in words what is none; for what is not known the limits that would have to be."""
+    missing = [field for field in _LIMITS if getattr(limits, field) is None]
+    if limiter == BatchLimiter.UNKNOWN and missing:
+        return f"not reported; to infer it, give SchedulerLimits: {', '.join(missing)}"
     return setting_of(limiter, limits) or holder(limiter, limits)
 
 
 def holders(board: Board) -> Iterator[tuple[str, str]]:
-    """What held the batch most: the limiter, and in words for how much of busy time.
+    """What held the batch: the limiter, and in words for how much of busy time; the largest, and all from 10 % on.
 
-    Behind what is nothing to change, demand that was the largest or what is not known, comes the first that is.
+    Last, for no limiter, whether that was inferred, where there is a cause at all.
     """
     who = origin(board.reported_ratio)
-    for one in board.held:
-        largest = one is board.held[0]
-        if one.share < _WORTH_NAMING and not largest:
-            return
+    caused = False
+    for place, one in enumerate(board.held):
+        if place and one.share < _WORTH_NAMING:
+            break
         text = f"{holder(one.limiter, board.limits)}: {percent(one.share)} of busy time"
-        if one.limiter == BatchLimiter.UNKNOWN:
-            yield one.limiter, text
-        elif one.limiter != BatchLimiter.DEMAND:
-            yield one.limiter, text if who == REPORTED else f"{text} ({who})"
-            return
-        elif largest:
-            yield one.limiter, f"mostly nothing, {text}"
+        if one.limiter == BatchLimiter.DEMAND:
+            text = f"{'mostly ' if one.share >= _MOST else ''}nothing, {text}"
+        yield one.limiter, text
+        caused |= one.limiter not in {BatchLimiter.DEMAND, BatchLimiter.UNKNOWN}
+    if caused and who != REPORTED:
+        yield "", f"({who})"
 
 
 def origin(reported_ratio: float) -> str:

@@ -16,7 +16,9 @@ import msgspec
 
 from batchscope.configuration import SloTargets
 from batchscope.engines.sglang.definitions import DEFERRED, MISSING
-from batchscope.engines.sglang.source import WRONG_TYPE, SglangSource
+from batchscope.engines.sglang.source import Call, SglangSource, values_of
+from batchscope.engines.source import Remembered
+from batchscope.engines.values import WRONG_TYPE
 from batchscope.recording.producer import LiveRequests
 from batchscope.records import IterationResult, RequestResult, SchedulerMetrics
 from batchscope.rows import Gaps, Rows, StartColumn
@@ -35,23 +37,26 @@ class Present(NamedTuple):
     kv_cache_usage: float = nan
 
 
-class SglangScheduler(SglangSource):
+_QUEUE_TIME = 0
+
+
+class SglangScheduler(SglangSource[Remembered]):
     """Takes one scheduler's observations for ``collector``.
 
     It counts no requests, finished or received: the tokenizer manager's process does, and the two are merged.
     """
 
-    def _prepare(self) -> None:
-        self._queue_times = self._new_log()
+    def __init__(self, collector: SchedulerMetrics) -> None:
         self._retracted = self._cached = 0
         self._told = (0, 0)
         self.present: Present | None = None
+        super().__init__(collector, Remembered)
 
     # What SGLang calls, by its names.
 
     def observe_queue_time(self, latency: float, **_: Any) -> None:
         """A request is in a forward pass for the first time."""
-        self._put(self._queue_times, self.clock(), latency)
+        self._log.append((_QUEUE_TIME, (self.clock(), latency)))
 
     def log_stats(self, stats: Any, **_: Any) -> None:
         """The present state: a ``SchedulerStats``, read by name."""
@@ -98,8 +103,8 @@ class SglangScheduler(SglangSource):
 
     # What the collector asks for, under the drain's lock.
 
-    def _rows(self) -> list[Rows | Gaps]:
-        return [*self.starts(self._queue_times.take(), StartColumn.QUEUE_TIME)]
+    def _rows(self, events: list[Call]) -> list[Rows | Gaps]:
+        return [*self._starts(values_of(events, _QUEUE_TIME), StartColumn.QUEUE_TIME)]
 
     def live(self, now: float, targets: Sequence[SloTargets]) -> LiveRequests:
         """Who is in the engine, as last reported; since when the oldest waits is not told (``nan``)."""
@@ -131,7 +136,7 @@ class SglangScheduler(SglangSource):
             return 0
         if isinstance(value, int) and value >= 0:
             return value
-        self._reject(WRONG_TYPE)
+        self._log.misused.add(WRONG_TYPE)
         return 0
 
     def _ratio(self, value: Any) -> float:
@@ -139,7 +144,7 @@ class SglangScheduler(SglangSource):
             return nan
         if isinstance(value, int | float) and isfinite(value) and value >= 0:
             return float(value)
-        self._reject(WRONG_TYPE)
+        self._log.misused.add(WRONG_TYPE)
         return nan
 
 

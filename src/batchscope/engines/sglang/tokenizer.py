@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from batchscope.engines.sglang.source import NEGATIVE, NOT_A_NUMBER, SglangSource
+from batchscope.engines.sglang.source import Call, SglangSource, values_of
+from batchscope.engines.source import Remembered
+from batchscope.engines.values import NEGATIVE, NOT_A_NUMBER, fit, numbers, refuse
 from batchscope.records import CompletionReason, SchedulerMetrics
 from batchscope.rows import (
     REASON_CODES,
@@ -55,7 +57,25 @@ class _Said(IntEnum):
     TIME_PER_OUTPUT_TOKEN = 6
 
 
-class SglangTokenizer(SglangSource):
+class _Told(IntEnum):
+    """What is logged: which call it was."""
+
+    FIRST = 0
+    GAP = 1
+    FINISHED = 2
+    ABORTED = 3
+
+
+class _Memory(Remembered):
+    """``received``: finished requests. ``asked``: the instants of aborts that nothing was heard of yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.received = 0
+        self.asked: deque[float] = deque()
+
+
+class SglangTokenizer(SglangSource[_Memory]):
     """Takes a tokenizer manager's observations for ``collector``.
 
     ``prefill_only``: a worker of disaggregated prefill, whose requests have no first token and are never told to
@@ -64,26 +84,21 @@ class SglangTokenizer(SglangSource):
 
     def __init__(self, collector: SchedulerMetrics, *, prefill_only: bool = False) -> None:
         self._prefill_only = prefill_only
-        super().__init__(collector)
-
-    def _prepare(self) -> None:
-        self._firsts, self._gaps = self._new_log(), self._new_log()
-        self._finished, self._aborted = self._new_log(), self._new_log()
-        self._asked: deque[float] = deque()
         self._output: Any = None
         self._first: Any = None
+        super().__init__(collector, _Memory)
 
     # What SGLang calls, by its names.
 
     def observe_time_to_first_token(self, labels: Any, value: float, **_: Any) -> None:
         """A first output; ``labels`` is the object, not its contents, that marks the output."""
         self._output, self._first = labels, value
-        self._put(self._firsts, self.clock(), value)
+        self._log.append((_Told.FIRST, (self.clock(), value)))
 
     def observe_inter_token_latency(self, labels: Any, internval: float, num_new_tokens: int, **_: Any) -> None:  # noqa: ARG002
         """A later output of that many tokens, that many seconds after the one before (SGLang's spelling)."""
         if num_new_tokens > 0:
-            self._put(self._gaps, self.clock(), internval, num_new_tokens)
+            self._log.append((_Told.GAP, (self.clock(), internval, num_new_tokens)))
 
     def observe_one_finished_request(
         self,
@@ -102,24 +117,25 @@ class SglangTokenizer(SglangSource):
         """A last output, however the request ended."""
         first = self._first if labels is self._output else None
         self._output = self._first = None
-        self._put(
-            self._finished, self.clock(), first, prompt_tokens, generation_tokens, cached_tokens, e2e_latency,
-            time_per_output_token,
-        )  # fmt: skip
+        said = first, prompt_tokens, generation_tokens, cached_tokens, e2e_latency, time_per_output_token
+        self._log.append((_Told.FINISHED, (self.clock(), *said)))
 
     def observe_one_aborted_request(self, labels: Any = None, **_: Any) -> None:  # noqa: ARG002
         """An abort was sent to the scheduler."""
-        self._put(self._aborted, self.clock())
+        self._log.append((_Told.ABORTED, (self.clock(),)))
 
     # The drain.
 
-    def _rows(self) -> list[Rows | Gaps]:
-        out: list[Rows | Gaps] = [*self.starts(self._firsts.take(), StartColumn.TIME_TO_FIRST_TOKEN)]
-        if gaps := self._gaps.take():
+    def drain(self) -> list[Rows | Gaps]:
+        """Rows of everything recorded so far; an abort becomes one after a while, without a further call."""
+        return self._log.drain(self, always=bool(self._memory.asked))
+
+    def _rows(self, events: list[Call]) -> list[Rows | Gaps]:
+        out: list[Rows | Gaps] = [*self._starts(values_of(events, _Told.FIRST), StartColumn.TIME_TO_FIRST_TOKEN)]
+        if gaps := values_of(events, _Told.GAP):
             out.append(self._latencies(gaps))
-        finished = self._finished.take()  # before the aborts: whoever was aborted was asked to be before
-        self._asked.extend(at for (at,) in self._aborted.take())
-        if finished:
+        self._memory.asked.extend(at for (at,) in values_of(events, _Told.ABORTED))
+        if finished := values_of(events, _Told.FINISHED):
             out.append(self._requests(finished))
         if overdue := self._overdue():
             out.append(self._never_started(overdue))
@@ -127,16 +143,16 @@ class SglangTokenizer(SglangSource):
 
     def _latencies(self, entries: Sequence[tuple[Any, ...]]) -> Gaps:
         """Token-weighted, as SGLang's own: interval / n, n times."""
-        at, intervals, counts = self.numbers(entries).T
-        with np.errstate(invalid="ignore"):
-            self.refuse(counts, ~((counts > 0) & (counts < _MOST_TOKENS) & (counts == np.floor(counts))), NOT_A_NUMBER)
+        at, intervals, counts = numbers(entries, 3, self._reject).T
+        fits = (counts > 0) & (counts < _MOST_TOKENS) & (counts == np.floor(counts))
+        refuse(counts, ~fits, NOT_A_NUMBER, self._reject)
         known = ~np.isnan(counts)
         whole = counts[known].astype(np.int64)
         return Gaps(GapColumn.INTER_TOKEN_LATENCY, at[known], intervals[known] / whole, whole)
 
     def _requests(self, entries: Sequence[tuple[Any, ...]]) -> Rows:
-        values = self.numbers(entries)
-        self.fit(values[:, _Said.FIRST_TOKEN :])
+        values = numbers(entries, len(_Said), self._reject)
+        fit(values[:, _Said.FIRST_TOKEN :], self._reject)
         rows = empty_rows(RowKind.REQUEST, len(entries))
         rows[:, C.AT] = rows[:, C.FINISHED_AT] = values[:, _Said.AT]
         rows[:, C.REASON] = [self._reason(entry) for entry in entries]
@@ -155,7 +171,7 @@ class SglangTokenizer(SglangSource):
         left = values[:, _Said.E2E] - decode
         left[(left < 0) & (left > -_ROUNDING)] = 0.0
         impossible = left < 0
-        self.refuse(left, impossible, NEGATIVE)
+        refuse(left, impossible, NEGATIVE, self._reject)
         decode[impossible] = np.nan
         rows[:, C.TIME_TO_FIRST_TOKEN] = np.where(np.isnan(left), first, left)
         rows[:, C.DECODE_TIME] = np.where(one, 0.0, decode)
@@ -164,17 +180,18 @@ class SglangTokenizer(SglangSource):
         told = entry[_Said.TIME_PER_OUTPUT_TOKEN] is not None or entry[_Said.FIRST_TOKEN] is not None
         if told or self._prefill_only:
             return _COMPLETED
-        if self._asked and self._asked[0] <= entry[_Said.AT]:
-            self._asked.popleft()
+        asked = self._memory.asked
+        if asked and asked[0] <= entry[_Said.AT]:
+            asked.popleft()
             return _CANCELLED
         return _ABORTED_BY_ENGINE
 
     def _overdue(self) -> list[float]:
         """Instants of aborts that no finished request followed."""
         latest = self.clock() - ABORT_SECONDS
-        overdue = []
-        while self._asked and self._asked[0] <= latest:
-            overdue.append(self._asked.popleft())
+        asked, overdue = self._memory.asked, []
+        while asked and asked[0] <= latest:
+            overdue.append(asked.popleft())
         return overdue
 
     def _never_started(self, asked: Sequence[float]) -> Rows:
@@ -186,13 +203,21 @@ class SglangTokenizer(SglangSource):
 
     def _counted(self, rows: Floats) -> Rows:
         """First tokens were observed when they came (``OBSERVED``), so the finish does not observe them again."""
-        self._received += len(rows)
+        self._memory.received += len(rows)
         rows[:, C.REQUEST_CLASS] = self.request_class
         rows[:, C.OBSERVED] = 1
         return Rows(RowKind.REQUEST, rows, [None] * len(rows))
 
+    @property
+    def _received(self) -> int:
+        return self._memory.received
+
+    def reset(self) -> None:
+        """Count anew."""
+        super().reset()
+        self._memory.received = 0
+
     def after_fork(self) -> None:
         """In a child process: empty."""
         super().after_fork()
-        self._asked.clear()
         self._output = self._first = None

@@ -1,8 +1,4 @@
-"""What one ``record`` call of vLLM said, as a row of numbers; and the checks that a number has to pass.
-
-A value that is no number, or cannot be what its name says, is ``nan`` from here on and counted by reason: the
-rest of the record counts all the same.
-"""
+"""What one ``record`` call of vLLM said, as a row of numbers."""
 
 from __future__ import annotations
 
@@ -12,21 +8,13 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
-
+from batchscope.engines.values import Reject, fit, numbers
 from batchscope.engines.vllm.admission import Admission, decoded
 from batchscope.engines.vllm.fields import CONNECTOR, DETAILS, GRAPH, SCHEDULER, SPECULATION, Fields
 from batchscope.rows import LIMITER_CODES, Floats
 
-WRONG_TYPE = "wrong_type"
-NOT_A_NUMBER = "not_a_number"
-NEGATIVE = "negative"
-TOO_LARGE = "too_large"
 STOP = "stop"
 """vLLM's word for the end by a stop token or a stop string."""
-_LARGEST = 2.0**53
-Reject: TypeAlias = Callable[[str, int], object]
-"""Counts so many rejected values under a reason."""
 
 
 class Outputs(NamedTuple):
@@ -158,37 +146,3 @@ def _longest(firsts: bytes) -> float:
         return math.nan
     longest = max(array("d", firsts))
     return longest if 0 <= longest < math.inf else math.nan
-
-
-def numbers(rows: Sequence[tuple[Any, ...]], width: int, reject: Reject) -> Floats:
-    """``rows`` as float64 of shape (n, width): None is ``nan``; so is what is no number, counted."""
-    if not rows:
-        return np.empty((0, width))
-    try:
-        return np.array(rows, dtype=np.float64).reshape(len(rows), width)
-    except (TypeError, ValueError, OverflowError):
-        return np.array([[_number(value, reject) for value in row] for row in rows], dtype=np.float64)
-
-
-def _number(value: object, reject: Reject) -> float:
-    if value is None:
-        return math.nan
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        reject(WRONG_TYPE, 1)
-        return math.nan
-
-
-def fit(values: Floats, reject: Reject) -> None:
-    """Refuse, in place, amounts that are negative or larger than a count can be."""
-    refuse(values, values < 0, NEGATIVE, reject)
-    refuse(values, values > _LARGEST, TOO_LARGE, reject)
-
-
-def refuse(values: Floats, bad: Any, reason: str, reject: Reject) -> None:
-    """Make the ``bad`` ones ``nan``, in place, and count them."""
-    count = int(np.count_nonzero(bad))
-    if count:
-        values[bad] = np.nan
-        reject(reason, count)

@@ -41,7 +41,7 @@ _OF_START = [Fact.RANK, Fact.LONGEST_FIRST, Fact.RUNNING, Fact.WAITING, Fact.DEF
 
 
 class IterationRows:
-    """Makes rows, in the order of the facts, measured against ``limits``; remembers each rank's last step.
+    """Makes rows, in the order of the facts; remembers each rank's last step.
 
     A step is an iteration where the scheduler's statistics came with it and somebody was in the engine: vLLM also
     steps to tidy up after the last request, and to keep data-parallel ranks together. Tokens and preemptions of
@@ -49,16 +49,15 @@ class IterationRows:
     front end gets every step's statistics; where it does not, the time between two of its steps holds others'.
     """
 
-    def __init__(self, limits: SchedulerLimits, *, alone: bool = True) -> None:
-        self.limits = limits
+    def __init__(self, *, alone: bool = True) -> None:
         self._alone = alone
         self._count = 0
         self._ended: dict[float, float] = {}
         self._worked: dict[float, bool] = {}
         self._owed: dict[float, tuple[float, float]] = {}
 
-    def make(self, facts: Floats) -> list[Rows]:
-        """An ITERATION and a BATCH row for each iteration."""
+    def make(self, facts: Floats, limits: SchedulerLimits) -> list[Rows]:
+        """An ITERATION and a BATCH row for each iteration, measured against ``limits``."""
         facts = facts.copy()
         self._settle(facts)
         facts = facts[(facts[:, Fact.SCHEDULED] == 1) & ~(facts[:, Fact.DUMMY] > 0) & ~_idle(facts)]
@@ -67,13 +66,13 @@ class IterationRows:
         rows = empty_rows(RowKind.ITERATION, len(facts))
         for column, fact in _COPIED.items():
             rows[:, column] = facts[:, fact]
-        self._compose(rows, facts)
+        self._compose(rows, facts, limits.max_running_requests)
         self._time(rows, facts)
         own = np.arange(self._count, self._count + len(rows), dtype=np.float64)
         self._count += len(rows)
         rows[:, C.ITERATION_NUMBER] = _known(facts[:, Fact.NUMBER], own)
         rows[facts[:, Fact.SLEEPS] == 1, C.LIMITED_BY] = LIMITER_CODES[BatchLimiter.PAUSED]
-        return [Rows(RowKind.ITERATION, rows), Rows(RowKind.BATCH, self._batches(rows))]
+        return [Rows(RowKind.ITERATION, rows), _batches(rows, limits.max_running_requests)]
 
     def _settle(self, facts: Floats) -> None:
         """Fill what is missing, and add what outputs without the scheduler's statistics said to the next row."""
@@ -92,14 +91,14 @@ class IterationRows:
             elif any(amounts):
                 self._owed[rank] = amounts
 
-    def _compose(self, rows: Floats, facts: Floats) -> None:
+    def _compose(self, rows: Floats, facts: Floats, places: int | None) -> None:
         """Who was in the batch. The scheduler counts after the step: who finished in it was running."""
         emitted = facts[:, Fact.FIRST_TOKENS] + facts[:, Fact.EMISSIONS]
         running = facts[:, Fact.RUNNING] + facts[:, Fact.FINISHED]
         if self._alone:
             running -= _counted_twice(facts, running - emitted)
-        if self.limits.max_running_requests:
-            running = np.minimum(running, self.limits.max_running_requests)
+        if places:
+            running = np.minimum(running, places)
         scheduled = facts[:, Fact.CONTEXT_REQUESTS] + facts[:, Fact.GENERATION_REQUESTS]
         rows[:, C.RUNNING_REQUESTS] = running
         rows[:, C.REQUEST_COUNT] = _known(scheduled, _known(running, emitted))
@@ -136,14 +135,15 @@ class IterationRows:
         known = [seconds for seconds in (waited, longest) if not math.isnan(seconds)]
         return min(max(ended, finished - max(known, default=0.0)), finished)
 
-    def _batches(self, rows: Floats) -> Floats:
-        batches = empty_rows(RowKind.BATCH, len(rows))
-        batches[:, BatchColumn.AT] = rows[:, C.AT]
-        batches[:, BatchColumn.BATCH_ID] = rows[:, C.ITERATION_NUMBER]
-        batches[:, BatchColumn.REQUEST_COUNT] = rows[:, C.REQUEST_COUNT]
-        if self.limits.max_running_requests:
-            batches[:, BatchColumn.UTILIZATION] = rows[:, C.REQUEST_COUNT] / self.limits.max_running_requests
-        return batches
+
+def _batches(rows: Floats, places: int | None) -> Rows:
+    batches = empty_rows(RowKind.BATCH, len(rows))
+    batches[:, BatchColumn.AT] = rows[:, C.AT]
+    batches[:, BatchColumn.BATCH_ID] = rows[:, C.ITERATION_NUMBER]
+    batches[:, BatchColumn.REQUEST_COUNT] = rows[:, C.REQUEST_COUNT]
+    if places:
+        batches[:, BatchColumn.UTILIZATION] = rows[:, C.REQUEST_COUNT] / places
+    return Rows(RowKind.BATCH, batches)
 
 
 def _known(values: Floats, otherwise: Floats) -> Floats:

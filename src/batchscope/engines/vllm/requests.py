@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.engines.vllm.facts import NEGATIVE, NOT_A_NUMBER, STOP, Event, Outputs, Reject, fit, numbers, refuse
+from batchscope.engines.values import NEGATIVE, NOT_A_NUMBER, Reject, fit, numbers, refuse, start_rows
+from batchscope.engines.vllm.facts import STOP, Event, Outputs
 from batchscope.records import CompletionReason
 from batchscope.rows import (
     REASON_CODES,
@@ -122,15 +123,7 @@ class RequestRows:
         refuse(values, np.isnan(values), NOT_A_NUMBER, self._reject)
         refuse(values, values < 0, NEGATIVE, self._reject)
         self._refuse_unset(values, at)
-        return self._starts(at, values, StartColumn.TIME_TO_FIRST_TOKEN, np.full(len(at), self._class))
-
-    def _starts(self, at: Floats, values: Floats, column: StartColumn, classes: Floats) -> Rows:
-        known = ~np.isnan(values)
-        rows = empty_rows(RowKind.START, int(np.count_nonzero(known)))
-        rows[:, StartColumn.AT] = at[known]
-        rows[:, StartColumn.REQUEST_CLASS] = classes[known]
-        rows[:, column] = values[known]
-        return Rows(RowKind.START, rows)
+        return start_rows(at, values, StartColumn.TIME_TO_FIRST_TOKEN, self._class)
 
     def _refuse_unset(self, values: Floats, at: Floats) -> None:
         longest = at - self._since
@@ -156,9 +149,9 @@ class RequestRows:
         pooled = ~tokenless & (values[:, _Said.GENERATED] == 0) & (values[:, _Said.PREFILL] >= 0)
         rows[pooled, C.FIRST_TOKEN_AT] = at[pooled]
         classes = rows[:, C.REQUEST_CLASS]
-        out = [self._starts(at, values[:, _Said.QUEUED], StartColumn.QUEUE_TIME, classes)]
+        out = [start_rows(at, values[:, _Said.QUEUED], StartColumn.QUEUE_TIME, classes)]
         if self._class_of is not None:
-            out.append(self._starts(at, rows[:, C.TIME_TO_FIRST_TOKEN], StartColumn.TIME_TO_FIRST_TOKEN, classes))
+            out.append(start_rows(at, rows[:, C.TIME_TO_FIRST_TOKEN], StartColumn.TIME_TO_FIRST_TOKEN, classes))
         return [*out, Rows(RowKind.REQUEST, rows, [said[1] for said in finished])]
 
     def _check(self, values: Floats, at: Floats, tokenless: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

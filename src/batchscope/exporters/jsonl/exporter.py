@@ -6,10 +6,9 @@ import logging
 import os
 import threading
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from batchscope.background import Periodic, RateLimitedLog
+from batchscope.background import Closing, Periodic, RateLimitedLog, forked
+from batchscope.checks import check_whole
 from batchscope.errors import ConfigurationError
 from batchscope.exporters.jsonl.file import FSYNC, Fsync, LinesFile
 from batchscope.statistics.cumulative import StateSource
@@ -17,7 +16,7 @@ from batchscope.statistics.cumulative import StateSource
 logger = logging.getLogger("batchscope")
 
 
-class JsonLinesExporter:
+class JsonLinesExporter(Closing):
     """Appends a snapshot of ``source`` to ``path`` every ``interval`` seconds, and a last one at ``close()``.
 
     Past ``max_bytes`` the file is rotated to ``path.1`` ... ``path.<keep>``. ``fsync``: ``always`` - a written line
@@ -48,7 +47,6 @@ class JsonLinesExporter:
         self._histograms = histograms
         self._lock = threading.Lock()  # one line at a time: the timer's, or a caller's of write()
         self._log = RateLimitedLog(logger)
-        self._process = os.getpid()
         self._closed = False
         self._periodic = Periodic(self.write, interval, "batchscope-jsonl", log=self._log)
         try:
@@ -59,6 +57,7 @@ class JsonLinesExporter:
         self._recovered = 0
         self._report()
         self._periodic.start()
+        forked(self)
 
     @property
     def recovered_bytes(self) -> int:
@@ -67,8 +66,6 @@ class JsonLinesExporter:
 
     def write(self) -> bool:
         """Write a snapshot now, in the calling thread; says whether it is in the file."""
-        if os.getpid() != self._process:
-            return False
         with self._lock:
             if self._closed:
                 return False
@@ -103,8 +100,6 @@ class JsonLinesExporter:
 
     def close(self, timeout: float = 5.0) -> bool:
         """Write a last snapshot and end, within ``timeout`` seconds; says whether the file is closed."""
-        if os.getpid() != self._process:
-            return True
         if not self._periodic.close(timeout):
             return False  # the disk hangs: the file is its thread's
         with self._lock:
@@ -116,19 +111,14 @@ class JsonLinesExporter:
                     logger.warning("batchscope: %s is closed, but not known to be on disk: %s", self._file.path, error)
         return True
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def _after_fork(self) -> None:
+        """In the child: off. The lock may be held there, and the file is the parent's."""
+        self._lock = threading.Lock()
+        self._closed = True
 
 
 def _check(max_bytes: int, keep: int, fsync: str) -> None:
-    if not (isinstance(max_bytes, int) and max_bytes >= 1):
-        raise ConfigurationError("max_bytes", max_bytes, "an integer >= 1")
-    if not (isinstance(keep, int) and keep >= 1):
-        raise ConfigurationError("keep", keep, "an integer >= 1")
+    check_whole("max_bytes", max_bytes, 1)
+    check_whole("keep", keep, 1)
     if fsync not in FSYNC:
         raise ConfigurationError("fsync", fsync, f"one of {FSYNC}")

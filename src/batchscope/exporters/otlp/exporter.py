@@ -1,18 +1,16 @@
-"""OtlpExporter: reads a collector on a timer and sends what it reads, in its own thread, with a bounded queue."""
+"""OtlpExporter: reads a collector on a timer and sends what it reads, in its own thread."""
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from batchscope.background import Periodic, RateLimitedLog
-from batchscope.errors import ConfigurationError, MissingExtraError
+from batchscope.background import Closing, Periodic, RateLimitedLog, forked
+from batchscope.checks import check_positive, check_whole
+from batchscope.errors import MissingExtraError
 from batchscope.exporters.otlp.environment import (
     Transport,
     chosen_compression,
@@ -33,7 +31,7 @@ _CUT_SHORT = "closed before the next try; the first one failed: check that the e
 _GRACE = 1.0  # seconds for a send that was told to give up
 
 
-class OtlpExporter:
+class OtlpExporter(Closing):
     """Sends everything cumulative, gauges and histograms of ``source`` over OTLP, every ``interval`` seconds.
 
     What is not given comes from the OTEL_* variables, else: http/protobuf to http://localhost:4318, a minute, 10 s
@@ -41,11 +39,10 @@ class OtlpExporter:
     the ``gen_ai.server.*`` metrics out. ``max_buckets`` makes histograms coarser that have more (None: as recorded).
     ``metric_exporter``: a ready exporter of the SDK to send with instead.
 
-    States that could not be sent wait, at most ``queue_size`` of them, and go first the next time; beyond that the
-    oldest is dropped and counted. Nothing cumulative is lost with it: the next state contains it. ``exported``,
-    ``failures`` (attempts) and ``dropped`` (states) count; ``last_error`` says why; a failure is logged once a
-    minute at most. The engine's threads never wait. OTEL_SDK_DISABLED=true: it does nothing. It ends with its
-    source, after a last send. In a forked child it is off: make another one there.
+    A state that could not be sent does not wait: the next one contains it. ``exported`` and ``failures`` count
+    states; ``last_error`` says why; a failure is logged once a minute at most. The engine's threads never wait.
+    OTEL_SDK_DISABLED=true: it does nothing. It ends with its source, after a last send. In a forked child it is off:
+    make another one there. ``queue_size`` has no effect (nothing waits); it is taken for the sake of older calls.
 
     No receiver can hurt: an answer has at most 64 kB, ``timeout`` is for all of it, and success is a status of 2xx
     (gRPC: OK) alone; a redirect is a failure that says where to.
@@ -65,25 +62,22 @@ class OtlpExporter:
         resource_attributes: Mapping[str, str] | None = None,
         gen_ai: GenAiAttributes | None = GenAiAttributes(),  # noqa: B008  (immutable)
         max_buckets: int | None = None,
-        queue_size: int = 5,
+        queue_size: int = 5,  # noqa: ARG002  (see above)
         metric_exporter: Any = None,
     ) -> None:
-        _check(max_buckets, queue_size, timeout)
+        _check(max_buckets, timeout)
         protocol = chosen_protocol(protocol)
         compression = chosen_compression(protocol, compression)
         transport = Transport(protocol, endpoint, headers, chosen_timeout(timeout), compression)
         self.exported = 0
         self.failures = 0
-        self.dropped = 0
         self.last_error = ""
         self._source = source
         self._gen_ai = gen_ai
         self._max_buckets = max_buckets
-        self._queue: deque[tuple[int, CumulativeState]] = deque(maxlen=queue_size)
+        self._unsent = False
         self._lock = threading.Lock()  # one send at a time: the timer's, or a caller's of export()
         self._log = RateLimitedLog()
-        self._process = os.getpid()
-        self._source_ended = False
         self._closed = disabled()
         self._periodic = Periodic(self.export, chosen_interval(interval), "batchscope-otlp", log=self._log)
         if not self._closed:
@@ -91,6 +85,7 @@ class OtlpExporter:
             self._resources = self._sdk.Resources(service_name, resource_attributes)
             warn_of_temporality()
             self._periodic.start()
+            forked(self)
 
     def _load(self, transport: Transport, metric_exporter: Any) -> None:
         try:
@@ -104,44 +99,28 @@ class OtlpExporter:
         self._points, self._sdk = points, sdk
         self._quiet = sdk.Quiet()
 
-    @property
-    def queued(self) -> int:
-        """States that wait to be sent."""
-        return len(self._queue)
-
     def export(self) -> bool:
-        """Read and send now, in the calling thread, after what waits; says whether all of it was taken."""
-        if self._closed or os.getpid() != self._process:
+        """Read and send now, in the calling thread; says whether it was taken."""
+        if self._closed:
             return False
         with self._lock:
-            self._read()
-            sent = self._send()
-        if self._source_ended and sent:
-            self._periodic.stop()
-        return sent
+            self._unsent = True
+            ended, at, state = self._source.closed, time.time_ns(), self._source.read_totals()
+            self._unsent = not self._deliver(at, state)
+            self._count()
+            if ended and not self._unsent:
+                self._periodic.stop()
+            return not self._unsent
 
-    def _read(self) -> None:
-        if self._source_ended:
-            return
-        ended, at, state = self._source.closed, time.time_ns(), self._source.read_totals()
-        self._source_ended = ended
-        if len(self._queue) == self._queue.maxlen:
-            self.dropped += 1
-        self._queue.append((at, state))
-
-    def _send(self) -> bool:
-        """Oldest first: backends refuse what is older than what they have. Ends at the first failure."""
-        while self._queue:
-            if not self._deliver(*self._queue[0]):
-                self.failures += 1
-                self._log.warning(
-                    "otlp", "batchscope: OTLP export to %s failed (%d failures, %d states dropped so far): %s",
-                    self._target, self.failures, self.dropped, self.last_error,
-                )  # fmt: skip
-                return False
-            self._queue.popleft()
+    def _count(self) -> None:
+        if not self._unsent:
             self.exported += 1
-        return True
+            return
+        self.failures += 1
+        self._log.warning(
+            "otlp", "batchscope: OTLP export to %s failed (%d failures so far): %s",
+            self._target, self.failures, self.last_error,
+        )  # fmt: skip
 
     def _deliver(self, at: int, state: CumulativeState) -> bool:
         translation = self._points.Translation(state, at, self._max_buckets)
@@ -160,34 +139,24 @@ class OtlpExporter:
         return False
 
     def close(self, timeout: float = 5.0) -> bool:
-        """Send a last time and end; says whether everything was sent. Waits ``timeout`` seconds and one more.
-
-        What is not sent by then is dropped and counted.
-        """
-        if self._closed or os.getpid() != self._process:
-            return not self._queue
+        """Send a last time and end; says whether the last state was sent. Waits ``timeout`` seconds and one more."""
+        if self._closed:
+            return not self._unsent
         ended = self._periodic.close(timeout)
         self._closed = True
         with self._quiet.sending():
             self._exporter.shutdown(timeout_millis=_GRACE * 1000)  # wakes a send that waits to retry
         if ended or self._periodic.close(_GRACE):
             self._quiet.close()  # else the hanging send is still to be kept out of the log
-        self.dropped += len(self._queue)
-        return not self._queue
+        return not self._unsent
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def _after_fork(self) -> None:
+        """In the child: off. The connection is the parent's."""
+        self._closed = True
 
 
-def _check(max_buckets: int | None, queue_size: int, timeout: float | None) -> None:
-    if max_buckets is not None and not (isinstance(max_buckets, int) and max_buckets >= MIN_BUCKETS):
-        raise ConfigurationError("max_buckets", max_buckets, f"None or an integer >= {MIN_BUCKETS}")
-    if not (isinstance(queue_size, int) and queue_size >= 1):
-        raise ConfigurationError("queue_size", queue_size, "an integer >= 1")
-    if timeout is not None and not (isinstance(timeout, int | float) and 0 < timeout < float("inf")):
-        raise ConfigurationError("timeout", timeout, "seconds > 0, or None (OTEL_EXPORTER_OTLP_TIMEOUT)")
+def _check(max_buckets: int | None, timeout: float | None) -> None:
+    if max_buckets is not None:
+        check_whole("max_buckets", max_buckets, MIN_BUCKETS, note=" or None")
+    if timeout is not None:
+        check_positive("timeout", timeout, "seconds", ", or None (OTEL_EXPORTER_OTLP_TIMEOUT)")

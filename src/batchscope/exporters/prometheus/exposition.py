@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from enum import Enum
 
-from batchscope.errors import ConfigurationError
+from batchscope.checks import check_whole
 from batchscope.exporters.prometheus import protobuf
 from batchscope.exporters.prometheus.families import CATALOGUE, SERIES_BUDGET, Family, Table, families
 from batchscope.exporters.prometheus.text import TextEncoder
@@ -29,8 +29,7 @@ class Exposition:
     """
 
     def __init__(self, *, vllm_names: bool = False, series_budget: int = SERIES_BUDGET) -> None:
-        if not isinstance(series_budget, int) or isinstance(series_budget, bool) or series_budget < 1:
-            raise ConfigurationError("series_budget", series_budget, "a whole number >= 1")
+        check_whole("series_budget", series_budget, 1)
         self._tables: tuple[Table, ...] = (CATALOGUE, VLLM) if vllm_names else (CATALOGUE,)
         self._budget = series_budget
         self._text = TextEncoder(openmetrics=False)

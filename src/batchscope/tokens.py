@@ -1,4 +1,4 @@
-"""The bearer token: where it comes from, and the comparison. It is never part of a message."""
+"""The bearer token of an endpoint: where it comes from, and the comparison. It is never part of a message."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 import pytest
 
 from batchscope import ConfigurationError
-from batchscope.server.access import allows, find_token
+from batchscope.tokens import allows, find_token
 
 SECRET = "s3cret-Token.123"  # noqa: S105  (of this test)
 

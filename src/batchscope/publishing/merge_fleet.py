@@ -1,4 +1,4 @@
-"""One snapshot of the living and the dead of a fleet."""
+"""One snapshot of the living and the dead of a fleet, whose counters never fall."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import msgspec
 
 from batchscope.configuration import SchedulerLimits
 from batchscope.errors import MergeError
-from batchscope.publishing.subtract import ended
 from batchscope.records import EngineInfo
 from batchscope.statistics.merge import merge_snapshots
 from batchscope.statistics.merge_gauges import merge_gauges, merge_limits
@@ -22,6 +21,8 @@ from batchscope.statistics.totals import Gauges, WindowTotals
 
 Complain = Callable[[str, str], None]
 """Takes the instance that does not fit and why."""
+_ROUNDING = 1e-9
+"""Far above what adding in another order can change, far below what anybody measures."""
 
 
 def combine(living: Sequence[MetricsSnapshot], gone: Sequence[MetricsSnapshot], complain: Complain) -> MetricsSnapshot:
@@ -42,6 +43,26 @@ def combine(living: Sequence[MetricsSnapshot], gone: Sequence[MetricsSnapshot], 
         whole = merge_snapshots(parts) if parts else nothing()
     instances = {snapshot.instance_id for snapshot in [*living, *gone] if snapshot.instance_id}
     return msgspec.structs.replace(whole, merged_from=sorted(instances), **_present(living))
+
+
+def ended(snapshot: MetricsSnapshot) -> MetricsSnapshot:
+    """The counts of a process that is gone: no gauges, windows, rates, resources, nor averages of last samples.
+
+    It has no instance id: several parts of one instance can be merged.
+    """
+    return msgspec.structs.replace(
+        snapshot,
+        gauges=Gauges(),
+        window=WindowTotals(),
+        windowed={},
+        windowed_histograms={},
+        means={},
+        resource_stats={},
+        resource_facts={},
+        batch_stats=BatchStatistics(total_batches=snapshot.batch_stats.total_batches),
+        instance_id="",
+        merged_from=[],
+    )
 
 
 def nothing() -> MetricsSnapshot:
@@ -98,3 +119,31 @@ def _mergeable(parts: Sequence[MetricsSnapshot], complain: Complain) -> list[Met
         else:
             fitting.append(part)
     return fitting
+
+
+def steady(now: MetricsSnapshot, before: MetricsSnapshot) -> MetricsSnapshot:
+    """``now``, with the sums of ``before`` where they are smaller by rounding alone.
+
+    A process whose counts move to the archive is added at another place. A counter that falls by its last bit
+    is a restart to Prometheus, which then counts all of it again. ``now``'s histograms are changed in place:
+    they must be the merge's own.
+    """
+    for name, by_class in now.histograms.items():
+        for class_name, histogram in by_class.items():
+            old = before.histograms.get(name, {}).get(class_name)
+            if old is not None:
+                histogram.sum = _not_below(histogram.sum, old.sum)
+    return msgspec.structs.replace(now, totals=_steadied(now.totals, before.totals))
+
+
+def _steadied(now: Any, before: Any) -> Any:
+    if isinstance(now, dict):
+        return {key: _steadied(value, before[key]) if key in before else value for key, value in now.items()}
+    if isinstance(now, msgspec.Struct):
+        fields = now.__struct_fields__
+        return type(now)(**{field: _steadied(getattr(now, field), getattr(before, field)) for field in fields})
+    return _not_below(now, before) if isinstance(now, float) else now
+
+
+def _not_below(now: float, before: float) -> float:
+    return before if 0.0 < before - now <= _ROUNDING * before else now

@@ -1,4 +1,4 @@
-"""How many requests ran and waited when each iteration's batch was formed, from the instants of their moves."""
+"""What the iterations of one drain change: the slot table, and who ran and who waited when each batch was formed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,94 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.configuration import SchedulerLimits
-from batchscope.rows import Floats, IterationColumn
-from batchscope.tracking.history import History
-from batchscope.tracking.slots import FREE, INDEX_MASK, Indices, SlotTable
+from batchscope.rows import Floats, IterationColumn, RowKind, Rows, StartColumn, empty_rows
+from batchscope.tracking.history import Emissions, History
+from batchscope.tracking.runs import Mask, longest_within
+from batchscope.tracking.slots import FREE, Indices, SlotTable
 
 C = IterationColumn
 _MAX_DEPARTED = 4096
+
+
+def first_times(history: History, found: Emissions, started: Floats, table: SlotTable) -> list[Rows]:
+    """Queue times of requests scheduled, and TTFTs of requests that emit, for the first time; fills the table.
+
+    A request that arrived while its first iteration was being formed did not wait: its queue time is 0.
+    """
+    new = np.isnan(table.first_scheduled_at[history.slots])
+    slot = history.slots[new]
+    at = np.maximum(started[history.begin[history.starts[new]]], table.arrived_at[slot])
+    table.first_scheduled_at[slot] = at
+    queue = _start_rows(slot, at, StartColumn.QUEUE_TIME, table)
+
+    emitting = found.slot[found.starts]
+    fresh = np.isnan(table.first_token_at[emitting])
+    slot, at = emitting[fresh], found.at[found.starts[fresh]]
+    table.first_token_at[slot] = at
+    first_token = _start_rows(slot, at, StartColumn.TIME_TO_FIRST_TOKEN, table)
+    return [rows for rows in (queue, first_token) if len(rows.values)]
+
+
+def _start_rows(slot: Indices, at: Floats, column: StartColumn, table: SlotTable) -> Rows:
+    rows = empty_rows(RowKind.START, len(slot))
+    rows[:, StartColumn.AT] = at
+    rows[:, StartColumn.REQUEST_CLASS] = table.request_class[slot]
+    rows[:, column] = at - table.arrived_at[slot]
+    return Rows(RowKind.START, rows)
+
+
+def schedule(history: History, started: Floats, ranks: Floats, decoding: Mask, table: SlotTable) -> None:
+    """Places held and where, phases, evictions and the waits they cause."""
+    slots, ends = history.slots, history.ends
+    table.rank[slots] = ranks[history.begin[ends]]
+    emits = history.emitting()
+    _resume_waiting(history, started, table)
+    if history.evicted is None:
+        table.holding[slots] = True
+        table.decoding[slots] = True if emits is None else decoding[ends] | emits[ends]
+        return
+    gone = history.evicted[ends]
+    table.holding[slots] = ~gone
+    table.decoding[slots] = ~gone & (True if emits is None else decoding[ends] | emits[ends])
+    _resume_evicted(history, started, table)
+    evicted_slots = history.slot[history.evicted]
+    np.add.at(table.preemptions, evicted_slots, 1)
+    table.preempted_at[slots[gone]] = started[history.begin[ends[gone]]]
+
+
+def _resume_waiting(history: History, started: Floats, table: SlotTable) -> None:
+    """Slots evicted in an earlier drain are scheduled again: their wait ends."""
+    slots = history.slots
+    since = table.preempted_at[slots]
+    waited = ~np.isnan(since)
+    if waited.any():
+        slot = slots[waited]
+        table.preempted_time[slot] += started[history.begin[history.starts[waited]]] - since[waited]
+        table.preempted_at[slot] = np.nan
+
+
+def _resume_evicted(history: History, started: Floats, table: SlotTable) -> None:
+    """Slots evicted and scheduled again within this drain."""
+    assert history.evicted is not None  # noqa: S101  (the caller looked)
+    again = np.flatnonzero(history.evicted[:-1] & ~history.first[1:]) + 1
+    waits = started[history.begin[again]] - started[history.begin[again - 1]]
+    np.add.at(table.preempted_time, history.slot[again], waits)
+
+
+def emit(found: Emissions, finished: Floats, table: SlotTable) -> None:
+    """Tokens, last emission and longest gap of each slot that emitted."""
+    if not len(found.slot):
+        return
+    slots = found.slot[found.starts]
+    ends = np.append(found.starts[1:], len(found.slot)) - 1
+    table.last_token_at[slots] = found.last_at[ends]
+    tokens = found.end - found.begin + 1
+    if found.tokens is not None:
+        tokens *= found.tokens  # one each where a run is longer than one
+    table.tokens[slots] += np.add.reduceat(tokens, found.starts)
+    within = longest_within(finished, found.begin, found.end)
+    longest = np.fmax.reduceat(np.fmax(found.gap, within), found.starts)
+    table.max_gap[slots] = np.fmax(table.max_gap[slots], longest)
 
 
 class Departures(NamedTuple):
@@ -22,7 +104,7 @@ class Departures(NamedTuple):
 
     arrived_at: Floats
     at: Floats
-    held: npt.NDArray[np.bool_]
+    held: Mask
     rank: Floats
 
     def after(self, instant: float) -> Departures:
@@ -168,12 +250,12 @@ class Moves:
     def tell_heads(self, rows: Floats, heads: npt.NDArray[np.int64]) -> int:
         """Write what the refused requests of ``heads`` (handles, ``FREE``: none) need; how many are stale."""
         told = np.flatnonzero(heads != FREE)
-        valid = self._table.valid(heads[told], heads[told] & INDEX_MASK)
+        index = self._table.rows(heads)
+        valid = index[told] != FREE
         waits, started = self._waits, rows[:, C.STARTED_AT]
-        index = heads & INDEX_MASK
         for slot in set(index[told[valid]].tolist()):
             for span in np.flatnonzero(waits.slot == slot).tolist():
-                mine = (index == slot) & (heads != FREE) & (started >= waits.begin[span]) & (started < waits.end[span])
+                mine = (index == slot) & (started >= waits.begin[span]) & (started < waits.end[span])
                 rows[mine, C.HEAD_TOKENS] = waits.tokens[span]
         return int(np.count_nonzero(~valid))
 
@@ -195,7 +277,7 @@ class Moves:
         return heads
 
 
-def _hidden(begin: Indices, end: Indices) -> npt.NDArray[np.bool_]:
+def _hidden(begin: Indices, end: Indices) -> Mask:
     """Spans within one before them: within the first of those that end last."""
     longest = np.maximum.accumulate(end)
     later = np.append(True, longest[1:] > longest[:-1])[: len(end)]

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from batchscope.collector import SchedulerMetricsCollector
 from batchscope.histograms.exponential_histogram import ExponentialHistogram
-from batchscope.publishing.carried_counts import Continuation
-from batchscope.publishing.subtract import _histogram_since, ended, since
+from batchscope.publishing.carried_counts import Continuation, _histogram_since, since
+from batchscope.publishing.merge_fleet import ended
 from batchscope.statistics.merge import merge_snapshots
 
 VALUES = st.lists(

@@ -1,54 +1,28 @@
-"""Detailed logging: one structured line every interval, from a timer's thread, never from a recording one."""
+"""The key figures of a snapshot, and the log line that says them."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from batchscope.background import Periodic
-from batchscope.configuration import MetricsConfiguration
+from batchscope.statistics.cumulative import StateSource
 from batchscope.statistics.snapshot import MetricsSnapshot
 
-logger = logging.getLogger("batchscope")
+
+def log_key_figures(source: StateSource, logger: logging.Logger, level: int) -> None:
+    """Log the present figures of ``source``: ``batchscope`` and them as JSON, where ``nan`` is null.
+
+    Formatters for structured logs find them as the record's attribute ``batchscope``, a dict of JSON values. Where
+    ``level`` is off nothing is read.
+    """
+    if logger.isEnabledFor(level):
+        document = msgspec.json.encode(key_figures(source.get_snapshot()))
+        logger.log(level, "batchscope %s", document.decode(), extra={"batchscope": msgspec.json.decode(document)})
 
 
-class Readable(Protocol):
-    """What is logged."""
-
-    configuration: MetricsConfiguration
-
-    def get_snapshot(self) -> MetricsSnapshot:
-        """The present snapshot."""
-
-
-class DetailedLog:
-    """Logs a collector's key figures as one line of JSON, every ``detailed_log_interval_seconds`` and at the end."""
-
-    def __init__(self, collector: Readable) -> None:
-        self._collector = collector
-        interval = collector.configuration.detailed_log_interval_seconds
-        self._periodic = Periodic(self._write, interval, "batchscope-log").start()
-
-    def _write(self) -> None:
-        logger.info("batchscope %s", line(self._collector.get_snapshot()))
-
-    def close(self) -> None:
-        """Write a last line and end the thread."""
-        self._periodic.close()
-
-    def forget(self) -> None:
-        """In a forked child the thread does not exist: nothing is logged there."""
-        self._periodic.forget()
-
-
-def line(snapshot: MetricsSnapshot) -> str:
-    """The figures of one log line as JSON; ``nan`` is null."""
-    return msgspec.json.encode(figures(snapshot)).decode()
-
-
-def figures(snapshot: MetricsSnapshot) -> dict[str, Any]:
+def key_figures(snapshot: MetricsSnapshot) -> dict[str, Any]:
     """What a log line says of a snapshot."""
     requests, iterations = snapshot.request_stats, snapshot.iteration_stats
     return {
