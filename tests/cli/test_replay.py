@@ -16,7 +16,7 @@ from batchscope import decode_snapshot
 def test_the_report_names_every_part(trace):
     run = batchscope("replay", trace, "--slo-ttft", 1)
     assert run.code == 0
-    parts = ("3 arrived", "3 completed", "TTFT", "TPOT", "ITL", "e2e", "p99", "tokens/s", "lost slot-seconds")
+    parts = ("3 arrived", "3 completed", "TTFT", "TPOT", "ITL", "e2e", "p99", "tokens/s", "lost slot-s")
     for part in (*parts, "TTFT <= 1 s", "95 % range", "Batch over time"):
         assert part in run.output
 

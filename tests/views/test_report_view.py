@@ -228,7 +228,7 @@ def test_requests_that_no_target_was_applied_to_are_counted_beside_those_that_we
     collector = SchedulerMetricsCollector(MetricsConfiguration(slo=SloTargets(e2e_latency=2.0)), clock=lambda: 0.0)
     for reason in (CompletionReason.EOS_TOKEN_REACHED, CompletionReason.CANCELLED, CompletionReason.CANCELLED):
         collector.record_request_completion(RequestResult(reason, 5, reason, 1.0))
-    section = collector.get_snapshot().report().split("SLO ")[1]
+    section = collector.get_snapshot().report().split("\nSLO ")[1]
     assert "(2 not evaluated)" in section
     assert "not measured" not in section
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from batchscope.rows import IterationColumn, RowKind, Rows, empty_rows
-from batchscope.views.numbers import bar, count, duration, percent, rate, sparkline
+from batchscope.views.numbers import bar, count, duration, per_second, percent, sparkline
 from batchscope.views.timeline import CELLS, Timeline
 
 
@@ -69,5 +69,5 @@ def test_other_figures():
     assert [count(None), count(math.nan), count(1234)] == ["-", "-", "1,234"]
     assert [percent(math.nan), percent(0), percent(1e-9), percent(0.99999), percent(1)] == [
         "-", "0.0 %", "<0.1 %", ">99.9 %", "100.0 %"]  # fmt: skip
-    assert [rate(5, 0), rate(1, 3), rate(1000, 2)] == ["-", "0.33", "500"]
+    assert [per_second(math.nan), per_second(1 / 3), per_second(500)] == ["-", "0.33", "500"]
     assert [bar(1, 4), bar(0.5, 4), bar(0.5, 4, ascii_only=True)] == ["████", "██", "##"]

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import RenderableType
 
 from batchscope.errors import BatchscopeError, ConfigurationError
 from batchscope.simulator import SchedulerOptions
+from batchscope.views.rendering import picture
 
 DEFAULTS = SchedulerOptions()
 
@@ -89,3 +91,11 @@ def check_svg(path: Path | None, source: Path | None = None) -> None:
         raise CommandError(f"--svg {path}: is the trace itself, expected another file")
     if path.suffix.lower() not in {"", ".svg"}:
         raise CommandError(f"--svg {path}: SVG is what is written, expected a name that ends in .svg")
+
+
+def write_svg(content: RenderableType, path: Path) -> None:
+    """``content`` as a picture; ``CommandError`` where it cannot be written."""
+    try:
+        path.write_text(picture(content), encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"--svg {path}: cannot be written: {error.strerror or error}") from None

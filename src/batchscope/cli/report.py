@@ -14,14 +14,14 @@ import msgspec
 import typer
 
 from batchscope.cli import stdout
-from batchscope.cli.options import CommandError, Svg, check_svg
-from batchscope.cli.rendering import rendered, write_svg
+from batchscope.cli.options import CommandError, Svg, check_svg, write_svg
 from batchscope.cli.scraping import MaxMib, Timeout, TokenFile, limits_of
 from batchscope.cli.simulation import note
 from batchscope.errors import DecodeError
 from batchscope.scraping.fetch import MetricsUrl, ScrapeError, ScrapeLimits, fetch, metrics_url
 from batchscope.statistics.snapshot import SCHEMA, MetricsSnapshot, decode_snapshot
 from batchscope.tokens import find_token
+from batchscope.views.rendering import for_stdout
 from batchscope.views.report import Report
 
 NOTHING_RECORDED = 3
@@ -72,7 +72,7 @@ def report(
     shown = Report(snapshot)
     if svg is not None:
         write_svg(shown, svg)
-    stdout.write(rendered(shown))
+    stdout.write(for_stdout(shown))
     if _is_empty(snapshot):
         note("nothing was recorded in this snapshot yet")
         return NOTHING_RECORDED

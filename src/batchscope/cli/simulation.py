@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from batchscope import MetricsConfiguration, RequestTracker, SchedulerLimits, SchedulerMetricsCollector, SloTargets
 from batchscope.cli import LONGEST_LINE, stdout
-from batchscope.cli.rendering import rendered, write_svg
+from batchscope.cli.options import write_svg
 from batchscope.simulator import (
     Disturbances,
     RequestSpec,
@@ -24,6 +24,7 @@ from batchscope.simulator import (
 )
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.text import shown
+from batchscope.views.rendering import for_stdout
 from batchscope.views.report import Report
 from batchscope.views.timeline import Timeline
 
@@ -86,7 +87,7 @@ def show(report: Report, *, as_json: bool, svg: Path | None) -> None:
     """Write what was asked for: the picture first, so that its failure leaves nothing half-printed."""
     if svg is not None:
         write_svg(report, svg)
-    stdout.write(_document(report.snapshot, report.interrupted) if as_json else rendered(report))
+    stdout.write(_document(report.snapshot, report.interrupted) if as_json else for_stdout(report))
 
 
 def note(message: str) -> None:

@@ -1,23 +1,35 @@
-"""Stdout, where the report goes, and what can happen to it."""
+"""Stdout, where views go, and what can happen to it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
 from batchscope.cli.options import CommandError
 
 
+class NobodyReadsError(Exception):
+    """Whoever read stdout has seen enough (``| head``): no error, but the end of what goes on."""
+
+
 def write(output: bytes) -> None:
-    """All of it, at once. A reader that has seen enough (``| head``) is no error; a full disk is."""
+    """All of it, at once. A reader that has seen enough is no error; a full disk is."""
+    with contextlib.suppress(NobodyReadsError):
+        write_on(output)
+
+
+def write_on(output: bytes) -> None:
+    """A part of what goes on: ``NobodyReadsError`` where nobody reads any more."""
     if sys.stdout is None:
-        raise CommandError("stdout is closed: the report has nowhere to go")
+        raise CommandError("stdout is closed: there is nowhere to write to")
     try:
         sys.stdout.flush()
         sys.stdout.buffer.write(output)
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         discard()
+        raise NobodyReadsError from None
 
 
 def discard() -> None:

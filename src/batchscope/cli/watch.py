@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,14 +13,13 @@ from rich.console import Console
 from rich.live import Live
 
 from batchscope.cli import INTERRUPTED, stdout
-from batchscope.cli.options import CommandError
-from batchscope.cli.rendering import rendered
 from batchscope.cli.scraping import MaxMib, Timeout, TokenFile, limits_of, seconds
 from batchscope.errors import ConfigurationError
 from batchscope.scraping.documents import WatchDocument
 from batchscope.scraping.fetch import metrics_url
 from batchscope.scraping.watcher import Watcher
 from batchscope.tokens import find_token
+from batchscope.views.rendering import for_stdout
 from batchscope.views.watch import view
 
 NOBODY_ANSWERED = 1
@@ -67,7 +65,7 @@ def watch(
                 show(document)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except _NobodyReadsError:
+    except stdout.NobodyReadsError:
         return 0
     return 0 if document is not None and document.fleet is not None else NOBODY_ANSWERED
 
@@ -98,23 +96,8 @@ def _screen(as_json: bool) -> Iterator[Callable[[WatchDocument], None]]:
 
 
 def _write_json(document: WatchDocument) -> None:
-    _write(document.to_json() + b"\n")
+    stdout.write_on(document.to_json() + b"\n")
 
 
 def _write_block(document: WatchDocument) -> None:
-    _write(rendered(view(document)) + b"\n")
-
-
-class _NobodyReadsError(Exception):
-    """Whoever read stdout has seen enough (``| head``): no error, but the end."""
-
-
-def _write(output: bytes) -> None:
-    if sys.stdout is None:
-        raise CommandError("stdout is closed: the watch has nowhere to go")
-    try:
-        sys.stdout.buffer.write(output)
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        stdout.discard()
-        raise _NobodyReadsError from None
+    stdout.write_on(for_stdout(view(document)) + b"\n")

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from batchscope.statistics.totals import Gauges
+from batchscope.statistics.totals import Gauges, standing_still
 
 STALL_SECONDS = 60.0
 """Longer than any iteration, a first one that compiles or captures graphs included."""
@@ -31,23 +31,13 @@ CLOSED = Health("closed", "the collector was closed: what it says no longer chan
 
 
 def judge(gauges: Gauges, stall_seconds: float = STALL_SECONDS) -> Health:
-    """Stalled: requests wait or hold a place, and no iteration has ended for ``stall_seconds``.
-
-    Where requests only wait, they must have waited that long as well: after an idle hour the first request finds
-    an old last iteration. Requests that hold a place count where a tracker follows them; a last iteration's
-    report of them says nothing about now. With deferred requests alone there is nothing the scheduler could do.
-    """
-    waiting, running = gauges.requests_waiting or 0, gauges.requests_running or 0
-    tracked, silent = gauges.requests_in_flight > 0, gauges.seconds_since_last_iteration
-    holding = running > 0 and tracked
-    if not (waiting > 0 or holding):
-        return Health("ok", figures=_figures(gauges))
-    known = [seconds for seconds in (silent, _oldest(gauges, holding=holding)) if not math.isnan(seconds)]
-    if not known or min(known) <= stall_seconds:
+    """Stalled: requests wait or hold a place, and no iteration has ended for ``stall_seconds``."""
+    silent = standing_still(gauges)
+    if not silent > stall_seconds:
         return Health("ok", figures=_figures(gauges))
     reason = (
-        f"{waiting} requests wait and {running} hold a place, but no iteration has ended for {min(known):.0f} s:"
-        f" more than {stall_seconds:g} s"
+        f"{gauges.requests_waiting or 0} requests wait and {gauges.requests_running or 0} hold a place,"
+        f" but no iteration has ended for {silent:.0f} s: more than {stall_seconds:g} s"
     )
     return Health("stalled", reason, _figures(gauges))
 
@@ -90,11 +80,6 @@ def judge_processes(gauges: Gauges, found: Processes, stall_seconds: float = STA
             return Health("stalled", f"process {instance}: {health.reason}", {**health.figures, **counts})
     health = judge(gauges, stall_seconds)
     return Health(health.status, health.reason, figures)
-
-
-def _oldest(gauges: Gauges, *, holding: bool) -> float:
-    """How long the oldest request waits; ``nan`` where that is not known or not the question."""
-    return math.nan if holding else gauges.oldest_waiting_seconds
 
 
 def _figures(gauges: Gauges) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import nan
+from math import isnan, nan
 
 import msgspec
 
@@ -113,6 +113,20 @@ class Gauges(msgspec.Struct, frozen=True):
     limit_scheduled_tokens: int | None = None
     limit_kv_cache_blocks: int | None = None
     requests_by_adapter: dict[str, dict[str, int]] = {}
+
+
+def standing_still(gauges: Gauges) -> float:
+    """Seconds for which there was work and no iteration ended; ``nan`` where there is none, or nobody knows.
+
+    Work: requests wait or hold a place. Where they only wait, they must have waited that long as well: after an idle
+    hour the first request finds an old last iteration. Requests that hold a place count where a tracker follows them;
+    a last iteration's report of them says nothing about now. With deferred requests alone there is nothing to do.
+    """
+    holding = bool(gauges.requests_running) and gauges.requests_in_flight > 0
+    if not (gauges.requests_waiting or holding):
+        return nan
+    ages = [gauges.seconds_since_last_iteration] + ([] if holding else [gauges.oldest_waiting_seconds])
+    return min((seconds for seconds in ages if not isnan(seconds)), default=nan)
 
 
 class Mean(msgspec.Struct, frozen=True):

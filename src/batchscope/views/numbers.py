@@ -46,13 +46,6 @@ def _all_told(texts: Sequence[str], ratios: Sequence[float]) -> bool:
     )
 
 
-def rate(total: float, seconds: float) -> str:
-    """``total`` a second."""
-    if not math.isfinite(total) or not seconds > 0:
-        return MISSING
-    return per_second(total / seconds)
-
-
 def per_second(value: float) -> str:
     """A rate; two digits however small it is."""
     if not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""A view as text, and as a picture."""
+"""A view as text, for stdout (a terminal with its colors, a pipe without), and as a picture."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ def page_width() -> int:
     """The columns of the terminal that stdout is, within bounds; else those of a page."""
     console = Console()
     return min(max(console.width, NARROWEST), WIDEST) if console.is_terminal else PAGE_WIDTH
+
+
+def for_stdout(content: RenderableType) -> bytes:
+    """``content`` in stdout's encoding, ending in a newline."""
+    console = Console(width=page_width(), emoji=False, highlight=False, markup=False)
+    with console.capture() as captured:
+        console.print(content)
+    text = captured.get() if console.is_terminal else without_trailing_blanks(captured.get())
+    return text.encode(console.encoding, errors="replace")
 
 
 def plain(content: RenderableType, width: int = PAGE_WIDTH) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rich import box
@@ -12,37 +12,18 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from batchscope.scraping.documents import (
-    Interval,
-    IntervalSummary,
-    ScrapedSnapshot,
-    ScrapeWindow,
-    TargetReport,
-    WatchDocument,
-)
+from batchscope.scraping.documents import Interval, ScrapedSnapshot, ScrapeWindow, TargetReport, WatchDocument
 from batchscope.scraping.table import DURATIONS, Quantity
-from batchscope.statistics.summaries import SloStatistics
 from batchscope.text import shown_document
+from batchscope.views import palette
+from batchscope.views.board import Board, Latency, Slo, board
 from batchscope.views.numbers import MISSING, count, duration, per_second, percent, percent_range
-from batchscope.views.words import MOST_SHOWN, TARGETS, by_share, limiter_name, origin
+from batchscope.views.words import MOST_SHOWN, limiter_name, missed_by, origin, short_name, within
 
-_NAMES = {
-    Quantity.QUEUE_TIME: "queue",
-    Quantity.TIME_TO_FIRST_TOKEN: "TTFT",
-    Quantity.TIME_PER_OUTPUT_TOKEN: "TPOT",
-    Quantity.INTER_TOKEN_LATENCY: "ITL, a token",
-    Quantity.INTER_EMISSION_LATENCY: "gap, an output",
-    Quantity.PREFILL_TIME: "prefill",
-    Quantity.DECODE_TIME: "decode",
-    Quantity.PREEMPTED_TIME: "preempted",
-    Quantity.PROCESSING_TIME: "processing",
-    Quantity.TOTAL_TIME: "e2e",
-    Quantity.ITERATION_DURATION: "iteration",
-}
 _ITL, _GAP = Quantity.INTER_TOKEN_LATENCY, Quantity.INTER_EMISSION_LATENCY
+_GAPS: dict[str, str] = {_ITL: "ITL, a token", _GAP: "gap, an output"}
 _ITL_IS_GAP = "ITL = gap"
 """One token an output: both are the same observations."""
-_STATE_STYLE = {"up": "green", "stale": "bold yellow", "vanished": "bold red", "down": "bold red", "unknown": "yellow"}
 _TARGET_COLUMNS = (
     (40, ("state", "run", "wait", "KV cache", "req/s", "tok/s", "over")),
     (28, ("state", "run", "wait", "KV cache", "req/s", "tok/s")),
@@ -82,26 +63,47 @@ _ENDLESS = 100_000
 class Row(NamedTuple):
     """A line of a table of latencies."""
 
-    quantity: Quantity
     name: str
-    summary: IntervalSummary
+    latency: Latency
+
+
+class _Target(NamedTuple):
+    """What a look says of a target, and its figures where it could be read."""
+
+    report: TargetReport
+    name: str
+    board: Board | None
+
+
+class _Looked(NamedTuple):
+    """A round: its targets, and all together."""
+
+    time: dt.datetime
+    targets: list[_Target]
+    fleet: Board | None
+
+    @property
+    def up(self) -> list[tuple[str, Board]]:
+        """The targets that could be read, by name."""
+        return [(target.name, target.board) for target in self.targets if target.board is not None]
 
 
 def view(document: WatchDocument, height: int | None = None) -> RenderableType:
     """The whole round; with ``height`` as much of it as these lines have room for, and what is left out is said."""
-    return _Board(shown_document(document), height)
+    return _Round(shown_document(document), height)
 
 
-class _Board:
+class _Round:
     def __init__(self, document: WatchDocument, height: int | None) -> None:
-        self._document = document
+        targets = [_Target(one, _short(one.url), _board(one.scraped)) for one in document.targets]
+        self._looked = _Looked(document.time, targets, _board(document.fleet))
         self._height = height
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         def lines(part: RenderableType) -> int:
             return len(console.render_lines(part, options, pad=False))
 
-        dense = len(self._document.targets) > _EACH_UP_TO
+        dense = len(self._looked.targets) > _EACH_UP_TO
         above = list(self._above(console, options, dense=dense))
         if self._height is not None and sum(map(lines, above)) + _LEAST_LATENCIES > self._height:
             above = list(self._above(console, options, dense=True))
@@ -110,19 +112,19 @@ class _Board:
 
     def _above(self, console: Console, options: ConsoleOptions, *, dense: bool) -> Iterator[RenderableType]:
         """All but latencies. ``dense``: what held each target is a column, and in words for the fleet only."""
-        document = self._document
-        sets = _DENSE_COLUMNS if dense and len(document.targets) > 1 else _TARGET_COLUMNS
-        yield _head(document)
-        yield _fitting(console, options, [_targets(document, *one) for one in sets])
-        for target in document.targets:
-            if target.error:
-                yield Text(f"{_short(target.url)}: {_trouble(target)}", style="red")
+        looked = self._looked
+        sets = _DENSE_COLUMNS if dense and len(looked.targets) > 1 else _TARGET_COLUMNS
+        yield _head(looked)
+        yield _fitting(console, options, [_targets(looked, *one) for one in sets])
+        for target in looked.targets:
+            if target.report.error:
+                yield Text(f"{target.name}: {_trouble(target.report)}", style=palette.BAD)
         yield from (
-            Text(f"{_short(one.url)}: {note}", style="yellow") for one in document.targets for note in one.notes
+            Text(f"{one.name}: {note}", style=palette.WARNING) for one in looked.targets for note in one.report.notes
         )
-        yield from _holders(document, dense=dense)
-        if len(_up(document)) > 1 and document.fleet is not None:
-            yield from _notes(document.fleet)
+        yield from _holders(looked, dense=dense)
+        if len(looked.up) > 1 and looked.fleet is not None:
+            yield from _notes(looked.fleet)
 
     def _latencies_that_fit(
         self,
@@ -133,9 +135,9 @@ class _Board:
     ) -> Iterator[RenderableType]:
         """Those for which there is room below ``above``; of a table without room for all its rows some."""
         room = math.inf if self._height is None else self._height - _SPARE_LINES - sum(map(lines, above))
-        left_out, tables = 0, list(_with_durations(self._document))
-        for place, (title, scraped) in enumerate(tables, start=1):
-            rows = list(_rows(scraped.intervals))
+        left_out, tables = 0, list(_with_durations(self._looked))
+        for place, (title, one) in enumerate(tables, start=1):
+            rows = list(_rows(one.latencies))
             most = room - lines(title) - _HEADER_LINES
             whole = place == len(tables) and not left_out and most + _SPARE_LINES >= len(rows)
             shown = rows if whole else _first(rows, most)
@@ -145,7 +147,9 @@ class _Board:
                 room -= lines(title) + lines(table)
                 yield Group(title, table)
         if left_out:
-            yield Text(f"rows of latencies not shown: {left_out}; a higher screen has them, or --json", style="yellow")
+            yield Text(
+                f"rows of latencies not shown: {left_out}; a higher screen has them, or --json", style=palette.WARNING
+            )
 
 
 def _first(rows: Sequence[Row], most: float) -> list[Row]:
@@ -154,13 +158,13 @@ def _first(rows: Sequence[Row], most: float) -> list[Row]:
         return list(rows)
     if most < _FEWEST_ROWS:
         return []
-    rank = {quantity: place for place, quantity in enumerate(_IMPORTANCE)}
-    kept = sorted(rows, key=lambda row: rank.get(row.quantity, len(rank)))[: int(most)]
+    rank: dict[str, int] = {quantity: place for place, quantity in enumerate(_IMPORTANCE)}
+    kept = sorted(rows, key=lambda row: rank.get(row.latency.quantity, len(rank)))[: int(most)]
     return [row for row in rows if row in kept]
 
 
-def _up(document: WatchDocument) -> list[TargetReport]:
-    return [target for target in document.targets if target.scraped is not None]
+def _board(scraped: ScrapedSnapshot | None) -> Board | None:
+    return None if scraped is None else board(scraped)
 
 
 def _fitting(console: Console, options: ConsoleOptions, tables: Sequence[Table]) -> Table:
@@ -170,76 +174,73 @@ def _fitting(console: Console, options: ConsoleOptions, tables: Sequence[Table])
     return next(wanted, tables[-1])
 
 
-def _head(document: WatchDocument) -> Text:
-    time = document.time.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    answer = f"  {len(_up(document))} of {len(document.targets)} targets answer  {time}"
-    return Text.assemble(("batchscope", "bold cyan"), answer)
+def _head(looked: _Looked) -> Text:
+    time = looked.time.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    answer = f"  {len(looked.up)} of {len(looked.targets)} targets answer  {time}"
+    return Text.assemble(("batchscope", palette.NAME), answer)
 
 
 # The targets.
 
 
-def _targets(document: WatchDocument, name_width: int, columns: Sequence[str]) -> Table:
+def _targets(looked: _Looked, name_width: int, columns: Sequence[str]) -> Table:
     table = _table("target", *columns)
     table.columns[0].overflow = "fold"
     table.columns[0].no_wrap = False
     table.columns[0].max_width = name_width
     table.columns[1].justify = "left"
-    for target in document.targets:
-        state = Text(target.state, style=_STATE_STYLE[target.state])
-        if target.since is not None:
-            state.append(f"\nsince {_clock(target.since, document.time)}")
-        table.add_row(_named(target), state, *(_cell(target.scraped, column) for column in columns[1:]))
-    if len(_up(document)) > 1:
+    for target in looked.targets:
+        report = target.report
+        state = Text(report.state, style=palette.STATES[report.state])
+        if report.since is not None:
+            state.append(f"\nsince {_clock(report.since, looked.time)}")
+        table.add_row(_named(target), state, *(_cell(target.board, column) for column in columns[1:]))
+    if len(looked.up) > 1:
         table.add_section()
-        table.add_row("fleet", "", *(_cell(document.fleet, column) for column in columns[1:]))
+        table.add_row("fleet", "", *(_cell(looked.fleet, column) for column in columns[1:]))
     return table
 
 
-def _named(target: TargetReport) -> Text:
-    name = Text(_short(target.url))
-    if target.scraped is not None:
-        name.append(f"\n{target.scraped.snapshot.engine.kind or 'batchscope'}", style="dim")
+def _named(target: _Target) -> Text:
+    name = Text(target.name)
+    if target.board is not None:
+        name.append(f"\n{target.board.engine.kind or 'batchscope'}", style="dim")
     return name
 
 
-def _cell(scraped: ScrapedSnapshot | None, column: str) -> str:
-    return MISSING if scraped is None else _CELLS[column](scraped)
+def _cell(board: Board | None, column: str) -> str:
+    return MISSING if board is None else _CELLS[column](board)
 
 
-def _waiting(scraped: ScrapedSnapshot) -> str:
-    deferred = scraped.snapshot.gauges.requests_deferred
-    return count(scraped.snapshot.gauges.requests_waiting) + (f"\n+{count(deferred)} def." if deferred else "")
+def _waiting(board: Board) -> str:
+    deferred = board.waiting.deferred
+    return count(board.waiting.now) + (f"\n+{count(deferred)} def." if deferred else "")
 
 
-def _requests(scraped: ScrapedSnapshot) -> str:
-    rate = per_second(scraped.snapshot.request_stats.requests_per_second)
-    return rate + _of_some(scraped, Quantity.REQUESTS_FINISHED)
+def _requests(board: Board) -> str:
+    return per_second(board.recent.requests) + _of_some(board, Quantity.REQUESTS_FINISHED)
 
 
-def _tokens(scraped: ScrapedSnapshot) -> str:
-    return per_second(scraped.snapshot.request_stats.tokens_per_second) + _of_some(scraped, Quantity.GENERATION_TOKENS)
+def _tokens(board: Board) -> str:
+    return per_second(board.recent.output_tokens) + _of_some(board, Quantity.GENERATION_TOKENS)
 
 
-def _of_some(scraped: ScrapedSnapshot, quantity: Quantity) -> str:
+def _of_some(board: Board, quantity: Quantity) -> str:
     """A fleet's number that only some of its targets give says so."""
-    return f"\n{scraped.partial[quantity]} targets'" if quantity in scraped.partial else ""
+    return f"\n{board.partial[quantity]} targets'" if quantity in board.partial else ""
 
 
-def _running(scraped: ScrapedSnapshot) -> str:
+def _running(board: Board) -> str:
     """Of how many places where that is known; the average batch of the window where the engine tells it."""
-    limit, average = scraped.snapshot.limits.max_running_requests, scraped.snapshot.iteration_stats
-    running = count(scraped.snapshot.gauges.requests_running) + (f" of {count(limit)}" if limit else "")
-    batch = average.average_requests_per_iteration
-    return running if math.isnan(batch) else f"{running}\nbatch {batch:.1f}"
+    batch = board.batch
+    running = count(batch.running) + (f" of {count(batch.places)}" if batch.places else "")
+    return running if math.isnan(batch.mean_requests) else f"{running}\nbatch {batch.mean_requests:.1f}"
 
 
-def _usage(scraped: ScrapedSnapshot) -> str:
+def _usage(board: Board) -> str:
     """Of several ranks the lowest and the highest: their mean hides the full one."""
-    span = scraped.ratios.get(Quantity.KV_CACHE_USAGE)
-    if span is None:
-        return MISSING
-    return percent(span.low) if span.low == span.high else f"{100 * span.low:.0f}..{100 * span.high:.0f} %"
+    low, high = board.kv_cache.lowest, board.kv_cache.highest
+    return f"{100 * low:.0f}..{100 * high:.0f} %" if low < high else percent(low)
 
 
 def covered(window: ScrapeWindow) -> str:
@@ -250,74 +251,67 @@ def covered(window: ScrapeWindow) -> str:
     return f"since start{age}" if window.since_start else f"last{age}"
 
 
-def _over(scraped: ScrapedSnapshot) -> str:
-    return covered(scraped.window).replace("start ", "start\n")
+def _over(board: Board) -> str:
+    return covered(board.over).replace("start ", "start\n")
 
 
 # What only batchscope's own endpoints tell.
 
 
-def _holders(document: WatchDocument, *, dense: bool) -> Iterator[RenderableType]:
+def _holders(looked: _Looked, *, dense: bool) -> Iterator[RenderableType]:
     """What held each batch and how many met their targets, a line each; ``dense``: of all together."""
-    several = len(document.targets) > 1
-    up = _up(document)
-    rows = [(_short(target.url), target.scraped) for target in up if not dense or len(up) == 1]
-    if len(up) > 1 and document.fleet is not None:
-        rows.append(("fleet", document.fleet))
+    several, up = len(looked.targets) > 1, looked.up
+    rows = [] if dense and len(up) > 1 else list(up)
+    if len(up) > 1 and looked.fleet is not None:
+        rows.append(("fleet", looked.fleet))
     lines = Table.grid(padding=(0, 2), collapse_padding=True)
     lines.add_column(overflow="fold", style="dim", max_width=28)
     lines.add_column(no_wrap=True, style="dim")
     lines.add_column()
-    for name, scraped in rows:
-        for place, (what, text) in enumerate(_told(scraped)):
+    for name, one in rows:
+        for place, (what, text) in enumerate(_told(one)):
             lines.add_row(name if several and not place else "", what, text)
     if lines.row_count:
         yield lines
 
 
-def _told(scraped: ScrapedSnapshot | None) -> Iterator[tuple[str, str]]:
-    if scraped is None or not scraped.exact:
+def _told(board: Board) -> Iterator[tuple[str, str]]:
+    if not board.exact:
         return
-    shares = by_share(scraped.limited_by)
-    held = ", ".join(f"{limiter_name(name)} {percent(share)}" for name, share in shares) or MISSING
-    told = origin(scraped.snapshot.iteration_stats.limiter_reported_ratio).removesuffix(" by the scheduler")
-    who = told if shares else "no iteration"
-    yield "limited by", f"{held}  ({covered(scraped.limited_over)}; {who})"
-    declared = [(name, slo) for name, slo in scraped.snapshot.slo_stats.items() if slo.targets or slo.evaluated]
-    for name, slo in declared[:MOST_SHOWN]:
-        yield "SLO", f"{name}: {_attained(slo)}"
-    if len(declared) > MOST_SHOWN:
-        yield "SLO", f"and {len(declared) - MOST_SHOWN:,} more classes"
+    held = ", ".join(f"{limiter_name(one.limiter)} {percent(one.share)}" for one in board.held) or MISSING
+    who = origin(board.reported_ratio).removesuffix(" by the scheduler") if board.held else "no iteration"
+    yield "limited by", f"{held}  ({covered(board.held_over)}; {who})"
+    for slo in board.slo[:MOST_SHOWN]:
+        yield "SLO", f"{slo.request_class}: {_attained(slo)}"
+    if len(board.slo) > MOST_SHOWN:
+        yield "SLO", f"and {len(board.slo) - MOST_SHOWN:,} more classes"
 
 
-def _most_held(scraped: ScrapedSnapshot) -> str:
-    shares = by_share(scraped.limited_by)
-    return f"{limiter_name(shares[0][0])} {percent(shares[0][1])}" if shares else MISSING
+def _most_held(board: Board) -> str:
+    return f"{limiter_name(board.held[0].limiter)} {percent(board.held[0].share)}" if board.held else MISSING
 
 
-def _worst(scraped: ScrapedSnapshot) -> str:
+def _worst(board: Board) -> str:
     """The attainment of the class that fares worst."""
-    known = [slo.attainment for slo in scraped.snapshot.slo_stats.values() if not math.isnan(slo.attainment)]
-    return percent(min(known)) if scraped.exact and known else MISSING
+    known = [slo.attainment for slo in board.slo if not math.isnan(slo.attainment)]
+    return percent(min(known)) if board.exact and known else MISSING
 
 
-def _attained(slo: SloStatistics) -> str:
-    low, high = slo.attainment_low, slo.attainment_high
-    between = "" if math.isnan(low) else f" ({percent_range(low, high)})"
-    missed = ", ".join(f"{TARGETS.get(name, name)} {count(number)}" for name, number in slo.missed_by.items() if number)
-    goodput = f", {per_second(slo.goodput_per_second)}/s now" if not math.isnan(slo.goodput_per_second) else ""
-    by = f"; missed by {missed}" if missed else ""
-    return f"{percent(slo.attainment)} of {count(slo.evaluated)} met{between}{goodput}{by}"
+def _attained(slo: Slo) -> str:
+    between = "" if math.isnan(slo.attainment_range[0]) else f" ({percent_range(*slo.attainment_range)})"
+    goodput = f", {per_second(slo.recent_goodput)}/s now" if not math.isnan(slo.recent_goodput) else ""
+    missed = f"; missed by {', '.join(missed_by(slo))}" if slo.missed_by else ""
+    return f"{percent(slo.attainment)} of {count(slo.evaluated)} met{between}{goodput}{missed}"
 
 
-def _notes(fleet: ScrapedSnapshot) -> Iterator[RenderableType]:
-    yield from (Text(note, style="yellow") for note in fleet.notes)
-    if names := [_NAMES.get(Quantity(name), name) for name in fleet.not_merged]:
+def _notes(fleet: Board) -> Iterator[RenderableType]:
+    yield from (Text(note, style=palette.WARNING) for note in fleet.notes)
+    if fleet.not_merged:
         reason = "not merged, because these engines mean different things by it: "
-        yield Text(f"{reason}{'; '.join(names)}", style="yellow")
+        yield Text(f"{reason}{'; '.join(map(_row_name, fleet.not_merged))}", style=palette.WARNING)
 
 
-_CELLS: dict[str, Callable[[ScrapedSnapshot], str]] = {
+_CELLS: dict[str, Callable[[Board], str]] = {
     "run": _running, "wait": _waiting, "KV cache": _usage, "req/s": _requests, "tok/s": _tokens, "over": _over,
     "limited by": _most_held, "SLO": _worst,
 }  # fmt: skip
@@ -326,53 +320,54 @@ _CELLS: dict[str, Callable[[ScrapedSnapshot], str]] = {
 # Latencies.
 
 
-def _with_durations(document: WatchDocument) -> Iterator[tuple[RenderableType, ScrapedSnapshot]]:
+def _with_durations(looked: _Looked) -> Iterator[tuple[RenderableType, Board]]:
     """The fleet's first, where it is more than one target; then each target's."""
-    up = _up(document)
-    found = [("fleet", document.fleet)] if len(up) > 1 else []
-    found += [(_short(target.url), target.scraped) for target in up if len(document.targets) <= _EACH_UP_TO]
-    for name, scraped in found:
-        if scraped is not None and not scraped.intervals.keys().isdisjoint(DURATIONS):
-            yield _title(name, scraped), scraped
+    found = list(looked.up) if len(looked.targets) <= _EACH_UP_TO else []
+    if len(looked.up) > 1 and looked.fleet is not None:
+        found.insert(0, ("fleet", looked.fleet))
+    for name, one in found:
+        if not one.latencies.keys().isdisjoint(DURATIONS):
+            yield _title(name, one), one
 
 
-def _title(name: str, scraped: ScrapedSnapshot) -> RenderableType:
-    about = f"percentiles within {_error(scraped)}" if scraped.exact else "percentiles lie within these intervals"
-    return Text.assemble("\n", (f"Latency  {name}", "bold"), (f"   {covered(scraped.window)}; {about}", "dim"))
-
-
-def _error(scraped: ScrapedSnapshot) -> str:
-    """The largest relative error that the histograms behind the intervals guarantee."""
-    summaries = [summary for window in scraped.snapshot.windowed.values() for summary in window.summaries.values()]
-    error = max((summary.relative_error for summary in summaries), default=math.nan)
-    return MISSING if math.isnan(error) else f"{100 * error:.2g} %"
+def _title(name: str, board: Board) -> RenderableType:
+    about = "lie within these intervals"
+    if board.exact:
+        known = (one.relative_error for one in board.latencies.values() if not math.isnan(one.relative_error))
+        about = within(max(known, default=math.nan))
+    return Text.assemble("\n", (f"Latency  {name}", "bold"), (f"   {covered(board.over)}; percentiles {about}", "dim"))
 
 
 def _latencies(rows: Sequence[Row], columns: Sequence[str]) -> Table:
     table = _table("", *columns)
     for row in rows:
-        table.add_row(row.name, *(_figure(row.summary, column) for column in columns))
+        table.add_row(row.name, *(_figure(row.latency, column) for column in columns))
     return table
 
 
-def _rows(intervals: dict[str, IntervalSummary]) -> Iterator[Row]:
+def _rows(latencies: Mapping[str, Latency]) -> Iterator[Row]:
     """A row a quantity; one for both gaps where each output carried one token, because then they are the same."""
-    itl, gap = intervals.get(_ITL), intervals.get(_GAP)
+    itl, gap = latencies.get(_ITL), latencies.get(_GAP)
     same = itl is not None and gap is not None and _observed(itl) == _observed(gap)
     for quantity in DURATIONS:
-        if quantity in intervals and not (same and quantity is _GAP):
-            name = _ITL_IS_GAP if same and quantity is _ITL else _NAMES[quantity]
-            yield Row(quantity, name, intervals[quantity])
+        if quantity in latencies and not (same and quantity is _GAP):
+            name = _ITL_IS_GAP if same and quantity is _ITL else _row_name(quantity)
+            yield Row(name, latencies[quantity])
 
 
-def _observed(summary: IntervalSummary) -> tuple[object, ...]:
-    return summary.count, f"{summary.mean:.9g}", *map(interval_text, (summary.p50, summary.p90, summary.p99))
+def _row_name(quantity: str) -> str:
+    return _GAPS.get(quantity) or short_name(quantity)
 
 
-def _figure(summary: IntervalSummary, column: str) -> str:
+def _observed(latency: Latency) -> tuple[object, ...]:
+    percentiles = (latency.p50, latency.p90, latency.p99)
+    return latency.count, f"{latency.mean:.9g}", *(interval_text(one.interval) for one in percentiles)
+
+
+def _figure(latency: Latency, column: str) -> str:
     if column == "count":
-        return count(summary.count)
-    return duration(summary.mean) if column == "mean" else interval_text(getattr(summary, column))
+        return count(latency.count)
+    return duration(latency.mean) if column == "mean" else interval_text(getattr(latency, column).interval)
 
 
 def interval_text(interval: Interval) -> str:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from batchscope.configuration import SchedulerLimits
 from batchscope.records import BatchLimiter
-from batchscope.statistics.snapshot import MetricsSnapshot
-from batchscope.views.numbers import ROUNDING, percent
+from batchscope.text import shown
+from batchscope.views.board import Board, Slo, Trouble
+from batchscope.views.numbers import MISSING, ROUNDING, amount, count, percent
 
-TARGETS = {
+_SHORT = {
+    "queue_time": "queue",
     "time_to_first_token": "TTFT",
     "time_per_output_token": "TPOT",
+    "inter_token_latency": "ITL",
+    "inter_emission_latency": "gap",
+    "prefill_time": "prefill",
+    "decode_time": "decode",
+    "preempted_time": "preempted",
+    "total_time": "e2e",
+    "iteration_duration": "iteration",
+    "processing_time": "processing",
     "e2e_latency": "e2e",
     "max_emission_gap": "gap",
 }
@@ -31,12 +41,51 @@ _HOLDERS = {
     BatchLimiter.DEMAND: "there was no more to do",
     BatchLimiter.UNKNOWN: "nobody said, nor can it be inferred",
 }
+_TROUBLES = {
+    "overdue": "{count} unfinished and past their SLO",
+    "lost": "{count} lost",
+    "errors": "{count} errors{parts}",
+    "rejected": "{count} records rejected{parts}",
+    "dropped": "{count} records dropped",
+    "recomputed": "{count}{share} were computed again, after {preemptions} preemptions",
+    "preempted": "{count} preemptions of {of} requests",
+    "waiting_in_demand": "demand was reported while requests waited ({mean} on average): say what kept them out",
+    "beyond_limit": "the largest batch had {count} requests, and max_running_requests is {of}",
+}
+_SHOWN_NAMES = 3
 REPORTED = "reported by the scheduler"
 _WORTH_NAMING = 0.1
 _MOST = 0.5
 _LIMITS = tuple(_SETTINGS.values())
 MOST_SHOWN = 20
 """Of what others name: limiters, classes, labels."""
+
+
+def short_name(quantity: str) -> str:
+    """What people call a latency, or a target for it: ``TTFT``; its own name where they have no other."""
+    return _SHORT.get(quantity, quantity)
+
+
+def within(error: float) -> str:
+    """A relative error as two digits of per cent: ``within 0.54 %``."""
+    return f"within {100 * error:.2g} %" if math.isfinite(error) else f"within {MISSING}"
+
+
+def trouble(of: Trouble) -> str:
+    """It in words; the most frequent of its parts by name."""
+    named = [f"{shown(name, 60)} {count(number)}" for name, number in list(of.parts.items())[:_SHOWN_NAMES]]
+    more = ["..."] * (len(of.parts) > _SHOWN_NAMES)
+    figures = {
+        "count": count(of.count), "mean": amount(of.count), "of": count(of.of), "preemptions": count(of.preemptions),
+        "share": f" of {count(of.of)} prefill tokens ({percent(of.count / of.of)})" if of.of else " tokens",
+        "parts": f" ({', '.join([*named, *more])})" if named else "",
+    }  # fmt: skip
+    return _TROUBLES[of.name].format_map(figures)
+
+
+def missed_by(slo: Slo) -> list[str]:
+    """The targets that were missed, each with how often."""
+    return [f"{short_name(name)} {count(number)}" for name, number in slo.missed_by.items()]
 
 
 def limiter_name(limiter: str) -> str:
@@ -68,29 +117,21 @@ def what_it_is(limiter: str, limits: SchedulerLimits) -> str:
     return setting_of(limiter, limits) or holder(limiter, limits)
 
 
-def by_share(shares: Mapping[str, float]) -> list[tuple[str, float]]:
-    """The largest first, without those that never were; beyond ``MOST_SHOWN`` what the others have together."""
-    found = sorted(((name, share) for name, share in shares.items() if 0 < share < math.inf), key=lambda pair: -pair[1])
-    rest = found[MOST_SHOWN:]
-    return found[:MOST_SHOWN] + [(f"{len(rest):,} more", sum(share for _, share in rest))] * bool(rest)
-
-
-def holders(snapshot: MetricsSnapshot) -> Iterator[tuple[str, str]]:
+def holders(board: Board) -> Iterator[tuple[str, str]]:
     """What held the batch: the limiter, and in words for how much of busy time; the largest, and all from 10 % on.
 
     Last, for no limiter, whether that was inferred, where there is a cause at all.
     """
-    statistics = snapshot.iteration_stats
-    who = origin(statistics.limiter_reported_ratio)
+    who = origin(board.reported_ratio)
     caused = False
-    for place, (limiter, share) in enumerate(by_share(statistics.limited_by)):
-        if place and share < _WORTH_NAMING:
+    for place, one in enumerate(board.held):
+        if place and one.share < _WORTH_NAMING:
             break
-        text = f"{holder(limiter, snapshot.limits)}: {percent(share)} of busy time"
-        if limiter == BatchLimiter.DEMAND:
-            text = f"{'mostly ' if share >= _MOST else ''}nothing, {text}"
-        yield limiter, text
-        caused |= limiter not in {BatchLimiter.DEMAND, BatchLimiter.UNKNOWN}
+        text = f"{holder(one.limiter, board.limits)}: {percent(one.share)} of busy time"
+        if one.limiter == BatchLimiter.DEMAND:
+            text = f"{'mostly ' if one.share >= _MOST else ''}nothing, {text}"
+        yield one.limiter, text
+        caused |= one.limiter not in {BatchLimiter.DEMAND, BatchLimiter.UNKNOWN}
     if caused and who != REPORTED:
         yield "", f"({who})"
 

@@ -1,0 +1,173 @@
+"""The verdict: what a snapshot says, in one sentence that every view begins with, word for word."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import NamedTuple
+
+from batchscope.records import BatchLimiter
+from batchscope.statistics.snapshot import MetricsSnapshot
+from batchscope.statistics.totals import standing_still
+from batchscope.text import shown
+from batchscope.views.board import Board, Held, Slo, board
+from batchscope.views.numbers import amount, count, duration, percent, percent_range
+from batchscope.views.words import setting_of, short_name
+
+_SILENT = "At work: of its batch nothing is known."
+STALE_INTERVALS = 2
+"""No answer for so many intervals: then nothing looks live any more."""
+SLOWER = 3
+LEAST_SILENCE = 5.0
+FIRST_ITERATION = 60.0
+"""Stalled: no iteration for 3 times the longest that was seen, at least 5 s; for 60 s before the first: it compiles."""
+
+
+class State(StrEnum):
+    """Of what is watched; the first that holds, in this order."""
+
+    GONE = "gone"
+    STALE = "stale"
+    RESTARTED = "restarted"
+    STALLED = "stalled"
+    STARTING = "starting"
+    IDLE = "idle"
+    LIVE = "live"
+
+
+class Evidence(NamedTuple):
+    """A figure of the snapshot that the sentence names: the path of its field, and its value."""
+
+    field: tuple[str, ...]
+    value: float
+
+
+class Verdict(NamedTuple):
+    """How it stands, in words, and the figures behind them."""
+
+    state: State
+    sentence: str
+    evidence: tuple[Evidence, ...]
+
+
+def verdict(
+    snapshot: MetricsSnapshot,
+    *,
+    age: float = 0.0,
+    interval: float = 1.0,
+    gone: bool = False,
+    before: MetricsSnapshot | None = None,
+) -> Verdict:
+    """Whether the batch is full, if not why and what that costs, and whether users are served in time.
+
+    ``age``: seconds since the snapshot was taken; older than two times ``interval``, at which a new one is asked for,
+    it is stale. ``gone``: whoever gave it refuses the connection, or ended. ``before``: the snapshot before this one,
+    which tells a restart. No setting is named where the limiter has none, is not known, or is mostly inferred: a
+    setting is advice, and that needs the scheduler's word.
+    """
+    state = State.GONE if gone else State.STALE if age > STALE_INTERVALS * interval else _state(snapshot, before)
+    sentences, evidence = [], []
+    for text, figures in (*_of_state(state, snapshot, age), *_of_figures(board(snapshot))):
+        sentences.append(text)
+        evidence += figures
+    return Verdict(state, " ".join(sentences) or _SILENT, tuple(evidence))
+
+
+_Told = tuple[str, list[Evidence]]
+
+
+def _state(snapshot: MetricsSnapshot, before: MetricsSnapshot | None) -> State:
+    if before is not None and _restarted(snapshot, before):
+        return State.RESTARTED
+    if standing_still(snapshot.gauges) > _patience(snapshot):
+        return State.STALLED
+    totals, gauges = snapshot.totals, snapshot.gauges
+    if not (totals.requests_received or snapshot.request_stats.total_requests or totals.iterations or totals.batches):
+        return State.STARTING
+    numbers = (gauges.requests_running, gauges.requests_waiting, gauges.requests_deferred)
+    if gauges.requests_in_flight or any(numbers):
+        return State.LIVE
+    told = any(number is not None for number in numbers)
+    return State.IDLE if told or gauges.seconds_since_last_iteration > _patience(snapshot) else State.LIVE
+
+
+def _restarted(snapshot: MetricsSnapshot, before: MetricsSnapshot) -> bool:
+    """Of several processes: all others than before, or one of the same was reset."""
+    now, then = (set(one.merged_from or [one.instance_id]) for one in (snapshot, before))
+    return now.isdisjoint(then) or (now == then and snapshot.generation != before.generation)
+
+
+def _patience(snapshot: MetricsSnapshot) -> float:
+    longest = snapshot.iteration_stats.processing_time.max
+    return FIRST_ITERATION if math.isnan(longest) else max(SLOWER * longest, LEAST_SILENCE)
+
+
+def _of_state(state: State, snapshot: MetricsSnapshot, age: float) -> Iterator[_Told]:
+    gauges = snapshot.gauges
+    if state is State.GONE:
+        yield f"Gone: nobody answers any more; all this is {duration(age)} old.", []
+    elif state is State.STALE:
+        yield f"Stale: no answer; all this is {duration(age)} old.", []
+    elif state is State.RESTARTED:
+        yield f"Restarted: it counts anew since {snapshot.started_at:%H:%M:%S %Z}.", []
+    elif state is State.STALLED:
+        waiting, running = gauges.requests_waiting or 0, gauges.requests_running or 0
+        known = {"requests_waiting": waiting, "requests_running": running,
+                 "seconds_since_last_iteration": gauges.seconds_since_last_iteration}  # fmt: skip
+        text = f"Stalled: {count(waiting)} waiting, {count(running)} running"
+        evidence = [Evidence(("gauges", name), value) for name, value in known.items() if not math.isnan(value)]
+        yield f"{text}, no iteration for {duration(standing_still(gauges))}.", evidence
+    elif state is State.STARTING:
+        yield "Starting: no request yet.", []
+    elif state is State.IDLE:
+        yield "Idle: no request to serve.", []
+
+
+def _of_figures(board: Board) -> Iterator[_Told]:
+    batch, requests = board.batch, board.requests
+    if not math.isnan(batch.full_by_time):
+        evidence = [Evidence(("iteration_stats", "time_weighted_utilization"), batch.full_by_time)]
+        yield f"Batch {percent(batch.full_by_time)} full while busy.", evidence
+    elif not math.isnan(batch.mean_requests):
+        evidence = [Evidence(("iteration_stats", "average_requests_per_iteration"), batch.mean_requests)]
+        yield f"Batch of {amount(batch.mean_requests)} requests on average.", evidence
+    if requests.mostly_refused:
+        evidence = [Evidence(("totals", "requests_by_reason", "rejected"), requests.refused)]
+        yield f"Most requests refused at admission: {count(requests.refused)} of {count(requests.finished)}.", evidence
+    elif board.held:
+        yield _held(board.held[0], board)
+    if rated := [slo for slo in board.slo if not math.isnan(slo.attainment)]:
+        yield _slo(min(rated, key=lambda slo: slo.attainment), several=len(rated) > 1)
+
+
+def _held(most: Held, board: Board) -> _Told:
+    """What held the batch longest; its cost where a place could have been used, its setting where one is to blame."""
+    limiter = shown(most.limiter, 60)
+    evidence = [Evidence(("iteration_stats", "limited_by", most.limiter), most.share)]
+    share = f"{percent(most.share)} of busy time limited by {limiter}"
+    if most.limiter == BatchLimiter.DEMAND:
+        return f"{share}: there was no more to do.", evidence
+    if most.limiter == BatchLimiter.UNKNOWN:
+        return f"{share}: nobody said, nor can it be inferred.", evidence
+    lost = ""
+    if not math.isnan(most.lost_slot_seconds):
+        lost = f": {amount(most.lost_slot_seconds)} slot-s lost"
+        evidence.append(Evidence(("iteration_stats", "lost_slot_seconds", most.limiter), most.lost_slot_seconds))
+    if not board.reported_ratio >= 0.5:
+        return f"{share} (inferred){lost}.", evidence
+    setting = setting_of(most.limiter, board.limits)
+    return f"{share}{lost}{f'; raise {setting}' if setting else ''}.", evidence
+
+
+def _slo(slo: Slo, *, several: bool) -> _Told:
+    """The class that fares worst; by its target's name where it has one only."""
+    path = ("slo_stats", slo.request_class)
+    targets = f"{short_name(shown(next(iter(slo.targets)), 60))} " if len(slo.targets) == 1 else ""
+    whose = f" of {shown(slo.request_class, 60)}" if several else ""
+    low, high = slo.attainment_range
+    between = "" if math.isnan(low) else f" [{percent_range(low, high)}]"
+    evidence = [Evidence((*path, "attainment"), slo.attainment), Evidence((*path, "evaluated"), slo.evaluated)]
+    if between:
+        evidence += [Evidence((*path, "attainment_low"), low), Evidence((*path, "attainment_high"), high)]
+    return f"{targets}SLO{whose} {percent(slo.attainment)}{between}, n={count(slo.evaluated)}.", evidence
