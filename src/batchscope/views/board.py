@@ -24,8 +24,9 @@ from batchscope.statistics.totals import Totals
 
 UNKNOWN_INTERVAL = (nan, nan)
 _LARGE = 0.05
-_MOST_LIMITERS = 20
 """A part that is worth a note."""
+_MOST_LIMITERS = 20
+"""Others name them; beyond so many they are added up."""
 
 
 class Requests(msgspec.Struct, frozen=True, kw_only=True):
