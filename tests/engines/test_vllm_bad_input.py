@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vllm_doubles import BOOTED, Finished, Heard, Outputs, PrefixCache, Reason, Scheduler, outputs
 
-from batchscope.engines.vllm.requests import UNSET_INSTANT
-from batchscope.engines.vllm.source import INTEGRATION_FAILED
+from batchscope.reasons import RejectReason
 
 
 @pytest.fixture
@@ -29,9 +28,9 @@ class Without:
     [
         ({"queued_time": -3.5}, "negative"),
         ({"prefill_time": -BOOTED}, "negative"),
-        ({"decode_time": BOOTED}, UNSET_INSTANT),
-        ({"e2e_latency": 1.7e9}, UNSET_INSTANT),
-        ({"inference_time": math.inf}, UNSET_INSTANT),
+        ({"decode_time": BOOTED}, RejectReason.UNSET_INSTANT),
+        ({"e2e_latency": 1.7e9}, RejectReason.UNSET_INSTANT),
+        ({"inference_time": math.inf}, RejectReason.UNSET_INSTANT),
         ({"decode_time": "soon"}, "wrong_type"),
         ({"num_prompt_tokens": -7}, "negative"),
         ({"num_prompt_tokens": 1e300}, "too_large"),
@@ -57,7 +56,7 @@ def test_a_request_that_was_never_scheduled_has_no_queue_time_even_where_both_in
     heard.step(Scheduler(), outputs(finished=[never]))
     assert math.isnan(heard.request.queue_time)
     assert heard.request.processing_time == 2.0
-    assert heard.rejected == {UNSET_INSTANT: 2}
+    assert heard.rejected == {RejectReason.UNSET_INSTANT: 2}
 
 
 @pytest.mark.parametrize("reason", [Reason.ABORT, Reason.ERROR])
@@ -84,7 +83,7 @@ def test_where_the_inference_time_is_unset_what_is_left_after_the_queue_is_the_p
 
 @pytest.mark.parametrize(
     ("gap", "reason"),
-    [(-0.5, "negative"), (BOOTED, UNSET_INSTANT), (math.inf, UNSET_INSTANT), (math.nan, "not_a_number"), ("x", "wrong_type"), (None, "wrong_type")],
+    [(-0.5, "negative"), (BOOTED, RejectReason.UNSET_INSTANT), (math.inf, RejectReason.UNSET_INSTANT), (math.nan, "not_a_number"), ("x", "wrong_type"), (None, "wrong_type")],
 )  # fmt: skip
 def test_a_gap_that_cannot_be_is_refused_and_the_others_count(heard, gap, reason):
     heard.step(Scheduler(3), outputs(gaps=[0.125, gap, 0.25]))
@@ -94,7 +93,7 @@ def test_a_gap_that_cannot_be_is_refused_and_the_others_count(heard, gap, reason
 
 @pytest.mark.parametrize(
     ("first", "reason"),
-    [(-0.5, "negative"), (1.7e9, UNSET_INSTANT), (math.nan, "not_a_number"), (b"", "wrong_type")],
+    [(-0.5, "negative"), (1.7e9, RejectReason.UNSET_INSTANT), (math.nan, "not_a_number"), (b"", "wrong_type")],
 )
 def test_a_first_token_that_cannot_be_is_refused_and_the_others_count(heard, first, reason):
     heard.step(Scheduler(3), outputs([0.125, first]))
@@ -156,7 +155,7 @@ def test_what_cannot_be_understood_at_all_is_counted_and_logged_once(heard, capl
         for _ in range(3):
             heard.step(Explodes(), None)
         heard.step(Scheduler(1), outputs(gaps=[0.125]))
-    assert heard.rejected == {INTEGRATION_FAILED: 3}
+    assert heard.rejected == {RejectReason.INTEGRATION_FAILED: 3}
     assert heard.totals.iterations == 1
     (line,) = [record.getMessage() for record in caplog.records if "batchscope" in record.getMessage()]
     assert "RuntimeError('no')" in line
@@ -167,7 +166,11 @@ def test_a_record_that_cannot_be_read_does_not_cost_the_ones_beside_it(heard):
     heard.source._log.append((heard.now, 0, False, ("too", "short"), None))
     heard.step(Scheduler(1), outputs(gaps=[0.125]))
     totals = heard.totals
-    assert (totals.iterations, totals.generation_tokens, totals.rejected_records) == (2, 2, {INTEGRATION_FAILED: 1})
+    assert (totals.iterations, totals.generation_tokens, totals.rejected_records) == (
+        2,
+        2,
+        {RejectReason.INTEGRATION_FAILED: 1},
+    )
 
 
 def test_without_a_reader_memory_is_bounded_and_what_is_dropped_is_counted(heard, monkeypatch):

@@ -14,14 +14,11 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from batchscope.configuration import SchedulerLimits
+from batchscope.reasons import RejectReason
 from batchscope.recording.producer import EventLog
 from batchscope.records import SchedulerMetrics
 from batchscope.rows import Gaps, Rows
 from batchscope.tracking.forward import attached
-
-INTEGRATION_FAILED = "integration_failed"
-"""Calls of an engine that were not understood at all, by this reason in ``rejected_records``."""
-INTERRUPTED = "interrupted"
 
 
 class Remembered:
@@ -99,7 +96,7 @@ class EngineSource(Generic[Event, Memory]):
         """See ``Derives``."""
         self._memory = copy.deepcopy(self._before)
         if events:
-            self._reject(INTERRUPTED, len(events))
+            self._reject(RejectReason.INTERRUPTED, len(events))
 
     def set_limits(self, limits: SchedulerLimits) -> None:
         """What is drained from now on is measured against these."""

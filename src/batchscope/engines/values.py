@@ -13,13 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from batchscope.reasons import RejectReason
 from batchscope.rows import Floats, RowKind, Rows, StartColumn, empty_rows
 
-WRONG_TYPE = "wrong_type"
-NOT_A_NUMBER = "not_a_number"
-NEGATIVE = "negative"
-INFINITE = "infinite"
-TOO_LARGE = "too_large"
 _LARGEST = 2.0**53
 Reject: TypeAlias = Callable[[str, int], object]
 """Counts so many rejected values under a reason."""
@@ -41,7 +37,7 @@ def _number(value: object, reject: Reject) -> float:
     try:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
-        reject(WRONG_TYPE, 1)
+        reject(RejectReason.WRONG_TYPE, 1)
         return nan
 
 
@@ -55,9 +51,9 @@ def refuse(values: Floats, bad: npt.NDArray[np.bool_], reason: str, reject: Reje
 
 def fit(values: Floats, reject: Reject) -> None:
     """Refuse, in place, amounts that are negative, infinite or larger than a count can be."""
-    refuse(values, values < 0, NEGATIVE, reject)
-    refuse(values, np.isinf(values), INFINITE, reject)
-    refuse(values, values > _LARGEST, TOO_LARGE, reject)
+    refuse(values, values < 0, RejectReason.NEGATIVE, reject)
+    refuse(values, np.isinf(values), RejectReason.INFINITE, reject)
+    refuse(values, values > _LARGEST, RejectReason.TOO_LARGE, reject)
 
 
 def start_rows(at: Floats, durations: Floats, column: StartColumn, classes: Floats | float) -> Rows:

@@ -7,8 +7,8 @@ from math import nan
 from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from batchscope.configuration import SchedulerLimits, SloTargets
+from batchscope.reasons import DROPPED, Tally
 from batchscope.recording.rings import ProducerContext
-from batchscope.recording.tally import DROPPED, Tally
 from batchscope.rows import Gaps, Rows
 
 _RELIEF_EVENTS = 4096

@@ -44,6 +44,6 @@ def count(state: State, rings: Iterable[Rings], sources: Iterable[Source]) -> Co
         received += counts.received
         lost += counts.lost
         dropped += counts.dropped
-        rejected.update(counts.rejected)
+        rejected.update({str(reason): number for reason, number in counts.rejected.items()})
         engine = engine.plus(counts.engine)
     return Counted(received, lost, rejected, dropped, engine)

@@ -9,18 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from batchscope.reasons import RejectReason
 from batchscope.recording.mistakes import shown
 from batchscope.recording.packing import MAX_ID, cut_id, type_name
-from batchscope.recording.tally import WRONG_TYPE
 from batchscope.rows import Floats
 from batchscope.tracking.events import Arrival, Event, Finish, Iteration, Loss
 from batchscope.tracking.slots import Indices, SlotTable
 
-STALE_SLOT = "stale_slot"
-DUPLICATE_REQUEST = "duplicate_request"
-NEGATIVE = "negative"
-INFINITE = "infinite"
-NOT_A_NUMBER = "not_a_number"
 _BAD_VALUE = Exception
 """What an id that cannot be hashed or an instant that is no number raises: whatever its methods do."""
 _NOBODY = object()
@@ -86,7 +81,7 @@ class Admission:
                 key = self._drop(event.handle)  # the id may arrive again, also within this drain
                 if key is _NOBODY:
                     method = "finished" if isinstance(event, Finish) else "lost"
-                    self._reject(STALE_SLOT, 1, method, f"slot {event.handle}")
+                    self._reject(RejectReason.STALE_SLOT, 1, method, f"slot {event.handle}")
                     continue
                 ends.append(event)
                 end_positions.append(position)
@@ -118,7 +113,7 @@ class Admission:
         try:
             key = _key(event.request_id)
             if key in self._handle_of:
-                reason = DUPLICATE_REQUEST
+                reason = RejectReason.DUPLICATE_REQUEST
             elif 0 <= prompt_tokens < inf and -inf < at < inf and (rank is None or 0 <= rank < inf):
                 code = self._class_codes[event.request_class]
                 size, instant, own = float(prompt_tokens), float(at), nan if rank is None else float(rank)
@@ -133,7 +128,7 @@ class Admission:
             else:
                 reason = _unfit(at, prompt_tokens, rank or 0)
         except _BAD_VALUE:
-            reason = WRONG_TYPE
+            reason = RejectReason.WRONG_TYPE
         said = f"request_id={_beginning(event.request_id)}, prompt_tokens={shown(prompt_tokens)}, at={shown(at)}"
         self._reject(reason, 1, "arrived", said)
 
@@ -189,8 +184,8 @@ class _Admitted(NamedTuple):
     ranks: list[float]
 
 
-def _unfit(*numbers: float) -> str:
+def _unfit(*numbers: float) -> RejectReason:
     """Why one of the numbers is not fit."""
     if any(map(isinf, numbers)):
-        return INFINITE
-    return NOT_A_NUMBER if any(map(isnan, numbers)) else NEGATIVE
+        return RejectReason.INFINITE
+    return RejectReason.NOT_A_NUMBER if any(map(isnan, numbers)) else RejectReason.NEGATIVE

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.configuration import SchedulerLimits
+from batchscope.reasons import RejectReason
 from batchscope.recording.mistakes import Mistakes, instants
 from batchscope.recording.rings import Numbering
 from batchscope.rows import BatchColumn, Floats, Gaps, IterationColumn, Rows
-from batchscope.tracking.admission import STALE_SLOT, Admission, Leaving
+from batchscope.tracking.admission import Admission, Leaving
 from batchscope.tracking.changes import NOBODY, Moves, changed
 from batchscope.tracking.events import Arrival, Event, Finish, Iteration
 from batchscope.tracking.history import History, emissions, gaps
@@ -21,11 +22,6 @@ from batchscope.tracking.results import COMPLETES, iteration_rows, request_rows,
 from batchscope.tracking.runs import Elements, Mask, covering, long_runs, single_runs
 from batchscope.tracking.slots import FREE, SlotTable
 from batchscope.tracking.spans import ordinals, span_rows
-
-DUPLICATE_SLOT = "duplicate_slot"
-NOT_RUNNING = "not_running"
-OUT_OF_ORDER = "out_of_order"
-INTERRUPTED = "interrupted"
 
 
 class Derivation:
@@ -101,7 +97,7 @@ class Derivation:
                 self._admission.forget(event.handle)
         refused = len(arrived) + sum(isinstance(event, Iteration) for event in events)
         self.lost = lost + in_flight - self.in_flight
-        self.rejected = {**rejected, INTERRUPTED: rejected.get(INTERRUPTED, 0) + refused}
+        self.rejected = {**rejected, RejectReason.INTERRUPTED: rejected.get(RejectReason.INTERRUPTED, 0) + refused}
 
     def _iterate(self, batch: IterationBatch, leaving: Leaving, moves: Moves) -> list[Rows | Gaps]:
         history = self._consistent(self._known(batch), batch, leaving)
@@ -115,7 +111,7 @@ class Derivation:
         self.table.write(after)
         moves.fill(rows.values, leaving.slot, leaving.at, self.limits)
         if batch.heads.max() != FREE:
-            self.reject(STALE_SLOT, moves.tell_heads(rows.values, batch.heads))
+            self.reject(RejectReason.STALE_SLOT, moves.tell_heads(rows.values, batch.heads))
         self._count_completed(rows.values, batch.position, leaving)
         self._number(rows.values, batches.values)
         if self._numbering.spans_wanted:
@@ -163,7 +159,7 @@ class Derivation:
             return elements
         stale = ~valid & ~(batch.formed[batch.iteration] & self.table.issued(batch.handles))
         if stale.any():
-            self.reject(STALE_SLOT, int(np.count_nonzero(stale)), detail=f"slot {batch.handles[stale][0]}")
+            self.reject(RejectReason.STALE_SLOT, int(np.count_nonzero(stale)), detail=f"slot {batch.handles[stale][0]}")
         return elements.take(valid)
 
     def _consistent(self, elements: Elements, batch: IterationBatch, leaving: Leaving) -> History:
@@ -185,7 +181,7 @@ class Derivation:
             history = History(runs, self.table)
             for reason, bad in self._wrong(history, batch, leaving):
                 if bad.any():
-                    excused = bad & batch.formed[history.begin] & (reason == STALE_SLOT)
+                    excused = bad & batch.formed[history.begin] & (reason == RejectReason.STALE_SLOT)
                     blamed = np.flatnonzero(bad & ~excused)
                     if len(blamed):
                         self.reject(reason, len(blamed), detail=self._detail(reason, history, int(blamed[0]), batch))
@@ -197,10 +193,10 @@ class Derivation:
                 return history
 
     def _wrong(self, history: History, batch: IterationBatch, leaving: Leaving) -> Iterator[tuple[str, Mask]]:
-        yield DUPLICATE_SLOT, history.repeated()
-        yield STALE_SLOT, self._gone(history, batch.position, leaving)
-        yield OUT_OF_ORDER, self._going_back(history, batch.finished)
-        yield NOT_RUNNING, history.not_running()
+        yield RejectReason.DUPLICATE_SLOT, history.repeated()
+        yield RejectReason.STALE_SLOT, self._gone(history, batch.position, leaving)
+        yield RejectReason.OUT_OF_ORDER, self._going_back(history, batch.finished)
+        yield RejectReason.NOT_RUNNING, history.not_running()
 
     def _detail(self, reason: str, history: History, place: int, batch: IterationBatch) -> str:
         """What is known of a run that cannot be: its slot, its request's instants, its iteration's end."""
@@ -208,7 +204,9 @@ class Derivation:
         arrived = float(self.table.arrived_at[slot])
         known = f"in an iteration with finished_at = {at:.3f}, arrived at {arrived:.3f}"
         evicted = history.evicted
-        both = reason == DUPLICATE_SLOT and evicted is not None and evicted[place - 1] and not evicted[place]
+        both = (
+            reason == RejectReason.DUPLICATE_SLOT and evicted is not None and evicted[place - 1] and not evicted[place]
+        )
         where = " both in slots and in preempted," if both else ""
         return instants(f"slot {self.table.handle[slot]}{where} {known}", at, arrived)
 

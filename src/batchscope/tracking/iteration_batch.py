@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from batchscope.reasons import RejectReason
 from batchscope.recording.mistakes import instants
 from batchscope.rows import Floats, IterationColumn, Trait
 from batchscope.tracking.events import Iteration
@@ -16,10 +17,6 @@ C = IterationColumn
 FIELDS = C.having(Trait.TOLD)
 """What ``Iteration.scalars`` holds after start and finish, in order."""
 
-NEGATIVE = "negative"
-INFINITE = "infinite"
-OUT_OF_ORDER = "out_of_order"
-TOO_LARGE = "too_large"
 _MOST_TOKENS = 2**31  # of one slot in one iteration: their sums stay exact
 UNKNOWN_TOKENS = int(np.iinfo(np.int64).min)
 _ONE = (1).to_bytes(8, "little")
@@ -86,9 +83,9 @@ def _unfit(started: Floats, finished: Floats, fields: Floats) -> dict[int, str]:
     """Row -> reason for iterations with impossible instants or values."""
     reasons: dict[int, str] = {}
     checks = (
-        (np.isinf(fields).any(axis=1) | ~np.isfinite(finished) | np.isinf(started), INFINITE),
-        ((fields < 0).any(axis=1), NEGATIVE),
-        (finished < started, OUT_OF_ORDER),
+        (np.isinf(fields).any(axis=1) | ~np.isfinite(finished) | np.isinf(started), RejectReason.INFINITE),
+        ((fields < 0).any(axis=1), RejectReason.NEGATIVE),
+        (finished < started, RejectReason.OUT_OF_ORDER),
     )
     for bad, reason in checks:
         if bad.any():
@@ -141,5 +138,7 @@ def _unfit_tokens(batch: IterationBatch) -> dict[int, str]:
         if column is batch.scheduled:
             bad &= column != UNKNOWN_TOKENS
         for place in np.flatnonzero(bad).tolist():
-            reasons.setdefault(int(batch.iteration[place]), NEGATIVE if column[place] < 0 else TOO_LARGE)
+            reasons.setdefault(
+                int(batch.iteration[place]), RejectReason.NEGATIVE if column[place] < 0 else RejectReason.TOO_LARGE
+            )
     return reasons

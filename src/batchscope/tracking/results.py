@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from batchscope.configuration import SchedulerLimits
+from batchscope.reasons import RejectReason
 from batchscope.recording.mistakes import instants
 from batchscope.records import Outcome
 from batchscope.rows import (
@@ -29,9 +30,6 @@ from batchscope.tracking.slots import Indices, SlotTable, Touched
 
 C = IterationColumn
 R = RequestColumn
-OUT_OF_ORDER = "out_of_order"
-NEGATIVE = "negative"
-NOT_RUNNING = "not_running"
 Reject = Callable[[str, int, str, str], None]
 COMPLETES = np.array([reason.outcome is Outcome.COMPLETED for reason in REASONS])
 
@@ -160,9 +158,9 @@ def _fit(said: Floats, index: Indices, table: SlotTable, reject: Reject) -> Mask
     completed = COMPLETES[said[:, 1].astype(np.int64)]
     good = np.ones(len(said), dtype=np.bool_)
     for reason, bad in (
-        (OUT_OF_ORDER, ~((at >= latest) & np.isfinite(at))),
-        (NEGATIVE, (said[:, 2:] < 0).any(axis=1)),
-        (NOT_RUNNING, completed & np.isnan(table.first_scheduled_at[index])),
+        (RejectReason.OUT_OF_ORDER, ~((at >= latest) & np.isfinite(at))),
+        (RejectReason.NEGATIVE, (said[:, 2:] < 0).any(axis=1)),
+        (RejectReason.NOT_RUNNING, completed & np.isnan(table.first_scheduled_at[index])),
     ):
         refused = np.flatnonzero(bad & good)
         if len(refused):

@@ -20,10 +20,10 @@ import numpy.typing as npt
 from batchscope.clock import Clock
 from batchscope.configuration import SchedulerLimits, SloTargets, checked_clock
 from batchscope.errors import ConfigurationError, InvalidRecordError
+from batchscope.reasons import RejectReason
 from batchscope.recording.mistakes import WrongArgumentError, in_words
 from batchscope.recording.packing import BAD_VALUE
 from batchscope.recording.producer import EventLog, LiveRequests, SourceCounts
-from batchscope.recording.tally import WRONG_TYPE
 from batchscope.records import BatchLimiter, CompletionReason, SchedulerMetrics
 from batchscope.rows import LIMITER_CODES, REASON_CODES, Gaps, Rows
 from batchscope.tracking.derivation import Derivation
@@ -38,8 +38,6 @@ _SCALARS = struct.Struct(f"{2 + len(FIELDS)}d")
 _pack_scalars, _unpack_scalars = _SCALARS.pack, _SCALARS.unpack
 _NOTHING = (nan,) * (2 + len(FIELDS))
 _MAX_RANKS = 1 << 16
-TOLD_TWICE = "told_twice"
-NOT_TOLD = "not_told"
 
 
 class RequestTracker:
@@ -260,13 +258,15 @@ class RequestTracker:
         formed = self._formed.pop(of, None)
         if formed is not None and not formed.told:
             text = "forming(...): iteration was called with slots after it; give iteration what forming returned"
-            self._misuse(ValueError(text), NOT_TOLD)
+            self._misuse(ValueError(text), RejectReason.NOT_TOLD)
         return self._stops.pop(of, None)
 
     def _misuse_formed(self, said: Formed) -> None:
         """One iteration counts once; where forming it was a mistake, that was counted then."""
         if said.scalars:
-            self._misuse(ValueError("iteration(formed): this batch was reported before; form each anew"), TOLD_TWICE)
+            self._misuse(
+                ValueError("iteration(formed): this batch was reported before; form each anew"), RejectReason.TOLD_TWICE
+            )
 
     def finished(
         self,
@@ -300,7 +300,7 @@ class RequestTracker:
             return
         self._log.append(event)
 
-    def _misuse(self, error: Exception, reason: str = WRONG_TYPE) -> None:
+    def _misuse(self, error: Exception, reason: str = RejectReason.WRONG_TYPE) -> None:
         self._log.misused.add(reason)
         if self._shared.mistakes is not None:
             self._shared.mistakes.note_call(reason, "RequestTracker", error)

@@ -18,7 +18,7 @@ from batchscope.configuration import SloTargets
 from batchscope.engines.sglang.definitions import DEFERRED, MISSING
 from batchscope.engines.sglang.source import Call, SglangSource, values_of
 from batchscope.engines.source import Remembered
-from batchscope.engines.values import WRONG_TYPE
+from batchscope.reasons import RejectReason
 from batchscope.recording.producer import LiveRequests
 from batchscope.records import IterationResult, RequestResult, SchedulerMetrics
 from batchscope.rows import Gaps, Rows, StartColumn
@@ -136,7 +136,7 @@ class SglangScheduler(SglangSource[Remembered]):
             return 0
         if isinstance(value, int) and value >= 0:
             return value
-        self._log.misused.add(WRONG_TYPE)
+        self._log.misused.add(RejectReason.WRONG_TYPE)
         return 0
 
     def _ratio(self, value: Any) -> float:
@@ -144,7 +144,7 @@ class SglangScheduler(SglangSource[Remembered]):
             return nan
         if isinstance(value, int | float) and isfinite(value) and value >= 0:
             return float(value)
-        self._log.misused.add(WRONG_TYPE)
+        self._log.misused.add(RejectReason.WRONG_TYPE)
         return nan
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from batchscope.configuration import SloTargets
 from batchscope.engines.hooks import Hooks
 from batchscope.engines.sglang.definitions import DEFINITIONS
-from batchscope.engines.source import INTEGRATION_FAILED, EngineSource, Remembered
-from batchscope.engines.values import NOT_A_NUMBER, fit, numbers, refuse, start_rows
+from batchscope.engines.source import EngineSource, Remembered
+from batchscope.engines.values import fit, numbers, refuse, start_rows
+from batchscope.reasons import RejectReason
 from batchscope.recording.producer import LiveRequests, SourceCounts
 from batchscope.records import SchedulerMetrics
 from batchscope.rows import Rows, StartColumn
@@ -49,7 +50,7 @@ class SglangSource(EngineSource[Call, Memory]):
         rejected, dropped = self._log.counts(self._memory.rejected)
         failures = self.hooks.failures - self._failures_before
         if failures:
-            rejected[INTEGRATION_FAILED] = failures
+            rejected[RejectReason.INTEGRATION_FAILED] = failures
         return SourceCounts(self._received, 0, rejected, dropped)
 
     @property
@@ -71,7 +72,7 @@ class SglangSource(EngineSource[Call, Memory]):
         """START rows of (instant, duration) entries, a block or none; durations that cannot be are refused."""
         values = numbers(entries, 2, self._reject)
         durations = values[:, 1]
-        refuse(durations, np.isnan(durations), NOT_A_NUMBER, self._reject)
+        refuse(durations, np.isnan(durations), RejectReason.NOT_A_NUMBER, self._reject)
         fit(durations, self._reject)
         rows = start_rows(values[:, 0], durations, column, self.request_class)
         return [rows] if len(rows.values) else []

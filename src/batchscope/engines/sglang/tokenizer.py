@@ -21,7 +21,8 @@ import numpy as np
 
 from batchscope.engines.sglang.source import Call, SglangSource, values_of
 from batchscope.engines.source import Remembered
-from batchscope.engines.values import NEGATIVE, NOT_A_NUMBER, fit, numbers, refuse
+from batchscope.engines.values import fit, numbers, refuse
+from batchscope.reasons import RejectReason
 from batchscope.records import CompletionReason, SchedulerMetrics
 from batchscope.rows import (
     REASON_CODES,
@@ -145,7 +146,7 @@ class SglangTokenizer(SglangSource[_Memory]):
         """Token-weighted, as SGLang's own: interval / n, n times."""
         at, intervals, counts = numbers(entries, 3, self._reject).T
         fits = (counts > 0) & (counts < _MOST_TOKENS) & (counts == np.floor(counts))
-        refuse(counts, ~fits, NOT_A_NUMBER, self._reject)
+        refuse(counts, ~fits, RejectReason.NOT_A_NUMBER, self._reject)
         known = ~np.isnan(counts)
         whole = counts[known].astype(np.int64)
         return Gaps(GapColumn.INTER_TOKEN_LATENCY, at[known], intervals[known] / whole, whole)
@@ -171,7 +172,7 @@ class SglangTokenizer(SglangSource[_Memory]):
         left = values[:, _Said.E2E] - decode
         left[(left < 0) & (left > -_ROUNDING)] = 0.0
         impossible = left < 0
-        refuse(left, impossible, NEGATIVE, self._reject)
+        refuse(left, impossible, RejectReason.NEGATIVE, self._reject)
         decode[impossible] = np.nan
         rows[:, C.TIME_TO_FIRST_TOKEN] = np.where(np.isnan(left), first, left)
         rows[:, C.DECODE_TIME] = np.where(one, 0.0, decode)

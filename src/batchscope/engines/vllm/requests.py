@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.engines.values import NEGATIVE, NOT_A_NUMBER, Reject, fit, numbers, refuse, start_rows
+from batchscope.engines.values import Reject, fit, numbers, refuse, start_rows
 from batchscope.engines.vllm.facts import STOP, Event, Outputs
+from batchscope.reasons import RejectReason
 from batchscope.records import CompletionReason
 from batchscope.rows import (
     REASON_CODES,
@@ -32,8 +33,6 @@ from batchscope.rows import (
 )
 
 C = RequestColumn
-UNSET_INSTANT = "unset_instant"
-"""An interval that ends or starts at an instant which the engine never set."""
 _SLACK_SECONDS = 1.0
 """Wall clocks are set while requests run; a second of it is no reason to refuse an interval."""
 LENGTH, ABORT, ERROR = "length", "abort", "error"
@@ -115,19 +114,24 @@ class RequestRows:
     def _gaps(self, at: Floats, values: Floats) -> Gaps:
         unset = values > at - self._since
         if unset.any():
-            self._reject(UNSET_INSTANT, int(np.count_nonzero(unset)))
+            self._reject(RejectReason.UNSET_INSTANT, int(np.count_nonzero(unset)))
             at, values = at[~unset], values[~unset]
         return Gaps(GapColumn.INTER_EMISSION_LATENCY, at, values)  # what else is wrong is found by the collector
 
     def _first_tokens(self, at: Floats, values: Floats) -> Rows:
-        refuse(values, np.isnan(values), NOT_A_NUMBER, self._reject)
-        refuse(values, values < 0, NEGATIVE, self._reject)
+        refuse(values, np.isnan(values), RejectReason.NOT_A_NUMBER, self._reject)
+        refuse(values, values < 0, RejectReason.NEGATIVE, self._reject)
         self._refuse_unset(values, at)
         return start_rows(at, values, StartColumn.TIME_TO_FIRST_TOKEN, self._class)
 
     def _refuse_unset(self, values: Floats, at: Floats) -> None:
         longest = at - self._since
-        refuse(values, values > (longest if values.ndim == 1 else longest[:, None]), UNSET_INSTANT, self._reject)
+        refuse(
+            values,
+            values > (longest if values.ndim == 1 else longest[:, None]),
+            RejectReason.UNSET_INSTANT,
+            self._reject,
+        )
 
     def _finished(self, told: Sequence[tuple[float, Outputs]]) -> list[Rows]:
         at = np.array([at for at, outputs in told for _ in outputs.finished])

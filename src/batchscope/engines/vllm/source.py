@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from batchscope.configuration import SloTargets
-from batchscope.engines.source import INTEGRATION_FAILED, EngineSource, Remembered
-from batchscope.engines.values import WRONG_TYPE
+from batchscope.engines.source import EngineSource, Remembered
 from batchscope.engines.vllm.classes import RequestClasses
 from batchscope.engines.vllm.counts import StatisticsCounts
 from batchscope.engines.vllm.definitions import BY_CLASS, DEFINITIONS, MISSING
@@ -29,6 +28,7 @@ from batchscope.engines.vllm.fields import FINISHED, ITERATION, SCHEDULER, Field
 from batchscope.engines.vllm.iterations import IterationRows
 from batchscope.engines.vllm.losses import StartedRequests, Step
 from batchscope.engines.vllm.requests import RequestRows
+from batchscope.reasons import RejectReason
 from batchscope.recording.producer import LiveRequests, SourceCounts
 from batchscope.records import SchedulerMetrics
 from batchscope.rows import Floats, Gaps, Rows
@@ -132,12 +132,12 @@ class VllmSource(EngineSource[Event | float, _Memory]):
     def failed(self, error: BaseException) -> None:
         """Count a call that could not be understood; the first is logged."""
         with contextlib.suppress(Exception):
-            self._log.misused.add(INTEGRATION_FAILED)
+            self._log.misused.add(RejectReason.INTEGRATION_FAILED)
             if not self._told:
                 self._told = True
                 logger.warning(
                     "batchscope: vLLM's statistics could not be recorded (%r); the engine is not affected, further"
-                    " failures are counted in rejected_records[%r] and not logged", error, INTEGRATION_FAILED,
+                    " failures are counted in rejected_records['integration_failed'] and not logged", error,
                 )  # fmt: skip
 
     def _outputs(self, stats: Any) -> Outputs:
@@ -155,7 +155,7 @@ class VllmSource(EngineSource[Event | float, _Memory]):
             return _packer(len(values))(*values)
         except struct.error:
             known = [value for value in values if isinstance(value, int | float)]
-            self._log.misused.add(WRONG_TYPE, len(values) - len(known))
+            self._log.misused.add(RejectReason.WRONG_TYPE, len(values) - len(known))
             return _packer(len(known))(*known)
 
     def _note(self, name: str) -> None:
