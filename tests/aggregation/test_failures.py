@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from batchscope.aggregation.failures import ErrorAggregate
+from batchscope.aggregation.batches import ErrorAggregate
 
 
 def test_the_first_names_seen_are_told_apart_and_the_rest_are_other():

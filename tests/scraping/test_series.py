@@ -7,7 +7,7 @@ from scrape_doubles import reading
 
 from batchscope.records import CompletionReason
 from batchscope.scraping.series import Key
-from batchscope.scraping.snapshot import Identity, scraped_snapshot
+from batchscope.scraping.snapshot import ScrapeIdentity, scraped_snapshot
 from batchscope.scraping.sums import CACHED_INCLUDED, combined, figures_of
 from batchscope.scraping.table import Quantity
 from batchscope.scraping.window import Scrape, difference
@@ -22,7 +22,7 @@ def figures(text, before=None, seconds=10.0):
 def document(found):
     import datetime as dt
 
-    return scraped_snapshot(found, Identity("x", 0, 1, dt.datetime(2026, 1, 2, tzinfo=dt.UTC)))
+    return scraped_snapshot(found, ScrapeIdentity("x", 0, 1, dt.datetime(2026, 1, 2, tzinfo=dt.UTC)))
 
 
 def rank(number, *, running=1, usage=0.5, blocks=None, tokens=0, gaps=(0, 0, 0)):

@@ -16,7 +16,7 @@ from batchscope.errors import ConfigurationError
 from batchscope.scraping.documents import WatchDocument
 from batchscope.scraping.fetch import ScrapeLimits, metrics_url
 from batchscope.scraping.series import Key, known_samples
-from batchscope.scraping.snapshot import Identity, scraped_snapshot
+from batchscope.scraping.snapshot import ScrapeIdentity, scraped_snapshot
 from batchscope.scraping.sums import combined
 from batchscope.scraping.table import Quantity
 from batchscope.scraping.watcher import MAX_TARGETS, Target, Watcher
@@ -269,7 +269,7 @@ def test_whatever_numbers_a_page_has_the_document_can_be_written(pages):
         report = target.answered(scrape(text, at=float(at)))
         fleet = combined([target.figures, target.figures])
         document = WatchDocument(time=report.scraped.snapshot.snapshot_time, targets=[report],
-                                 fleet=scraped_snapshot(fleet, Identity("fleet", 0, 1, report.scraped.snapshot.snapshot_time)))  # fmt: skip
+                                 fleet=scraped_snapshot(fleet, ScrapeIdentity("fleet", 0, 1, report.scraped.snapshot.snapshot_time)))  # fmt: skip
         assert json.loads(document.to_json())["targets"][0]["state"] == "up"
         assert view(document)
 

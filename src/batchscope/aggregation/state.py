@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from batchscope.aggregation.batches import BatchAggregate
+from batchscope.aggregation.batches import BatchAggregate, ErrorAggregate
 from batchscope.aggregation.checks import Rejections, acceptable
-from batchscope.aggregation.failures import ErrorAggregate
 from batchscope.aggregation.iterations import IterationAggregate
 from batchscope.aggregation.ordering import NewMemory, ReusedMemory, in_order
 from batchscope.aggregation.requests import ClassNames, RequestAggregate

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from batchscope.errors import ConfigurationError
 
-Rows = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float64]
 
 _FIRST_ALLOCATION = 64
 
@@ -33,7 +33,7 @@ class RowBuffer:
 
     def clear(self) -> None:
         """Forget every row and object, and give the memory back."""
-        self._rows: Rows = np.empty((self._columns, 0)).T  # columns lie contiguous: they are what is read
+        self._rows: Floats = np.empty((self._columns, 0)).T  # columns lie contiguous: they are what is read
         self._objects: list[Any] | None = None  # made when the first object comes
         self._appended = 0  # ever: one number that says how many there are and where the next goes
 
@@ -50,7 +50,7 @@ class RowBuffer:
         """The number of rows after which the oldest is overwritten."""
         return self._capacity
 
-    def append(self, rows: Rows, objects: Sequence[Any] | None = None) -> None:
+    def append(self, rows: Floats, objects: Sequence[Any] | None = None) -> None:
         """Add ``rows``, shape (n, columns), oldest first; ``objects`` are n more, or None for each.
 
         Rows are copied. With n > capacity only the last ``capacity`` remain.
@@ -70,13 +70,13 @@ class RowBuffer:
             self._write(0, rows[fits:], None if objects is None else objects[fits:])
         self._appended += len(rows)
 
-    def rows(self) -> Rows:
+    def rows(self) -> Floats:
         """Every row, oldest first, shape (len, columns): a view until the buffer wraps, then a copy."""
         if self._wraps():
             return np.concatenate((self._rows[self._next :], self._rows[: self._next]))
         return self._rows[: len(self)]
 
-    def column(self, index: int) -> Rows:
+    def column(self, index: int) -> Floats:
         """One column, oldest first, shape (len,): a view until the buffer wraps, then a copy."""
         if self._wraps():
             return np.concatenate((self._rows[self._next :, index], self._rows[: self._next, index]))
@@ -104,7 +104,7 @@ class RowBuffer:
         grown[: len(self)] = self._rows[: len(self)]  # a buffer that still grows has not wrapped
         self._rows = grown
 
-    def _write(self, at: int, rows: Rows, objects: Sequence[Any] | None) -> None:
+    def _write(self, at: int, rows: Floats, objects: Sequence[Any] | None) -> None:
         stop = at + len(rows)
         self._rows[at:stop] = rows
         if self._objects is None and objects is None:

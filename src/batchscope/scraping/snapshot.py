@@ -39,7 +39,7 @@ _NO_SAMPLE_YET = "announced, without a value yet"
 _NOT_ON_THE_PAGE = "not on the page"
 
 
-class Identity(NamedTuple):
+class ScrapeIdentity(NamedTuple):
     """Which snapshot it is: of whom, after how many restarts seen, the how-manieth, and when."""
 
     instance: str
@@ -49,7 +49,7 @@ class Identity(NamedTuple):
 
 
 def scraped_snapshot(
-    figures: Figures, identity: Identity, announced: frozenset[Quantity] = frozenset()
+    figures: Figures, identity: ScrapeIdentity, announced: frozenset[Quantity] = frozenset()
 ) -> ScrapedSnapshot:
     """The document of one target or fleet."""
     return ScrapedSnapshot(
@@ -74,7 +74,7 @@ def not_given(figures: Figures, announced: frozenset[Quantity] = frozenset()) ->
     }
 
 
-def _snapshot(figures: Figures, identity: Identity) -> MetricsSnapshot:
+def _snapshot(figures: Figures, identity: ScrapeIdentity) -> MetricsSnapshot:
     started = figures.started if not math.isnan(figures.started) else identity.time.timestamp()
     limits = _limits(figures)
     return MetricsSnapshot(

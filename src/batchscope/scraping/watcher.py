@@ -18,7 +18,7 @@ from batchscope.scraping.fetch import MetricsUrl, ScrapeError, ScrapeLimits, cou
 from batchscope.scraping.page import read_exposition
 from batchscope.scraping.remote import METRICS, SNAPSHOT, RemoteSource, exact, held_since
 from batchscope.scraping.series import Reading, known_samples, read
-from batchscope.scraping.snapshot import Identity, scraped_snapshot
+from batchscope.scraping.snapshot import ScrapeIdentity, scraped_snapshot
 from batchscope.scraping.sums import Figures, combined, figures_of
 from batchscope.scraping.table import Quantity, family_of
 from batchscope.scraping.window import Scrape, difference
@@ -113,7 +113,7 @@ class Target:
         elif self._idle_since is None:
             self._idle_since = now.at - window.seconds, now.wall - window.seconds
         stale = self._idle_since is not None and now.at - self._idle_since[0] >= self._stale_seconds
-        identity = Identity(self.url.text, self._generation, self._sequence, _utc(now.wall))
+        identity = ScrapeIdentity(self.url.text, self._generation, self._sequence, _utc(now.wall))
         page = scraped_snapshot(self.figures, identity, now.reading.announced)
         return TargetReport(
             url=self.url.text,
@@ -183,7 +183,7 @@ class Watcher:
         reports = [self._report(target, end) for target in self._targets]
         self._sequence += 1
         now = _utc(self._wall_clock())
-        fleet = _fleet(self._targets, Identity(FLEET, 0, self._sequence, now))
+        fleet = _fleet(self._targets, ScrapeIdentity(FLEET, 0, self._sequence, now))
         return WatchDocument(time=now, targets=reports, fleet=fleet)
 
     def _report(self, target: Target, end: float) -> TargetReport:
@@ -238,7 +238,7 @@ class _Job:
             self.done.set()
 
 
-def _fleet(targets: Sequence[Target], identity: Identity) -> ScrapedSnapshot | None:
+def _fleet(targets: Sequence[Target], identity: ScrapeIdentity) -> ScrapedSnapshot | None:
     """All that answered, together: by their snapshots where all have one, else by their pages."""
     up = [target.figures for target in targets if target.figures is not None]
     if not up:

@@ -46,7 +46,7 @@ _CANCELLED = REASON_CODES[CompletionReason.CANCELLED]
 _ABORTED_BY_ENGINE = REASON_CODES[CompletionReason.ERROR]
 
 
-class _Said(IntEnum):
+class _LoggedNumber(IntEnum):
     """What is logged of a finished request."""
 
     AT = 0
@@ -152,24 +152,24 @@ class SglangTokenizer(SglangSource[_Memory]):
         return Gaps(GapColumn.INTER_TOKEN_LATENCY, at[known], intervals[known] / whole, whole)
 
     def _requests(self, entries: Sequence[tuple[Any, ...]]) -> Rows:
-        values = numbers(entries, len(_Said), self._reject)
-        fit(values[:, _Said.FIRST_TOKEN :], self._reject)
+        values = numbers(entries, len(_LoggedNumber), self._reject)
+        fit(values[:, _LoggedNumber.FIRST_TOKEN :], self._reject)
         rows = empty_rows(RowKind.REQUEST, len(entries))
-        rows[:, C.AT] = rows[:, C.FINISHED_AT] = values[:, _Said.AT]
+        rows[:, C.AT] = rows[:, C.FINISHED_AT] = values[:, _LoggedNumber.AT]
         rows[:, C.REASON] = [self._reason(entry) for entry in entries]
-        rows[:, C.TOKENS_GENERATED] = np.nan_to_num(values[:, _Said.GENERATED])
-        rows[:, C.PROMPT_TOKENS] = values[:, _Said.PROMPT_TOKENS]
-        rows[:, C.CACHED_TOKENS] = values[:, _Said.CACHED]
-        rows[:, C.TOTAL_TIME] = rows[:, C.PROCESSING_TIME] = values[:, _Said.E2E]
+        rows[:, C.TOKENS_GENERATED] = np.nan_to_num(values[:, _LoggedNumber.GENERATED])
+        rows[:, C.PROMPT_TOKENS] = values[:, _LoggedNumber.PROMPT_TOKENS]
+        rows[:, C.CACHED_TOKENS] = values[:, _LoggedNumber.CACHED]
+        rows[:, C.TOTAL_TIME] = rows[:, C.PROCESSING_TIME] = values[:, _LoggedNumber.E2E]
         self._split(rows, values)
         return self._counted(rows)
 
     def _split(self, rows: Floats, values: Floats) -> None:
         """TTFT and decode time: their sum is the whole, because SGLang measures both from the first token's instant."""
-        tokens, first = rows[:, C.TOKENS_GENERATED], values[:, _Said.FIRST_TOKEN]
-        decode = values[:, _Said.TIME_PER_OUTPUT_TOKEN] * (tokens - 1)
+        tokens, first = rows[:, C.TOKENS_GENERATED], values[:, _LoggedNumber.FIRST_TOKEN]
+        decode = values[:, _LoggedNumber.TIME_PER_OUTPUT_TOKEN] * (tokens - 1)
         one = np.isnan(decode) & ~np.isnan(first) & (tokens <= 1)
-        left = values[:, _Said.E2E] - decode
+        left = values[:, _LoggedNumber.E2E] - decode
         left[(left < 0) & (left > -_ROUNDING)] = 0.0
         impossible = left < 0
         refuse(left, impossible, RejectReason.NEGATIVE, self._reject)
@@ -178,11 +178,11 @@ class SglangTokenizer(SglangSource[_Memory]):
         rows[:, C.DECODE_TIME] = np.where(one, 0.0, decode)
 
     def _reason(self, entry: tuple[Any, ...]) -> float:
-        told = entry[_Said.TIME_PER_OUTPUT_TOKEN] is not None or entry[_Said.FIRST_TOKEN] is not None
+        told = entry[_LoggedNumber.TIME_PER_OUTPUT_TOKEN] is not None or entry[_LoggedNumber.FIRST_TOKEN] is not None
         if told or self._prefill_only:
             return _COMPLETED
         asked = self._memory.asked
-        if asked and asked[0] <= entry[_Said.AT]:
+        if asked and asked[0] <= entry[_LoggedNumber.AT]:
             asked.popleft()
             return _CANCELLED
         return _ABORTED_BY_ENGINE

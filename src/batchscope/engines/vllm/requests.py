@@ -45,7 +45,7 @@ REASONS = {
 }
 
 
-class _Said(IntEnum):
+class _FinishedNumber(IntEnum):
     """The numbers of a finished request: the ``FINISHED`` fields after the reason and the id, in their order."""
 
     E2E = 0
@@ -60,9 +60,9 @@ class _Said(IntEnum):
     MAX_TOKENS = 9
 
 
-_INTERVALS = slice(_Said.E2E, _Said.DECODE + 1)
-_FROM_SCHEDULED = (_Said.QUEUED, _Said.PREFILL, _Said.INFERENCE)
-_FROM_FIRST_TOKEN = (_Said.PREFILL, _Said.DECODE)
+_INTERVALS = slice(_FinishedNumber.E2E, _FinishedNumber.DECODE + 1)
+_FROM_SCHEDULED = (_FinishedNumber.QUEUED, _FinishedNumber.PREFILL, _FinishedNumber.INFERENCE)
+_FROM_FIRST_TOKEN = (_FinishedNumber.PREFILL, _FinishedNumber.DECODE)
 
 
 class RequestRows:
@@ -136,7 +136,7 @@ class RequestRows:
     def _finished(self, told: Sequence[tuple[float, Outputs]]) -> list[Rows]:
         at = np.array([at for at, outputs in told for _ in outputs.finished])
         finished = [said for _, outputs in told for said in outputs.finished]
-        values = numbers([said[2:] for said in finished], len(_Said), self._reject)
+        values = numbers([said[2:] for said in finished], len(_FinishedNumber), self._reject)
         tokenless = np.array([_is_tokenless(said) for said in finished])
         unscheduled = self._check(values, at, tokenless)
         rows = empty_rows(RowKind.REQUEST, len(values))
@@ -146,14 +146,14 @@ class RequestRows:
         if self._class_of is not None:
             rows[:, C.REQUEST_CLASS] = [self._class_of(said[1]) for said in finished]
         rows[:, C.OBSERVED] = 1
-        values[unscheduled, _Said.QUEUED] = np.nan
+        values[unscheduled, _FinishedNumber.QUEUED] = np.nan
         _fill(rows, values)
         rows[unscheduled & tokenless, C.PROCESSING_TIME] = np.nan
         # Of a pooling request no token comes, but its prompt was computed: it counts from the first token on.
-        pooled = ~tokenless & (values[:, _Said.GENERATED] == 0) & (values[:, _Said.PREFILL] >= 0)
+        pooled = ~tokenless & (values[:, _FinishedNumber.GENERATED] == 0) & (values[:, _FinishedNumber.PREFILL] >= 0)
         rows[pooled, C.FIRST_TOKEN_AT] = at[pooled]
         classes = rows[:, C.REQUEST_CLASS]
-        out = [start_rows(at, values[:, _Said.QUEUED], StartColumn.QUEUE_TIME, classes)]
+        out = [start_rows(at, values[:, _FinishedNumber.QUEUED], StartColumn.QUEUE_TIME, classes)]
         if self._class_of is not None:
             out.append(start_rows(at, rows[:, C.TIME_TO_FIRST_TOKEN], StartColumn.TIME_TO_FIRST_TOKEN, classes))
         return [*out, Rows(RowKind.REQUEST, rows, [said[1] for said in finished])]
@@ -163,8 +163,8 @@ class RequestRows:
 
         One that was aborted in the queue was never scheduled, and that is an ordinary end: nothing of it is refused.
         """
-        values[values[:, _Said.CACHED] < 0, _Said.CACHED] = np.nan  # vLLM's way to say unknown
-        unscheduled: npt.NDArray[np.bool_] = values[:, _Said.INFERENCE] > at - self._since
+        values[values[:, _FinishedNumber.CACHED] < 0, _FinishedNumber.CACHED] = np.nan  # vLLM's way to say unknown
+        unscheduled: npt.NDArray[np.bool_] = values[:, _FinishedNumber.INFERENCE] > at - self._since
         for interval in _FROM_SCHEDULED:
             values[tokenless & unscheduled, interval] = np.nan
         for interval in _FROM_FIRST_TOKEN:
@@ -174,7 +174,7 @@ class RequestRows:
         return unscheduled
 
     def _reasons(self, said: Sequence[Any], values: Floats) -> list[float]:
-        filled = values[:, _Said.PROMPT_TOKENS] + values[:, _Said.GENERATED] >= self._max_model_len
+        filled = values[:, _FinishedNumber.PROMPT_TOKENS] + values[:, _FinishedNumber.GENERATED] >= self._max_model_len
         codes = []
         for reason, model_limit in zip(said, filled.tolist(), strict=True):
             found = REASONS.get(str(reason), CompletionReason.OTHER)
@@ -186,30 +186,30 @@ class RequestRows:
 
 def _fill(rows: Floats, values: Floats) -> None:
     for column, said in (
-        (C.TOTAL_TIME, _Said.E2E),
-        (C.QUEUE_TIME, _Said.QUEUED),
-        (C.PREFILL_TIME, _Said.PREFILL),
-        (C.DECODE_TIME, _Said.DECODE),
-        (C.PROMPT_TOKENS, _Said.PROMPT_TOKENS),
-        (C.CACHED_TOKENS, _Said.CACHED),
-        (C.PREEMPTIONS, _Said.PREEMPTIONS),
+        (C.TOTAL_TIME, _FinishedNumber.E2E),
+        (C.QUEUE_TIME, _FinishedNumber.QUEUED),
+        (C.PREFILL_TIME, _FinishedNumber.PREFILL),
+        (C.DECODE_TIME, _FinishedNumber.DECODE),
+        (C.PROMPT_TOKENS, _FinishedNumber.PROMPT_TOKENS),
+        (C.CACHED_TOKENS, _FinishedNumber.CACHED),
+        (C.PREEMPTIONS, _FinishedNumber.PREEMPTIONS),
     ):
         rows[:, column] = values[:, said]
-    rows[:, C.TIME_TO_FIRST_TOKEN] = values[:, _Said.QUEUED] + values[:, _Said.PREFILL]
+    rows[:, C.TIME_TO_FIRST_TOKEN] = values[:, _FinishedNumber.QUEUED] + values[:, _FinishedNumber.PREFILL]
     # A request whose tokens nobody tells is still a request.
-    rows[:, C.TOKENS_GENERATED] = np.nan_to_num(values[:, _Said.GENERATED])
+    rows[:, C.TOKENS_GENERATED] = np.nan_to_num(values[:, _FinishedNumber.GENERATED])
     rows[:, C.PROCESSING_TIME] = _processing_time(values)
 
 
 def _processing_time(values: Floats) -> Floats:
     """Inference time; where it is not known what is left of the whole after the queue, as the specification has it."""
-    whole = np.maximum(values[:, _Said.E2E] - np.nan_to_num(values[:, _Said.QUEUED]), 0.0)
-    return np.where(np.isnan(values[:, _Said.INFERENCE]), whole, values[:, _Said.INFERENCE])
+    whole = np.maximum(values[:, _FinishedNumber.E2E] - np.nan_to_num(values[:, _FinishedNumber.QUEUED]), 0.0)
+    return np.where(np.isnan(values[:, _FinishedNumber.INFERENCE]), whole, values[:, _FinishedNumber.INFERENCE])
 
 
 def _is_tokenless(said: tuple[Any, ...]) -> bool:
     """Aborted, or failed, before its first token: its only output event was its end."""
-    return said[2 + _Said.GENERATED] == 0 and str(said[0]) in (ABORT, ERROR)
+    return said[2 + _FinishedNumber.GENERATED] == 0 and str(said[0]) in (ABORT, ERROR)
 
 
 def _of_tokens(outputs: Outputs) -> bytes:
