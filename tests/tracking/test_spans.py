@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tracker_doubles import Tracked
 
@@ -79,6 +79,16 @@ def test_a_drain_ends_a_span_and_the_next_goes_on_where_it_ended():
     assert [span[:3] for span in listened.spans()] == [(1, 1, 2), (1, 3, 2)]
 
 
+def test_a_request_that_decodes_where_another_stopped_has_a_span_of_its_own():
+    listened = Listened()
+    a, b = listened.arrive("a", "b")
+    listened.run([a, b], started=0.0, finished=1.0)
+    listened.collector.drain()
+    listened.run([a], started=1.0, finished=2.0)
+    listened.run([b], started=2.0, finished=3.0)
+    assert [span[:3] for span in listened.spans()] == [(1, 1, 1), (1, 2, 1), (2, 1, 1), (2, 3, 1)]
+
+
 def test_requests_and_iterations_that_no_tracker_told_have_numbers_too():
     listened = Listened()
     listened.arrive("tracked")
@@ -116,22 +126,23 @@ def test_tokens_of_an_iteration_that_was_rejected_have_no_instant_and_are_not_ta
     assert listened.rejected == {"not_a_ratio": 1}
 
 
-PART = st.tuples(st.integers(0, 5), st.sampled_from([0, 1, 1, 1, 3]), st.integers(1, 40))
+PART = st.tuples(st.integers(0, 3), st.sampled_from([0, 1, 1, 1, 1, 3]), st.sampled_from([1, 1, 7, 30]))
+RUN = st.tuples(
+    st.just("run"), st.lists(PART, min_size=1, max_size=4), st.booleans(), st.sets(st.integers(0, 3), max_size=1)
+)
 STEPS = st.one_of(
-    st.just("arrive"),
-    st.just("drain"),
-    st.tuples(st.just("finish"), st.integers(0, 5)),
-    st.tuples(st.just("run"), st.lists(PART, max_size=5), st.booleans(), st.sets(st.integers(0, 5), max_size=1)),
+    RUN, RUN, RUN, RUN, st.just("arrive"), st.just("drain"), st.tuples(st.just("finish"), st.integers(0, 5))
 )
 
 
-@given(st.lists(STEPS, max_size=40))
+@settings(max_examples=100)
+@given(st.lists(STEPS, min_size=8, max_size=40))
 def test_spans_say_of_each_request_in_each_iteration_what_was_told(script):
     """Stale slots and a slot named twice, too: what is refused is in no span."""
     listened, slots, live, iterations = Listened(), [], [], 0
     expected: dict[tuple[int, int], tuple] = {}
     holding: set[int] = set()
-    for step in script:
+    for step in ["arrive", "arrive", *script]:
         if step == "arrive":
             live.append(len(slots))
             slots += listened.arrive(len(slots), at=float(iterations))
