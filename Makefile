@@ -1,9 +1,9 @@
 # On a machine with python3 >= 3.11 and make, nothing else. The first call makes .venv: some 20 s.
 #   make demo          a simulated engine serves a built-in workload; ends with the report     2 s
-#   make test          the whole test suite, on all cores                                      4 to 7 min on two cores
+#   make test          the whole test suite, on all cores                                      4 min on two cores
 # For developers:
 #   make lint          ruff, mypy, the import contracts                                        10 s
-#   make check         lint, the wheel in an empty environment, then every test                6 to 9 min on two cores
+#   make check         lint, the wheel in an empty environment, then every test                5 min on two cores
 #   make soak          what recording promises, at length                                      minutes
 #   make engines       real engines, each in an environment of its own                         vLLM alone: minutes
 #   make bench         every figure of docs/performance.md; make bench-docs writes them there
@@ -55,7 +55,7 @@ engines:
 
 # Schedulers of other engines from their clones: is the inferred cause the one they report? make foreign CLONES=DIR
 foreign: $(READY)
-	$(BIN)/python engine_tests/foreign/run.py --clones "$(CLONES)"
+	$(BIN)/python engine_tests/foreign/compare.py --clones "$(CLONES)"
 
 bench: $(BENCH)/.ready
 	$(BENCH)/bin/python benchmarks/run.py --json build/benchmarks

@@ -45,7 +45,7 @@ SLO = "SLO 94.1 % [91.0..96.2 %], n=412."
     [
         (
             live({"token_budget": 0.62, "demand": 0.38}, slo_stats={"default": MET}),
-            f"{BATCH} 62.0 % of busy time limited by token_budget: {LOST}; raise max_scheduled_tokens, now 2048. TTFT {SLO}",
+            f"{BATCH} 62.0 % of busy time limited by token_budget: {LOST}; the setting is max_scheduled_tokens, now 2048. TTFT {SLO}",
         ),
         (
             live({"token_budget": 0.62}, reported=0.4),
@@ -138,10 +138,10 @@ def test_whatever_the_figures_it_is_one_line_whose_evidence_is_in_the_snapshot(s
 
 
 @pytest.mark.parametrize("limiter", list(BatchLimiter))
-def test_a_setting_is_advised_only_where_the_scheduler_said_so_and_there_is_one(limiter):
+def test_a_setting_is_named_only_where_the_scheduler_said_so_and_there_is_one(limiter):
     settings_of = {"request_slots", "token_budget", "kv_cache"}
-    assert ("raise" in verdict(served(limiter).get_snapshot()).sentence) == (limiter in settings_of)
-    assert "raise" not in verdict(served().get_snapshot()).sentence
+    assert ("the setting is" in verdict(served(limiter).get_snapshot()).sentence) == (limiter in settings_of)
+    assert "the setting is" not in verdict(served().get_snapshot()).sentence
 
 
 def test_a_report_begins_with_it():
@@ -149,3 +149,8 @@ def test_a_report_begins_with_it():
     assert snapshot.report(width=140).splitlines()[0] == verdict(snapshot).sentence
     untold = msgspec.structs.replace(snapshot, iteration_stats=IterationStatistics())
     assert untold.report().startswith("At work: of its batch nothing is known.\n")
+
+
+def test_of_a_run_that_is_over_nobody_is_told_that_it_is_idle():
+    over = verdict(live(gauges=IDLE), ended=True)
+    assert (over.state, over.sentence) == (State.IDLE, BATCH)

@@ -67,7 +67,7 @@ class Report:
         self.snapshot = snapshot
         self.interrupted = interrupted
         self._board = board(shown_document(snapshot))
-        self._verdict = verdict(snapshot)
+        self._verdict = verdict(snapshot, ended=timeline is not None)
         self._timeline = timeline
         self._head = Head(self._board, shown(title), why_refused, interrupted=interrupted)
 

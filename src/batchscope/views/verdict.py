@@ -58,17 +58,20 @@ def verdict(
     interval: float = 1.0,
     gone: bool = False,
     before: MetricsSnapshot | None = None,
+    ended: bool = False,
 ) -> Verdict:
     """Whether the batch is full, if not why and what that costs, and whether users are served in time.
 
     ``age``: seconds since the snapshot was taken; older than two times ``interval``, at which a new one is asked for,
     it is stale. ``gone``: whoever gave it refuses the connection, or ended. ``before``: the snapshot before this one,
-    which tells a restart. No setting is named where the limiter has none, is not known, or is mostly inferred: a
-    setting is advice, and that needs the scheduler's word.
+    which tells a restart. ``ended``: it is the last of a run that is over, of which nobody asks how it stands. No setting
+    is named where the limiter has none, is not known, or is mostly inferred: that needs the scheduler's word. What
+    another value would bring is not said: the next cause may be near.
     """
     state = State.GONE if gone else State.STALE if age > STALE_INTERVALS * interval else _state(snapshot, before)
     sentences, evidence = [], []
-    for text, figures in (*_of_state(state, snapshot, age), *_of_figures(board(snapshot))):
+    stands = () if ended else _of_state(state, snapshot, age)
+    for text, figures in (*stands, *_of_figures(board(snapshot))):
         sentences.append(text)
         evidence += figures
     return Verdict(state, " ".join(sentences) or _SILENT, tuple(evidence))
@@ -157,7 +160,7 @@ def _held(most: Held, board: Board) -> _Told:
     if not board.reported_ratio >= 0.5:
         return f"{share} (inferred){lost}.", evidence
     setting = setting_of(most.limiter, board.limits)
-    return f"{share}{lost}{f'; raise {setting}' if setting else ''}.", evidence
+    return f"{share}{lost}{f'; the setting is {setting}' if setting else ''}.", evidence
 
 
 def _slo(slo: Slo, *, several: bool) -> _Told:

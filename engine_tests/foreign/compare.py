@@ -1,7 +1,7 @@
 """Schedulers nobody here wrote, measured from outside: the inferred limiter beside the one their conditions say.
 
     git clone https://github.com/microsoft/vidur    # and GeeeekExplorer/nano-vllm, sgl-project/mini-sglang
-    python engine_tests/foreign/run.py --clones DIR      # or: make foreign CLONES=DIR
+    python engine_tests/foreign/compare.py --clones DIR      # or: make foreign CLONES=DIR
 
 Each workload runs once, in virtual time, with the engine's own files as they are and a fake model. The glue asks the
 conditions of the engine's own ``break``s again and reports what they say; a second collector hears the same events
