@@ -64,9 +64,9 @@ def verdict(
 
     ``age``: seconds since the snapshot was taken; older than two times ``interval``, at which a new one is asked for,
     it is stale. ``gone``: whoever gave it refuses the connection, or ended. ``before``: the snapshot before this one,
-    which tells a restart. ``ended``: it is the last of a run that is over, of which nobody asks how it stands. No setting
-    is named where the limiter has none, is not known, or is mostly inferred: that needs the scheduler's word. What
-    another value would bring is not said: the next cause may be near.
+    which tells a restart. ``ended``: it is the last of a run that is over, of which nobody asks how it stands. No
+    setting is named where the limiter has none, is not known, or is mostly inferred: that needs the scheduler's word.
+    What another value would bring is not said: the next cause may be near.
     """
     state = State.GONE if gone else State.STALE if age > STALE_INTERVALS * interval else _state(snapshot, before)
     sentences, evidence = [], []
