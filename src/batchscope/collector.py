@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from batchscope.background import Closing, Periodic
+from batchscope.checks import checked_labels, checked_text
 from batchscope.clock import Clock
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits, checked_clock, checked_limits
 from batchscope.draining import Draining
@@ -41,8 +41,6 @@ from batchscope.statistics.summaries import (
 
 logger = logging.getLogger("batchscope")
 
-_MAX_TEXT = 1024
-
 
 class SchedulerMetricsCollector(Closing):
     """Collects what a scheduler reports; safe to use from any number of threads.
@@ -70,8 +68,8 @@ class SchedulerMetricsCollector(Closing):
         if not isinstance(self.configuration, MetricsConfiguration):
             raise ConfigurationError("configuration", configuration, "a MetricsConfiguration; limits go in as limits=")
         limits = SchedulerLimits() if limits is None else checked_limits(limits)
-        self.labels = _checked_labels({} if labels is None else labels)
-        self.role = _checked_text("role", role)
+        self.labels = checked_labels({} if labels is None else labels)
+        self.role = checked_text("role", role)
         self._engine = EngineInfo()
         self.definitions: dict[str, str] = {}
         self._closed = False
@@ -158,8 +156,8 @@ class SchedulerMetricsCollector(Closing):
     def engine(self, engine: EngineInfo) -> None:
         if not isinstance(engine, EngineInfo):
             raise ConfigurationError("engine", engine, 'an EngineInfo, such as EngineInfo("vllm", "0.32.0")')
-        _checked_text("engine.kind", engine.kind)
-        _checked_text("engine.version", engine.version)
+        checked_text("engine.kind", engine.kind)
+        checked_text("engine.version", engine.version)
         self._engine = engine
 
     def attach(self, source: Source) -> ProducerContext:
@@ -289,21 +287,3 @@ class SchedulerMetricsCollector(Closing):
     def closed(self) -> bool:
         """Whether ``close`` was called."""
         return self._closed
-
-
-def _checked_labels(labels: Mapping[str, str]) -> dict[str, str]:
-    if not isinstance(labels, Mapping):
-        raise ConfigurationError("labels", labels, 'a mapping such as {"model_name": "m"}')
-    for name, value in labels.items():
-        if not isinstance(name, str) or not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name) or name.startswith("__"):
-            raise ConfigurationError("labels", name, "label names of letters, digits and _, not starting with __")
-        _checked_text(f"labels[{name!r}]", value)
-    return dict(labels)
-
-
-def _checked_text(field: str, value: str) -> str:
-    """Every scrape repeats it on every series."""
-    if not isinstance(value, str) or len(value) > _MAX_TEXT:
-        shown = value if not isinstance(value, str) else f"{value[:40]}... ({len(value)} characters)"
-        raise ConfigurationError(field, shown, f"a text of at most {_MAX_TEXT} characters")
-    return value

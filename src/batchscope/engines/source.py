@@ -7,6 +7,7 @@ be read to its end, or that an exception ends (Ctrl-C), leaves what was there be
 
 from __future__ import annotations
 
+import abc
 import copy
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -32,7 +33,7 @@ Memory = TypeVar("Memory", bound=Remembered)
 Event = TypeVar("Event")
 
 
-class EngineSource(Generic[Event, Memory]):
+class EngineSource(abc.ABC, Generic[Event, Memory]):
     """Drained by ``collector``: a ``SchedulerMetricsCollector``, or anything with the ``SchedulerMetrics`` methods.
 
     ``empty`` makes what is remembered of nothing. Subclasses log calls, for one thread at a time, as engines call.
@@ -50,13 +51,13 @@ class EngineSource(Generic[Event, Memory]):
         self.clock = self._shared.clock
         self._limits = self._shared.limits
 
+    @abc.abstractmethod
     def _rows(self, events: list[Event]) -> list[Rows | Gaps]:
         """What ``events`` say; all that it remembers is in ``_memory``."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _unreadable(self, error: Exception) -> None:
         """An event cannot be read: count it."""
-        raise NotImplementedError
 
     def _reject(self, reason: str, count: int = 1) -> None:
         """Count what the drain refuses; what calls do is ``_log.misused``."""

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from batchscope.background import Closing, Lines, RateLimitedLog, forked
+from batchscope.checks import checked_labels
 from batchscope.clock import Clock
 from batchscope.errors import BusyError, ConfigurationError
-from batchscope.publishing.labels import checked_labels
 from batchscope.publishing.liveness import Members, Processes
 from batchscope.publishing.merge_fleet import combine, steady
 from batchscope.reasons import SKIPPED_FILE
