@@ -52,7 +52,9 @@ async def _one(session: aiohttp.ClientSession, url: str, request: Request, delay
 
 
 async def _all(url: str, made: list[Request], apart: float) -> list[int]:
-    connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=SECONDS)
+    # A connection a request: the server may close one that is kept alive while the next request goes out on it.
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    timeout = aiohttp.ClientTimeout(total=SECONDS)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         jobs = (_one(session, url, request, number * apart) for number, request in enumerate(made))
         return list(await asyncio.gather(*jobs))
