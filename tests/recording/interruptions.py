@@ -36,7 +36,8 @@ def act_at(number: int, call: Callable[[], object], act: Callable[[], object], *
         nonlocal left
         left -= 1
         if left == -1:
-            if act is interrupt and offset in _leaving_a_with(code):
+            # In a finalizer that happens to run an exception is only printed, and pytest takes that for a failure.
+            if act is interrupt and (code.co_name == "__del__" or offset in _leaving_a_with(code)):
                 left += 1  # the next one, then
                 return
             stop()
