@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from batchscope.configuration import SchedulerLimits
-from batchscope.reasons import RejectReason
+from batchscope.reasons import RejectReason, Tally
 from batchscope.recording.producer import EventLog
 from batchscope.records import SchedulerMetrics
 from batchscope.rows import Gaps, Rows
@@ -26,7 +26,7 @@ class Remembered:
     """What a source remembers from drain to drain; subclasses add to it. ``rejected`` counts by reason."""
 
     def __init__(self) -> None:
-        self.rejected: dict[str, int] = {}
+        self.rejected = Tally()
 
 
 Memory = TypeVar("Memory", bound=Remembered)
@@ -61,8 +61,7 @@ class EngineSource(abc.ABC, Generic[Event, Memory]):
 
     def _reject(self, reason: str, count: int = 1) -> None:
         """Count what the drain refuses; what calls do is ``_log.misused``."""
-        rejected = self._memory.rejected
-        rejected[reason] = rejected.get(reason, 0) + count
+        self._memory.rejected.add(reason, count)
 
     # What the collector asks for, under the drain's lock.
 

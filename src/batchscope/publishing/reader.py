@@ -17,7 +17,7 @@ from batchscope.clock import Clock
 from batchscope.errors import BusyError, ConfigurationError
 from batchscope.publishing.liveness import Members, Processes
 from batchscope.publishing.merge_fleet import combine, steady
-from batchscope.reasons import SKIPPED_FILE
+from batchscope.reasons import SKIPPED_FILE, Tally
 from batchscope.statistics.cumulative import CumulativeState, cumulative_of
 from batchscope.statistics.merge_parts import common
 from batchscope.statistics.snapshot import MetricsSnapshot
@@ -53,7 +53,7 @@ class SkippedFiles:
     """
 
     def __init__(self, lines: Lines) -> None:
-        self.counts: dict[str, int] = {}
+        self.counts = Tally()
         self._log = RateLimitedLog(lines)
         self._named: dict[tuple[str, str], None] = {}
 
@@ -64,8 +64,8 @@ class SkippedFiles:
         self._named[name, reason] = None
         if len(self._named) > _MOST_REMEMBERED:
             del self._named[next(iter(self._named))]
-        count = self.counts[reason] = self.counts.get(reason, 0) + 1
-        key = f"{reason} {min(count, _MOST_NAMED)}"
+        self.counts.add(reason)
+        key = f"{reason} {min(self.counts[reason], _MOST_NAMED)}"
         self._log.warning(key, "batchscope: %s is skipped (%s): %s", shown(name), reason, shown(why))
 
 

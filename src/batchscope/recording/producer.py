@@ -200,11 +200,10 @@ class EventLog(Generic[Event]):
 
     def counts(self, rejected: Mapping[str, int]) -> tuple[dict[str, int], int]:
         """What was ``rejected`` at drains or misused at calls, by reason, and how many events were dropped."""
-        counted = dict(rejected)
         misused = dict(self.misused)
         dropped = misused.pop(DROPPED, 0)
-        for reason, count in misused.items():
-            counted[reason] = counted.get(reason, 0) + count
+        counted = Tally(rejected)
+        counted.update(misused)
         return counted, dropped
 
     def forget(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.configuration import SchedulerLimits
-from batchscope.reasons import RejectReason
+from batchscope.reasons import RejectReason, Tally
 from batchscope.recording.mistakes import Mistakes, instants
 from batchscope.recording.rings import Numbering
 from batchscope.rows import BatchColumn, Floats, Gaps, IterationColumn, Rows
@@ -39,7 +39,7 @@ class Derivation:
         self.table = SlotTable(numbering=self._numbering)
         self.received = 0
         self.lost = 0
-        self.rejected: dict[str, int] = {}
+        self.rejected = Tally()
         self._admission = Admission(self.table, class_codes, other_class, self.reject)
         self.limits = limits
         self._mistakes = mistakes or Mistakes()
@@ -57,17 +57,17 @@ class Derivation:
     def reject(self, reason: str, count: int = 1, method: str = "iteration", detail: str = "") -> None:
         """Count rejected records of a ``method``; ``detail``: values of the first."""
         if count:
-            self.rejected[reason] = self.rejected.get(reason, 0) + count
+            self.rejected.add(reason, count)
             self._mistakes.note_refused(reason, f"RequestTracker.{method}()", detail)
 
     def reset(self) -> None:
         """Start counting anew; requests in flight stay, and count as received."""
-        self.received, self.lost, self.rejected = self.in_flight, 0, {}
+        self.received, self.lost, self.rejected = self.in_flight, 0, Tally()
         self._completed.clear()
 
     def remember(self) -> None:
         """Keep what ``abandon`` goes back to: called before any event is taken."""
-        self._before = (self.in_flight, self.received, self.lost, dict(self.rejected))
+        self._before = (self.in_flight, self.received, self.lost, self.rejected.copy())
 
     def derive(self, events: Sequence[Event]) -> list[Rows | Gaps]:
         """Rows of everything that these events say, in the order they were reported; after ``remember``."""
@@ -97,7 +97,8 @@ class Derivation:
                 self._admission.forget(event.handle)
         refused = len(arrived) + sum(isinstance(event, Iteration) for event in events)
         self.lost = lost + in_flight - self.in_flight
-        self.rejected = {**rejected, RejectReason.INTERRUPTED: rejected.get(RejectReason.INTERRUPTED, 0) + refused}
+        self.rejected = rejected.copy()
+        self.rejected.add(RejectReason.INTERRUPTED, refused)
 
     def _iterate(self, batch: IterationBatch, leaving: Leaving, moves: Moves) -> list[Rows | Gaps]:
         history = self._consistent(self._known(batch), batch, leaving)

@@ -42,7 +42,7 @@ class OtlpExporter(Closing):
     A state that could not be sent does not wait: the next one contains it. ``exported`` and ``failures`` count
     states; ``last_error`` says why; a failure is logged once a minute at most. The engine's threads never wait.
     OTEL_SDK_DISABLED=true: it does nothing. It ends with its source, after a last send. In a forked child it is off:
-    make another one there. ``queue_size`` has no effect (nothing waits); it is taken for the sake of older calls.
+    make another one there.
 
     No receiver can hurt: an answer has at most 64 kB, ``timeout`` is for all of it, and success is a status of 2xx
     (gRPC: OK) alone; a redirect is a failure that says where to.
@@ -62,7 +62,6 @@ class OtlpExporter(Closing):
         resource_attributes: Mapping[str, str] | None = None,
         gen_ai: GenAiAttributes | None = GenAiAttributes(),  # noqa: B008  (immutable)
         max_buckets: int | None = None,
-        queue_size: int = 5,  # noqa: ARG002  (see above)
         metric_exporter: Any = None,
     ) -> None:
         _check(max_buckets, timeout)
