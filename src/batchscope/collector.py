@@ -83,7 +83,7 @@ class SchedulerMetricsCollector(Closing):
             interval = self.configuration.detailed_log_interval_seconds
             self._log = Periodic(write, interval, "batchscope-log").start()
 
-    # ProducerContext.
+    # Recording.
 
     def writer(self) -> Writer:
         """The calling thread's writer: positional, for the tightest loops. Do not hand it to another thread."""
