@@ -27,14 +27,17 @@ from batchscope.dashboard.counts import (
     RELATIVE_ERROR,
     SCALE,
 )
-from batchscope.dashboard.figures import LEAST_FOR, WINDOW, figures
+from batchscope.dashboard.figures import WINDOW, figures
 from batchscope.dashboard.history import COARSE_CELLS, FINE_CELLS, SECONDS, TENS, Extract, History
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.text import readable_document, shown_document
 from batchscope.version import __version__
 from batchscope.views.numbers import duration
-from batchscope.views.verdict import STALE_INTERVALS, verdict
-from batchscope.views.words import holder, limiter_name, setting_of, short_name
+from batchscope.views.palette import LIMITERS as MARKS
+from batchscope.views.palette import STATES, TONES
+from batchscope.views.samples import FEWEST
+from batchscope.views.verdict import STALE_INTERVALS, State, verdict
+from batchscope.views.words import holder, limiter_name, short_name
 
 SCHEMA = "batchscope.history/1"
 _CURSOR = re.compile(r"([0-9a-f]{1,16})-(\d{1,15})-([0-9a-f]{1,8})-(\d{1,3})")
@@ -86,9 +89,14 @@ class Told(NamedTuple):
     fingerprint: str
 
 
-def present(snapshot: MetricsSnapshot, before: MetricsSnapshot | None, interval: float) -> Told:
-    """The verdict, the figures and what they are called."""
-    judged = verdict(snapshot, before=before)
+def present(
+    snapshot: MetricsSnapshot,
+    interval: float,
+    before: MetricsSnapshot | None = None,
+    recent: MetricsSnapshot | None = None,
+) -> Told:
+    """The verdict (``before`` and ``recent`` as it has them), the figures and what they are called."""
+    judged = verdict(snapshot, before=before, recent=recent, interval=interval)
     texts = figures(snapshot)
     names = shown_document(readable_document(_names(snapshot, interval)), LONGEST_NAME + 20)
     fields = readable_document(list(texts))
@@ -142,11 +150,15 @@ def _names(snapshot: MetricsSnapshot, interval: float) -> dict[str, Any]:
         "limits": {"max_running_requests": limits.max_running_requests, "kv_cache_blocks": limits.kv_cache_blocks,
                    "max_scheduled_tokens": limits.max_scheduled_tokens},
         "limiters": [
-            {"id": name, "name": limiter_name(name), "what": holder(name, limits), "setting": setting_of(name, limits)}
+            {"id": name, "name": limiter_name(name), "letter": MARKS[name].letter, "what": holder(name, limits)}
             for name in LIMITERS
         ],
         "window": WINDOW,
-        "least_for": LEAST_FOR,
+        "fewest": FEWEST,
+        "states": {
+            str(state): {"sign": mark.sign, "tone": next(name for name, tone in TONES.items() if tone is mark.tone)}
+            for state, mark in ((state, STATES[state]) for state in State)
+        },
         "silence": {
             "stale": _with_age(lambda age: verdict(snapshot, age=age, interval=interval).sentence),
             "gone": _with_age(lambda age: verdict(snapshot, age=age, interval=interval, gone=True).sentence),

@@ -16,13 +16,12 @@ import msgspec
 from batchscope.dashboard.counts import LATENCIES
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.views.numbers import MISSING, amount, count, duration, per_second, percent
+from batchscope.views.samples import MAX, tells
 
 Format = Callable[[Any], str]
 
 WINDOW = "1m"
 """Of ``windowed``: the time that latencies are shown of."""
-LEAST_FOR = {"p95": 20, "p99": 100}
-"""Of so few observations no such percentile is shown; the page shows the maximum, and calls it that."""
 MOST_ERRORS, MOST_GPUS = 100, 8
 
 
@@ -96,16 +95,16 @@ def figures(snapshot: MetricsSnapshot) -> dict[str, str]:
 
 
 def _latencies(snapshot: MetricsSnapshot) -> Iterator[tuple[str, str]]:
-    """Of the last minute; a percentile of too few observations is empty."""
+    """Of the last minute; a percentile of too few observations is empty: the page then shows the maximum."""
     window = snapshot.windowed.get(WINDOW)
     for name in LATENCIES:
         summary = window.summaries.get(name) if window else None
         path = ("windowed", WINDOW, "summaries", name)
         number = summary.count if summary else 0
         yield pointer(*path, "count"), count(number)
-        for field in ("p50", "p95", "p99", "max"):
-            few = number < LEAST_FOR.get(field, 1)
-            yield pointer(*path, field), "" if few or summary is None else duration(getattr(summary, field))
+        for field in ("p50", "p95", "p99", MAX):
+            told = summary is not None and (field == MAX or tells(field, number))
+            yield pointer(*path, field), duration(getattr(summary, field)) if told else ""
 
 
 def _resources(snapshot: MetricsSnapshot) -> Iterator[tuple[str, str]]:

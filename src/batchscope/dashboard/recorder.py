@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
+
+import msgspec
 
 from batchscope.background import Closing, Periodic, forked
 from batchscope.clock import Clock
@@ -14,9 +17,11 @@ from batchscope.dashboard.history import SECONDS, History
 from batchscope.errors import BatchscopeError
 from batchscope.statistics.cumulative import StateSource
 from batchscope.statistics.snapshot import MetricsSnapshot
+from batchscope.views.recent import since
 
-_RESTART_SHOWN = 10.0
-"""Seconds for which a restart is said."""
+_LOOK = 10
+"""Samples between two looks at everything, which tell the last minute and a restart."""
+_LOOKS = 7
 
 
 class Recorder(Closing):
@@ -37,7 +42,8 @@ class Recorder(Closing):
         self._source = source
         self._clock, self._wall, self._cpu = clock, wall, cpu
         self._periodic = Periodic(self.sample, float(SECONDS), "batchscope-history")
-        self._earlier: tuple[float, MetricsSnapshot] | None = None
+        self._looks: deque[MetricsSnapshot] = deque(maxlen=_LOOKS)
+        self._samples = 0
         self._spent, self._since = 0.0, clock()
         self._lock = threading.Lock()
         forked(self)
@@ -61,14 +67,17 @@ class Recorder(Closing):
             return
         with self._costing(), contextlib.suppress(BatchscopeError):
             self.history.take(self._source.read_totals(), self._clock(), self._wall())
+            if self._samples % _LOOK == 0:
+                look = self._source.get_snapshot()
+                self._looks.append(msgspec.structs.replace(look, histograms={}, windowed_histograms={}))
+            self._samples += 1
 
     def present(self) -> Told:
         """How it stands now."""
         with self._costing():
-            snapshot, now = self._source.get_snapshot(), self._clock()
-            if self._earlier is None or now - self._earlier[0] > _RESTART_SHOWN:
-                self._earlier = (now, snapshot)
-            return present(snapshot, self._earlier[1], float(SECONDS))
+            snapshot, looks = self._source.get_snapshot(), list(self._looks)
+            recent = next(filter(None, (since(look, snapshot) for look in looks)), None)
+            return present(snapshot, float(SECONDS), looks[max(len(looks) - 2, 0)] if looks else None, recent)
 
     def answer(self, told: Told, cursor: Cursor, wanted: Wanted) -> bytes:
         """The document for who has ``cursor``, as ``wanted``."""

@@ -55,7 +55,8 @@ class Ring:
 
     def _clear(self, at: int, number: int) -> None:
         self._numbers[at] = number
-        for array in (self._counts, self._slo, *self._latencies):
+        cleared: list[npt.NDArray[Any]] = [self._counts, self._slo, *self._latencies]
+        for array in cleared:
             array[at] = 0
         self._gpus[at] = np.nan
 
