@@ -36,7 +36,7 @@ def test_the_cut_of_fifty_runs_lies_within_a_tenth_of_the_run_of_the_truth():
 
 def test_a_run_without_warm_up_loses_little():
     cuts = [mser_cut(30 + np.random.default_rng(seed).normal(size=600)) for seed in range(50)]
-    assert max(cuts) <= 60
+    assert max(cuts) <= 90
 
 
 def test_a_backlog_that_only_grows_is_no_steady_state():
