@@ -82,7 +82,7 @@ def cut_of(instants: Floats, integral: Floats, last_arrival: float = np.nan) -> 
 
 
 def mser_cut(values: Floats) -> int | None:
-    """How many of the values at the front are warm-up, by MSER-5; ``None``: more than half of them, or there are too few."""
+    """How many of the values at the front are warm-up, by MSER-5; ``None``: more than half, or there are too few."""
     count = len(values) // BATCH
     if count < FEWEST_BATCHES:
         return None
