@@ -54,12 +54,12 @@ class Batch:
     @property
     def slots(self) -> list[int]:
         """The slots of the requests that take part."""
-        return self.decode_slots + [chunk.request.slot for chunk in self.chunks]
+        return self.decode_slots + [chunk.request.slot for chunk in self.chunks] if self.chunks else self.decode_slots
 
     @property
     def tokens(self) -> list[int] | None:
         """Tokens that each emits: 0 for a chunk that does not end its prefill; ``None`` = one each."""
-        if all(chunk.ends_prefill for chunk in self.chunks):
+        if not self.chunks or all(chunk.ends_prefill for chunk in self.chunks):
             return None
         return [1] * len(self.decode_slots) + [int(chunk.ends_prefill) for chunk in self.chunks]
 

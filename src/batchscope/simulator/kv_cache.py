@@ -60,7 +60,7 @@ class KvCache:
             return False
         for name in prefix[:hits]:
             self._hold(name)
-        self._take(private)
+        self.take(private)
         holding.private = private
         holding.shared = list(prefix[:hits])
         holding.considered = hits
@@ -70,9 +70,17 @@ class KvCache:
         """One more private block; False when none is available."""
         if not self.available:
             return False
-        self._take(1)
+        self.take(1)
         holding.private += 1
         return True
+
+    def take(self, blocks: int) -> None:
+        """Remove ``blocks`` available blocks from the free ones, evicting idle prefixes as needed."""
+        while self._free < blocks:
+            name, _ = self._idle.popitem(last=False)
+            del self._holders[name]
+            self._free += self._per_hash
+        self._free -= blocks
 
     def publish(self, holding: Holding, prefix: Sequence[int], computed: int) -> None:
         """Make resident what the request has computed of its prefix: the first ``computed`` hash blocks.
@@ -104,11 +112,3 @@ class KvCache:
     def _hold(self, name: int) -> None:
         self._holders[name] += 1
         self._idle.pop(name, None)
-
-    def _take(self, blocks: int) -> None:
-        """Remove ``blocks`` available blocks from the free ones, evicting idle prefixes as needed."""
-        while self._free < blocks:
-            name, _ = self._idle.popitem(last=False)
-            del self._holders[name]
-            self._free += self._per_hash
-        self._free -= blocks

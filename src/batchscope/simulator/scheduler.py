@@ -101,6 +101,29 @@ class Scheduler:
             self._end(request)
         return ended
 
+    def steady_stretch(self, batch: Batch) -> list[int]:
+        """The KV blocks held in each of the iterations that can follow ``batch``, all like it but for these.
+
+        ``batch`` was the latest one and nobody ended in it. As long as nothing comes from outside, the same
+        requests decode and the same obstacle stops admission, until somebody ends or finds no block: blocks
+        only become fewer meanwhile. Go through as many of these as you like by ``advance_by``.
+        """
+        if batch.chunks or batch.preempted or self._prefilling:
+            return []
+        held, demand = self.cache.held, self._decoding.block_demand()
+        stretch: list[int] = []
+        for step in range(self._decoding.steps_before_an_end()):
+            held += demand[step % len(demand)]
+            if held > self.cache.blocks:
+                break
+            stretch.append(held)
+        return stretch
+
+    def advance_by(self, steps: int, blocks_held: int) -> None:
+        """Go through ``steps`` iterations of a steady stretch, after which ``blocks_held`` are held."""
+        self.cache.take(blocks_held - self.cache.held)
+        self._decoding.advance_by(steps)
+
     def _grow_decodes(self, batch: Batch) -> None:
         for request in self._decoding.block_seekers():
             while request in self._decoding and not self.cache.grow(request.blocks):
