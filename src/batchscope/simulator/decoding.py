@@ -54,6 +54,10 @@ class DecodingGroup:
         request.computed = request.known_tokens - 1
         self.context_tokens -= request.known_tokens
 
+    def emitted(self, request: LiveRequest) -> int:
+        """Tokens that ``request``, a member, has emitted so far."""
+        return request.emitted + self._step - self._joined[request]
+
     def block_seekers(self) -> list[LiveRequest]:
         """Members whose blocks are full: the next step's token opens a new one."""
         return list(self._fills_block[self._step % len(self._fills_block)])

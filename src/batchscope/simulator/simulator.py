@@ -25,7 +25,7 @@ from batchscope.simulator.requests import LiveRequest
 from batchscope.simulator.scheduler import Scheduler
 from batchscope.simulator.tracker import Tracker
 from batchscope.simulator.virtual_clock import Pacer, VirtualClock
-from batchscope.simulator.workload import Workload
+from batchscope.simulator.workload import RequestSpec, Workload
 
 ITERATIONS_BETWEEN_PROGRESS = 100
 
@@ -113,10 +113,11 @@ class Simulator:
             self._fire_timers()
             batch = self._scheduler.form_batch(paused=self._pause_end() < math.inf)
             if batch:
+                formed_at = self.clock()
                 ended = self._iterate(batch, stopped)
                 self._show(on_progress)
                 if not ended:
-                    self._go_on_steadily(batch, stopped, on_progress)
+                    self._go_on_steadily(batch, formed_at, stopped, on_progress)
             elif (instant := self._next_event()) < math.inf:
                 self._pacer.wait_until(instant, stopped)
             else:
@@ -129,12 +130,14 @@ class Simulator:
         ended = self._scheduler.complete(batch)
         self._report(batch, started, finished)
         for request in ended:
-            self._finish(request, CompletionReason.EOS_TOKEN_REACHED, finished)
+            reason = CompletionReason.LENGTH_REACHED if request.cut else CompletionReason.EOS_TOKEN_REACHED
+            self._finish(request, reason, finished)
         return bool(ended)
 
     def _go_on_steadily(
         self,
         batch: Batch,
+        formed_at: float,
         stopped: Callable[[], bool],
         on_progress: Callable[[SimulationResult], None] | None,
     ) -> None:
@@ -142,7 +145,7 @@ class Simulator:
         stretch = self._scheduler.steady_stretch(batch)
         if not stretch:
             return
-        until, members, steps = self._next_outside_event(), len(batch.decode_slots), 0
+        until, members, steps = self._next_outside_event(formed_at), len(batch.decode_slots), 0
         for blocks_held in stretch:
             if self.clock() >= until or stopped():
                 break
@@ -159,7 +162,7 @@ class Simulator:
         """When the iteration starts and ends; it has ended now."""
         started = self.clock()
         finished = started + self._cost.iteration_time(
-            batch.prefill_tokens, len(batch.decode_slots), batch.kv_tokens_read
+            batch.prefill_tokens, len(batch.decode_slots), batch.kv_tokens_read, batch.prefill_attention
         )
         if self._paced:
             self._pacer.wait_until(finished, stopped)
@@ -201,12 +204,12 @@ class Simulator:
             )
             self._counts.arrived += 1
             self._counts.prompt_tokens += spec.prompt_tokens
-            self._receive(self._scheduler.accept(spec, slot), instant)
+            self._receive(spec, self._scheduler.accept(spec, slot), instant)
 
-    def _receive(self, request: LiveRequest, instant: float) -> None:
+    def _receive(self, spec: RequestSpec, request: LiveRequest, instant: float) -> None:
         """Refuse the request, hold it back, or let it wait."""
-        fate = self._fates.fate_of(request.spec)
-        if request.spec.output_tokens == 0:
+        fate = self._fates.fate_of(spec)
+        if spec.output_tokens == 0:
             self._finish(request, CompletionReason.ERROR, instant)
         elif not self._scheduler.ever_fits(request):
             self._finish(request, CompletionReason.REJECTED, instant)
@@ -242,10 +245,9 @@ class Simulator:
         pause_ends = self._pause_end() if self._scheduler.waiting else math.inf
         return min(self._arrivals.next_instant, self._timers.next_instant, pause_ends)
 
-    def _next_outside_event(self) -> float:
-        """Until when nothing arrives, is due, pauses or goes on."""
-        now = self.clock()
-        turns = [turn for pause in self._pauses for turn in pause if turn > now]
+    def _next_outside_event(self, since: float) -> float:
+        """The first thing behind ``since`` that arrives, is due, pauses or goes on."""
+        turns = [turn for pause in self._pauses for turn in pause if turn > since]
         return min(self._arrivals.next_instant, self._timers.next_instant, *turns)
 
     def _pause_end(self) -> float:
