@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from batchscope.background import Closing, Periodic
 from batchscope.checks import checked_labels, checked_text
@@ -27,7 +27,7 @@ from batchscope.records import (
     RequestResult,
     ResourceSample,
 )
-from batchscope.sinks import Listener, RunHeader, Sink
+from batchscope.sinks import Listener, Recording, RunHeader, Sink
 from batchscope.statistics.build import CollectorIdentity, build_snapshot, read_cumulative
 from batchscope.statistics.cumulative import CumulativeState
 from batchscope.statistics.key_figures import log_key_figures
@@ -40,9 +40,6 @@ from batchscope.statistics.summaries import (
     IterationStatistics,
     RequestStatistics,
 )
-
-if TYPE_CHECKING:
-    from batchscope.ledger import Recording
 
 logger = logging.getLogger("batchscope")
 

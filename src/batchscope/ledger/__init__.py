@@ -12,7 +12,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("A recorded run", "ledger") from error
 
-from batchscope.ledger.recording import Recording, record
+from batchscope.ledger.recording import record
 from batchscope.ledger.run import Run, open_run
 
-__all__ = ["Recording", "Run", "open_run", "record"]
+__all__ = ["Run", "open_run", "record"]

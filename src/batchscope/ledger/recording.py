@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import atexit
 import datetime as dt
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from batchscope.background import Closing, forked
+from batchscope.background import forked
 from batchscope.errors import ConfigurationError
 from batchscope.ledger.document import RunDocument
 from batchscope.ledger.schema import Level
 from batchscope.ledger.writer import PART_BYTES, PART_SECONDS, RunWriter
-from batchscope.sinks import HandOver, Listener, Sink
-
-logger = logging.getLogger("batchscope")
+from batchscope.sinks import HandOver, Listener, Recording, Sink
 
 
 class Recorded(Protocol):
@@ -29,11 +26,8 @@ class Recorded(Protocol):
         """Count what was recorded."""
 
 
-class Recording(Closing):
-    """A run that is being written, in ``path``. ``close()`` ends it; so do the collector's, and the interpreter's end.
-
-    ``failure`` says why nothing more is written, where that is so; ``lost``: rows that were not, by kind.
-    """
+class RunRecording(Recording):
+    """A collector's rows on their way to a run's folder."""
 
     def __init__(self, collector: Recorded, writer: RunWriter, interval: float, max_bytes: int) -> None:
         self.path = writer.folder
@@ -97,7 +91,7 @@ def record(
         writer = RunWriter(folder, document, clock, part_seconds=part_seconds, part_bytes=part_bytes)
     except OSError as error:
         raise ConfigurationError("root", str(root), f"a directory that can be written ({error.strerror})") from error
-    return Recording(collector, writer, interval, max_bytes)
+    return RunRecording(collector, writer, interval, max_bytes)
 
 
 def _new_folder(root: Path, instance_id: str) -> Path:
