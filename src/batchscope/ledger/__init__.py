@@ -13,6 +13,7 @@ except ImportError as error:
     raise MissingExtraError("A recorded run", "ledger") from error
 
 from batchscope.ledger.recording import record
-from batchscope.ledger.run import Run, open_run
+from batchscope.ledger.retention import Retention
+from batchscope.ledger.run import Run, find_runs, open_run
 
-__all__ = ["Run", "open_run", "record"]
+__all__ = ["Retention", "Run", "find_runs", "open_run", "record"]

@@ -18,7 +18,8 @@ from batchscope.ledger.staging import ENDING as STAGED
 from batchscope.ledger.staging import Mark, read_staged
 
 CONVERTED = ".parquet"
-_FILE = re.compile(rf"(?P<table>{'|'.join(Table)})-(?P<number>\d{{6,}})(?P<ending>{STAGED}|{CONVERTED})")
+PART_NAME = rf"(?P<table>{'|'.join(Table)})-(?P<number>\d{{6,}})(?:{re.escape(STAGED)}|{re.escape(CONVERTED)})"
+_FILE = re.compile(PART_NAME)
 _LEVEL = 3  # of zstd
 _GROWING = {"request", "iteration", "iteration_number", "first_iteration", "decode_context_tokens", "memory_bytes_used"}
 _VARIED = {"request_id", "detail"}
@@ -102,6 +103,6 @@ def write_part(folder: Path, table: Table, number: int, rows: pa.Table, mark: Ma
         raise
 
 
-def mark_of(metadata: dict[bytes, bytes]) -> list[Mark]:
+def marks_of(metadata: dict[bytes, bytes]) -> list[Mark]:
     """The mark of a converted part, that of its last write; none where it is not ours."""
     return [msgspec.json.decode(metadata[_MARK], type=Mark)] if _MARK in metadata else []
