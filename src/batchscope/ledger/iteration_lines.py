@@ -157,19 +157,20 @@ class Lines:
         return found
 
     def _until(self, instant: Ints, line: Ints) -> list[Ints]:
+        """The same from the first iteration of all on."""
         attempt = self.attempt_before(instant, line)
         known = attempt >= 0
-        place = np.where(known, attempt, 0)
+        begins = self.first[np.minimum(self.line[self.first].searchsorted(line), len(self.first) - 1)]
+        place = np.where(known, attempt, begins)
         into = np.where(known, instant - self.starts[place], 0)
         held = np.minimum(into, self._held[place])
-        idle = into - held
-        silent = self._silent[place]
-        found = []
-        for code, sums in enumerate(self._sums[:-2]):
-            found.append(np.where(known, sums[place] + np.where(self._code[place] == code, held, 0), 0))
-        for sums, mine in ((self._sums[-2], ~silent), (self._sums[-1], silent)):
-            found.append(np.where(known, sums[place] + np.where(mine, idle, 0), 0))
-        return found
+        idle, silent = into - held, self._silent[place]
+        *limited, between, unknown = self._sums
+        return [
+            *(sums[place] + np.where(self._code[place] == code, held, 0) for code, sums in enumerate(limited)),
+            between[place] + np.where(silent, 0, idle),
+            unknown[place] + np.where(silent, idle, 0),
+        ]
 
 
 def _limiters(iterations: pa.Table) -> pa.DictionaryArray:
