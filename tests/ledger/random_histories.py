@@ -24,7 +24,9 @@ class _Request:
         self.slot, self.left, self.output, self.placed = slot, prompt, output, False
 
 
-def random_run(seed: int, iterations: int = 40, *, ranks: int = 1, overlap: bool = True, drains: int = 7) -> RecordedRun:
+def random_run(
+    seed: int, iterations: int = 40, *, ranks: int = 1, overlap: bool = True, drains: int = 7
+) -> RecordedRun:
     """One run; equal seeds give equal runs."""
     rng = random.Random(seed)
     now = 0.0

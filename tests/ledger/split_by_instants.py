@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from math import isnan, nan
+from math import nan
 
 import pyarrow as pa
 
 from batchscope.recording.rings import Numbering
-
-LONG_AGO = float("-inf")
 
 
 class Part:
@@ -48,7 +46,7 @@ def _life(row: dict, taken: list, lines: dict[int, list[dict]]) -> dict:
             cuts |= {iteration["started_at"], iteration["finished_at"]}
     edges = sorted(cut for cut in cuts if arrived <= cut <= finished)
     found: dict = defaultdict(float)
-    for low, high in zip(edges, edges[1:]):
+    for low, high in zip(edges, edges[1:], strict=False):
         found[_meaning((low + high) / 2, row, parts, lines)] += high - low
     return dict(found)
 

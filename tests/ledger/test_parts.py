@@ -47,7 +47,9 @@ def test_the_parts_add_up_to_the_e2e_latency_the_ttft_and_the_longest_gap(seed, 
     histories = Histories(requests, iterations, spans)
     rows = requests.to_pylist()
     for block in histories.cut(histories.told, gaps=True):
-        before, after, gap = (histories.ticks.seconds(one.sum(axis=1)) for one in (block.before, block.after, block.gap))
+        before, after, gap = (
+            histories.ticks.seconds(one.sum(axis=1)) for one in (block.before, block.after, block.gap)
+        )
         assert min(block.before.min(), block.after.min(), block.gap.min()) >= 0
         for place, row in enumerate(block.rows.tolist()):
             known = rows[row]

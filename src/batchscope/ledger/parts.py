@@ -81,6 +81,8 @@ class Cut(NamedTuple):
     before: Ints
     after: Ints
     gap: Ints | None
+    gap_ends: Ints | None
+    """When that gap ended."""
 
 
 class _Spans(NamedTuple):
@@ -109,7 +111,7 @@ class Histories:
             *(Column(part, limiter) for part in HELD for limiter in self.lines.limiters),
             *(Column(part) for part in _OTHERS),
         )
-        self.number = numbers(requests, "request").astype(np.int64)
+        self.number = np.nan_to_num(numbers(requests, "request"), nan=-1).astype(np.int64)
         self.told: Ints = np.flatnonzero(np.isfinite(known["arrived_at"]) & np.isfinite(known["finished_at"]))
         """The requests whose life is known: rows of ``requests``."""
         self.instants = {name: self.ticks.of(column) for name, column in known.items()}
@@ -241,7 +243,7 @@ class _Cutting:
         for column, ticks in self._further().items():
             after[self.having, self.column[column]] += self._by_request(ticks)
         self._end(before, after)
-        return Cut(self.rows, before, after, self._gap() if gaps else None)
+        return Cut(self.rows, before, after, *(self._gap() if gaps else (None, None)))
 
     def _by_request(self, ticks: Ints) -> Ints:
         return np.add.reduceat(ticks, self.groups) if len(self.groups) else _NONE
@@ -364,11 +366,12 @@ class _Cutting:
         lines = self.histories.lines
         return int(lines.line[0]) if len(lines.first) == 1 else -1
 
-    def _gap(self) -> Ints:
-        """The longest time between two emissions of each request, cut into parts."""
+    def _gap(self) -> tuple[Ints, Ints]:
+        """The longest time between two emissions of each request, cut into parts; and when it ended."""
         found = np.zeros((len(self.rows), len(self.column)), dtype=np.int64)
+        gap_ends = self.last_token.copy()
         if not len(self.owner):
-            return found
+            return found, gap_ends
         place = np.arange(len(self.owner))
         before = np.roll(np.maximum.accumulate(np.where(self._emits, place, -1)), 1)
         has_one = ~self.opens & (before >= np.repeat(self.groups, self.count[self.having]))
@@ -383,7 +386,8 @@ class _Cutting:
         for part, summed in self.histories.decoding.items():
             one = summed[at[best] + 1] - summed[at[best]]
             found[self.having, self.column[Column(part)]] += np.where(inside, one, 0)
-        return found
+        gap_ends[self.having] = np.where(inside, self.histories.lines.ends[at[best]], self.first_ends[best])
+        return found, gap_ends
 
     def _longest_of_each(self, length: Ints) -> Ints:
         """The first of each request's spans with the greatest ``length``."""
