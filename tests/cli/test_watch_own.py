@@ -80,7 +80,7 @@ def test_a_watch_reads_what_the_collector_itself_says(collector, vllm_names, pat
         endpoint.close()
     [report] = document.targets
     own, found = collector.get_snapshot(), document.fleet.snapshot
-    assert (report.state, report.notes, found.engine.kind, document.fleet.exact) == ("up", [], "my-engine", True)
+    assert (report.state, report.notes, found.engine.kind, document.fleet.exact) == ("live", [], "my-engine", True)
     assert found.totals == own.totals
     assert found.request_stats == own.request_stats
     assert found.iteration_stats == own.iteration_stats
@@ -157,7 +157,7 @@ def test_where_the_snapshot_is_not_to_be_had_the_page_is_read_and_that_is_said(c
         pages = {"/metrics": page_of(collector)} | ({} if snapshot is None else {"/snapshot?histograms=1": snapshot})
         document = looks(pages)
         [report] = document.targets
-        assert report.state == "up"
+        assert report.state == "live"
         assert "exact figures are not to be had" in report.notes[0]
         assert not document.fleet.exact
         assert document.fleet.snapshot.totals.generation_tokens == 8
@@ -206,7 +206,7 @@ def test_of_thousands_of_names_the_largest_are_shown_and_the_rest_counted(collec
 def test_a_lying_endpoint_costs_a_fleet_nobody_elses_figures(collector):
     liar = {"/metrics": page_of(collector), "/snapshot?histograms=1": lying(collector, iterations=10**400)}
     document = looks(*sites(collector), liar)
-    assert [target.state for target in document.targets] == ["up", "up"]
+    assert [target.state for target in document.targets] == ["live", "live"]
     assert "a whole number of 1329 bits" in document.targets[1].notes[0]
     assert document.targets[0].scraped.snapshot.totals.iterations == 4
 
@@ -222,7 +222,7 @@ def test_whatever_goes_wrong_with_one_targets_figures_the_others_are_shown(colle
     monkeypatch.setattr(Target, "answered", fails_for_the_second)
     with Site(sites(collector)[0]) as first, Site(sites(collector)[0]) as second:
         document = Watcher([metrics_url(first.url), metrics_url(second.url)]).round()
-    assert [target.state for target in document.targets] == ["up", "down"]
+    assert [target.state for target in document.targets] == ["live", "down"]
     assert "ArithmeticError: odd figures" in document.targets[1].error
     assert document.fleet.snapshot.totals.iterations == 4
 

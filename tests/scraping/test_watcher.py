@@ -173,26 +173,26 @@ def test_a_target_that_is_gone_has_vanished_and_its_return_is_compared_with_what
     target = Target(metrics_url("http://x"))
     target.answered(scrape(tokens(100), at=0))
     gone = target.failed("refused", NOW + 5)
-    assert (gone.state, gone.since, gone.scraped) == ("vanished", dt.datetime.fromtimestamp(NOW + 5, dt.UTC), None)
+    assert (gone.state, gone.since, gone.scraped) == ("gone", dt.datetime.fromtimestamp(NOW + 5, dt.UTC), None)
     assert target.figures is None
     back = target.answered(scrape(tokens(160), at=20))
-    assert (back.state, back.since) == ("up", None)
+    assert (back.state, back.since) == ("live", None)
     assert back.scraped.window.seconds == 20
     assert back.scraped.snapshot.request_stats.tokens_per_second == 3
     assert target.failed("refused", NOW + 25).since == dt.datetime.fromtimestamp(NOW + 25, dt.UTC)
 
 
-def test_an_engine_that_answers_but_does_not_move_is_stale():
-    target = Target(metrics_url("http://x"), stale_seconds=30)
+def test_an_engine_that_answers_but_does_not_move_is_stalled():
+    target = Target(metrics_url("http://x"), stalled_seconds=30)
     states = [target.answered(scrape(tokens(100, running=2), at=at)) for at in (0.0, 10.0, 20.0, 30.0, 40.0)]
-    assert [report.state for report in states] == ["up", "up", "up", "stale", "stale"]
+    assert [report.state for report in states] == ["live", "live", "live", "stalled", "stalled"]
     assert states[4].since == dt.datetime.fromtimestamp(NOW, dt.UTC)
-    assert target.answered(scrape(tokens(101, running=2), at=50)).state == "up"
+    assert target.answered(scrape(tokens(101, running=2), at=50)).state == "live"
 
 
-def test_an_idle_engine_is_not_stale():
-    target = Target(metrics_url("http://x"), stale_seconds=30)
-    assert {target.answered(scrape(tokens(100), at=at)).state for at in (0.0, 50.0, 100.0)} == {"up"}
+def test_an_idle_engine_is_not_stalled():
+    target = Target(metrics_url("http://x"), stalled_seconds=30)
+    assert {target.answered(scrape(tokens(100), at=at)).state for at in (0.0, 50.0, 100.0)} == {"live"}
 
 
 def test_one_target_that_fails_or_hangs_does_not_stop_the_rest():
@@ -211,7 +211,7 @@ def test_one_target_that_fails_or_hangs_does_not_stop_the_rest():
         finally:
             over.set()
     for document in (first, second):
-        assert [target.state for target in document.targets] == ["down", "up", "down", "down"]
+        assert [target.state for target in document.targets] == ["down", "live", "down", "down"]
         assert document.fleet.snapshot.gauges.requests_running == 3
     assert "no complete answer within 0.3 s" in first.targets[0].error
     assert "404" in first.targets[2].error
@@ -238,14 +238,14 @@ def test_a_name_that_does_not_resolve_in_time_is_given_up_for_this_round(monkeyp
             document = watching.round()
         finally:
             over.set()
-    assert [target.state for target in document.targets] == ["down", "up"]
+    assert [target.state for target in document.targets] == ["down", "live"]
     assert "no answer within 0.2 s" in document.targets[0].error
 
 
 def test_what_is_left_out_of_a_page_is_noted():
     target = Target(metrics_url("http://x"))
     report = target.answered(scrape("vllm:num_requests_running 1\nvllm:generation_tokens_total -1\ntgi_queue_size 5\n"))
-    assert report.state == "up"
+    assert report.state == "live"
     assert report.error == ""
     assert report.notes == [
         "names of TGI are on this page as well, and not read",
@@ -270,7 +270,7 @@ def test_whatever_numbers_a_page_has_the_document_can_be_written(pages):
         fleet = combined([target.figures, target.figures])
         document = WatchDocument(time=report.scraped.snapshot.snapshot_time, targets=[report],
                                  fleet=scraped_snapshot(fleet, ScrapeIdentity("fleet", 0, 1, report.scraped.snapshot.snapshot_time)))  # fmt: skip
-        assert json.loads(document.to_json())["targets"][0]["state"] == "up"
+        assert json.loads(document.to_json())["targets"][0]["state"] == "live"
         assert view(document)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from batchscope import BatchLimiter
-from batchscope.views.palette import LIMITERS, NEWER, STATES, grade
+from batchscope.views.palette import LIMITERS, NEWER, SERIES, STATES, TONES, grade
 from batchscope.views.verdict import State
 
 # Machado, Oliveira, Fernandes 2009, "A physiologically-based model for simulation of color vision deficiency", severity 1.
@@ -100,6 +100,21 @@ def test_without_colour_a_letter_tells_each_limiter():
     assert all(letter.isascii() and len(letter) == 1 for letter in letters)
 
 
-def test_every_state_has_a_style():
+@pytest.mark.parametrize("ground", GROUNDS.values(), ids=GROUNDS)
+def test_every_series_stands_out_from_light_and_dark(ground):
+    assert [color for color in SERIES.values() if contrast(color, ground) < 3] == []
+
+
+@pytest.mark.parametrize("tone", TONES)
+def test_text_on_a_page_is_read_on_its_ground(tone):
+    assert contrast(TONES[tone].light, "#ffffff") >= 4.5
+    assert min(contrast(TONES[tone].dark, ground) for ground in ("#121212", "#000000")) >= 4.5
+
+
+def test_every_state_has_a_word_a_sign_and_a_tone_and_no_two_the_same_sign():
     assert set(State) <= STATES.keys()
+    for signs in ([mark.sign for mark in STATES.values()], [mark.ascii for mark in STATES.values()]):
+        assert len(set(signs)) == len(STATES)
+        assert all(len(sign) == 1 for sign in signs)
+    assert all(mark.ascii.isascii() for mark in STATES.values())
     assert [grade(value) for value in (math.nan, 1.0, 0.95, 0.5)] == ["", "green", "yellow", "red"]

@@ -151,6 +151,42 @@ def test_a_report_begins_with_it():
     assert untold.report().startswith("At work: of its batch nothing is known.\n")
 
 
+def minute(*, busy=40.0, evaluated=20, **fields):
+    """The last minute of an engine, by ``since``."""
+    return live(
+        {"kv_cache": 0.9}, elapsed_seconds=60.0, totals=Totals(iterations=9, busy_seconds=busy),
+        slo_stats={"default": msgspec.structs.replace(MET, evaluated=evaluated, attainment=0.5 if evaluated else math.nan)},
+        **fields,
+    )  # fmt: skip
+
+
+HOUR = {"slo_stats": {"default": MET}}
+KV = "90.0 % of busy time limited by kv_cache: 1,840 slot-s lost; the setting is kv_cache_blocks, now 500."
+TOKENS = (
+    "62.0 % of busy time limited by token_budget: 1,840 slot-s lost; the setting is max_scheduled_tokens, now 2048."
+)
+
+
+@pytest.mark.parametrize(
+    ("recent", "sentence"),
+    [
+        (minute(), f"Batch 71.0 % full while busy, last 60.0 s. {KV} TTFT SLO 50.0 % [91.0..96.2 %], n=20."),
+        (minute(evaluated=0), f"Batch 71.0 % full while busy, last 60.0 s. {KV} TTFT SLO 94.1 % [91.0..96.2 %], n=412, since start."),
+        (minute(busy=0.0), f"Batch 71.0 % full while busy, since start. {TOKENS} TTFT SLO 50.0 % [91.0..96.2 %], n=20, last 60.0 s."),
+    ],
+)  # fmt: skip
+def test_a_live_view_tells_of_the_last_minute_and_says_so_and_of_the_whole_run_where_that_was_silent(recent, sentence):
+    assert verdict(live({"token_budget": 0.62}, **HOUR), recent=recent).sentence == sentence
+
+
+def test_a_page_whose_counters_stand_while_requests_are_unfinished_is_a_stall_though_it_tells_no_iteration():
+    silent = live(gauges=Gauges(requests_running=3, requests_waiting=2))
+    assert verdict(silent).state is State.LIVE
+    told = verdict(silent, still_seconds=61.0)
+    assert told.state is State.STALLED
+    assert told.sentence.startswith("Stalled: 2 waiting, 3 running, no iteration for 61.0 s.")
+
+
 def test_of_a_run_that_is_over_nobody_is_told_that_it_is_idle():
     over = verdict(live(gauges=IDLE), ended=True)
     assert (over.state, over.sentence) == (State.IDLE, BATCH)

@@ -62,7 +62,7 @@ def scraped(found, **fields):
 
 
 def up(port, found):
-    return TargetReport(url=URL.format(port), state="up", scraped=found)
+    return TargetReport(url=URL.format(port), state="live", scraped=found)
 
 
 def down(port):
@@ -147,10 +147,10 @@ def test_no_figure_unit_or_header_is_cut_on_any_screen(pages, size):
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40)])
-@pytest.mark.parametrize("states", [("up",), ("up", "down"), ("up", "up"), ("up", "up", "up")])
+@pytest.mark.parametrize("states", [("live",), ("live", "down"), ("live", "live"), ("live", "live", "live")])
 def test_a_round_fits_the_screen_and_says_what_does_not(width, height, states):
     found = scraped(snapshot())
-    targets = [up(port, found) if state == "up" else down(port) for port, state in enumerate(states, 1)]
+    targets = [up(port, found) if state == "live" else down(port) for port, state in enumerate(states, 1)]
     shown = drawn(document(*targets), width, height).splitlines()
     assert len(shown) <= height
     latencies = sum(line.startswith((" queue", " TTFT", " TPOT", " ITL", " e2e", " prefill")) for line in shown)

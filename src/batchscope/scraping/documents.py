@@ -91,9 +91,9 @@ class ScrapedSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 class TargetReport(msgspec.Struct, frozen=True, kw_only=True):
     """One target now.
 
-    ``state``: ``up``; ``stale`` (it answers, requests are unfinished, and no counter moves since ``since``);
-    ``vanished`` (it could be read before, and not since ``since``); ``down`` (it never could be); ``unknown`` (it
-    answers with a metrics page, and no known engine's names are on it). ``scraped`` is there when it
+    ``state``, by the verdict's words: ``live``; ``stalled`` (it answers, requests are unfinished, and no counter moves
+    since ``since``); ``gone`` (it could be read before, and not since ``since``); ``down`` (it never could be);
+    ``unknown`` (it answers with a metrics page, and no known engine's names are on it). ``scraped`` is there when it
     could; old numbers are never shown as present. ``notes``: what was left out of its page.
     """
 

@@ -26,7 +26,7 @@ from batchscope.statistics.snapshot import MetricsSnapshot
 
 MAX_TARGETS = 256
 """A thread each while they are scraped."""
-STALE_SECONDS = 30.0
+STALLED_SECONDS = 30.0
 """Unfinished requests, and no counter that moves, for so long: stuck."""
 FLEET = "fleet"
 _GRACE_SECONDS = 1.0
@@ -86,12 +86,12 @@ def scrape(
 class Target:
     """One target's memory: its last scrape, since when it is in its state, how often it restarted."""
 
-    def __init__(self, url: MetricsUrl, *, stale_seconds: float = STALE_SECONDS) -> None:
+    def __init__(self, url: MetricsUrl, *, stalled_seconds: float = STALLED_SECONDS) -> None:
         self.url = url
         self.figures: Figures | None = None
         self.snapshot: MetricsSnapshot | None = None
         self.held: dict[str, float] = {}
-        self._stale_seconds = stale_seconds
+        self._stalled_seconds = stalled_seconds
         self._last: Scrape | None = None
         self._generation = 0
         self._sequence = 0
@@ -112,13 +112,13 @@ class Target:
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = now.at - window.seconds, now.wall - window.seconds
-        stale = self._idle_since is not None and now.at - self._idle_since[0] >= self._stale_seconds
+        stalled = self._idle_since is not None and now.at - self._idle_since[0] >= self._stalled_seconds
         identity = ScrapeIdentity(self.url.text, self._generation, self._sequence, _utc(now.wall))
         page = scraped_snapshot(self.figures, identity, now.reading.announced)
         return TargetReport(
             url=self.url.text,
-            state="stale" if stale else "up",
-            since=_utc(self._idle_since[1]) if stale and self._idle_since else None,
+            state="stalled" if stalled else "live",
+            since=_utc(self._idle_since[1]) if stalled and self._idle_since else None,
             notes=_notes(now),
             unknown_names=now.reading.unknown,
             scraped=page if now.snapshot is None else exact(page, now.snapshot, self.held),
@@ -129,7 +129,7 @@ class Target:
         if self._failing_since is None:
             self._failing_since = wall
         self.figures = self.snapshot = self._idle_since = self._unknown_since = None
-        state = "vanished" if self._last is not None else "down"
+        state = "gone" if self._last is not None else "down"
         return TargetReport(url=self.url.text, state=state, since=_utc(self._failing_since), error=error)
 
     def unknown(self, error: UnknownEngineError, wall: float) -> TargetReport:
@@ -160,7 +160,7 @@ class Watcher:
         limits: ScrapeLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
-        stale_seconds: float = STALE_SECONDS,
+        stalled_seconds: float = STALLED_SECONDS,
         token: bytes | None = None,
     ) -> None:
         if len(urls) > MAX_TARGETS:
@@ -170,7 +170,7 @@ class Watcher:
                 raise ConfigurationError("URL", url.text, "each target once")
         self._limits = limits or ScrapeLimits()
         self._clock, self._wall_clock, self._token = clock, wall_clock, token
-        self._targets = [Target(url, stale_seconds=stale_seconds) for url in urls]
+        self._targets = [Target(url, stalled_seconds=stalled_seconds) for url in urls]
         self._jobs: dict[MetricsUrl, _Job] = {}
         self._sequence = 0
 

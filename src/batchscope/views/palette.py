@@ -37,13 +37,51 @@ NEWER = Mark("?", LIMITERS[BatchLimiter.UNKNOWN].color)
 
 BATCH, KV_CACHE, WAITING = "cyan", LIMITERS[BatchLimiter.KV_CACHE].color, "yellow"
 NAME, GOOD, WARNING, BAD = "bold cyan", "green", "yellow", "red"
+SERIES = {"batch": "#0e8fb0", "KV cache": KV_CACHE, "waiting": "#b87d00"}
+"""The same marks where colours are not the terminal's own: on a page."""
+
+
+class Tone(NamedTuple):
+    """How a text is coloured: in a terminal, and on a page with a light and with a dark ground (4.5:1 at least)."""
+
+    style: str
+    light: str
+    dark: str
+
+
+TONES = {
+    "calm": Tone("bold", "#303030", "#d0d0d0"),
+    "good": Tone("bold green", "#00703c", "#4cc38a"),
+    "warning": Tone("bold yellow", "#7d4c00", "#f0b429"),
+    "bad": Tone("bold red", "#b3001b", "#ff8178"),
+}
+
+
+class StateMark(NamedTuple):
+    """A sign beside a state's word, the same in plain ASCII, and its tone: never the colour alone."""
+
+    sign: str
+    ascii: str
+    tone: Tone
+
+    @property
+    def style(self) -> str:
+        """In a terminal."""
+        return self.tone.style
+
 
 STATES = {
-    "starting": "bold yellow", "live": "bold", "idle": "bold", "stalled": "bold red", "stale": "bold yellow",
-    "gone": "bold red", "restarted": "bold yellow",
-    "up": "green", "vanished": "bold red", "down": "bold red", "unknown": "yellow",
-}  # fmt: skip
-"""What is watched, by the verdict's word for it or the watch's."""
+    "starting": StateMark("◔", "^", TONES["warning"]),
+    "live": StateMark("●", "*", TONES["good"]),
+    "idle": StateMark("○", "o", TONES["calm"]),
+    "stalled": StateMark("■", "#", TONES["bad"]),
+    "stale": StateMark("◌", "~", TONES["warning"]),
+    "gone": StateMark("✕", "x", TONES["bad"]),
+    "restarted": StateMark("↻", "@", TONES["warning"]),
+    "down": StateMark("▽", "v", TONES["bad"]),
+    "unknown": StateMark("?", "?", TONES["warning"]),
+}
+"""The verdict's seven; and of an address that never answered, or not as any known engine does."""
 
 
 def grade(attainment: float) -> str:

@@ -73,7 +73,7 @@ class Report:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width, ascii_only = options.max_width, options.ascii_only
-        yield Text(self._verdict.sentence, palette.STATES[self._verdict.state])
+        yield Text(self._verdict.sentence, palette.STATES[self._verdict.state].style)
         yield self._head.panel(width)
         yield _section("Latency", self._population(), _latency(self._latencies, width))
         if self._timeline is None:
@@ -157,6 +157,8 @@ class Report:
         held = self._board.held
         unit, seconds = in_one_unit(one.seconds for one in held)
         table = _grid(width)
+        if width >= _ROOM:
+            table.add_column("", no_wrap=True, style="dim")  # the letter of the band in a live view
         table.add_column("held by", no_wrap=True)
         table.add_column("share", justify="right", no_wrap=True)
         table.add_column("", no_wrap=True)
@@ -166,13 +168,14 @@ class Report:
         table.add_column("which is", overflow="fold")
         cells = 11 if width >= _PLENTY else 5 if width >= _ROOM else 0
         for one, lasted in zip(held, seconds, strict=True):
-            color = palette.LIMITERS.get(one.limiter, palette.NEWER).color
-            chart = Text(bar(min(one.share, 1.0), cells, ascii_only=ascii_only) if cells else "", style=color)
+            mark = palette.LIMITERS.get(one.limiter, palette.NEWER)
+            chart = Text(bar(min(one.share, 1.0), cells, ascii_only=ascii_only) if cells else "", style=mark.color)
             cost = (amount(one.lost_slot_seconds), amount(one.waiting_request_seconds))
             what = what_it_is(one.limiter, self._board.limits)
-            table.add_row(limiter_name(one.limiter), percent(one.share), chart, lasted, *cost, what)
+            letter = [mark.letter] * (width >= _ROOM)
+            table.add_row(*letter, limiter_name(one.limiter), percent(one.share), chart, lasted, *cost, what)
         if not held:
-            table.add_row(MISSING, MISSING, "", *[MISSING] * 4)
+            table.add_row(*[""] * (width >= _ROOM), MISSING, MISSING, "", *[MISSING] * 4)
         return table
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from enum import StrEnum
+from math import nan
 from typing import NamedTuple
 
 from batchscope.records import BatchLimiter
@@ -15,6 +16,7 @@ from batchscope.views.board import Board, Held, Slo, board
 from batchscope.views.numbers import amount, count, duration, percent, percent_range
 from batchscope.views.words import setting_of, short_name
 
+_SINCE_START = ", since start"
 _SILENT = "At work: of its batch nothing is known."
 STALE_INTERVALS = 2
 """No answer for so many intervals: then nothing looks live any more."""
@@ -44,7 +46,7 @@ class Evidence(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """How it stands, in words, and the figures behind them."""
+    """How it stands, in words, and the figures behind them: of the snapshot, or of ``recent`` where that is given."""
 
     state: State
     sentence: str
@@ -58,20 +60,25 @@ def verdict(
     interval: float = 1.0,
     gone: bool = False,
     before: MetricsSnapshot | None = None,
+    recent: MetricsSnapshot | None = None,
+    still_seconds: float = nan,
     ended: bool = False,
 ) -> Verdict:
     """Whether the batch is full, if not why and what that costs, and whether users are served in time.
 
     ``age``: seconds since the snapshot was taken; older than two times ``interval``, at which a new one is asked for,
     it is stale. ``gone``: whoever gave it refuses the connection, or ended. ``before``: the snapshot before this one,
-    which tells a restart. ``ended``: it is the last of a run that is over, of which nobody asks how it stands. No
-    setting is named where the limiter has none, is not known, or is mostly inferred: that needs the scheduler's word.
-    What another value would bring is not said: the next cause may be near.
+    which tells a restart. ``recent``: the last minute or so, as ``views.recent.since`` has it: then the figures are of
+    it where anything happened in it, and say so. ``still_seconds``: for how long requests were unfinished and no
+    counter moved, where the watch of an engine's page tells. ``ended``: it is the last of a run that is over, of which
+    nobody asks how it stands. No setting is named where the limiter has none, is not known, or is mostly inferred: that
+    needs the scheduler's word. What another value would bring is not said: the next cause may be near.
     """
-    state = State.GONE if gone else State.STALE if age > STALE_INTERVALS * interval else _state(snapshot, before)
+    still = _longest(still_seconds, standing_still(snapshot.gauges))
+    state = State.GONE if gone else State.STALE if age > STALE_INTERVALS * interval else _state(snapshot, before, still)
     sentences, evidence = [], []
-    stands = () if ended else _of_state(state, snapshot, age)
-    for text, figures in (*stands, *_of_figures(board(snapshot))):
+    stands = () if ended else _of_state(state, snapshot, age, still)
+    for text, figures in (*stands, *_figures(snapshot, recent)):
         sentences.append(text)
         evidence += figures
     return Verdict(state, " ".join(sentences) or _SILENT, tuple(evidence))
@@ -80,10 +87,10 @@ def verdict(
 _Told = tuple[str, list[Evidence]]
 
 
-def _state(snapshot: MetricsSnapshot, before: MetricsSnapshot | None) -> State:
+def _state(snapshot: MetricsSnapshot, before: MetricsSnapshot | None, still: float) -> State:
     if before is not None and _restarted(snapshot, before):
         return State.RESTARTED
-    if standing_still(snapshot.gauges) > _patience(snapshot):
+    if still > _patience(snapshot):
         return State.STALLED
     totals, gauges = snapshot.totals, snapshot.gauges
     if not (totals.requests_received or snapshot.request_stats.total_requests or totals.iterations or totals.batches):
@@ -106,7 +113,7 @@ def _patience(snapshot: MetricsSnapshot) -> float:
     return FIRST_ITERATION if math.isnan(longest) else max(SLOWER * longest, LEAST_SILENCE)
 
 
-def _of_state(state: State, snapshot: MetricsSnapshot, age: float) -> Iterator[_Told]:
+def _of_state(state: State, snapshot: MetricsSnapshot, age: float, still: float) -> Iterator[_Told]:
     gauges = snapshot.gauges
     if state is State.GONE:
         yield f"Gone: nobody answers any more; all this is {duration(age)} old.", []
@@ -120,18 +127,36 @@ def _of_state(state: State, snapshot: MetricsSnapshot, age: float) -> Iterator[_
                  "seconds_since_last_iteration": gauges.seconds_since_last_iteration}  # fmt: skip
         text = f"Stalled: {count(waiting)} waiting, {count(running)} running"
         evidence = [Evidence(("gauges", name), value) for name, value in known.items() if not math.isnan(value)]
-        yield f"{text}, no iteration for {duration(standing_still(gauges))}.", evidence
+        yield f"{text}, no iteration for {duration(still)}.", evidence
     elif state is State.STARTING:
         yield "Starting: no request yet.", []
     elif state is State.IDLE:
         yield "Idle: no request to serve.", []
 
 
-def _of_figures(board: Board) -> Iterator[_Told]:
+def _longest(*values: float) -> float:
+    """The largest of those that are known; ``nan`` of none."""
+    return max((value for value in values if not math.isnan(value)), default=nan)
+
+
+def _figures(snapshot: MetricsSnapshot, recent: MetricsSnapshot | None) -> Iterator[_Told]:
+    """Of the last minute where the engine was at work in it, else since it started; of users, too, if anybody came."""
+    whole = board(snapshot)
+    if recent is None:
+        yield from (*_of_batch(whole), *_of_users(whole))
+        return
+    now, last = board(recent), f", last {duration(recent.elapsed_seconds)}"
+    at_work = recent.totals.busy_seconds > 0
+    yield from _of_batch(now, last) if at_work else _of_batch(whole, _SINCE_START)
+    rated = any(slo.evaluated for slo in now.slo)
+    yield from _of_users(now, "" if at_work else last) if rated else _of_users(whole, _SINCE_START)
+
+
+def _of_batch(board: Board, over: str = "") -> Iterator[_Told]:
     batch, requests = board.batch, board.requests
     if not math.isnan(batch.full_by_time):
         evidence = [Evidence(("iteration_stats", "time_weighted_utilization"), batch.full_by_time)]
-        yield f"Batch {percent(batch.full_by_time)} full while busy.", evidence
+        yield f"Batch {percent(batch.full_by_time)} full while busy{over}.", evidence
     elif not math.isnan(batch.mean_requests):
         evidence = [Evidence(("iteration_stats", "average_requests_per_iteration"), batch.mean_requests)]
         yield f"Batch of {amount(batch.mean_requests)} requests on average.", evidence
@@ -140,8 +165,12 @@ def _of_figures(board: Board) -> Iterator[_Told]:
         yield f"Most requests refused at admission: {count(requests.refused)} of {count(requests.finished)}.", evidence
     elif board.held:
         yield _held(board.held[0], board)
+
+
+def _of_users(board: Board, over: str = "") -> Iterator[_Told]:
+    """The class that fares worst."""
     if rated := [slo for slo in board.slo if not math.isnan(slo.attainment)]:
-        yield _slo(min(rated, key=lambda slo: slo.attainment), several=len(rated) > 1)
+        yield _slo(min(rated, key=lambda slo: slo.attainment), over, several=len(rated) > 1)
 
 
 def _held(most: Held, board: Board) -> _Told:
@@ -163,8 +192,8 @@ def _held(most: Held, board: Board) -> _Told:
     return f"{share}{lost}{f'; the setting is {setting}' if setting else ''}.", evidence
 
 
-def _slo(slo: Slo, *, several: bool) -> _Told:
-    """The class that fares worst; by its target's name where it has one only."""
+def _slo(slo: Slo, over: str, *, several: bool) -> _Told:
+    """Of its targets the name, where it has one only."""
     path = ("slo_stats", slo.request_class)
     targets = f"{short_name(shown(next(iter(slo.targets)), 60))} " if len(slo.targets) == 1 else ""
     whose = f" of {shown(slo.request_class, 60)}" if several else ""
@@ -173,4 +202,4 @@ def _slo(slo: Slo, *, several: bool) -> _Told:
     evidence = [Evidence((*path, "attainment"), slo.attainment), Evidence((*path, "evaluated"), slo.evaluated)]
     if between:
         evidence += [Evidence((*path, "attainment_low"), low), Evidence((*path, "attainment_high"), high)]
-    return f"{targets}SLO{whose} {percent(slo.attainment)}{between}, n={count(slo.evaluated)}.", evidence
+    return f"{targets}SLO{whose} {percent(slo.attainment)}{between}, n={count(slo.evaluated)}{over}.", evidence

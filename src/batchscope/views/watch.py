@@ -191,7 +191,8 @@ def _targets(looked: _Looked, name_width: int, columns: Sequence[str]) -> Table:
     table.columns[1].justify = "left"
     for target in looked.targets:
         report = target.report
-        state = Text(report.state, style=palette.STATES[report.state])
+        mark = palette.STATES[report.state]
+        state = Text(f"{mark.sign} {report.state}", style=mark.style)
         if report.since is not None:
             state.append(f"\nsince {_clock(report.since, looked.time)}")
         table.add_row(_named(target), state, *(_cell(target.board, column) for column in columns[1:]))
