@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -20,88 +21,152 @@ from batchscope.ledger.explain import (
     TimePart,
 )
 from batchscope.ledger.parts import HELD, Part
+from batchscope.records import BatchLimiter
 from batchscope.text import shown
 from batchscope.views import palette
 from batchscope.views.numbers import MISSING, bar, count, duration, percent
-from batchscope.views.words import holder, limiter_name, origin
+from batchscope.views.words import holder, limiter_name, origin, setting_of
 
 _PART = {
     Part.QUEUED: "queued",
-    Part.STOOD_STILL: "stood still, holding a place",
-    Part.PREEMPTED: "preempted, waiting to come back",
-    Part.ARRIVING: "rest of the iteration it arrived in",
-    Part.PREFILL: "its own prefill",
-    Part.RECOMPUTED: "computed again after a preemption",
+    Part.STOOD_STILL: "placed, in no batch",
+    Part.PREEMPTED: "preempted",
+    Part.ARRIVING: "iteration it arrived in",
+    Part.PREFILL: "own prefill",
+    Part.RECOMPUTED: "computed again",
     Part.DECODE: "decoding",
-    Part.STRETCHED: "decoding, stretched by others' prefill",
-    Part.BETWEEN: "between iterations: nothing ran",
+    Part.STRETCHED: "others' prefill",
+    Part.BETWEEN: "nothing ran",
     Part.AFTER: "after its last token",
-    Part.UNKNOWN: "unknown: not in the record",
+    Part.UNKNOWN: "unknown",
 }
-"""Rows of the table."""
+"""Rows of the tables; what they are, docs/how-to/explain.md says."""
 _SPENT = {
     Part.QUEUED: "queued",
-    Part.STOOD_STILL: "holding a place and in no batch",
-    Part.PREEMPTED: "preempted and waiting to come back",
+    Part.STOOD_STILL: "holding a place but in no batch",
+    Part.PREEMPTED: "preempted, waiting to come back",
     Part.ARRIVING: "waiting for the end of the iteration it arrived in",
     Part.PREFILL: "in its own prefill",
     Part.RECOMPUTED: "computing again what a preemption had lost",
     Part.DECODE: "decoding",
-    Part.STRETCHED: "in iterations that other requests' prefill stretched (modelled)",
+    Part.STRETCHED: "decoding beside other requests' prefill (modelled)",
     Part.BETWEEN: "between iterations, while nothing ran",
     Part.AFTER: "after its last token",
-    Part.UNKNOWN: "in what the record does not say",
+    Part.UNKNOWN: "where the record does not say",
 }
 """Ends the sentence "it spent 71 % of it ..."."""
 METRIC = {Metric.TTFT: "TTFT", Metric.TPOT: "TPOT", Metric.E2E: "e2e latency", Metric.GAP: "longest gap"}
 _WORTH_NAMING = 0.2
+_WORTH_LISTING = 0.02
 _BAR = 16
 
 
 def sentence(explanation: Explanation) -> str:
     """What it comes down to."""
     if explanation.request is not None:
-        return _of_request(explanation.request, explanation.limits)
-    return _of_slowest(explanation.slowest, explanation.limits) if explanation.slowest is not None else ""
+        return _of_request(explanation.request)
+    return _of_slowest(explanation.slowest) if explanation.slowest is not None else ""
 
 
-def _of_request(request: ExplainedRequest, limits: SchedulerLimits) -> str:
-    largest = [part for part in request.parts[:3] if part.share >= _WORTH_NAMING] or list(request.parts[:1])
-    if not largest:
-        return f"It took no time: {duration(request.total_time)}."
-    told = [f"{percent(part.share)} {spent(part.part, part.limiter, limits)}" for part in largest]
-    return f"Of its {duration(request.total_time)} from arrival to end it spent {_listed(told)}."
+def settings(explanation: Explanation) -> list[str]:
+    """The settings behind what the sentence names, with their present values."""
+    groups = _named(explanation)
+    limiters = dict.fromkeys(str(part.limiter) for group in groups for part in group.listed)
+    return [setting for limiter in limiters if (setting := setting_of(limiter, explanation.limits))]
 
 
-def _of_slowest(slowest: Slowest, limits: SchedulerLimits) -> str:
+def _of_request(request: ExplainedRequest) -> str:
+    if not request.parts:
+        return f"It took {duration(request.total_time)}, which is no time to explain."
+    told = [f"{percent(group.share)} {group.spent}" for group in _largest(request)]
+    return f"Of its {duration(request.total_time)} from arrival to end it spent {'; '.join(told)}."
+
+
+def _of_slowest(slowest: Slowest) -> str:
     who = f"The slowest {_share(slowest.share)} of {METRIC[slowest.metric]}" if slowest.others else "All requests"
-    whose = f"{who} ({count(slowest.requests)} of {count(slowest.requests + slowest.others)} requests)"
-    told = []
-    for part in _worth_naming(slowest.parts):
-        others = "" if part.share_of_others is None else f" (the others {percent(part.share_of_others)})"
-        told.append(f"{percent(part.share)}{others} of it {spent(part.part, part.limiter, limits)}")
-    return f"{whose} spent {_listed(told)}."
+    told = [f"{percent(group.share)} of it {group.spent}{group.beside}" for group in _slower_by(slowest)]
+    return (
+        f"{who} ({count(slowest.requests)} of {count(slowest.requests + slowest.others)} requests) "
+        f"spent {'; '.join(told)}."
+    )
 
 
-def _worth_naming(parts: Iterable[ComparedPart]) -> list[ComparedPart]:
-    """What makes them slower: the first, and whatever else is much of their time and more than the others'."""
-    first, *rest = parts
-    return [first, *(part for part in rest[:2] if part.share >= _WORTH_NAMING and _more(part))]
+class _Group(NamedTuple):
+    """One part of the time, whoever held it. ``excess``: seconds of its mean more than the others'."""
+
+    part: Part
+    share: float
+    others: float | None
+    excess: float
+    listed: tuple[TimePart | ComparedPart, ...]
+    """Who held it for a while worth telling, the longest first; nobody where it is no time that is held."""
+
+    @property
+    def spent(self) -> str:
+        """``queued, held by the token budget 54.0 % and the KV cache 44.6 %``."""
+        told = [_held_by(part.limiter) for part in self.listed]
+        if len(told) > 1:
+            told = [f"{name} {percent(part.share)}" for name, part in zip(told, self.listed, strict=True)]
+        return _SPENT[self.part] + (f", held by {_listed(told)}" if told else "")
+
+    @property
+    def beside(self) -> str:
+        """`` (the others 90.1 %: 58.6 % and 25.6 %)``."""
+        if self.others is None:
+            return ""
+        theirs = [percent(_others(part) or 0.0) for part in self.listed]
+        return f" (the others {percent(self.others)}{': ' + _listed(theirs) if len(theirs) > 1 else ''})"
 
 
-def _more(part: ComparedPart) -> bool:
-    return part.mean_of_others is None or part.mean > 1.1 * part.mean_of_others
+def _grouped(parts: Sequence[TimePart | ComparedPart]) -> list[_Group]:
+    """In the order of their first."""
+    groups: dict[Part, list[TimePart | ComparedPart]] = {}
+    for part in parts:
+        groups.setdefault(part.part, []).append(part)
+    return [_group(name, of) for name, of in groups.items()]
 
 
-def spent(part: Part, limiter: str | None, limits: SchedulerLimits) -> str:
-    """What that time was: ``queued, held by the KV cache (kv_cache_blocks, now 500)``."""
-    return _SPENT[part] if limiter is None else f"{_SPENT[part]}, {_held_by(limiter, limits)}"
+def _group(name: Part, of: list[TimePart | ComparedPart]) -> _Group:
+    listed = [part for part in of if part.limiter is not None and part.share >= _WORTH_LISTING]
+    return _Group(
+        part=name,
+        share=sum(part.share for part in of),
+        others=None if _others(of[0]) is None else sum(_others(part) or 0.0 for part in of),
+        excess=sum(part.mean - (part.mean_of_others or 0.0) for part in of if isinstance(part, ComparedPart)),
+        listed=tuple(sorted(listed, key=lambda part: -part.share)),
+    )
 
 
-def _held_by(limiter: str, limits: SchedulerLimits) -> str:
-    if limiter == "demand":
-        return "though the scheduler said that nobody waited (demand)"
-    return f"held by {shown(holder(limiter, limits))}" if limiter != "unknown" else "by what nobody said"
+def _named(explanation: Explanation) -> list[_Group]:
+    if explanation.request is not None:
+        return _largest(explanation.request)
+    return _slower_by(explanation.slowest) if explanation.slowest is not None else []
+
+
+def _largest(request: ExplainedRequest) -> list[_Group]:
+    """The largest part of its time, and up to two others that are worth naming."""
+    groups = sorted(_grouped(request.parts), key=lambda group: -group.share)[:3]
+    return [group for group in groups if group.share >= _WORTH_NAMING] or groups[:1]
+
+
+def _slower_by(slowest: Slowest) -> list[_Group]:
+    """What makes them slower: what makes most of it, and whatever else makes a fifth as much."""
+    groups = sorted(_grouped(slowest.parts), key=lambda group: -group.excess)[:3]
+    return groups[:1] + [group for group in groups[1:] if group.excess >= _WORTH_NAMING * groups[0].excess > 0]
+
+
+def _others(part: TimePart | ComparedPart) -> float | None:
+    return part.share_of_others if isinstance(part, ComparedPart) else None
+
+
+def _held_by(limiter: str | None) -> str:
+    if limiter == BatchLimiter.DEMAND:
+        return "nothing that the scheduler names (demand)"
+    if limiter in {None, BatchLimiter.UNKNOWN}:
+        return "what nobody said"
+    nothing_set = SchedulerLimits()
+    name = str(limiter)
+    return f"the {shown(limiter_name(name))}" if setting_of(name, nothing_set) else shown(holder(name, nothing_set))
 
 
 def part_name(part: Part, limiter: str | None, *, modelled: bool = False) -> str:
@@ -127,6 +192,8 @@ class ExplanationView:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         explanation, ascii_only = self._explanation, options.ascii_only
         yield Text(sentence(explanation), "bold")
+        if behind := settings(explanation):
+            yield Text(f"behind it: {'; '.join(behind)}")
         if explanation.request is not None:
             yield from _request(explanation.request, ascii_only=ascii_only)
         if explanation.slowest is not None:
@@ -145,7 +212,7 @@ def _request(request: ExplainedRequest, *, ascii_only: bool) -> Iterator[Text | 
         f"TTFT {_seconds(request.time_to_first_token)}", f"TPOT {_seconds(request.time_per_output_token)}",
         f"longest gap {_seconds(request.max_emission_gap)}", f"e2e {duration(request.total_time)}",
         f"{count(request.prompt_tokens)} prompt tokens ({count(request.cached_tokens)} cached)",
-        f"{count(request.tokens_generated)} output tokens", f"{count(request.preemptions)} preemptions",
+        f"{count(request.tokens_generated)} output tokens", counted(request.preemptions, "preemption"),
     ]  # fmt: skip
     yield Text(", ".join(figures))
     table = _table("where the time went", "time", "of e2e", "", "before the first token")
@@ -163,7 +230,7 @@ def _slowest(slowest: Slowest, *, ascii_only: bool) -> Iterator[Text | Table]:
     per = " an output token" if slowest.metric is Metric.TPOT else ""
     others = f"; the others' mean {_seconds(slowest.mean_of_others)}" if slowest.others else ""
     yield Text(f"\n{name} from {duration(slowest.threshold)} on, mean {duration(slowest.mean)}{others}")
-    table = _table(f"where their {name} went", "of theirs", "", "of the others'", f"mean{per}", "the others' mean")
+    table = _table(f"where their {name} went", "of theirs", "", "of others'", f"mean{per}", "others' mean")
     for part in slowest.parts:
         table.add_row(
             *_row(part), percent(part.share), _bar(part, part.share, ascii_only),
@@ -239,6 +306,11 @@ def _parts(explanation: Explanation) -> tuple[TimePart | ComparedPart, ...]:
     if explanation.request is not None:
         return explanation.request.parts
     return explanation.slowest.parts if explanation.slowest is not None else ()
+
+
+def counted(number: int | None, noun: str) -> str:
+    """``1 preemption``, ``2 preemptions``."""
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def _seconds(value: float | None) -> str:
