@@ -38,3 +38,21 @@ def _table(rows, columns) -> dict[str, np.ndarray]:
 
 def _nulls(columns) -> dict[str, pa.Array]:
     return {name: pa.array(column, from_pandas=True) for name, column in columns.items()}
+
+
+class HeardRun:
+    """What ``open_run`` gives, as far as explaining needs it."""
+
+    def __init__(self, run: RecordedRun, *, spans: bool = True) -> None:
+        self.header = run.header
+        self._requests, self._iterations, self._spans = tables(run)
+        self._spans = self._spans if spans else self._spans.slice(0, 0)
+
+    def requests(self) -> pa.Table:
+        return self._requests
+
+    def iterations(self) -> pa.Table:
+        return self._iterations
+
+    def spans(self) -> pa.Table:
+        return self._spans

@@ -22,6 +22,7 @@ STEP = 1 / 8  # instants are exact
 class _Request:
     def __init__(self, slot: int, prompt: int, output: int) -> None:
         self.slot, self.left, self.output, self.placed = slot, prompt, output, False
+        self.evicted_at = -1.0
 
 
 def random_run(
@@ -50,11 +51,11 @@ def random_run(
         started = max(now if rng.random() < 0.3 else before, before)
         placed = [one for one in mine if one.placed]
         evicted = [rng.choice(placed)] if placed and rng.random() < 0.15 else []
-        while waiting and len(mine) < 4 and rng.random() < 0.5:
+        while waiting and len(mine) < 4 and started > waiting[0].evicted_at and rng.random() < 0.5:
             mine.append(waiting.pop(0))
         for one in evicted:
             mine.remove(one)
-            one.left, one.placed = rng.randrange(1, 40), False
+            one.left, one.placed, one.evicted_at = rng.randrange(1, 40), False, started
         batch = [one for one in mine if rng.random() < 0.8]
         waiting += evicted
         if not batch and not evicted:

@@ -10,7 +10,7 @@ import datetime as dt
 import math
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import msgspec
 import numpy as np
@@ -307,19 +307,21 @@ def _explained(facts: _Facts, row: int, cut: Cut) -> ExplainedRequest:
     ]
     parts.sort(key=lambda part: -part.seconds)
     arrived = fields["arrived_at"] - histories.ticks.origin
+    recorded: dict[str, Any] = {name: fields[name] for name in _AS_RECORDED}
+    recorded |= {name: None if fields[name] is None else int(fields[name]) for name in _COUNTS}
     return ExplainedRequest(
         request=int(histories.number[row]),
         arrived=arrived,
         arrived_time=facts.time(arrived),
         parts=tuple(parts),
         total_time=fields["finished_at"] - fields["arrived_at"],
-        **{name: fields[name] for name in _TEXTS + _DURATIONS},
-        **{name: None if fields[name] is None else int(fields[name]) for name in _COUNTS},
+        **recorded,
     )
 
 
-_TEXTS = ("request_id", "request_class", "reason")
-_DURATIONS = ("time_to_first_token", "time_per_output_token", "max_emission_gap")
+_AS_RECORDED = (
+    "request_id", "request_class", "reason", "time_to_first_token", "time_per_output_token", "max_emission_gap",
+)  # fmt: skip
 _COUNTS = ("tokens_generated", "prompt_tokens", "cached_tokens", "preemptions")
 
 
@@ -331,7 +333,8 @@ def _completed(histories: Histories) -> Ints:
     """Rows of the completed requests whose life is known."""
     completed = [reason.value for reason in CompletionReason if reason.outcome is Outcome.COMPLETED]
     of = pc.is_in(histories.requests.column("reason"), value_set=pa.array(completed)).to_numpy()
-    return histories.told[of[histories.told]]
+    rows: Ints = histories.told[of[histories.told]]
+    return rows
 
 
 class _Sums:

@@ -33,7 +33,8 @@ def numbers(table: pa.Table, name: str) -> Floats:
     column = table.column(name)
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int8())
-    return column.cast(pa.float64(), safe=False).to_numpy().astype(np.float64, copy=False)
+    found: Floats = column.cast(pa.float64(), safe=False).to_numpy().astype(np.float64, copy=False)
+    return found
 
 
 class Ticks(NamedTuple):
@@ -84,6 +85,7 @@ class Lines:
         self.line = (self.ordinal - 1) // Numbering.LINE
         self.first: Ints = np.flatnonzero(np.diff(self.line, prepend=-1)).astype(np.int64)
         """Where each line begins."""
+        self._line_ends = np.append(self.first[1:], len(self.line))[: len(self.first)]
         self.starts = self._greatest_so_far(ticks.of(started[known]))
         self.ends = self._greatest_so_far(np.maximum(ticks.of(finished[known]), self.starts))
         before, opens = np.roll(self.ends, 1), np.zeros(len(self.ordinal), dtype=np.bool_)
@@ -102,14 +104,14 @@ class Lines:
     def _greatest_so_far(self, instants: Ints) -> Ints:
         """Line by line."""
         found = instants.copy()
-        for begin, end in zip(self.first, np.append(self.first[1:], len(found)), strict=True):
+        for begin, end in zip(self.first, self._line_ends, strict=True):
             np.maximum.accumulate(instants[begin:end], out=found[begin:end])
         return found
 
     def _cumulate(self) -> None:
         """What every iteration's attempt held, and what lies between, summed up from the first one on."""
         last = np.zeros(len(self.ordinal), dtype=np.bool_)
-        last[np.append(self.first[1:], len(last))[: len(self.first)] - 1] = True
+        last[self._line_ends - 1] = True
         following = np.where(last, self.ends, np.roll(self.starts, -1))
         self._held = np.minimum(following, self.ends) - self.starts
         self._silent = np.roll(self.lost, -1) & ~last
@@ -128,8 +130,7 @@ class Lines:
             place = int(np.searchsorted(self.line[self.first], number))
             if place == len(self.first) or self.line[self.first[place]] != number:
                 continue
-            begin = int(self.first[place])
-            end = int(self.first[place + 1]) if place + 1 < len(self.first) else len(self)
+            begin, end = int(self.first[place]), int(self._line_ends[place])
             mine = line == number
             at = self.starts[begin:end].searchsorted(instant[mine], side=side) + begin - 1  # type: ignore[call-overload]
             found[mine] = np.where(at < begin, -1, at)

@@ -117,7 +117,7 @@ class Histories:
         self.instants = {name: self.ticks.of(column) for name, column in known.items()}
         self.was_scheduled, self.emitted = (np.isfinite(known[name]) for name in _INSTANTS[1:3])
         self.has_spans = spans is not None and len(spans) > 0
-        self.spans = self._sorted(spans) if spans is not None and len(spans) else _Spans(*[_NONE] * 4, _NONE > 0)
+        self.spans = self._sorted(spans) if spans is not None and len(spans) else _NO_SPANS
 
     def cut(self, rows: Ints, *, gaps: bool = False) -> Iterator[Cut]:
         """These requests (some of ``told``), in blocks, by number."""
@@ -187,6 +187,7 @@ class Histories:
 
 _INSTANTS = ("arrived_at", "first_scheduled_at", "first_token_at", "last_token_at", "finished_at")
 _NONE: Ints = np.empty(0, dtype=np.int64)
+_NO_SPANS = _Spans(_NONE, _NONE, _NONE, _NONE, np.empty(0, dtype=np.bool_))
 
 
 class _Cutting:
@@ -259,7 +260,7 @@ class _Cutting:
     @cached_property
     def _emitted_before(self) -> Mask:
         """Of each span, whether its request had its first token before: by its spans, or by its record."""
-        told = np.cumsum(self._emits) - self._emits
+        told: Ints = np.cumsum(self._emits) - self._emits
         told -= np.repeat(told[self.groups], self.count[self.having])
         slack = round(_TOLERANCE * 2.0**self.histories.ticks.power)
         later = self.first_token[self.owner] < self.first_ends - slack
@@ -273,7 +274,8 @@ class _Cutting:
         emitted = np.maximum.accumulate(np.where(self._emits, place, -1)) if len(place) else place
         evicted, emitted = np.roll(evicted, 1), np.roll(emitted, 1)
         own = np.repeat(self.groups, self.count[self.having])
-        return ~self.opens & (evicted >= own) & (evicted > emitted)
+        lost: Mask = ~self.opens & (evicted >= own) & (evicted > emitted)
+        return lost
 
     def _hold(self) -> None:
         """The time before each span comes in: by what held it, and as what."""

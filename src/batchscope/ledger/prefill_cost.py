@@ -36,7 +36,7 @@ class PrefillCost(NamedTuple):
 
 def prefill_cost(iterations: pa.Table, lines: Lines) -> PrefillCost | None:
     """The model; None where the iterations do not tell: too few with or without prefill, or it made no difference."""
-    matrix = _features(iterations.take(pa.array(lines.rows)))
+    matrix = _features(iterations)[lines.rows]
     lasted = lines.ticks.seconds(lines.own)
     usable = np.flatnonzero(np.isfinite(matrix).all(axis=1) & (lasted > 0))
     with_prefill = np.count_nonzero(matrix[usable, 1])

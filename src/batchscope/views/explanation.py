@@ -49,7 +49,7 @@ _SPENT = {
     Part.PREFILL: "in its own prefill",
     Part.RECOMPUTED: "computing again what a preemption had lost",
     Part.DECODE: "decoding",
-    Part.STRETCHED: "decoding beside other requests' prefill (modelled)",
+    Part.STRETCHED: "decoding beside other requests' prefill, as modelled",
     Part.BETWEEN: "between iterations, while nothing ran",
     Part.AFTER: "after its last token",
     Part.UNKNOWN: "where the record does not say",
