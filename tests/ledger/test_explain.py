@@ -13,7 +13,7 @@ from scripted_engine import Scripted, simulated
 
 from batchscope import BatchLimiter, RequestResult, SchedulerMetricsCollector
 from batchscope.ledger.explain import Explainer, Explanation, Metric, NotToldError, UnknownRequestError
-from batchscope.ledger.parts import Part
+from batchscope.ledger.request_parts import Part
 from batchscope.records import CompletionReason
 from batchscope.simulator import RequestSpec
 from batchscope.testing import RecordingSink

@@ -1,6 +1,6 @@
 """Why was it slow: one request's time, or that of the slowest beside the others', in parts without a rest.
 
-The parts are those of ``parts``. What a run does not hold is said in ``notes``, and ``complete`` is False where the
+The parts are those of ``request_parts``. What a run does not hold is said in ``notes``, and ``complete`` is False where the
 split is not whole for that reason: recorded without spans, without instants.
 """
 
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from batchscope.configuration import SchedulerLimits
 from batchscope.errors import BatchscopeError
 from batchscope.ledger.iteration_lines import Floats, Ints, Mask, numbers
-from batchscope.ledger.parts import Column, Cut, Histories, Part
+from batchscope.ledger.request_parts import Column, Cut, Histories, Part
 from batchscope.records import CompletionReason, Outcome
 from batchscope.sinks import RunHeader
 

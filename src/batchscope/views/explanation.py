@@ -20,7 +20,7 @@ from batchscope.ledger.explain import (
     Stretch,
     TimePart,
 )
-from batchscope.ledger.parts import HELD, Part
+from batchscope.ledger.request_parts import HELD, Part
 from batchscope.records import BatchLimiter
 from batchscope.text import shown
 from batchscope.views import palette

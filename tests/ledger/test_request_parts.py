@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from random_histories import random_run
 from split_by_instants import split
 
-from batchscope.ledger.parts import Histories, Part
+from batchscope.ledger.request_parts import Histories, Part
 
 
 def cut(histories: Histories) -> dict[int, dict]:
