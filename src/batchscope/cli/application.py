@@ -8,6 +8,7 @@ import typer
 
 from batchscope.cli.check import check
 from batchscope.cli.demo import demo
+from batchscope.cli.explain import explain
 from batchscope.cli.replay import replay
 from batchscope.cli.report import report
 from batchscope.cli.serve import serve
@@ -71,3 +72,8 @@ application.command(
     "[bold]batchscope serve --replay AzureLLMInferenceTrace_conv.csv --speed 10[/bold]\n\n"
     "[bold]batchscope serve /run/batchscope --host 0.0.0.0 --token-file token.txt[/bold]"
 )(serve)
+application.command(
+    epilog="Examples: [bold]batchscope explain runs/20261128T180000Z-1a2b3c4d[/bold]   (the slowest 1 % of TTFT)\n\n"
+    "[bold]batchscope explain runs --worst gap --share 0.001[/bold]\n\n"
+    "[bold]batchscope explain runs --request chatcmpl-17 --json | jq .request.parts[/bold]"
+)(explain)
