@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from batchscope.cli import INTERRUPTED
+from batchscope.cli.demo_engine import BLOCKS, DISTURBANCES, PLACES, SLO, TOKENS, demo_options, demo_workload
 from batchscope.cli.options import (
     Json,
     KvCacheBlocks,
@@ -17,51 +18,33 @@ from batchscope.cli.options import (
     check_svg,
 )
 from batchscope.cli.simulation import Plan, serve, show
-from batchscope.configuration import SloTargets
-from batchscope.simulator import Disturbances, Lengths, RequestClass, SchedulerOptions, SyntheticWorkload
-
-SLO = {
-    "interactive": SloTargets(time_to_first_token=2.0, time_per_output_token=0.12),
-    "batch": SloTargets(e2e_latency=120.0),
-}
-CLASSES = (RequestClass("interactive", share=3, priority=1), RequestClass("batch", share=1))
-DISTURBANCES = Disturbances(cancel_probability=0.02, timeout_probability=0.02, timeout_seconds=20.0)
-RATE = 3.0
-BURSTINESS = 3.0
+from batchscope.cli.top import show_demo
 
 
 def demo(
     requests: Annotated[int, typer.Option(metavar="N", help="How many requests.")] = 3000,
-    max_running_requests: MaxRunningRequests = 64,
-    max_scheduled_tokens: MaxScheduledTokens = 1024,
-    kv_cache_blocks: KvCacheBlocks = 5500,
+    max_running_requests: MaxRunningRequests = PLACES,
+    max_scheduled_tokens: MaxScheduledTokens = TOKENS,
+    kv_cache_blocks: KvCacheBlocks = BLOCKS,
     speed: Speed = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Another seed, another workload.")] = 0,
     as_json: Json = False,
     svg: Svg = None,
+    live: Annotated[
+        bool, typer.Option("--top", help="Watch it live in the terminal, in real time and for ever.")
+    ] = False,
 ) -> int:
     """Serve a built-in workload: bursts of interactive and batch requests on one engine, and report.
 
     Nothing else is needed, no GPU and no engine: the embedded scheduler runs in simulated time.
     """
-    options = SchedulerOptions(
-        max_running_requests=max_running_requests,
-        max_scheduled_tokens=max_scheduled_tokens,
-        kv_cache_blocks=kv_cache_blocks,
-    )
+    options = demo_options(max_running_requests, max_scheduled_tokens, kv_cache_blocks)
+    if live:
+        return show_demo(options, seed)
     check_svg(svg)
-    workload = SyntheticWorkload(
-        requests=requests,
-        rate=RATE,
-        burstiness=BURSTINESS,
-        prompt=Lengths(median=700, sigma=1.0, cap=8000),
-        output=Lengths(median=160, sigma=0.9, cap=1500),
-        classes=CLASSES,
-        seed=seed,
-    )
     plan = Plan(
         title="the demo: interactive and batch requests, in bursts",
-        workload=workload,
+        workload=demo_workload(requests, seed),
         options=options,
         slo=SLO,
         disturbances=DISTURBANCES,

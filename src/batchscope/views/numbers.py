@@ -105,6 +105,11 @@ def duration(seconds: float) -> str:
     return f"{_three_digits(1e6 * seconds)} us" if seconds else "0 s"
 
 
+def whole_seconds(seconds: float) -> str:
+    """The length of a window: whole seconds up to ten minutes, then as ``duration``."""
+    return f"{seconds:.0f} s" if 1 <= seconds < 600 else duration(seconds)
+
+
 def _three_digits(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}".rstrip("0").rstrip(".")
 
