@@ -54,8 +54,10 @@ SLO = "SLO 94.1 % [91.0..96.2 %], n=412."
         (live({"demand": 0.9}), f"{BATCH} 90.0 % of busy time limited by demand: there was no more to do."),
         (
             live({"demand": 0.6, "kv_cache": 0.4}),
-            f"{BATCH} 60.0 % of busy time limited by demand: there was no more to do. "
-            f"40.0 % of busy time limited by kv_cache: {LOST}; the setting is kv_cache_blocks, now 500.",
+            (
+                f"{BATCH} 60.0 % of busy time limited by demand: there was no more to do. "
+                f"40.0 % by kv_cache: {LOST}; the setting is kv_cache_blocks, now 500."
+            ),
         ),
         (live({"demand": 0.95, "kv_cache": 0.05}), f"{BATCH} 95.0 % of busy time limited by demand: there was no more to do."),
         (live({"unknown": 0.9}), f"{BATCH} 90.0 % of busy time limited by unknown: nobody said, nor can it be inferred."),

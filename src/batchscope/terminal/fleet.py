@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from os.path import commonprefix
 
 from batchscope.errors import MergeError
 from batchscope.scraping.table import Quantity
@@ -17,6 +19,7 @@ from batchscope.views.verdict import State
 MERGED = "all engines"
 _UNWELL = {State.GONE: 0, "down": 0, State.STALLED: 1, State.STALE: 2, "unknown": 2}
 _WELL = 3
+_DIGITS = re.compile(r"(\d{1,18})")
 _ORDER = ("down", *State)
 
 
@@ -26,7 +29,7 @@ def worst_first(one: Shown) -> tuple[object, ...]:
         one.figures.attainment[0], one.figures.lost_slot_seconds,
     )  # fmt: skip
     missed = 0 if math.isnan(attainment) else round(100 * (1 - attainment))
-    return _UNWELL.get(one.state, _WELL), -missed, -_known(lost), one.name
+    return _UNWELL.get(one.state, _WELL), -missed, -_known(lost), _in_order(one.name)
 
 
 def _known(value: float | None) -> float:
@@ -35,7 +38,7 @@ def _known(value: float | None) -> float:
 
 def _largest(figure: Callable[[Shown], float | None]) -> Callable[[Shown], tuple[object, ...]]:
     def key(one: Shown) -> tuple[object, ...]:
-        return -_known(None if one.figures is None else figure(one)), one.name
+        return -_known(None if one.figures is None else figure(one)), _in_order(one.name)
 
     return key
 
@@ -63,9 +66,27 @@ def _usage(one: Shown) -> float:
     return one.figures.whole.kv_cache.highest if one.figures else math.nan
 
 
+def _in_order(name: str) -> tuple[object, ...]:
+    """As people count: e2 before e10."""
+    return tuple((part.isdigit(), int(part) if part.isdigit() else 0, part) for part in _DIGITS.split(name[:300]))
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Without the begin and the end that all of them share, up to a ``/``, ``:`` or ``.``: 200 hosts of one domain."""
+    if len(names) < 2:
+        return list(names)
+    begin = commonprefix(names)
+    begin = begin[: max(begin.rfind(mark) for mark in "/:.") + 1]
+    ends = [name[len(begin) :][::-1] for name in names]
+    end = commonprefix(ends)
+    end = end[: max(end.rfind(mark) for mark in "/:.") + 1]
+    short = [one[len(end) :][::-1] for one in ends]
+    return short if all(short) else list(names)
+
+
 SORTS: dict[str, Callable[[Shown], tuple[object, ...]]] = {
     "worst": worst_first,
-    "name": lambda one: (one.name,),
+    "name": lambda one: _in_order(one.name),
     "waiting": _largest(_waiting),
     "tokens": _largest(_tokens),
     "TTFT": _largest(_first_token),

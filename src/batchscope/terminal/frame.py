@@ -17,7 +17,7 @@ from rich.cells import cell_len
 from batchscope.terminal import panels
 from batchscope.terminal.engine import Shown
 from batchscope.terminal.fleet import MERGED, first_token, ranked, states
-from batchscope.terminal.lines import Cells, Line, beside, cut, fitted, row, width_of, wrapped
+from batchscope.terminal.lines import Cells, Line, beside, cut, cut_inside, fitted, row, width_of, wrapped
 from batchscope.terminal.panels import GAP, Look
 from batchscope.text import shown as safe
 from batchscope.views.board import Latency
@@ -27,7 +27,9 @@ from batchscope.views.samples import MAX, shown_percentiles
 from batchscope.views.words import limiter_name
 
 LEAST_WIDTH, LEAST_HEIGHT = 60, 12
-_ENOUGH = 60
+_ENOUGH = 20
+_VERDICT_LINES = 4
+_TALLEST = 70
 TWO_COLUMNS = 120
 _LONGEST_NAME = 300
 _STATE = 11
@@ -131,7 +133,9 @@ def _head(scene: Scene, viewing: Viewing, width: int, *, ascii_only: bool) -> li
     fleet = several and not viewing.detail
     one = scene.told_merged if fleet else _chosen(scene.told, scene.told_merged, viewing)
     state = _worst(scene.told) if fleet else (one.state if one else "down")
-    lines = _verdict(state, sentence(scene.told if fleet else [], one), width, ascii_only=ascii_only)
+    number = sum(str(each.state) == state for each in scene.told) if fleet else 0
+    words = sentence(scene.told if fleet else [], one)
+    lines = _verdict(state, words, width, number, ascii_only=ascii_only)
     lines.append(_title(scene, one, width, several=several))
     lines += [[(cut(f" {safe(note)}", width), "")] for note in scene.notes[:2]]
     if scene.paused_at is not None:
@@ -164,11 +168,12 @@ def sentence(engines: Sequence[Shown], one: Shown | None) -> str:
     return begin + safe(f"No answer yet from {one.address}: {one.error}" if one.error else f"Asking {one.address} ...")
 
 
-def _verdict(state: str, words: str, width: int, *, ascii_only: bool) -> list[Line]:
+def _verdict(state: str, words: str, width: int, number: int, *, ascii_only: bool) -> list[Line]:
+    """``number``: of a fleet, how many are in that state."""
     mark = STATES[state]
-    badge = f" {mark.ascii if ascii_only else mark.sign} {state.upper()} "
+    badge = f" {mark.ascii if ascii_only else mark.sign} {f'{number} ' if number else ''}{state.upper()} "
     first = width - cell_len(badge) - 1
-    lines = wrapped(words, first, 3)
+    lines = wrapped(words, first, _VERDICT_LINES)
     begin = [[(badge, mark.tone.name), (f" {lines[0]}", "value")]]
     return [*begin, *([(" " * (cell_len(badge) + 1), ""), (line, "value")] for line in lines[1:])]
 
@@ -207,16 +212,16 @@ def _detail(one: Shown | None, width: int, room: int, *, ascii_only: bool) -> li
     if width >= TWO_COLUMNS:
         return _columns(look, width, room)
     spare = room - 17
-    return [
+    lines = [
         *panels.batch(look, width, 2 if spare >= 0 else 1),
         *panels.latency(look, width),
-        *(panels.tokens_over_time(look, width) if spare >= 6 else []),
         *panels.throughput(look, width)[: 1 if spare < 3 else 2],
         *panels.kv_cache(look, width)[: 1 if spare < 3 else 2],
         *panels.slo(look, width, 2 if spare < 3 else 6),
         *panels.errors(look, width, 1 if spare < 3 else 3),
         *panels.gpus(look, width, 1 if spare < 3 else 8),
     ]
+    return [*lines, *_charts(look, width, min(room, _TALLEST) - len(lines))]
 
 
 def _columns(look: Look, width: int, room: int) -> list[Line]:
@@ -224,12 +229,21 @@ def _columns(look: Look, width: int, room: int) -> list[Line]:
     top = panels.batch(look, width, 2)
     left_width = 66 if width < 160 else 74
     right_width = width - left_width - 2
-    left = [*panels.latency(look, left_width), [], *panels.tokens_over_time(look, left_width)]
+    left = panels.latency(look, left_width)
     right = [
         *panels.throughput(look, right_width), *panels.kv_cache(look, right_width), *panels.slo(look, right_width, 8),
         *panels.errors(look, right_width, 4), *panels.gpus(look, right_width, 8),
     ]  # fmt: skip
-    return [*top, [], *beside(left, right, left_width)][:room]
+    lines = [*top, [], *beside(left, right, left_width)][:room]
+    return [*lines, *_charts(look, width, room - len(lines))]
+
+
+def _charts(look: Look, width: int, room: int) -> list[Line]:
+    """What there is room for: the past minutes of the batch, of those who wait, of tokens."""
+    each = (room - 1) // 3
+    if each < 4:
+        return panels.chart(look, "tokens", width, room - 1) if room >= 4 else []
+    return [line for name in ("running", "waiting", "tokens") for line in panels.chart(look, name, width, each)]
 
 
 # A fleet.
@@ -296,7 +310,7 @@ def _row(one: Shown | None, whole: int, columns: Sequence[_Column], name: int, s
         return [(cut(f"{'':<{_STATE}} {MERGED}: not merged yet", name + _STATE), "")]
     mark = STATES[str(one.state)]
     sign = mark.ascii if ascii_only else mark.sign
-    called = f"{MERGED} ({whole})" if whole else safe(one.name, _LONGEST_NAME)
+    called = f"all {whole}" if whole else cut_inside(safe(one.name, _LONGEST_NAME), name)
     role = "value" if one.fresh else "old"
     figures = _figures(one)
     line = row([
@@ -351,14 +365,17 @@ def _foot(scene: Scene, viewing: Viewing, width: int, *, several: bool) -> list[
     elif several:
         keys[2:2] = [("Esc", "back")]
     if scene.player:
-        keys[3:3] = [("Left Right", "seek")]
+        keys[3:3] = [("<- ->", "seek")]
     line: Line = []
     for key, words in keys:
-        line += [(f" {key} ", "key"), (f" {words}  ", "")]
-    cost = "" if math.isnan(scene.cost) else f"this view: {percent(scene.cost)} of a core"
-    right = f"{cost}, every {scene.interval:g} s" if cost else f"every {scene.interval:g} s"
-    room = width - width_of(line)
-    return [[*line, (f"{right:>{room - 1}} ", "")]] if room > len(right) + 1 else [line]
+        line += [(" ", ""), (key, "key"), (f" {words} ", "")]
+    room = width - width_of(line) - 1
+    every = f"every {scene.interval:g} s"
+    known = not math.isnan(scene.cost)
+    costs = [f"this view: {percent(scene.cost)} of a core, {every}", f"{percent(scene.cost)} of a core, {every}",
+             f"{percent(scene.cost)} core"] if known else [every]  # fmt: skip
+    right = next((text for text in costs if len(text) < room), "")
+    return [[*line, (f"{right:>{room}} ", "")]] if right else [line]
 
 
 def _window(scene: Scene) -> str:

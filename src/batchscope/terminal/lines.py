@@ -32,6 +32,16 @@ def cut(text: str, width: int) -> str:
     return set_cell_size(text, width - 1).rstrip() + CUT if width > 1 else CUT * max(0, width)
 
 
+def cut_inside(text: str, width: int) -> str:
+    """The same, of a name: its begin and its end are what tells it from others."""
+    if cell_len(text) <= width or width < 5:
+        return cut(text, width)
+    head, tail = set_cell_size(text, (width - 1) // 2).rstrip(), text
+    while cell_len(tail) > width - 1 - cell_len(head):
+        tail = tail[1:]
+    return head + CUT + tail
+
+
 def row(parts: Iterable[Cells], gap: int = 1) -> Line:
     """The parts beside each other, ``gap`` cells between them."""
     line: Line = []

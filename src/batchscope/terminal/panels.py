@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from rich.cells import cell_len
@@ -20,6 +20,7 @@ from batchscope.views.numbers import (
     MISSING,
     amount,
     bar,
+    columns,
     count,
     duration,
     per_second,
@@ -276,16 +277,31 @@ def throughput(look: Look, width: int) -> list[Line]:
     return items(look, "Through", parts, width)
 
 
-def tokens_over_time(look: Look, width: int) -> list[Line]:
-    """Output tokens a second, a column each; as high as the highest of them."""
-    cells = width - LABEL - 14
-    found = seconds(look.engine, cells)
-    values = [0.0 if cell is None or math.isnan(cell.tokens_per_second) else cell.tokens_per_second for cell in found]
-    top = max(values, default=0.0)
-    if cells < 10 or top <= 0:
+_CHARTS: dict[str, Callable[[Cell], float | None]] = {
+    "running": lambda cell: cell.running,
+    "waiting": lambda cell: cell.waiting,
+    "tokens": lambda cell: cell.tokens_per_second,
+}
+
+
+def chart(look: Look, name: str, width: int, height: int) -> list[Line]:
+    """A quantity over the past minutes, a second a column, ``height`` lines with its title; none where it is not known.
+
+    Running ones up to the places there are, all else up to the highest seen.
+    """
+    cells = width - LABEL
+    found = [cell and _CHARTS[name](cell) for cell in seconds(look.engine, cells)]
+    values = [math.nan if value is None else float(value) for value in found]
+    known = [value for value in values if math.isfinite(value)]
+    if not known or height < 2:
         return []
-    chart = sparkline(values, top, ascii_only=look.ascii_only)
-    return [fitted([(f"{'tok/s':<{LABEL}}", ""), (chart, ""), (f" peak {per_second(top)}", "")], width)]
+    places = look.figures.whole.batch.places
+    top = float(places) if name == "running" and places else max(known)
+    unit = {"tokens": "output tokens a second"}.get(name, f"requests {name}")
+    title = f"{unit}, a second a column; the top is {amount(top)}, the highest {amount(max(known))}"
+    rows = columns(values, top, height - 1, ascii_only=look.ascii_only)
+    return [fitted([(f"{name:<{LABEL}}", "title"), (title, "")], width),
+            *(fitted([(" " * LABEL, ""), (text, "")], width) for text in rows)]  # fmt: skip
 
 
 def kv_cache(look: Look, width: int) -> list[Line]:

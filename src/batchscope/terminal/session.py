@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.terminal.engine import WINDOWS, Engine, Shown
-from batchscope.terminal.fleet import MERGED, SORTS, mergeable, merged, ranked
+from batchscope.terminal.fleet import MERGED, SORTS, mergeable, merged, ranked, short_names
 from batchscope.terminal.frame import Scene, Viewing
 from batchscope.terminal.polling import Poller
 from batchscope.terminal.sources import Look, Source
@@ -45,7 +45,8 @@ class Session:
     ) -> None:
         self.interval, self.label = interval, label
         self.viewing = Viewing(detail=len(sources) == 1)
-        self.engines = [Engine(source.name, source.address, interval) for source in sources]
+        names = short_names([source.name for source in sources])
+        self.engines = [Engine(name, one.address, interval) for name, one in zip(names, sources, strict=True)]
         self._clock, self._wall_clock, self._cpu_clock = clock, wall_clock, cpu_clock
         self._poller = Poller(sources, interval, merging=len(sources) > 1, clock=clock)
         self._merged = Engine(MERGED, MERGED, interval) if len(sources) > 1 else None

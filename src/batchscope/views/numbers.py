@@ -122,6 +122,15 @@ def sparkline(values: Sequence[float], top: float, *, ascii_only: bool = False) 
     )
 
 
+def columns(values: Sequence[float], top: float, height: int, *, ascii_only: bool = False) -> list[str]:
+    """A chart ``height`` lines high, the highest line first; a column a value, blank where that is ``nan`` or 0."""
+    blocks = _ASCII_BLOCKS if ascii_only else _BLOCKS
+    eighths = [0 if math.isnan(value) or top <= 0 else math.ceil(8 * height * value / top - 1e-9) for value in values]
+    return [
+        "".join(blocks[min(8, max(0, eighth - 8 * line))] for eighth in eighths) for line in reversed(range(height))
+    ]
+
+
 def bar(ratio: float, width: int, *, ascii_only: bool = False) -> str:
     """A horizontal bar; ``width`` characters stand for 1."""
     if ascii_only:

@@ -183,7 +183,8 @@ def _of_batch(board: Board, over: str = "") -> Iterator[_Told]:
         evidence = [Evidence(("totals", "requests_by_reason", "rejected"), requests.refused)]
         yield f"Most requests refused at admission: {count(requests.refused)} of {count(requests.finished)}.", evidence
     else:
-        yield from (_held(one, board) for one in _worth_telling(board.held))
+        for place, one in enumerate(_worth_telling(board.held)):
+            yield _held(one, board, "by" if place else "of busy time limited by")
 
 
 def _worth_telling(held: Sequence[Held]) -> Iterator[Held]:
@@ -201,11 +202,11 @@ def _of_users(board: Board, over: str = "") -> Iterator[_Told]:
         yield _slo(min(rated, key=lambda slo: slo.attainment), over, several=len(rated) > 1)
 
 
-def _held(most: Held, board: Board) -> _Told:
+def _held(most: Held, board: Board, by: str) -> _Told:
     """What held the batch longest; its cost where a place could have been used, its setting where one is to blame."""
     limiter = shown(most.limiter, 60)
     evidence = [Evidence(("iteration_stats", "limited_by", most.limiter), most.share)]
-    share = f"{percent(most.share)} of busy time limited by {limiter}"
+    share = f"{percent(most.share)} {by} {limiter}"
     if most.limiter == BatchLimiter.DEMAND:
         return f"{share}: there was no more to do.", evidence
     if most.limiter == BatchLimiter.UNKNOWN:
@@ -217,6 +218,8 @@ def _held(most: Held, board: Board) -> _Told:
     if not board.reported_ratio >= 0.5:
         return f"{share} (inferred){lost}.", evidence
     setting = setting_of(most.limiter, board.limits)
+    if board.processes > 1 and ", now " in setting:
+        setting += " in all"
     return f"{share}{lost}{f'; the setting is {setting}' if setting else ''}.", evidence
 
 
