@@ -18,6 +18,7 @@ from batchscope.simulator import (
     SyntheticWorkload,
     VirtualClock,
 )
+from batchscope.statistics.snapshot import MetricsSnapshot
 
 SLO = {
     "interactive": SloTargets(time_to_first_token=2.0, time_per_output_token=0.12),
@@ -60,6 +61,21 @@ def limits_of(options: SchedulerOptions) -> SchedulerLimits:
         kv_cache_blocks=options.kv_cache_blocks,
         kv_block_size=options.block_size,
     )
+
+
+def demo_seconds(seconds: int, seed: int = 0, *, first: int = 0) -> Iterator[MetricsSnapshot]:
+    """The demo's snapshot at each second from ``first`` on: the same for the same seed, by no clock of this world."""
+    clock, options = VirtualClock(), demo_options()
+    labels = {"model_name": "demo"}
+    configuration = MetricsConfiguration(slo=SLO)
+    with SchedulerMetricsCollector(configuration, limits=limits_of(options), labels=labels, clock=clock) as collector:
+        simulator = Simulator(
+            demo_workload(_ENDLESS, seed), RequestTracker(collector), options=options, disturbances=DISTURBANCES,
+            clock=clock, seed=seed,
+        )  # fmt: skip
+        for second in range(first, seconds + 1):
+            simulator.run(should_stop=lambda end=second: clock() >= end)  # type: ignore[misc]
+            yield collector.get_snapshot()
 
 
 class _Behind:

@@ -66,7 +66,7 @@ def top(
 
     The first line is the verdict: how full the batch is, what holds it, what that costs, who is served in time.
     Without a terminal (TERM=dumb, a pipe) the same is printed every interval. Keys: ? shows them. Exit code: 0; with
-    --once and --check 1 = an engine did not answer; with --check 3 = one is stalled or misses its SLO; 130 after Ctrl-C.
+    --once and --check 1 = an engine did not answer; with --check 3 = one is stalled or misses its SLO; 130 = Ctrl-C.
     """
     if as_json and not (once_only or check):
         raise CommandError("--json: expected --once beside it")
