@@ -15,11 +15,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCH := build/bench
 READY := $(VENV)/.ready
+USABLE := $(VENV)/.usable
 
 .DELETE_ON_ERROR:
 .PHONY: demo help test soak check lint package engines foreign bench bench-docs report-image clean
 
-demo: $(READY)
+demo: $(USABLE)
 	@$(BIN)/batchscope demo
 
 help:
@@ -78,14 +79,19 @@ clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# pip 23 does not know dependency groups: the list is read from pyproject.toml.
-$(READY): pyproject.toml
+# What a user has: the commands, without the tools of developers.
+$(USABLE): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
 	  echo "error: batchscope needs Python 3.11 or newer, '$(PYTHON)' is: $$($(PYTHON) --version 2>&1);" \
 	    "name another one: make PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
 	  echo "error: $(PYTHON) cannot make environments; on Debian: apt-get install python3-venv" >&2; exit 2; }
 	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[serve,terminal,analysis]'
+	@touch $@
+
+# pip 23 does not know dependency groups: the list is read from pyproject.toml.
+$(READY): $(USABLE)
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' > $(VENV)/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/dev.txt -e '.[all]'
 	@touch $@

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Annotated
 
+import msgspec
 import typer
 
 from batchscope.cli import INTERRUPTED
+from batchscope.cli.browser import open_page
 from batchscope.cli.demo_engine import BLOCKS, DISTURBANCES, PLACES, SLO, TOKENS, demo_options, demo_workload
 from batchscope.cli.options import (
+    CommandError,
     Json,
     KvCacheBlocks,
     MaxRunningRequests,
@@ -17,8 +23,12 @@ from batchscope.cli.options import (
     Svg,
     check_svg,
 )
-from batchscope.cli.simulation import Plan, serve, show
+from batchscope.cli.simulation import Plan, note, serve, show
 from batchscope.cli.top import show_demo
+from batchscope.server import DEFAULT_PORT
+from batchscope.server import serve as serve_source
+from batchscope.simulator import SchedulerOptions
+from batchscope.statistics.cumulative import StateSource
 
 
 def demo(
@@ -28,21 +38,44 @@ def demo(
     kv_cache_blocks: KvCacheBlocks = BLOCKS,
     speed: Speed = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Another seed, another workload.")] = 0,
+    serve_page: Annotated[
+        bool, typer.Option("--serve", help="In real time, with the page for a browser; the report at the end.")
+    ] = False,
+    open_browser: Annotated[bool, typer.Option("--open", help="With --serve: open the browser, too.")] = False,
+    port: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="With --serve: where; 0 = any free one.", show_default=str(DEFAULT_PORT)),
+    ] = None,
+    terminal: Annotated[
+        bool, typer.Option("--top", help="Live in the terminal, in real time and for ever; no report.")
+    ] = False,
     as_json: Json = False,
     svg: Svg = None,
-    live: Annotated[
-        bool, typer.Option("--top", help="Watch it live in the terminal, in real time and for ever.")
-    ] = False,
 ) -> int:
     """Serve a built-in workload: bursts of interactive and batch requests on one engine, and report.
 
     Nothing else is needed, no GPU and no engine: the embedded scheduler runs in simulated time.
     """
     options = demo_options(max_running_requests, max_scheduled_tokens, kv_cache_blocks)
-    if live:
+    if terminal:
         return show_demo(options, seed)
     check_svg(svg)
-    plan = Plan(
+    plan = demo_plan(options, requests=requests, speed=speed, seed=seed)
+    if not serve_page:
+        for option, given in (("--open", open_browser), ("--port", port is not None)):
+            if given:
+                raise CommandError(f"{option}: expected --serve beside it")
+        result, report = serve(plan)
+    else:
+        live = partial(_page, port=DEFAULT_PORT if port is None else port, opened=open_browser)
+        result, report = serve(msgspec.structs.replace(plan, speed=speed or 1.0, labels={"demo": "true"}), live)
+    show(report, as_json=as_json, svg=svg)
+    return INTERRUPTED if result.interrupted else 0
+
+
+def demo_plan(options: SchedulerOptions, *, requests: int, speed: float | None = None, seed: int = 0) -> Plan:
+    """The demo's workload on a scheduler with ``options``."""
+    return Plan(
         title="the demo: interactive and batch requests, in bursts",
         workload=demo_workload(requests, seed),
         options=options,
@@ -52,6 +85,13 @@ def demo(
         seed=seed,
         speed=speed,
     )
-    result, report = serve(plan)
-    show(report, as_json=as_json, svg=svg)
-    return INTERRUPTED if result.interrupted else 0
+
+
+@contextmanager
+def _page(collector: StateSource, *, port: int, opened: bool) -> Iterator[None]:
+    """The endpoint with the page in front of the demo; its address is told."""
+    with serve_source(collector, port=port) as handle:
+        note(f"look at {handle.url}/ in a browser; Ctrl-C ends it with the report")
+        if opened:
+            open_page(handle.url)
+        yield

@@ -19,7 +19,7 @@ from batchscope.cli.demo_engine import running_demo
 from batchscope.cli.options import CommandError
 from batchscope.cli.scraping import MaxMib, Timeout, TokenFile, limits_of, seconds
 from batchscope.errors import ConfigurationError, MissingExtraError
-from batchscope.scraping.fetch import metrics_url
+from batchscope.scraping.fetch import Fetcher, metrics_url
 from batchscope.scraping.watcher import MAX_TARGETS
 from batchscope.simulator import SchedulerOptions
 from batchscope.terminal import once
@@ -124,7 +124,8 @@ def _sources(
     for place, url in enumerate(urls):
         if url in urls[:place]:
             raise ConfigurationError("URL", url.text, "each engine once")
-    return [Endpoint(url, limits, token) for url in urls]
+    fetcher = Fetcher(limits, token)
+    return [Endpoint(url, limits, token, fetcher=fetcher) for url in urls]
 
 
 def _is_screen() -> bool:

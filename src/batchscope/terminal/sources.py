@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 from batchscope.errors import BatchscopeError
 from batchscope.publishing import SnapshotDirectory
 from batchscope.scraping.documents import ScrapedSnapshot, TargetReport
-from batchscope.scraping.fetch import MetricsUrl, ScrapeLimits
-from batchscope.scraping.remote import RemoteSource
+from batchscope.scraping.fetch import Fetcher, MetricsUrl, ScrapeLimits, wait_for
+from batchscope.scraping.remote import read_snapshot, snapshot_url
 from batchscope.scraping.watcher import Watcher
 from batchscope.statistics.snapshot import MetricsSnapshot
 
@@ -50,7 +50,10 @@ class Source(Protocol):
 
 
 class Endpoint:
-    """An address: batchscope's endpoint, whose figures are exact, or the page of an engine that is known."""
+    """An address: batchscope's endpoint, whose figures are exact, or the page of an engine that is known.
+
+    Many share a ``fetcher``, and its connections.
+    """
 
     def __init__(
         self,
@@ -58,16 +61,16 @@ class Endpoint:
         limits: ScrapeLimits,
         token: bytes | None = None,
         *,
+        fetcher: Fetcher | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.address = url.text
         self.name = url.text.partition("://")[2].removesuffix("/metrics").removesuffix("/snapshot")
         self._watcher = Watcher([url], limits=limits, token=token)
-        self._whole = RemoteSource(url, limits, token)
-        self._plain = RemoteSource(url, limits, token)
-        path = self._whole.url.path.partition("?")[0]
-        text = self._whole.url.text.removesuffix(self._whole.url.path) + path
-        self._plain.url = self._whole.url._replace(path=path, text=text)
+        self._fetcher = fetcher or Fetcher(limits, token)
+        self._whole = snapshot_url(url)
+        path = self._whole.path.partition("?")[0]
+        self._plain = self._whole._replace(path=path, text=self._whole.text.removesuffix(self._whole.path) + path)
         self._clock, self._timeout = clock, limits.timeout_seconds
         self._ours = False
 
@@ -76,12 +79,12 @@ class Endpoint:
         begin = self._clock()
         try:
             if self._ours:
-                return Look((self._whole if histograms else self._plain).get_snapshot())
+                return Look(wait_for(read_snapshot(self._whole if histograms else self._plain, self._fetcher)))
             return self._discovered(self._watcher.round().targets[0])
         except (BatchscopeError, TimeoutError) as error:
             self._ours = False
             late = self._clock() - begin >= 0.9 * self._timeout
-            message = str(error).removeprefix(f"{self.address}: ").removeprefix(f"{self._plain.url.text}: ")
+            message = str(error).removeprefix(f"{self.address}: ").removeprefix(f"{self._plain.text}: ")
             raise LookError(message or "no answer", late=late) from None
 
     def _discovered(self, report: TargetReport) -> Look:
