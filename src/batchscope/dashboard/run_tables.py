@@ -76,7 +76,7 @@ def _tile(name: str, value: str, more: str) -> str:
 
 def latency_rows(figures: Board) -> Iterator[str]:
     """A row a latency; a percentile that too few values tell is left out, the maximum is told."""
-    yield _head("", "n", "", "mean", *_PERCENTILES, "max")
+    yield _head("latency", "n", "unit", "mean", *_PERCENTILES, "max")
     for name in DEFINITIONS:
         row = figures.latencies.get(name)
         if row is not None and row.count:

@@ -16,7 +16,7 @@ from batchscope.views.numbers import MISSING, count, duration, per_second, perce
 from batchscope.views.samples import tells
 from batchscope.views.words import short_name
 
-COLUMNS = ("", "all of it", "steady part")
+COLUMNS = ("figure", "all of it", "steady part")
 
 
 def steady_section(report: RunReport) -> RenderableType:
@@ -26,7 +26,7 @@ def steady_section(report: RunReport) -> RenderableType:
         return title
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1), header_style="dim")
     for name in COLUMNS:
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+        table.add_column(name, justify="left" if name == COLUMNS[0] else "right", no_wrap=True)
     for row in compared(report):
         table.add_row(*row)
     return Group(title, table)

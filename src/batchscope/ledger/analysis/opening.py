@@ -5,16 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from batchscope.ledger.analysis.derived import filled_iterations, filled_requests
 from batchscope.ledger.analysis.tables import RunTables, duckdb_connection
 from batchscope.ledger.analysis.tables import Table as Expression
-from batchscope.ledger.parts import parts
 from batchscope.ledger.run import Run
-from batchscope.ledger.schema import SCHEMA, SCHEMAS, Table
-from batchscope.ledger.staging import read_staged
+from batchscope.ledger.schema import SCHEMAS, Table
 from batchscope.sinks import RunHeader
 
 
@@ -53,23 +48,11 @@ def _ended(run: Run, began: float, *tables: Expression) -> float:
 
 def _stored(con: Any, run: Run, table: Table) -> Expression:
     """All rows of a table as they are stored: those of converted parts stay in their files."""
-    files, staged = [], SCHEMAS[table].empty_table()
-    for part in parts(run.path):
-        if part.table is table and part.staged:
-            staged = pa.concat_tables([staged, pa.Table.from_batches(read_staged(part.path).batches, SCHEMAS[table])])
-        elif part.table is table and _is_ours(part.path):
-            files.append(str(part.path))
+    files, staged = run.stored(table)
     con.con.register(f"staged_{table.value}", staged)
     rows = con.table(f"staged_{table.value}")
     if not files:
         return rows
-    converted = con.read_parquet(files, table_name=f"converted_{table.value}").select(*SCHEMAS[table].names)
+    names = list(map(str, files))
+    converted = con.read_parquet(names, table_name=f"converted_{table.value}").select(*SCHEMAS[table].names)
     return converted.union(rows) if len(staged) else converted
-
-
-def _is_ours(path: Any) -> bool:
-    """Whether it is a whole file of this schema: of others the run tells."""
-    try:
-        return (pq.read_schema(path).metadata or {}).get(b"schema") == SCHEMA.encode()
-    except (pa.ArrowException, OSError):
-        return False
