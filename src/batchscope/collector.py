@@ -201,7 +201,7 @@ class SchedulerMetricsCollector(Closing):
         ``batchscope.ledger.open_run``. MissingExtraError without the extra ``ledger``; ConfigurationError where the
         folder cannot be made.
         """
-        from batchscope.ledger import Retention, record  # noqa: PLC0415  (an extra)
+        from batchscope.ledger.recording import Retention, record  # noqa: PLC0415  (an extra)
 
         recording = record(
             self, root, instance_id=self._draining.instance_id, clock=self._draining.clock,

@@ -10,6 +10,7 @@ from batchscope.cli.check import check
 from batchscope.cli.demo import demo
 from batchscope.cli.replay import replay
 from batchscope.cli.report import report
+from batchscope.cli.runs import runs
 from batchscope.cli.serve import serve
 from batchscope.cli.watch import watch
 from batchscope.version import __version__
@@ -71,3 +72,7 @@ application.command(
     "[bold]batchscope serve --replay AzureLLMInferenceTrace_conv.csv --speed 10[/bold]\n\n"
     "[bold]batchscope serve /run/batchscope --host 0.0.0.0 --token-file token.txt[/bold]"
 )(serve)
+application.command(
+    epilog="Examples: [bold]batchscope demo --record runs[/bold]   then   [bold]batchscope runs runs[/bold]\n\n"
+    "[bold]batchscope runs runs --json | jq '.runs[] | {name, state, p99: .summary.p99_total_time}'[/bold]"
+)(runs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -18,6 +19,7 @@ from batchscope.cli.options import (
     KvCacheBlocks,
     MaxRunningRequests,
     MaxScheduledTokens,
+    Record,
     Speed,
     Svg,
     check_svg,
@@ -57,6 +59,7 @@ def demo(
     ] = None,
     as_json: Json = False,
     svg: Svg = None,
+    record: Record = None,
 ) -> int:
     """Serve a built-in workload: bursts of interactive and batch requests on one engine, and report.
 
@@ -64,7 +67,7 @@ def demo(
     """
     options = demo_options(max_running_requests, max_scheduled_tokens, kv_cache_blocks)
     check_svg(svg)
-    plan = demo_plan(options, requests=requests, speed=speed, seed=seed)
+    plan = demo_plan(options, requests=requests, speed=speed, seed=seed, record=record)
     if not serve_page:
         for option, given in (("--open", open_browser), ("--port", port is not None)):
             if given:
@@ -82,7 +85,9 @@ def demo_options(places: int = PLACES, tokens: int = TOKENS, blocks: int = BLOCK
     return SchedulerOptions(max_running_requests=places, max_scheduled_tokens=tokens, kv_cache_blocks=blocks)
 
 
-def demo_plan(options: SchedulerOptions, *, requests: int, speed: float | None = None, seed: int = 0) -> Plan:
+def demo_plan(
+    options: SchedulerOptions, *, requests: int, speed: float | None = None, seed: int = 0, record: Path | None = None
+) -> Plan:
     """The demo's workload on a scheduler with ``options``."""
     workload = SyntheticWorkload(
         requests=requests,
@@ -102,6 +107,7 @@ def demo_plan(options: SchedulerOptions, *, requests: int, speed: float | None =
         total=requests,
         seed=seed,
         speed=speed,
+        record=record,
     )
 
 
