@@ -80,13 +80,11 @@ application.command(
     "[bold]batchscope serve /run/batchscope --host 0.0.0.0 --token-file token.txt[/bold]"
 )(serve)
 application.command(
-<<<<<<< HEAD
     epilog="Examples: [bold]batchscope demo --record runs[/bold]   then   [bold]batchscope runs runs[/bold]\n\n"
     "[bold]batchscope runs runs --json | jq '.runs[] | {name, state, p99: .summary.p99_total_time}'[/bold]"
 )(runs)
-=======
+application.command(
     epilog="Examples: [bold]batchscope explain runs/20261128T180000Z-1a2b3c4d[/bold]   (the slowest 1 % of TTFT)\n\n"
     "[bold]batchscope explain runs --worst gap --share 0.001[/bold]\n\n"
     "[bold]batchscope explain runs --request chatcmpl-17 --json | jq .request.parts[/bold]"
 )(explain)
->>>>>>> main

@@ -61,6 +61,8 @@ def demo(
     """
     options = demo_options(max_running_requests, max_scheduled_tokens, kv_cache_blocks)
     if terminal:
+        if record is not None:
+            raise CommandError(f"--record {record}: expected no --top beside it")
         return show_demo(options, seed)
     check_svg(svg)
     plan = demo_plan(options, requests=requests, speed=speed, seed=seed, record=record)
@@ -76,18 +78,9 @@ def demo(
     return INTERRUPTED if result.interrupted else 0
 
 
-<<<<<<< HEAD
-def demo_options(places: int = PLACES, tokens: int = TOKENS, blocks: int = BLOCKS) -> SchedulerOptions:
-    """The demo's scheduler."""
-    return SchedulerOptions(max_running_requests=places, max_scheduled_tokens=tokens, kv_cache_blocks=blocks)
-
-
 def demo_plan(
     options: SchedulerOptions, *, requests: int, speed: float | None = None, seed: int = 0, record: Path | None = None
 ) -> Plan:
-=======
-def demo_plan(options: SchedulerOptions, *, requests: int, speed: float | None = None, seed: int = 0) -> Plan:
->>>>>>> main
     """The demo's workload on a scheduler with ``options``."""
     return Plan(
         title="the demo: interactive and batch requests, in bursts",

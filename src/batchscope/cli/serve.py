@@ -13,16 +13,10 @@ import typer
 
 from batchscope import MetricsConfiguration, RequestTracker, SchedulerLimits, SchedulerMetricsCollector, SloTargets
 from batchscope.cli import INTERRUPTED
-<<<<<<< HEAD
-from batchscope.cli.demo import demo_options, demo_plan
-from batchscope.cli.options import CommandError, Record
-from batchscope.cli.simulation import note, recorded
-=======
 from batchscope.cli.demo import demo_plan
 from batchscope.cli.demo_engine import demo_options
-from batchscope.cli.options import CommandError
-from batchscope.cli.simulation import note
->>>>>>> main
+from batchscope.cli.options import CommandError, Record
+from batchscope.cli.simulation import note, recorded
 from batchscope.cli.simulation import serve as serve_plan
 from batchscope.errors import MissingExtraError
 from batchscope.server import DEFAULT_PORT
