@@ -211,6 +211,11 @@ class SchedulerMetricsCollector(Closing):
         self._recordings.append(recording)
         return recording
 
+    @property
+    def recordings(self) -> tuple[Recording, ...]:
+        """What ``record_to`` began, in order."""
+        return tuple(self._recordings)
+
     def _header(self) -> RunHeader:
         core = self._draining
         return RunHeader(
