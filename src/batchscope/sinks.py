@@ -128,8 +128,9 @@ class HandOver(Closing):
     The thread looks for rows every ``interval`` seconds. At most ``max_bytes`` wait for it; what comes then is counted
     in ``lost`` and told to ``sink.missed`` before the next rows that had room: nobody is kept waiting. If ``sink``
     raises, that is logged, ``failure`` says what, what waits is lost, and the collector is told with the next block
-    (``sink_failed``). ``close()`` after the collector's; it is closed at the interpreter's end, too. In a forked
-    child it is off.
+    (``sink_failed``). ``before`` is called before each look, such as a drain of the collector; ``after`` when all that
+    waited is handed over, such as a flush: what it raises, ``sink`` raised. ``close()`` after the collector's; it is
+    closed at the interpreter's end, too. In a forked child it is off.
     """
 
     def __init__(
@@ -139,6 +140,8 @@ class HandOver(Closing):
         interval: float = 0.1,
         max_bytes: int = 64 << 20,
         name: str = "batchscope-sink",
+        before: Callable[[], object] | None = None,
+        after: Callable[[], object] | None = None,
     ) -> None:
         if not isinstance(sink, PatientSink):
             raise ConfigurationError("sink", sink, "an object with begin, take, end and missed")
@@ -147,6 +150,7 @@ class HandOver(Closing):
         self.failure = ""
         self._sink = sink
         self._max_bytes = max_bytes
+        self._before, self._after = before, after
         self._of_the_parent = False
         self._closed = False
         # Written under the drain's lock only.
@@ -167,6 +171,11 @@ class HandOver(Closing):
         self._of_the_parent = True
         self._queue.clear()
         atexit.unregister(self.close)
+
+    @property
+    def running(self) -> bool:
+        """Whether its thread lives: until ``close`` at least."""
+        return self._periodic.running
 
     @property
     def lost(self) -> dict[str, int]:
@@ -220,6 +229,18 @@ class HandOver(Closing):
     # In the thread.
 
     def _hand_over(self) -> None:
+        try:
+            if self._before is not None:
+                self._before()
+        finally:
+            self._hand_over_queue()
+        if self._after is not None and not self.failure:
+            try:
+                self._after()
+            except Exception as error:  # noqa: BLE001  (whatever it raises)
+                self._fail(error)
+
+    def _hand_over_queue(self) -> None:
         while self._queue:
             what, told, size = self._queue.popleft()
             try:
