@@ -8,6 +8,7 @@ import typer
 
 from batchscope.cli.check import check
 from batchscope.cli.demo import demo
+from batchscope.cli.imports import import_
 from batchscope.cli.replay import replay
 from batchscope.cli.report import report
 from batchscope.cli.serve import serve
@@ -70,3 +71,9 @@ application.command(
     "[bold]batchscope serve --replay AzureLLMInferenceTrace_conv.csv --speed 10[/bold]\n\n"
     "[bold]batchscope serve /run/batchscope --host 0.0.0.0 --token-file token.txt[/bold]"
 )(serve)
+application.command(
+    "import",
+    epilog="Examples: [bold]batchscope import result.json --to runs/bench[/bold]   (of vllm bench serve)\n\n"
+    "[bold]batchscope import /var/log/dynamo/dynamo-fpm.4192.*.jsonl.gz --to runs/dynamo[/bold]\n\n"
+    "[bold]batchscope import requests.jsonl.gz meta.json --to runs/vllm --kv-cache-blocks 30000[/bold]",
+)(import_)
