@@ -22,7 +22,7 @@ from batchscope import (
 )
 from batchscope.exporters.prometheus import Exposition, Format
 from batchscope.records import EngineInfo
-from batchscope.scraping.fetch import ScrapeError, ScrapeLimits, metrics_url
+from batchscope.scraping.fetch import Fetcher, ScrapeError, ScrapeLimits, metrics_url, wait_for
 from batchscope.scraping.remote import RemoteSource, held_since
 from batchscope.scraping.watcher import Target, Watcher, look, scrape
 from batchscope.server import serve
@@ -238,7 +238,7 @@ def test_the_time_of_page_and_snapshot_together_is_bounded(collector):
             handler.wfile.write(b" " * 65536)
 
     with Site(answer=endless) as site:
-        seen = look(metrics_url(site.url), ScrapeLimits(timeout_seconds=5.0, max_bytes=2**20))
+        seen = wait_for(look(metrics_url(site.url), Fetcher(ScrapeLimits(timeout_seconds=5.0, max_bytes=2**20))))
     assert seen.snapshot is None
     assert "larger than 1 MiB" in seen.lacking
 
@@ -286,7 +286,7 @@ def test_a_token_opens_the_page_and_is_never_shown(collector, tmp_path):
     try:
         url = metrics_url(endpoint.url)
         with pytest.raises(ScrapeError, match=r"401.*expected a bearer token.*--token-file") as refused:
-            scrape(url, ScrapeLimits())
+            wait_for(scrape(url, Fetcher()))
         run = batchscope("watch", endpoint.url, "--once", "--token-file", str(secret))
     finally:
         endpoint.close()

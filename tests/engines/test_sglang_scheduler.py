@@ -5,13 +5,12 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
+from scrape_doubles import read_page
 
 from batchscope import MetricsSnapshot, SchedulerLimits, SchedulerMetricsCollector
 from batchscope.engines.forward_pass import ForwardPasses
 from batchscope.engines.sglang.scheduler import ForwardPassMetrics, SglangScheduler
 from batchscope.engines.sglang.tokenizer import SglangTokenizer
-from batchscope.scraping.fetch import ScrapeLimits
-from batchscope.scraping.page import read_exposition
 from batchscope.scraping.series import known_samples, read
 from batchscope.scraping.sums import figures_of
 from batchscope.scraping.window import Scrape, difference
@@ -98,7 +97,7 @@ def page(counts):
         for priority in ("", "7")
     ]
     known = known_samples().__contains__
-    return read(read_exposition([("\n".join(lines) + "\n").encode()], known, ScrapeLimits()))
+    return read(read_page([("\n".join(lines) + "\n").encode()], known))
 
 
 def test_in_process_and_on_the_page_the_same_requests_are_deferred_each_once():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from batchscope.scraping.fetch import ScrapeLimits
-from batchscope.scraping.page import read_exposition
+from batchscope.scraping.page import PageReader
 from batchscope.scraping.series import known_samples, read
 from batchscope.scraping.window import Scrape
 
@@ -22,10 +22,17 @@ def captured(name):
     return (CAPTURES / f"{name}.txt").read_bytes()
 
 
+def read_page(pieces, known=None, limits=None, origin="the page"):
+    """The page that comes in these pieces, read."""
+    reader = PageReader(known or known_samples().__contains__, limits or ScrapeLimits(), origin)
+    for piece in pieces:
+        reader.take(piece)
+    return reader.page()
+
+
 def page(text):
     """The text as the reader sees it."""
-    pieces = [text.encode() if isinstance(text, str) else text]
-    return read_exposition(pieces, known_samples().__contains__, ScrapeLimits())
+    return read_page([text.encode() if isinstance(text, str) else text])
 
 
 def reading(text):

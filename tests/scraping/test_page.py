@@ -3,19 +3,17 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scrape_doubles import captured, needs_captures, page, reading
+from scrape_doubles import captured, needs_captures, page, read_page, reading
 
 from batchscope.scraping.fetch import ScrapeError, ScrapeLimits
-from batchscope.scraping.page import MAX_UNKNOWN, read_exposition
+from batchscope.scraping.page import MAX_UNKNOWN
 
 GOOD = "vllm:num_requests_running 3\n"
 
 
 def read_text(text, **limits):
     pieces = [text.encode() if isinstance(text, str) else text]
-    return read_exposition(
-        pieces, lambda name: name.startswith("vllm:"), ScrapeLimits(**limits), origin="http://x/metrics"
-    )
+    return read_page(pieces, lambda name: name.startswith("vllm:"), ScrapeLimits(**limits), "http://x/metrics")
 
 
 def refused(text, *parts, **limits):
@@ -56,7 +54,7 @@ def test_where_the_pieces_of_a_page_are_cut_does_not_matter(sizes):
     for size in sizes:
         pieces.append(rest[:size])
         rest = rest[size:]
-    whole = read_exposition([*pieces, rest], lambda name: name.startswith("llamacpp:"), ScrapeLimits())
+    whole = read_page([*pieces, rest], lambda name: name.startswith("llamacpp:"))
     assert len(whole.samples) == 15
 
 
@@ -108,14 +106,6 @@ def test_names_without_end_are_not_remembered_without_end():
 
 def test_an_integer_of_any_length_is_a_number():
     assert read_text("vllm:a " + "9" * 400 + "\n").samples[0].value == float("inf")
-
-
-def test_time_that_runs_out_while_reading_is_said():
-    def over():
-        raise TimeoutError
-
-    with pytest.raises(ScrapeError, match="no complete answer within 5 s"):
-        read_exposition([b"a 1\n"], bool, ScrapeLimits(), check_time=over)
 
 
 @given(st.text(st.sampled_from('vlm:a_{}="\\, \n#0123456789.eE+-NaInf\x00\u00e9'), max_size=300))

@@ -1,8 +1,10 @@
 """Targets over time: windows, restarts, targets that hang, vanish or stall, over a real HTTP server."""
 
+import asyncio
 import datetime as dt
 import json
 import math
+import socket
 import threading
 
 import pytest
@@ -11,10 +13,11 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 from scrape_doubles import NOW, Site, captured, needs_captures, scrape, tokens
 
-from batchscope import MergeError, MetricsSnapshot, decode_snapshot
+from batchscope import MergeError, MetricsSnapshot, SchedulerMetricsCollector, decode_snapshot
 from batchscope.errors import ConfigurationError
 from batchscope.scraping.documents import WatchDocument
-from batchscope.scraping.fetch import ScrapeLimits, metrics_url
+from batchscope.scraping.fetch import Fetcher, ScrapeLimits, metrics_url
+from batchscope.scraping.remote import RemoteSource
 from batchscope.scraping.series import Key, known_samples
 from batchscope.scraping.snapshot import ScrapeIdentity, scraped_snapshot
 from batchscope.scraping.sums import combined
@@ -219,27 +222,27 @@ def test_one_target_that_fails_or_hangs_does_not_stop_the_rest():
 
 
 def test_a_name_that_does_not_resolve_in_time_is_given_up_for_this_round(monkeypatch):
-    over = threading.Event()
+    over, asked = threading.Event(), []
 
-    def slow(*_, **__):
+    def slow(*_):
+        asked.append(1)
         over.wait(20)
         raise OSError("late")
 
     with Site({"/metrics": tokens(5).encode()}) as good:
         clock_jobs = [metrics_url("http://slow.invalid"), metrics_url(good.url)]
         watching = Watcher(clock_jobs, limits=ScrapeLimits(timeout_seconds=0.2))
-        real = __import__("socket").create_connection
-
-        def connect(address, *arguments, **options):
-            return slow() if address[0] == "slow.invalid" else real(address, *arguments, **options)
-
-        monkeypatch.setattr("socket.create_connection", connect)
+        real = socket.getaddrinfo
+        monkeypatch.setattr(
+            "socket.getaddrinfo", lambda host, *rest: (slow if host == b"slow.invalid" else real)(host, *rest)
+        )
         try:
-            document = watching.round()
+            document, _ = watching.round(), watching.round()
         finally:
             over.set()
+    assert asked == [1], "a name that hangs is asked once at a time"
     assert [target.state for target in document.targets] == ["down", "live"]
-    assert "no answer within 0.2 s" in document.targets[0].error
+    assert "no complete answer within 0.2 s" in document.targets[0].error
 
 
 def test_what_is_left_out_of_a_page_is_noted():
@@ -294,3 +297,37 @@ def test_what_surprises_the_reader_stays_one_targets_trouble(monkeypatch):
     monkeypatch.setattr("batchscope.scraping.watcher.scrape", surprise)
     (report,) = watcher("http://127.0.0.1:1").round().targets
     assert report.error == "http://127.0.0.1:1/metrics: RuntimeError: never thought of"
+
+
+def test_of_two_hundred_targets_twenty_that_hang_hold_up_none_of_the_others():
+    over = threading.Event()
+
+    def hangs(handler):
+        over.wait(30)
+
+    with (
+        Site({f"/{number}": tokens(5, running=1).encode() for number in range(180)}) as good,
+        Site(answer=hangs) as bad,
+    ):
+        urls = [f"{bad.url}/{number}" for number in range(20)] + [f"{good.url}/{number}" for number in range(180)]
+        watching = Watcher([metrics_url(url) for url in urls], limits=ScrapeLimits(timeout_seconds=4))
+        try:
+            document = watching.round()
+        finally:
+            over.set()
+    assert [target.state for target in document.targets] == ["down"] * 20 + ["live"] * 180
+    assert document.fleet.snapshot.gauges.requests_running == 180
+
+
+def test_a_program_with_an_event_loop_goes_on_while_pages_are_read():
+    async def program(url):
+        watching, source = Watcher([metrics_url(url)]), RemoteSource(metrics_url(url))
+        return await asyncio.gather(watching.next_round(), Fetcher().get(metrics_url(url)), source.read_snapshot())
+
+    snapshot = SchedulerMetricsCollector().get_snapshot()
+    pages = {"/metrics": tokens(5).encode(), "/snapshot?histograms=1": snapshot.to_json(histograms=True)}
+    with Site(pages) as site:
+        document, text, remote = asyncio.run(program(site.url))
+    assert [target.state for target in document.targets] == ["live"]
+    assert text == pages["/metrics"]
+    assert remote.instance_id == snapshot.instance_id

@@ -44,6 +44,7 @@ def _root(
 
 application.command(
     epilog="Examples: [bold]batchscope demo[/bold]\n\n"
+    "[bold]batchscope demo --serve --open[/bold]   (live, in the browser)\n\n"
     "[bold]batchscope demo --kv-cache-blocks 8000[/bold]   (does more memory help?)\n\n"
     "[bold]batchscope demo --json | jq .iteration_stats.limited_by[/bold]"
 )(demo)

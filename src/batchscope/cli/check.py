@@ -10,7 +10,7 @@ from batchscope.cli import stdout
 from batchscope.cli.options import CommandError
 from batchscope.cli.scraping import MaxMib, Timeout, TokenFile, limits_of
 from batchscope.scraping.check import CheckReport, check_report
-from batchscope.scraping.fetch import ScrapeError, metrics_url
+from batchscope.scraping.fetch import Fetcher, ScrapeError, metrics_url, wait_for
 from batchscope.scraping.watcher import UnknownEngineError, look
 from batchscope.tokens import find_token
 from batchscope.views.check import view
@@ -34,8 +34,9 @@ def check(
     lacks key numbers; 2 = wrong use, or no page to be had.
     """
     page = metrics_url(url)
+    fetcher = Fetcher(limits_of(timeout, max_mib), find_token(token_file=token_file))
     try:
-        report = check_report(page, look(page, limits_of(timeout, max_mib), find_token(token_file=token_file)))
+        report = check_report(page, wait_for(look(page, fetcher)))
     except UnknownEngineError as error:
         report = CheckReport(url=page.text, error=str(error), unknown_names=error.names)
     except ScrapeError as error:

@@ -18,7 +18,7 @@ from batchscope.cli.options import CommandError, Svg, check_svg, write_svg
 from batchscope.cli.scraping import MaxMib, Timeout, TokenFile, limits_of
 from batchscope.cli.simulation import note
 from batchscope.errors import DecodeError
-from batchscope.scraping.fetch import MetricsUrl, ScrapeError, ScrapeLimits, fetch, metrics_url
+from batchscope.scraping.fetch import Fetcher, MetricsUrl, ScrapeError, ScrapeLimits, metrics_url, wait_for
 from batchscope.statistics.snapshot import SCHEMA, MetricsSnapshot, decode_snapshot
 from batchscope.tokens import find_token
 from batchscope.views.rendering import for_stdout
@@ -95,7 +95,7 @@ def _is_address(source: str) -> bool:
 def _fetched(address: str, limits: ScrapeLimits, token: bytes | None) -> MetricsSnapshot:
     url = _snapshot_url(address)
     try:
-        document = b"".join(fetch(url, limits, token=token))
+        document = wait_for(Fetcher(limits, token).get(url))
     except ScrapeError as error:
         raise CommandError(str(error)) from None
     try:

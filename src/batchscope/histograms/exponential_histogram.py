@@ -20,8 +20,10 @@ from batchscope.errors import ConfigurationError, InvalidRecordError, MergeError
 from batchscope.histograms import bucketed as bucketed_values
 from batchscope.histograms import codec as histogram_codec
 from batchscope.histograms.bucketed import MOST_AT_ONCE, BucketedValues, Observations
-from batchscope.histograms.layout import HIGHEST, LOWEST, MIN_SCALE, Ints, bucket_layout
+from batchscope.histograms.layout import HIGHEST, LOWEST, MIN_SCALE, Floats, Ints, bucket_layout
 from batchscope.histograms.store import BucketStore
+
+_NO_COUNTS: Ints = np.zeros(0, dtype=np.int64)
 
 
 class ExponentialHistogram:
@@ -48,9 +50,11 @@ class ExponentialHistogram:
     def __init__(self, scale: int = 6, *, thresholds: Iterable[float] = (), max_buckets: int | None = None) -> None:
         self._store = BucketStore(bucket_layout(scale).scale, max_buckets)
         self._thresholds = _checked_thresholds(thresholds)
-        self._reset()
+        self.clear()
 
-    def _reset(self) -> None:
+    def clear(self) -> None:
+        """Forget every observation; scale and thresholds stay."""
+        self._store.clear()
         self._below: Ints = np.zeros(len(self._thresholds), dtype=np.int64)
         self.count = 0
         self.zero_count = 0
@@ -58,11 +62,6 @@ class ExponentialHistogram:
         self.sum = 0.0
         self.min = nan
         self.max = nan
-
-    def clear(self) -> None:
-        """Forget every observation; scale and thresholds stay."""
-        self._store.clear()
-        self._reset()
 
     @property
     def scale(self) -> int:
@@ -72,7 +71,7 @@ class ExponentialHistogram:
     @property
     def relative_error(self) -> float:
         """The largest relative error of a quantile, (b - 1) / (b + 1)."""
-        return bucket_layout(self.scale).relative_error
+        return bucket_layout(self._store.scale).relative_error
 
     @property
     def thresholds(self) -> tuple[float, ...]:
@@ -191,7 +190,7 @@ class ExponentialHistogram:
 
     def copy(self) -> ExponentialHistogram:
         """An independent histogram with the same observations."""
-        return self.downscaled(self.scale)
+        return self._with(self._store.copy())
 
     def without_thresholds(self) -> ExponentialHistogram:
         """An independent histogram with the same observations, but no exact counts at thresholds."""
@@ -200,25 +199,33 @@ class ExponentialHistogram:
     @staticmethod
     def of(batch: BucketedValues) -> ExponentialHistogram:
         """A histogram of observations that are in buckets, at their scale."""
-        histogram = ExponentialHistogram(batch.scale)
-        histogram._hold(batch)
-        histogram._store.hold(batch.offset, batch.counts)
+        histogram = object.__new__(ExponentialHistogram)
+        histogram._store = BucketStore.of(batch.scale, batch.offset, batch.counts)
+        histogram._thresholds, histogram._below = (), _NO_COUNTS
+        histogram.count, histogram.zero_count, histogram.overflow_count = (
+            batch.total,
+            batch.zero_count,
+            batch.overflow_count,
+        )
+        histogram.sum, histogram.min, histogram.max = batch.sum, batch.min, batch.max
         return histogram
 
-    def _hold(self, batch: BucketedValues) -> None:
-        self.count, self.zero_count, self.overflow_count = batch.total, batch.zero_count, batch.overflow_count
-        self.sum, self.min, self.max = batch.sum, batch.min, batch.max
+    def _with(self, store: BucketStore) -> ExponentialHistogram:
+        """The same observations in other buckets, which become the new one's own."""
+        twin = object.__new__(ExponentialHistogram)
+        twin._store = store
+        twin._thresholds, twin._below = self._thresholds, self._below.copy()
+        twin.count, twin.zero_count, twin.overflow_count = self.count, self.zero_count, self.overflow_count
+        twin.sum, twin.min, twin.max = self.sum, self.min, self.max
+        return twin
 
     def downscaled(self, scale: int) -> ExponentialHistogram:
         """The same observations in coarser buckets, exactly; ConfigurationError if ``scale`` is finer."""
         if type(scale) is not int or not MIN_SCALE <= scale <= self.scale:
             raise ConfigurationError("scale", scale, f"an integer from {MIN_SCALE} to {self.scale} (the own scale)")
-        twin = ExponentialHistogram(self.scale, thresholds=self._thresholds)
-        twin._hold(self._bucketed(self._store.counts))
-        twin._store = self._store.copy()
-        twin._store.downscale(scale)
-        twin._below = self._below.copy()
-        return twin
+        store = self._store.copy()
+        store.downscale(scale)
+        return self._with(store)
 
     def quantile(self, q: float) -> float:
         """The nearest-rank quantile, 0 <= q <= 1, within ``relative_error``; the extreme ranks are exact.
@@ -229,25 +236,20 @@ class ExponentialHistogram:
 
     def quantiles(self, qs: Iterable[float]) -> list[float]:
         """``quantile`` of each of ``qs``, for little more than the price of one."""
-        fractions = [_fraction(float(q)) for q in qs]
+        fractions = list(map(_fraction, map(float, qs)))
         if not self.count:
             return [nan] * len(fractions)
         ranks = [-(-part * self.count // of) for part, of in fractions]
         reached = self._store.counts.cumsum()  # observations up to each bucket's end
         reached += self.zero_count
-        buckets = reached.searchsorted(ranks) + self._store.offset
-        layout, last = bucket_layout(self._store.scale), self._store.last
-        low, high = layout.lower_edges(buckets), layout.lower_edges(buckets + 1)
-        estimates = (2.0 * low * high / (low + high)).tolist()
-        return list(map(self._at_rank, ranks, estimates, (buckets > last).tolist()))
-
-    def _at_rank(self, rank: int, estimate: float, beyond: bool) -> float:
-        """The rank-th smallest: ``estimate``, where it lies in a bucket; ``beyond``: above all buckets."""
-        if rank <= max(1, self.zero_count):
-            return self.min
-        if beyond or rank == self.count:
-            return self.max
-        return min(max(estimate, self.min), self.max)
+        places = reached.searchsorted(ranks)
+        buckets = places + self._store.offset
+        low, high = bucket_layout(self._store.scale).lower_edges(np.concatenate((buckets, buckets + 1))).reshape(2, -1)
+        estimates: Floats = (2.0 * low * high / (low + high)).clip(self.min, self.max)
+        ranked = np.array(ranks)
+        estimates[(places == len(reached)) | (ranked == self.count)] = self.max
+        estimates[ranked <= max(1, self.zero_count)] = self.min
+        return list(map(float, estimates))
 
     def buckets(self) -> Iterator[tuple[float, float, int]]:
         """(lower, upper, count) of each bucket that is not empty, ascending; upper is inclusive and exact."""

@@ -91,7 +91,7 @@ class RowBuffer:
         return self._objects[: len(self)]
 
     def _wraps(self) -> bool:
-        return len(self) == self._capacity and self._next > 0
+        return self._appended > self._capacity and self._next > 0
 
     def _reserve(self, wanted: int) -> None:
         wanted = min(wanted, self._capacity)

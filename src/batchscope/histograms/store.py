@@ -10,66 +10,62 @@ from batchscope.errors import ConfigurationError
 from batchscope.histograms.layout import Ints
 
 _MARGIN = 8  # buckets allocated beyond a new one on either side, so that growth is rare
+UNLIMITED = sys.maxsize
 MIN_BUCKETS = 8  # enough for the whole range at the coarsest scale
 
 
 class BucketStore:
     """int64 counts of the buckets of one scale, in at most ``max_buckets`` of them.
 
-    What does not fit is made to fit: the scale is lowered, exactly (a coarser bucket is 2^k finer ones).
+    What does not fit is made to fit: the scale is lowered, exactly (a coarser bucket is 2^k finer ones). ``offset`` and
+    ``last`` are the lowest and the highest bucket that ever held a count: 0 and -1 where none did.
     """
 
-    __slots__ = ("_array", "_first", "_high", "_low", "max_buckets", "scale")
+    __slots__ = ("_array", "_first", "last", "max_buckets", "offset", "scale")
 
     def __init__(self, scale: int, max_buckets: int | None = None) -> None:
         if max_buckets is not None and max_buckets < MIN_BUCKETS:
             raise ConfigurationError("max_buckets", max_buckets, f"None or an integer >= {MIN_BUCKETS}")
         self.scale = scale
-        self.max_buckets = sys.maxsize if max_buckets is None else max_buckets
+        self.max_buckets = UNLIMITED if max_buckets is None else max_buckets
         self.clear()
 
     def clear(self) -> None:
         """Forget every count; the scale stays."""
         self._array: Ints = np.zeros(0, dtype=np.int64)
         self._first = 0  # the bucket of _array[0]
-        self._low, self._high = 0, -1  # the lowest and highest bucket that ever held a count
+        self.offset, self.last = 0, -1
+
+    @staticmethod
+    def of(scale: int, offset: int, counts: Ints) -> BucketStore:
+        """A store with a copy of these counts, of the buckets from ``offset`` on."""
+        store = object.__new__(BucketStore)
+        store.scale, store.max_buckets = scale, UNLIMITED
+        store._array, store._first = counts.copy(), offset
+        store.offset, store.last = (offset, offset + len(counts) - 1) if len(counts) else (0, -1)
+        return store
 
     def copy(self) -> BucketStore:
         """An independent store with the same counts and limits."""
-        twin = BucketStore(self.scale)
-        twin.max_buckets = self.max_buckets
-        twin.hold(self._low, self.counts)
+        twin = object.__new__(BucketStore)
+        twin.scale, twin.max_buckets = self.scale, self.max_buckets
+        twin._array, twin._first, twin.offset, twin.last = self._array.copy(), self._first, self.offset, self.last
         return twin
-
-    def hold(self, offset: int, counts: Ints) -> None:
-        """Have a copy of these counts, of the buckets from ``offset`` on, and no others."""
-        self._array, self._first = counts.copy(), offset
-        self._low, self._high = offset, offset + len(counts) - 1
 
     @property
     def used(self) -> bool:
         """Whether any bucket is in use."""
-        return self._high >= self._low
-
-    @property
-    def last(self) -> int:
-        """The highest bucket in use; meaningless with none."""
-        return self._high
-
-    @property
-    def offset(self) -> int:
-        """The bucket of ``counts[0]``; 0 with no bucket in use."""
-        return self._low if self.used else 0
+        return self.last >= self.offset
 
     @property
     def counts(self) -> Ints:
         """The counts of the buckets in use, as a view."""
-        return self._array[self._low - self._first : self._high - self._first + 1]
+        return self._array[self.offset - self._first : self.last - self._first + 1]
 
     def increment(self, bucket: int, count: int) -> None:
         """Add ``count`` to one bucket of the store's own scale."""
         place = bucket - self._first
-        if self._low <= bucket <= self._high:
+        if self.offset <= bucket <= self.last:
             self._array[place] += count
         else:
             self.add(self.scale, bucket, np.array([count], dtype=np.int64))
@@ -82,7 +78,7 @@ class BucketStore:
             self.downscale(scale)
         high = offset + len(counts) - 1
         by = scale - self.scale
-        if offset >> by < self._low or high >> by > self._high:
+        if offset >> by < self.offset or high >> by > self.last:
             self._make_room(scale, offset, high)
             by = scale - self.scale
         if by:
@@ -102,8 +98,8 @@ class BucketStore:
         if not len(held):
             self.clear()
             return
-        low = self._low
-        self._low, self._high = low + int(held[0]), low + int(held[-1])
+        low = self.offset
+        self.offset, self.last = low + int(held[0]), low + int(held[-1])
 
     def downscale(self, scale: int) -> None:
         """Join buckets until the store has ``scale``, which must not be finer than its own."""
@@ -112,18 +108,18 @@ class BucketStore:
             return
         self.scale = scale
         if self.used:
-            self._first, self._array = downscaled(self._low, self.counts, by)
-            self._low, self._high = self._low >> by, self._high >> by
+            self._first, self._array = downscaled(self.offset, self.counts, by)
+            self.offset, self.last = self.offset >> by, self.last >> by
 
     def _make_room(self, scale: int, low: int, high: int) -> None:
         """Cover the buckets low..high of ``scale``, not coarser than the own, which falls as need be."""
         by = scale - self.scale
         low, high = low >> by, high >> by
         if self.used:
-            if max(high, self._high) - min(low, self._low) >= self.max_buckets:
+            if max(high, self.last) - min(low, self.offset) >= self.max_buckets:
                 self.tighten()
             if self.used:
-                low, high = min(low, self._low), max(high, self._high)
+                low, high = min(low, self.offset), max(high, self.last)
         by = joins_needed(low, high, self.max_buckets)
         self.downscale(self.scale - by)
         self._reserve(low >> by, high >> by)
@@ -138,7 +134,7 @@ class BucketStore:
             grown = np.zeros(stop - first, dtype=np.int64)
             grown[self._first - first : end - first] = self._array
             self._array, self._first = grown, first
-        self._low, self._high = low, high
+        self.offset, self.last = low, high
 
 
 def joins_needed(low: int, high: int, max_buckets: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf
+from operator import attrgetter
 
 from batchscope.histograms.bucketed import BucketedValues
 from batchscope.histograms.cells import cell_grid
@@ -59,18 +60,19 @@ class WindowedHistogram:
         return ExponentialHistogram.of(self._collected()) if self._cells else ExponentialHistogram(self._total.scale)
 
     def _collected(self) -> BucketedValues:
-        cells = self._cells.values()
-        self._total.tighten()
+        total = self._total
+        total.tighten()
+        zeros, overflows, counts, sums, lows, highs = zip(*map(_NUMBERS, self._cells.values()), strict=True)
         return BucketedValues(
-            self._total.scale,
-            self._total.offset,
-            self._total.counts,
-            sum([cell.zero_count for cell in cells]),
-            sum([cell.overflow_count for cell in cells]),
-            sum([cell.count for cell in cells]),
-            sum([cell.sum for cell in cells]),
-            min([cell.min for cell in cells]),
-            max([cell.max for cell in cells]),
+            total.scale,
+            total.offset,
+            total.counts,
+            sum(zeros),
+            sum(overflows),
+            sum(counts),
+            sum(sums),
+            min(lows),
+            max(highs),
         )
 
     def _advance(self, newest: int) -> None:
@@ -101,6 +103,9 @@ class WindowedHistogram:
         self._total = BucketStore(scale, self._total.max_buckets)
         for store in stores:
             self._total.add(store.scale, store.offset, store.counts)
+
+
+_NUMBERS = attrgetter("zero_count", "overflow_count", "count", "sum", "min", "max")
 
 
 class _Cell:

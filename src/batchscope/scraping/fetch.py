@@ -1,20 +1,31 @@
-"""One GET of a ``/metrics`` page that no server can make long, large or surprising.
+"""One GET of a page that no server can make long, large or surprising; of many pages at once, in one event loop.
 
-A page is read in pieces, up to a size and a time for all of it: DNS aside, every wait on the socket ends at the same
-deadline, so a drip of bytes gains nothing. Redirects are reported, not followed, and no proxy is used: the numbers
-are of the address that was given.
+A page is read in pieces, up to a size and a time for all of it, so a drip of bytes gains nothing. Redirects are
+reported, not followed, and neither proxies nor cookies are used: the numbers are of the address that was given.
+
+The loop runs in a daemon thread of its own, whoever asks. An async program, a view in a terminal say, never waits for
+the parsing of two hundred pages::
+
+    fetcher = Fetcher(ScrapeLimits(timeout_seconds=2.0))
+    answers = await asyncio.gather(*(fetcher.get(url) for url in urls), return_exceptions=True)
+
+``RemoteSource.read_snapshot()`` and ``Watcher.next_round()`` are awaited the same way. What has no event loop calls
+``wait_for(fetcher.get(url))``.
 """
 
 from __future__ import annotations
 
-import http.client
-import io
+import asyncio
+import functools
+import os
 import socket
 import ssl
-import time
+import threading
 import zlib
-from collections.abc import Callable, Generator, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -23,12 +34,23 @@ from batchscope.errors import BatchscopeError, ConfigurationError
 from batchscope.text import shown
 from batchscope.version import __version__
 
+if TYPE_CHECKING:
+    import httpx
+
+T = TypeVar("T")
+
 PIECE = 65536
 _OK = 200
 _SHOWN = 200
 _REDIRECTS = range(300, 400)
 _NOT_LET_IN = {401, 403}
 _TOKEN_FROM = "--token-file FILE or the variable BATCHSCOPE_TOKEN gives it"  # noqa: S105  (a hint, no token)
+_HEADERS = {
+    "Accept": "text/plain;version=0.0.4, text/plain;q=0.5, */*;q=0.1",
+    "Accept-Encoding": "identity",
+    "User-Agent": f"batchscope/{__version__}",
+    "Connection": "close",
+}
 _WANTED = "http://HOST[:PORT] or https://HOST[:PORT], with a path where the page is not /metrics"
 _HINT = (
     "expected the metrics page: llama.cpp serves it with --metrics, SGLang with --enable-metrics, "
@@ -90,120 +112,147 @@ def _split(text: str) -> SplitResult:
     return parts
 
 
-def fetch(
-    url: MetricsUrl,
-    limits: ScrapeLimits,
-    remaining: Callable[[], float] | None = None,
-    token: bytes | None = None,
-) -> Generator[bytes]:
-    """The page's text in pieces of at most 64 KiB; ``ScrapeError`` where it cannot be had within ``limits``.
+class Fetcher:
+    """Reads pages within ``limits``, as many at once as are asked for; ``ScrapeError`` for one that cannot be had.
 
-    ``remaining``: seconds left, for all of it; ``TimeoutError`` when none are. ``token``: a bearer token, of visible
-    ASCII characters; it is sent as a header, and no message has it.
+    ``token``: a bearer token, of visible ASCII characters; it is sent as a header, and no message has it. There is
+    nothing to close: a connection ends with its answer, since one that an engine closes just then would look like an
+    engine that is gone.
     """
-    remaining = remaining or countdown(limits.timeout_seconds)
-    connection = _connection(url, remaining())
-    try:
-        yield from _bounded(_answer(connection, url, remaining, limits, token), url, limits)
-    except TimeoutError:
-        raise ScrapeError(f"{url.text}: no complete answer within {limits.timeout_seconds:g} s") from None
-    except http.client.HTTPException as error:
-        raise ScrapeError(f"{url.text}: not a complete HTTP answer: {_short(error)}") from None
-    except zlib.error as error:
-        raise ScrapeError(f"{url.text}: the compressed answer is broken: {_short(error)}") from None
-    except OSError as error:
-        raise ScrapeError(f"{url.text}: {_reason(error)}") from None
-    finally:
-        connection.close()
+
+    def __init__(self, limits: ScrapeLimits | None = None, token: bytes | None = None) -> None:
+        import httpx  # noqa: PLC0415  (a tenth of a second, when pages are read)
+
+        self.limits = limits or ScrapeLimits()
+        self._headers = _HEADERS if token is None else _HEADERS | {"Authorization": f"Bearer {token.decode()}"}
+        self._transport = httpx.AsyncHTTPTransport(
+            verify=ssl.create_default_context(),  # the system's certificates, not certifi's
+            trust_env=False,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+        )
+
+    async def get(self, url: MetricsUrl) -> bytes:
+        """The page's text; it can be awaited in any event loop."""
+        pieces: list[bytes] = []
+        await in_background(self.read(url, pieces.append))
+        return b"".join(pieces)
+
+    def deadline(self) -> float:
+        """When what begins now has to have ended, on the running loop's clock."""
+        return asyncio.get_running_loop().time() + self.limits.timeout_seconds
+
+    async def read(self, url: MetricsUrl, take: Callable[[bytes], object], deadline: float | None = None) -> None:
+        """Give the page's text to ``take``, in pieces of 64 KiB at most; for ``wait_for`` and ``in_background``."""
+        import httpx  # noqa: PLC0415
+
+        request = httpx.Request("GET", url.text, headers=self._headers)
+        try:
+            async with (
+                asyncio.timeout_at(deadline or self.deadline()),
+                aclosing(await self._transport.handle_async_request(request)) as response,
+            ):
+                _check(response, url, self.limits, with_token="Authorization" in self._headers)
+                await self._unpack(response, url, take)
+        except TimeoutError:
+            raise ScrapeError(f"{url.text}: no complete answer within {self.limits.timeout_seconds:g} s") from None
+        except httpx.RemoteProtocolError as error:
+            raise ScrapeError(f"{url.text}: not a complete HTTP answer: {_short(error)}") from None
+        except zlib.error as error:
+            raise ScrapeError(f"{url.text}: the compressed answer is broken: {_short(error)}") from None
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+            raise ScrapeError(f"{url.text}: {_reason(error)}") from None
+
+    async def _unpack(self, response: httpx.Response, url: MetricsUrl, take: Callable[[bytes], object]) -> None:
+        """In pieces here, too: httpx unpacks what has come at once, a thousand times its size if need be."""
+        decoder = _decoder(response, url)
+        total = 0
+        async for piece in response.aiter_raw():
+            for part in _parts(piece, decoder):
+                total += len(part)
+                if total > self.limits.max_bytes:
+                    raise _too_large(url, self.limits)
+                take(part)
+                await asyncio.sleep(0)  # now the other targets, and the deadline
+        if decoder is not None and not decoder.eof:
+            raise ScrapeError(f"{url.text}: the compressed answer was cut short")
 
 
-def countdown(seconds: float, clock: Callable[[], float] = time.monotonic) -> Callable[[], float]:
-    """Tells the seconds that are left; ``TimeoutError`` when none are."""
-    end = clock() + seconds
-
-    def remaining() -> float:
-        left = end - clock()
-        if left <= 0:
-            raise TimeoutError
-        return left
-
-    return remaining
+def wait_for(work: Coroutine[Any, Any, T]) -> T:
+    """What ``work`` gives, done in the loop that reads pages."""
+    return asyncio.run_coroutine_threadsafe(work, _loop(os.getpid())).result()
 
 
-def _connection(url: MetricsUrl, timeout: float) -> http.client.HTTPConnection:
-    if url.secure:
-        return http.client.HTTPSConnection(url.host, url.port, timeout=timeout, context=ssl.create_default_context())
-    return http.client.HTTPConnection(url.host, url.port, timeout=timeout)
+async def in_background(work: Coroutine[Any, Any, T]) -> T:
+    """``wait_for`` for a coroutine of any event loop; cancelled with it."""
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, _loop(os.getpid())))
 
 
-def _answer(
-    connection: http.client.HTTPConnection,
-    url: MetricsUrl,
-    remaining: Callable[[], float],
-    limits: ScrapeLimits,
-    token: bytes | None,
-) -> Iterator[bytes]:
-    connection.connect()
-    connection.sock = _TimedSocket(connection.sock, remaining)
-    connection.putrequest("GET", url.path, skip_accept_encoding=True)
-    connection.putheader("Accept", "text/plain;version=0.0.4, text/plain;q=0.5, */*;q=0.1")
-    connection.putheader("Accept-Encoding", "identity")
-    connection.putheader("User-Agent", f"batchscope/{__version__}")
-    connection.putheader("Connection", "close")
-    if token is not None:
-        connection.putheader("Authorization", b"Bearer " + token)
-    connection.endheaders()
-    with connection.getresponse() as response:
-        _check(response, url, limits, token)
-        encoding = (response.getheader("Content-Encoding") or "identity").strip().lower()
-        yield from _plain(_body(response, url), encoding, url)
+@functools.cache
+def _loop(_: int) -> asyncio.AbstractEventLoop:
+    """The one loop of this process (a forked child has no thread that runs its parent's)."""
+    loop = asyncio.new_event_loop()
+    loop.set_default_executor(_NameThreads())
+    threading.Thread(target=loop.run_forever, name="batchscope-fetch", daemon=True).start()
+    return loop
 
 
-def _check(response: http.client.HTTPResponse, url: MetricsUrl, limits: ScrapeLimits, token: bytes | None) -> None:
-    if response.status in _REDIRECTS:
-        target = _short(response.getheader("Location") or "nowhere")
+class _NameThreads(ThreadPoolExecutor):
+    """Where the loop resolves names, which has no deadline of its own: a daemon thread for each name.
+
+    One that hangs is asked once until it answers, and keeps no other waiting, nor the end of the process.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked: dict[Any, Future[Any]] = {}
+
+    def submit(self, resolve: Callable[..., T], /, *question: Any, **_: Any) -> Future[T]:
+        answer = self._asked.get(question)
+        if answer is None:
+            answer = self._asked[question] = Future()
+            answer.set_running_or_notify_cancel()  # who no longer waits does not take it from the others
+            threading.Thread(target=self._resolve, args=(answer, resolve, question), daemon=True).start()
+        return answer
+
+    def _resolve(self, answer: Future[T], resolve: Callable[..., T], question: Any) -> None:
+        try:
+            answer.set_result(resolve(*question))
+        except Exception as error:  # noqa: BLE001  (for whoever asked)
+            answer.set_exception(error)
+        finally:
+            del self._asked[question]
+
+
+def _check(response: httpx.Response, url: MetricsUrl, limits: ScrapeLimits, *, with_token: bool) -> None:
+    if response.status_code in _REDIRECTS:
+        target = _short(response.headers.get("Location") or "nowhere")
         raise ScrapeError(f"{url.text}: redirects to {target}, which is not followed: give the address that serves it")
-    if response.status in _NOT_LET_IN:
-        wanted = "expected a bearer token" if token is None else "the bearer token is not taken: expected the right one"
-        raise ScrapeError(f"{url.text}: HTTP {response.status}: {wanted}; {_TOKEN_FROM}")
-    if response.status != _OK:
-        raise ScrapeError(f"{url.text}: HTTP {response.status} {_short(response.reason)}: {url.hint}")
-    if response.length is not None and response.length > limits.max_bytes:
+    if response.status_code in _NOT_LET_IN:
+        wanted = "the bearer token is not taken: expected the right one" if with_token else "expected a bearer token"
+        raise ScrapeError(f"{url.text}: HTTP {response.status_code}: {wanted}; {_TOKEN_FROM}")
+    if response.status_code != _OK:
+        raise ScrapeError(f"{url.text}: HTTP {response.status_code} {_short(response.reason_phrase)}: {url.hint}")
+    if int(response.headers.get("Content-Length", 0)) > limits.max_bytes:  # h11 has read it as a number already
         raise _too_large(url, limits)
 
 
-def _body(response: http.client.HTTPResponse, url: MetricsUrl) -> Iterator[bytes]:
-    expected, received = response.length, 0
-    while piece := response.read1(PIECE):
-        received += len(piece)
-        yield piece
-    if expected is not None and received < expected:
-        raise ScrapeError(f"{url.text}: the answer was cut short: {received:,} of {expected:,} bytes")
-
-
-def _plain(pieces: Iterator[bytes], encoding: str, url: MetricsUrl) -> Iterator[bytes]:
+def _decoder(response: httpx.Response, url: MetricsUrl) -> Any:
+    """What unpacks the answer; None where it is plain."""
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding == "identity":
-        yield from pieces
-        return
+        return None
     if encoding not in {"gzip", "x-gzip"}:
         raise ScrapeError(f"{url.text}: Content-Encoding {_short(encoding)!r}: expected plain text or gzip")
-    decoder = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-    for piece in pieces:
-        compressed = piece
-        while compressed and not decoder.eof:
-            yield decoder.decompress(compressed, PIECE)
-            compressed = decoder.unconsumed_tail
-    if not decoder.eof:
-        raise ScrapeError(f"{url.text}: the compressed answer was cut short")
+    return zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
 
 
-def _bounded(pieces: Iterator[bytes], url: MetricsUrl, limits: ScrapeLimits) -> Iterator[bytes]:
-    total = 0
-    for piece in pieces:
-        total += len(piece)
-        if total > limits.max_bytes:
-            raise _too_large(url, limits)
+def _parts(piece: bytes, decoder: Any) -> Iterator[bytes]:
+    if decoder is None:
         yield piece
+        return
+    while piece and not decoder.eof:
+        yield decoder.decompress(piece, PIECE)
+        piece = decoder.unconsumed_tail
 
 
 def _too_large(url: MetricsUrl, limits: ScrapeLimits) -> ScrapeError:
@@ -213,52 +262,17 @@ def _too_large(url: MetricsUrl, limits: ScrapeLimits) -> ScrapeError:
     )
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: BaseException) -> str:
+    """What happened at the bottom: httpx says of most troubles that all attempts failed."""
+    while cause := getattr(error, "exceptions", (error.__cause__ or error.__context__,))[0]:
+        error = cause
     if isinstance(error, ConnectionRefusedError):
         return "connection refused: expected a server at this address"
-    if isinstance(error, socket.gaierror):
-        return f"no such host: {error.strerror or error}"
-    return _short(error.strerror or error) or type(error).__name__
+    if isinstance(error, (socket.gaierror, UnicodeError)):
+        return f"no such host: {getattr(error, 'strerror', None) or error}"
+    return _short(getattr(error, "strerror", None) or error) or type(error).__name__
 
 
 def _short(value: object) -> str:
     """What a server said."""
     return shown(value, _SHOWN)
-
-
-class _TimedSocket:
-    """The part of a socket that ``http.client`` uses, every wait of it ending at one deadline."""
-
-    def __init__(self, sock: socket.socket, remaining: Callable[[], float]) -> None:
-        self._sock = sock
-        self._remaining = remaining
-
-    def makefile(self, *_: Any) -> io.BufferedReader:
-        return io.BufferedReader(_TimedReader(self._sock, self._remaining), PIECE)
-
-    def sendall(self, data: Any) -> None:
-        self._sock.settimeout(self._remaining())
-        self._sock.sendall(data)
-
-    def close(self) -> None:
-        self._sock.close()
-
-
-class _TimedReader(io.RawIOBase):
-    """Reads what is there; holds the connection open until it is closed itself, as ``socket.makefile`` does."""
-
-    def __init__(self, sock: socket.socket, remaining: Callable[[], float]) -> None:
-        self._sock = sock
-        self._file = sock.makefile("rb", buffering=0)
-        self._remaining = remaining
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._remaining())
-        return self._file.readinto(buffer)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()

@@ -8,7 +8,8 @@ stand in the text (the library would add ``_total`` to a counter's).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from batchscope.scraping.fetch import ScrapeError, ScrapeLimits
@@ -40,73 +41,65 @@ class Exposition(NamedTuple):
     unknown: frozenset[str]
 
 
-def read_exposition(
-    pieces: Iterable[bytes],
-    known: Callable[[str], bool],
-    limits: ScrapeLimits,
-    *,
-    origin: str = "the page",
-    check_time: Callable[[], object] = lambda: None,
-) -> Exposition:
-    """The page in ``pieces``; samples only of names that ``known`` says are read.
+class _BadLineError(ValueError):
+    """The line at hand is not Prometheus text, or too much of it."""
+
+
+class PageReader:
+    """Reads a page that comes in pieces; samples only of names that ``known`` says are read.
 
     ScrapeError, naming ``origin`` and the line, for what is not Prometheus text, or more of it than ``limits``.
-    ``check_time`` is called a line and may raise ``TimeoutError``.
     """
-    page = _Page(known, limits)
-    number = 0
-    try:
-        for number, line in enumerate(_lines(pieces, limits), start=1):  # noqa: B007  (the message needs it)
-            check_time()
-            page.add(line)
-        page.finish()
-    except TimeoutError:
-        raise ScrapeError(f"{origin}: no complete answer within {limits.timeout_seconds:g} s") from None
-    except _BadLineError as error:
-        raise ScrapeError(f"{origin}: line {max(number, error.line):,}: {error}") from None
-    return Exposition(page.samples, frozenset(page.families), frozenset(page.unknown))
 
-
-class _BadLineError(ValueError):
-    def __init__(self, message: str, line: int = 0) -> None:
-        super().__init__(message)
-        self.line = line
-
-
-def _lines(pieces: Iterable[bytes], limits: ScrapeLimits) -> Iterator[bytes]:
-    """Complete lines; one that does not end is an error, so a page cut off never yields half a number."""
-    rest, count = b"", 0
-    for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
-        for number, line in enumerate((*lines, rest), start=count + 1):
-            if len(line) > limits.max_line_bytes:
-                start = line[:_SHOWN].decode(errors="replace")
-                message = f"longer than {limits.max_line_bytes:,} bytes: {_shown(start)}{_advice(start)}"
-                raise _BadLineError(message, number)
-        count += len(lines)
-        if count > limits.max_lines:
-            raise _BadLineError(f"more than {limits.max_lines:,} lines: expected an engine's metrics", count)
-        yield from lines
-    if rest.strip():
-        raise _BadLineError("ends in the middle: the page was cut short", count + 1)
-
-
-class _Page:
-    """What was read so far."""
-
-    def __init__(self, known: Callable[[str], bool], limits: ScrapeLimits) -> None:
+    def __init__(self, known: Callable[[str], bool], limits: ScrapeLimits, origin: str = "the page") -> None:
         from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415  (loaded when used)
 
         self._parse = text_string_to_metric_families
-        self._known = known
-        self._limits = limits
+        self._known, self._limits, self._origin = known, limits, origin
+        self._rest = b""
+        self._number = 0
         self._labels = 0
         self._seen_something = False
-        self.samples: list[Sample] = []
-        self.families: set[str] = set()
-        self.unknown: set[str] = set()
+        self._samples: list[Sample] = []
+        self._families: set[str] = set()
+        self._unknown: set[str] = set()
 
-    def add(self, raw: bytes) -> None:
+    def take(self, piece: bytes) -> None:
+        """The next bytes of the page."""
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        with self._located():
+            for line in lines:
+                self._begin(line)
+                self._add(line)
+            self._begin(self._rest)
+            self._number -= 1  # it goes on with the next piece
+
+    def page(self) -> Exposition:
+        """The page, which ends here: one that was cut off never yields half a number."""
+        with self._located():
+            if self._rest.strip():
+                self._number += 1
+                raise _BadLineError("ends in the middle: the page was cut short")
+            if not self._seen_something and not self._families and not self._unknown:
+                raise _BadLineError("the page is empty: expected Prometheus text")
+        return Exposition(self._samples, frozenset(self._families), frozenset(self._unknown))
+
+    @contextmanager
+    def _located(self) -> Iterator[None]:
+        try:
+            yield
+        except _BadLineError as error:
+            raise ScrapeError(f"{self._origin}: line {self._number:,}: {error}") from None
+
+    def _begin(self, line: bytes) -> None:
+        self._number += 1
+        if len(line) > self._limits.max_line_bytes:
+            start = line[:_SHOWN].decode(errors="replace")
+            raise _BadLineError(f"longer than {self._limits.max_line_bytes:,} bytes: {_shown(start)}{_advice(start)}")
+
+    def _add(self, raw: bytes) -> None:
+        if self._number > self._limits.max_lines:
+            raise _BadLineError(f"more than {self._limits.max_lines:,} lines: expected an engine's metrics")
         line = _decoded(raw)
         if not line.strip():
             return
@@ -125,22 +118,18 @@ class _Page:
         else:
             self._note(name)
 
-    def finish(self) -> None:
-        if not self._seen_something and not self.families and not self.unknown:
-            raise _BadLineError("the page is empty: expected Prometheus text")
-
     def _comment(self, line: str) -> None:
         parts = line.split(None, 3)
         if len(parts) == 4 and parts[:2] == ["#", "TYPE"] and _FAMILY.fullmatch(parts[2]):
             self._note(parts[2], announced=True)
 
     def _note(self, name: str, *, announced: bool = False) -> None:
-        names = self.families if announced else self.unknown
+        names = self._families if announced else self._unknown
         if len(names) < MAX_UNKNOWN:
             names.add(name[:_LONGEST_NAME])
 
     def _sample(self, name: str, line: str) -> None:
-        if len(self.samples) >= self._limits.max_samples:
+        if len(self._samples) >= self._limits.max_samples:
             raise _BadLineError(f"more than {self._limits.max_samples:,} samples: expected an engine's metrics")
         self._labels += line.count('="')
         if self._labels > self._limits.max_labels:
@@ -151,7 +140,7 @@ class _Page:
             value = _number(sample.value)
         except (ValueError, LookupError):
             raise _BadLineError(f"not a sample: {_shown(line)}") from None
-        self.samples.append(Sample(name, sample.labels, value))
+        self._samples.append(Sample(name, sample.labels, value))
 
 
 def _decoded(raw: bytes) -> str:

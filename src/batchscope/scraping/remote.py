@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
 from batchscope.errors import DecodeError
 from batchscope.scraping.documents import IntervalSummary, ScrapedSnapshot, ScrapeWindow
-from batchscope.scraping.fetch import MetricsUrl, ScrapeError, ScrapeLimits, fetch
+from batchscope.scraping.fetch import Fetcher, MetricsUrl, ScrapeError, ScrapeLimits, in_background, wait_for
 from batchscope.scraping.table import Aggregation, Quantity
 from batchscope.statistics.cumulative import CumulativeState, cumulative_of
 from batchscope.statistics.snapshot import MetricsSnapshot, decode_snapshot
@@ -23,28 +23,45 @@ _HINT = "expected batchscope's endpoint, which serves /snapshot"
 class RemoteSource:
     """A ``StateSource`` over HTTP: each call is one bounded GET of ``/snapshot``; ScrapeError where it cannot be read.
 
-    ``url``: the endpoint's ``/metrics`` or ``/snapshot``. ``limits``: time and size. ``token``: a bearer token.
+    ``url``: the endpoint's ``/metrics`` or ``/snapshot``. ``limits``: time and size. ``token``: a bearer token. Many
+    sources can share a ``fetcher``, which has both.
     """
 
     closed = False
     """It is the other process that closes: then it does not answer."""
 
-    def __init__(self, url: MetricsUrl, limits: ScrapeLimits | None = None, token: bytes | None = None) -> None:
+    def __init__(
+        self,
+        url: MetricsUrl,
+        limits: ScrapeLimits | None = None,
+        token: bytes | None = None,
+        *,
+        fetcher: Fetcher | None = None,
+    ) -> None:
         self.url = snapshot_url(url)
-        self._limits = limits or ScrapeLimits()
-        self._token = token
+        self._fetcher = fetcher or Fetcher(limits, token)
 
-    def get_snapshot(self, remaining: Callable[[], float] | None = None) -> MetricsSnapshot:
-        """Everything, histograms too, so that it merges. ``remaining``: see ``fetch``."""
-        document = b"".join(fetch(self.url, self._limits, remaining, self._token))
-        try:
-            return decode_snapshot(document)
-        except DecodeError as error:
-            raise ScrapeError(f"{self.url.text}: {error}") from None
+    def get_snapshot(self) -> MetricsSnapshot:
+        """Everything, histograms too, so that it merges."""
+        return wait_for(read_snapshot(self.url, self._fetcher))
+
+    async def read_snapshot(self) -> MetricsSnapshot:
+        """``get_snapshot()`` for a program with an event loop, which is free meanwhile."""
+        return await in_background(read_snapshot(self.url, self._fetcher))
 
     def read_totals(self) -> CumulativeState:
         """The part that exporters read."""
         return cumulative_of(self.get_snapshot())
+
+
+async def read_snapshot(url: MetricsUrl, fetcher: Fetcher, deadline: float | None = None) -> MetricsSnapshot:
+    """The snapshot at ``url``. The rest: see ``Fetcher.read``."""
+    pieces: list[bytes] = []
+    await fetcher.read(url, pieces.append, deadline)
+    try:
+        return decode_snapshot(b"".join(pieces))
+    except DecodeError as error:
+        raise ScrapeError(f"{url.text}: {error}") from None
 
 
 def snapshot_url(url: MetricsUrl) -> MetricsUrl:

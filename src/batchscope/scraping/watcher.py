@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -14,9 +14,9 @@ import msgspec
 from batchscope.errors import ConfigurationError
 from batchscope.scraping.documents import ScrapedSnapshot, TargetReport, WatchDocument
 from batchscope.scraping.engines import ENGINES
-from batchscope.scraping.fetch import MetricsUrl, ScrapeError, ScrapeLimits, countdown, fetch
-from batchscope.scraping.page import read_exposition
-from batchscope.scraping.remote import METRICS, SNAPSHOT, RemoteSource, exact, held_since
+from batchscope.scraping.fetch import Fetcher, MetricsUrl, ScrapeError, ScrapeLimits, in_background, wait_for
+from batchscope.scraping.page import PageReader
+from batchscope.scraping.remote import METRICS, SNAPSHOT, exact, held_since, read_snapshot, snapshot_url
 from batchscope.scraping.series import Reading, known_samples, read
 from batchscope.scraping.snapshot import ScrapeIdentity, scraped_snapshot
 from batchscope.scraping.sums import Figures, combined, figures_of
@@ -25,11 +25,10 @@ from batchscope.scraping.window import Scrape, difference
 from batchscope.statistics.snapshot import MetricsSnapshot
 
 MAX_TARGETS = 256
-"""A thread each while they are scraped."""
+"""A connection each, all at once."""
 STALLED_SECONDS = 30.0
 """Unfinished requests, and no counter that moves, for so long: stuck."""
 FLEET = "fleet"
-_GRACE_SECONDS = 1.0
 _NOTES = 10
 _NAMES = 100
 
@@ -50,31 +49,26 @@ class Look(NamedTuple):
     lacking: str = ""
 
 
-def look(url: MetricsUrl, limits: ScrapeLimits, token: bytes | None = None) -> Look:
-    """One target within ``limits``, all together; ``ScrapeError`` as for ``scrape``. A ``/snapshot`` means its page."""
-    remaining = countdown(limits.timeout_seconds)
+async def look(url: MetricsUrl, fetcher: Fetcher) -> Look:
+    """One target within the limits, all together; ``ScrapeError`` as for ``scrape``. A ``/snapshot`` means its page."""
+    deadline = fetcher.deadline()
     if url.path.partition("?")[0].endswith(SNAPSHOT):
         path = url.path.partition("?")[0].removesuffix(SNAPSHOT) + METRICS
         url = url._replace(text=url.text.removesuffix(url.path) + path, path=path)
-    reading = scrape(url, limits, token, remaining)
+    reading = await scrape(url, fetcher, deadline)
     if not reading.engine.sign:
         return Look(reading)
     try:
-        return Look(reading, RemoteSource(url, limits, token).get_snapshot(remaining))
-    except (ScrapeError, TimeoutError) as error:
+        return Look(reading, await read_snapshot(snapshot_url(url), fetcher, deadline))
+    except ScrapeError as error:
         return Look(reading, lacking=f"exact figures are not to be had: {error}")
 
 
-def scrape(
-    url: MetricsUrl, limits: ScrapeLimits, token: bytes | None = None, remaining: Callable[[], float] | None = None
-) -> Reading:
-    """One page, read; ``ScrapeError`` where it cannot be, or is no known engine's. The rest: see ``fetch``."""
-    remaining = remaining or countdown(limits.timeout_seconds)
-    pieces = fetch(url, limits, remaining, token)
-    try:
-        page = read_exposition(pieces, known_samples().__contains__, limits, origin=url.text, check_time=remaining)
-    finally:
-        pieces.close()  # lets go of the connection at once
+async def scrape(url: MetricsUrl, fetcher: Fetcher, deadline: float | None = None) -> Reading:
+    """One page, read; ``ScrapeError`` where it cannot be, or is no known engine's. The rest: see ``Fetcher.read``."""
+    reader = PageReader(known_samples().__contains__, fetcher.limits, url.text)
+    await fetcher.read(url, reader.take, deadline)
+    page = reader.page()
     reading = read(page)
     if reading is None:
         names = ", ".join(engine.title for engine in ENGINES)
@@ -168,74 +162,37 @@ class Watcher:
         for index, url in enumerate(urls):
             if url in urls[:index]:
                 raise ConfigurationError("URL", url.text, "each target once")
-        self._limits = limits or ScrapeLimits()
-        self._clock, self._wall_clock, self._token = clock, wall_clock, token
+        self._fetcher = Fetcher(limits, token)
+        self._clock, self._wall_clock = clock, wall_clock
         self._targets = [Target(url, stalled_seconds=stalled_seconds) for url in urls]
-        self._jobs: dict[MetricsUrl, _Job] = {}
         self._sequence = 0
 
     def round(self) -> WatchDocument:
-        """Scrape every target, in parallel; takes hardly longer than the limits allow one."""
-        for target in self._targets:
-            if target.url not in self._jobs:
-                self._jobs[target.url] = _Job(target.url, self._limits, self._token, self._clock, self._wall_clock)
-        end = self._clock() + self._limits.timeout_seconds + _GRACE_SECONDS
-        reports = [self._report(target, end) for target in self._targets]
+        """Look at every target, all at once; takes hardly longer than the limits allow one."""
+        return wait_for(self._round())
+
+    async def next_round(self) -> WatchDocument:
+        """``round()`` for a program with an event loop, which is free meanwhile."""
+        return await in_background(self._round())
+
+    async def _round(self) -> WatchDocument:
+        reports = await asyncio.gather(*(self._report(target) for target in self._targets))
         self._sequence += 1
         now = _utc(self._wall_clock())
         fleet = _fleet(self._targets, ScrapeIdentity(FLEET, 0, self._sequence, now))
         return WatchDocument(time=now, targets=reports, fleet=fleet)
 
-    def _report(self, target: Target, end: float) -> TargetReport:
-        job = self._jobs[target.url]
-        if not job.done.wait(max(0.0, end - self._clock())):
-            # Name resolution has no deadline of its own: its thread is left to end, and asked again next round.
-            return target.failed(f"{target.url.text}: no answer within {self._limits.timeout_seconds:g} s",
-                                 self._wall_clock())  # fmt: skip
-        del self._jobs[target.url]
-        if isinstance(job.outcome, Scrape):
-            return self._answered(target, job.outcome)
-        if isinstance(job.outcome, UnknownEngineError):
-            return target.unknown(job.outcome, self._wall_clock())
-        return target.failed(job.outcome, self._wall_clock())
-
-    def _answered(self, target: Target, now: Scrape) -> TargetReport:
+    async def _report(self, target: Target) -> TargetReport:
+        at, wall = self._clock(), self._wall_clock()  # the scrape's time is its start, as Prometheus has it
         try:
-            return target.answered(now)
-        except Exception as error:  # noqa: BLE001  (one target's figures must not end the watch of the others)
-            return target.failed(f"{target.url.text}: {type(error).__name__}: {error}", self._wall_clock())
-
-
-class _Job:
-    """One scrape in a thread of its own; ``done`` once ``outcome`` is there."""
-
-    def __init__(
-        self,
-        url: MetricsUrl,
-        limits: ScrapeLimits,
-        token: bytes | None,
-        clock: Callable[[], float],
-        wall_clock: Callable[[], float],
-    ) -> None:
-        self.done = threading.Event()
-        self.outcome: Scrape | UnknownEngineError | str = f"{url.text}: the scrape ended without a result"
-        self._work = url, limits, token, clock, wall_clock
-        threading.Thread(target=self._run, name=f"batchscope-scrape-{url.host}", daemon=True).start()
-
-    def _run(self) -> None:
-        url, limits, token, clock, wall_clock = self._work
-        at, wall = clock(), wall_clock()  # the scrape's time is its start, as Prometheus has it
-        try:
-            seen = look(url, limits, token)
-            self.outcome = Scrape(seen.reading, at, wall, seen.snapshot, seen.lacking)
+            seen = await look(target.url, self._fetcher)
+            return target.answered(Scrape(seen.reading, at, wall, seen.snapshot, seen.lacking))
         except UnknownEngineError as error:
-            self.outcome = error
+            return target.unknown(error, self._wall_clock())
         except ScrapeError as error:
-            self.outcome = str(error)
+            return target.failed(str(error), self._wall_clock())
         except Exception as error:  # noqa: BLE001  (one target's page must not end the watch of the others)
-            self.outcome = f"{url.text}: {type(error).__name__}: {error}"
-        finally:
-            self.done.set()
+            return target.failed(f"{target.url.text}: {type(error).__name__}: {error}", self._wall_clock())
 
 
 def _fleet(targets: Sequence[Target], identity: ScrapeIdentity) -> ScrapedSnapshot | None:

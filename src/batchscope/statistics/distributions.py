@@ -13,6 +13,7 @@ from batchscope.statistics.summaries import EMPTY, DistributionSummary
 from batchscope.statistics.totals import Mean
 
 PERCENTILES = (50, 90, 95, 99)
+_QUANTILES = (0.5, 0.9, 0.95, 0.99)
 
 
 def linear_percentile(ordered: Floats, percentile: int) -> float:
@@ -28,7 +29,7 @@ def summarize(values: Floats, span_seconds: float = math.nan) -> DistributionSum
     if not len(values):
         return EMPTY
     ordered = np.sort(values)
-    p50, p90, p95, p99 = (linear_percentile(ordered, percentile) for percentile in PERCENTILES)
+    p50, p90, p95, p99 = [linear_percentile(ordered, percentile) for percentile in PERCENTILES]
     return DistributionSummary(
         len(ordered), float(ordered.mean()), p50, p90, p95, p99, float(ordered[-1]), span_seconds
     )
@@ -39,7 +40,7 @@ def summarize_histogram(histogram: ExponentialHistogram, span_seconds: float = m
     error = histogram.relative_error
     if not histogram.count:
         return DistributionSummary(source="histogram", relative_error=error, span_seconds=span_seconds)
-    p50, p90, p95, p99 = histogram.quantiles(percentile / 100 for percentile in PERCENTILES)
+    p50, p90, p95, p99 = histogram.quantiles(_QUANTILES)
     return DistributionSummary(
         histogram.count, histogram.mean, p50, p90, p95, p99, histogram.max, span_seconds, "histogram", error
     )
