@@ -1,8 +1,8 @@
 """Which prompts of a run begin alike: ``prefixes.parquet``, beside its tables where somebody knows it.
 
-One row a request that is listed: ``request`` (as in requests) and ``blocks``, the names of the prompt's full blocks,
-from its start. Equal names are equal content behind equal content: what a prefix cache could have kept. The file's metadata
-say how many tokens a block has (``block_tokens``).
+One row a request that is listed: ``request`` (as in requests) and ``blocks``, the names of its prompt's full blocks,
+from its start. Equal names are equal content behind equal content: what a prefix cache could have kept. The file's
+metadata say how many tokens a block has (``block_tokens``).
 """
 
 from __future__ import annotations
