@@ -7,11 +7,14 @@ from typing import Annotated
 import typer
 
 from batchscope.cli.check import check
+from batchscope.cli.compare import Sides, compare
 from batchscope.cli.demo import demo
+from batchscope.cli.explain import explain
 from batchscope.cli.imports import import_
 from batchscope.cli.replay import replay
 from batchscope.cli.report import report
 from batchscope.cli.serve import serve
+from batchscope.cli.top import top
 from batchscope.cli.watch import watch
 from batchscope.version import __version__
 
@@ -64,6 +67,11 @@ application.command(
     "[bold]batchscope watch http://127.0.0.1:8000 --count 2 --json | jq .fleet.intervals[/bold]"
 )(watch)
 application.command(
+    epilog="Examples: [bold]batchscope top --demo[/bold]\n\n"
+    "[bold]batchscope top http://gpu1:9464 http://gpu2:9464[/bold]\n\n"
+    "[bold]batchscope top http://127.0.0.1:8000 --check && echo served in time[/bold]"
+)(top)
+application.command(
     epilog="Examples: [bold]batchscope check http://127.0.0.1:8000[/bold]\n\n"
     "[bold]batchscope check http://127.0.0.1:8000/prometheus/metrics --json[/bold]   (trtllm-serve)"
 )(check)
@@ -73,8 +81,19 @@ application.command(
     "[bold]batchscope serve /run/batchscope --host 0.0.0.0 --token-file token.txt[/bold]"
 )(serve)
 application.command(
+    epilog="Examples: [bold]batchscope explain runs/20261128T180000Z-1a2b3c4d[/bold]   (the slowest 1 % of TTFT)\n\n"
+    "[bold]batchscope explain runs --worst gap --share 0.001[/bold]\n\n"
+    "[bold]batchscope explain runs --request chatcmpl-17 --json | jq .request.parts[/bold]"
+)(explain)
+application.command(
     "import",
     epilog="Examples: [bold]batchscope import result.json --to runs/bench[/bold]   (of vllm bench serve)\n\n"
     "[bold]batchscope import /var/log/dynamo/dynamo-fpm.4192.*.jsonl.gz --to runs/dynamo[/bold]\n\n"
     "[bold]batchscope import requests.jsonl.gz meta.json --to runs/vllm --kv-cache-blocks 30000[/bold]",
 )(import_)
+application.command(
+    cls=Sides,
+    epilog="Examples: [bold]batchscope compare runs/before -- runs/after[/bold]\n\n"
+    "[bold]batchscope compare runs/a1 runs/a2 runs/a3 -- runs/b1 runs/b2 runs/b3[/bold]   (repeats decide)\n\n"
+    "[bold]batchscope compare main -- branch --fail-if 'p99_ttft > +5%' --fail-if 'goodput < -2%'[/bold]",
+)(compare)

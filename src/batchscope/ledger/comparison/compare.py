@@ -59,6 +59,7 @@ def compare_measured(a: Sequence[Measured], b: Sequence[Measured], settings: Set
         seed=settings.seed,
         notes=notes,
         figures=figures,
+        conditions=[],
     )
 
 

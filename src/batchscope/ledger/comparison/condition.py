@@ -58,20 +58,10 @@ class Condition(NamedTuple):
         return not math.isfinite(found.error) or found.freedom <= 1
 
     def _floor(self, found: Difference, beyond: bool) -> str:
-        return f", no verdict: {needed(found)}" if beyond else f": {needed(found)}"
+        return f", no verdict: {found.needs}" if beyond else f": {found.needs}"
 
     def _shown(self, value: float) -> str:
         return f"{value:+.2%}" if self.relative else f"{value:+.4g}"
-
-
-def needed(found: Difference) -> str:
-    """What would decide, in words."""
-    parts = []
-    if found.needed_requests:
-        parts.append(f"about {found.needed_requests:,} requests a side")
-    if found.needed_repeats:
-        parts.append(f"{found.needed_repeats} repeats a side")
-    return f"needs {' or '.join(parts)}" if parts else "the threshold lies inside"
 
 
 _SYNTAX = re.compile(

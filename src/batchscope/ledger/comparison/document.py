@@ -50,6 +50,24 @@ class Difference(msgspec.Struct, kw_only=True):
     freedom: float = float("nan")
     """Degrees of freedom that it is known with."""
 
+    @property
+    def needs(self) -> str:
+        """What would decide it, in words."""
+        parts = []
+        if self.needed_requests is not None:
+            parts.append(f"about {self.needed_requests:,} requests")
+        if self.needed_repeats is not None:
+            parts.append(f"{self.needed_repeats} repeats a side")
+        return f"needs {' or '.join(parts)}" if parts else "it lies at the threshold"
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What became of a condition (``pass``, ``fail``, ``inconclusive``), and why."""
+
+    condition: str
+    outcome: str
+    why: str
+
 
 class Comparison(msgspec.Struct, kw_only=True):
     """Two sides, figure by figure. ``paired``: how requests were paired (``id``, ``order``, or ``no``)."""
@@ -65,6 +83,7 @@ class Comparison(msgspec.Struct, kw_only=True):
     seed: int
     notes: list[str]
     figures: list[Difference]
+    conditions: list[Answer]
 
     @property
     def repeats(self) -> bool:

@@ -240,7 +240,9 @@ def difference(
 
 
 def with_verdicts(found: list[Difference], margin: float, enough: dict[str, bool], requests: int) -> list[Difference]:
-    """Each with its verdict; that any of them is wrong has the level of one (Holm). ``requests``: of the smaller side."""
+    """Each with its verdict; that any of them is wrong has the level of one (Holm). ``requests``: of the smaller
+    side.
+    """
     rejected = holm([figure.p for figure in found], 1 - CONFIDENCE)
     for figure, significant in zip(found, rejected, strict=True):
         _judge(figure, significant, margin, enough[figure.figure], requests)
