@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from batchscope.cli.check import check
+from batchscope.cli.compare import Sides, compare
 from batchscope.cli.demo import demo
 from batchscope.cli.explain import explain
+from batchscope.cli.imports import import_
 from batchscope.cli.replay import replay
 from batchscope.cli.report import report
 from batchscope.cli.runs import runs
@@ -88,3 +90,15 @@ application.command(
     "[bold]batchscope explain runs --worst gap --share 0.001[/bold]\n\n"
     "[bold]batchscope explain runs --request chatcmpl-17 --json | jq .request.parts[/bold]"
 )(explain)
+application.command(
+    "import",
+    epilog="Examples: [bold]batchscope import result.json --to runs/bench[/bold]   (of vllm bench serve)\n\n"
+    "[bold]batchscope import /var/log/dynamo/dynamo-fpm.4192.*.jsonl.gz --to runs/dynamo[/bold]\n\n"
+    "[bold]batchscope import requests.jsonl.gz meta.json --to runs/vllm --kv-cache-blocks 30000[/bold]",
+)(import_)
+application.command(
+    cls=Sides,
+    epilog="Examples: [bold]batchscope compare runs/before -- runs/after[/bold]\n\n"
+    "[bold]batchscope compare runs/a1 runs/a2 runs/a3 -- runs/b1 runs/b2 runs/b3[/bold]   (repeats decide)\n\n"
+    "[bold]batchscope compare main -- branch --fail-if 'p99_ttft > +5%' --fail-if 'goodput < -2%'[/bold]",
+)(compare)
