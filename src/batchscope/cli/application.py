@@ -59,6 +59,7 @@ application.command(
 )(replay)
 application.command(
     epilog="Examples: [bold]batchscope report http://127.0.0.1:9464[/bold]   (of serve(collector), now)\n\n"
+    "[bold]batchscope report runs/20261128T180000Z-3f2a --from 600 --to 1200 --html report.html[/bold]\n\n"
     "[bold]batchscope report snapshots.jsonl --at 2026-11-28T18:00[/bold]\n\n"
     "[bold]batchscope replay trace.csv --json | batchscope report - --svg report.svg[/bold]"
 )(report)
