@@ -29,7 +29,7 @@ from batchscope.terminal.styles import colors_of
 from batchscope.tokens import find_token
 
 LONGEST_INTERVAL = 3600
-ENGINES_A_SECOND = 40
+ENGINES_A_SECOND = 20
 """So many are asked each second at most, unless somebody says otherwise."""
 _GRACE = 1.0
 
