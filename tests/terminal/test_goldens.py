@@ -48,7 +48,9 @@ def test_a_screen_is_what_was_reviewed(name, size):
     assert picture(name, size) == (GOLDENS / f"{name}-{size}.txt").read_text("utf-8")
 
 
-@pytest.mark.parametrize("size", [*SIZES.values(), (60, 12), (61, 13), (100, 30), (160, 50), (59, 12), (60, 11), (3, 1), (1, 1)])
+@pytest.mark.parametrize(
+    "size", [*SIZES.values(), (60, 12), (61, 13), (100, 30), (160, 50), (59, 12), (60, 11), (3, 1), (1, 1)]
+)
 def test_every_line_is_as_wide_as_the_screen_and_there_are_as_many_as_it_has(size):
     for name, (scene, viewing) in scenes().items():
         for ascii_only in (False, True):
