@@ -17,7 +17,18 @@ from batchscope.terminal.sources import Look
 NAMES = st.one_of(
     st.text(max_size=300),
     st.sampled_from(
-        ["x" * 300, "\x1b[31mred", "‮evil", "語" * 150, "👩‍👩‍👧‍👦" * 40, "e\u0301" * 99, "\ud800", "", "a\nb", "שלום"]
+        [
+            "x" * 300,
+            "\x1b[31mred",
+            "\u202eevil",
+            "語" * 150,
+            "👩‍👩‍👧‍👦" * 40,
+            "e\u0301" * 99,
+            "\ud800",
+            "",
+            "a\nb",
+            "\u05e9\u05dc\u05d5\u05dd",
+        ]
     ),
 )
 SIZES = st.tuples(st.integers(1, 220), st.integers(1, 70)) | st.sampled_from([(80, 24), (120, 40), (60, 12)])

@@ -172,8 +172,6 @@ def test_all_engines_together_are_merged_not_averaged():
     sources = [Source("a", 30), Source("b", 40)]
     one = session(*sources)
     one.ask()
-    for place, source in enumerate(sources):
-        one.engines[place].histograms = one.engines[place].last.snapshot
     snapshots = [msgspec.structs.replace(demo()[at], instance_id=str(at)) for at in (30, 40)]
     for place, snapshot in enumerate(snapshots):
         one.engines[place].looked(Look(snapshot), one._clock.now)

@@ -111,7 +111,7 @@ def _sources(
             raise CommandError(f"--demo: expected no address beside it, got {targets[0]}")
         return [Local("the demo's engine", held.enter_context(running_demo()).get_snapshot)]
     if not targets:
-        raise CommandError("top: expected URL..., a DIRECTORY or --demo")
+        raise CommandError("top: expected URL..., a DIRECTORY, a RUN or --demo")
     directories = [target for target in targets if Path(target).is_dir()]
     if directories:
         if len(targets) > 1:
