@@ -102,7 +102,7 @@ def _besides(snapshot: MetricsSnapshot, read: frozenset[str]) -> dict[str, Given
     """Batchscope's own metrics that no rule has ``read``, each with the sum of its series."""
     state = cumulative_of(snapshot)
     counted = [one for one in CATALOG if one.kind in {MetricKind.COUNTER, MetricKind.GAUGE} and one.name not in read]
-    found = [(metric, [one.value for one in values(metric, state)]) for metric in counted]
+    found = [(metric, [value for _, value in values(metric, state)]) for metric in counted]
     return {
         metric.name: GivenNumber(metric.kind, metric.name, sum(numbers), metric.help.rstrip("."))
         for metric, numbers in found
