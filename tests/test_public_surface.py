@@ -27,6 +27,7 @@ MODULES = [
     "batchscope.exporters.log",
     "batchscope.exporters.otlp",
     "batchscope.exporters.prometheus",
+    "batchscope.ledger",
     "batchscope.publishing",
     "batchscope.resources",
     "batchscope.server",

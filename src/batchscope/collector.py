@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from batchscope.background import Closing, Periodic
 from batchscope.checks import checked_labels, checked_text
@@ -25,7 +27,7 @@ from batchscope.records import (
     RequestResult,
     ResourceSample,
 )
-from batchscope.sinks import Listener, RunHeader, Sink
+from batchscope.sinks import Listener, Recording, RunHeader, Sink
 from batchscope.statistics.build import CollectorIdentity, build_snapshot, read_cumulative
 from batchscope.statistics.cumulative import CumulativeState
 from batchscope.statistics.key_figures import log_key_figures
@@ -78,6 +80,7 @@ class SchedulerMetricsCollector(Closing):
         self._own_writer = self._draining.writers.own
         self._eager = self.configuration.strict
         self._log: Periodic | None = None
+        self._recordings: list[Recording] = []
         if self.configuration.enable_detailed_logging:
             write = partial(log_key_figures, self, logger, logging.INFO)
             interval = self.configuration.detailed_log_interval_seconds
@@ -176,6 +179,37 @@ class SchedulerMetricsCollector(Closing):
         if not (callable(sink) or isinstance(sink, Sink)):
             raise ConfigurationError("sink", sink, "a function of a block of rows, or a Sink: begin, take and end")
         return self._draining.subscribe(sink, self._header)
+
+    def record_to(
+        self,
+        root: str | Path,
+        *,
+        level: str = "default",
+        interval: float = 1.0,
+        keep_seconds: float | None = None,
+        keep_bytes: int | None = None,
+        configuration: Mapping[str, Any] | None = None,
+    ) -> Recording:
+        """Keep everything from now on in a folder of its own in ``root``, written by a thread, until ``close()``.
+
+        A killed process loses what was recorded in the last ``interval`` seconds. ``level``: ``default`` has every
+        request, iteration and token; ``lean`` leaves out which request took part in which iteration. Runs in ``root``
+        that ended ``keep_seconds`` ago are removed, then the oldest until all have ``keep_bytes``; never one that is
+        being written. ``configuration`` is what else is known of the engine's settings: JSON values, no secrets.
+
+        A disk that is full ends the recording, never the engine: ``failure`` says so. Read the run with
+        ``batchscope.ledger.open_run``. MissingExtraError without the extra ``ledger``; ConfigurationError where the
+        folder cannot be made.
+        """
+        from batchscope.ledger import Retention, record  # noqa: PLC0415  (an extra)
+
+        recording = record(
+            self, root, instance_id=self._draining.instance_id, clock=self._draining.clock,
+            level=level, interval=interval, configuration=configuration,
+            retention=Retention(keep_seconds, keep_bytes),
+        )  # fmt: skip
+        self._recordings.append(recording)
+        return recording
 
     def _header(self) -> RunHeader:
         core = self._draining
@@ -281,6 +315,8 @@ class SchedulerMetricsCollector(Closing):
             if self._log is not None:
                 self._log.close()
             self._draining.end_sinks()
+            for recording in self._recordings:
+                recording.close()
             self._draining.tell()
 
     @property

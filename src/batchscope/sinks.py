@@ -6,11 +6,13 @@ be read without the collector that wrote it.
 
 from __future__ import annotations
 
+import abc
 import atexit
 import datetime as dt
 import logging
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
@@ -128,8 +130,9 @@ class HandOver(Closing):
     The thread looks for rows every ``interval`` seconds. At most ``max_bytes`` wait for it; what comes then is counted
     in ``lost`` and told to ``sink.missed`` before the next rows that had room: nobody is kept waiting. If ``sink``
     raises, that is logged, ``failure`` says what, what waits is lost, and the collector is told with the next block
-    (``sink_failed``). ``close()`` after the collector's; it is closed at the interpreter's end, too. In a forked
-    child it is off.
+    (``sink_failed``). ``before`` is called before each look, such as a drain of the collector; ``after`` when all that
+    waited is handed over, such as a flush: what it raises, ``sink`` raised. ``close()`` after the collector's; it is
+    closed at the interpreter's end, too. In a forked child it is off.
     """
 
     def __init__(
@@ -139,6 +142,8 @@ class HandOver(Closing):
         interval: float = 0.1,
         max_bytes: int = 64 << 20,
         name: str = "batchscope-sink",
+        before: Callable[[], object] | None = None,
+        after: Callable[[], object] | None = None,
     ) -> None:
         if not isinstance(sink, PatientSink):
             raise ConfigurationError("sink", sink, "an object with begin, take, end and missed")
@@ -147,6 +152,7 @@ class HandOver(Closing):
         self.failure = ""
         self._sink = sink
         self._max_bytes = max_bytes
+        self._before, self._after = before, after
         self._of_the_parent = False
         self._closed = False
         # Written under the drain's lock only.
@@ -167,6 +173,11 @@ class HandOver(Closing):
         self._of_the_parent = True
         self._queue.clear()
         atexit.unregister(self.close)
+
+    @property
+    def running(self) -> bool:
+        """Whether its thread lives: until ``close`` at least."""
+        return self._periodic.running
 
     @property
     def lost(self) -> dict[str, int]:
@@ -220,6 +231,18 @@ class HandOver(Closing):
     # In the thread.
 
     def _hand_over(self) -> None:
+        try:
+            if self._before is not None:
+                self._before()
+        finally:
+            self._hand_over_queue()
+        if self._after is not None and not self.failure:
+            try:
+                self._after()
+            except Exception as error:  # noqa: BLE001  (whatever it raises)
+                self._fail(error)
+
+    def _hand_over_queue(self) -> None:
         while self._queue:
             what, told, size = self._queue.popleft()
             try:
@@ -273,3 +296,26 @@ class HandOver(Closing):
             self._queue.extend([(what, header, 0) for what, header in self._next])
             self._queue.append(("end", None, 0))
         return self._periodic.close(timeout) and not self.failure and not self.lost
+
+
+class Recording(Closing):
+    """A run that is being written, in ``path``. ``close()`` ends it; so do the collector's, and the interpreter's end.
+
+    ``failure`` says why nothing more is written, where that is so; ``lost``: rows that are not in the run, by kind.
+    """
+
+    path: Path
+
+    @property
+    @abc.abstractmethod
+    def failure(self) -> str:
+        """Why nothing more is written; empty where all is well."""
+
+    @property
+    @abc.abstractmethod
+    def lost(self) -> dict[str, int]:
+        """Rows that are not in the run, by kind."""
+
+    @abc.abstractmethod
+    def close(self, timeout: float = 10.0) -> bool:
+        """Write what there is and end the run, within ``timeout`` seconds; says whether all of it was written."""

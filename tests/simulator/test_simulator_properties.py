@@ -121,7 +121,7 @@ class _CacheAuditor(RecordingTracker):
     def iteration(self, *args, **kwargs):
         super().iteration(*args, **kwargs)
         scheduler = self.simulator._scheduler
-        running = [*scheduler._decoding, *scheduler._prefilling]
+        running = [*scheduler.decoding, *scheduler._prefilling]
         shared = {name for request in running for name in request.blocks.shared}
         per_hash = HASH_BLOCK // BLOCK
         held = sum(request.blocks.private for request in running) + per_hash * len(shared)

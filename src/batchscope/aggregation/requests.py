@@ -138,7 +138,7 @@ class RequestAggregate:
         verdict = Verdict(values, self._rejections)
         with np.errstate(invalid="ignore", divide="ignore"):
             verdict.instants(_INSTANTS)
-            _derive(values)
+            derive_durations(values)
             known = ranges(values)
             verdict.amounts(_AMOUNTS, due=(C.TOKENS_GENERATED,), whole=_WHOLE, known=known)
             if not known.full[C.PROCESSING_TIME]:
@@ -322,7 +322,7 @@ def _chosen(values: Floats, mask: npt.NDArray[np.bool_], known: Ranges) -> tuple
     return some, ranges(some) if count else NO_RANGES
 
 
-def _derive(values: Floats) -> None:
+def derive_durations(values: Floats) -> None:
     """Fill the durations that are ``nan`` from the instants, then the totals from their parts."""
     columns = values.T
     lacking = np.isnan(columns[_FIRST_DURATION : _LAST_DURATION + 1].min(axis=1)).tolist()

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Annotated
 
+import msgspec
 import typer
 
 from batchscope.cli import INTERRUPTED
+from batchscope.cli.browser import open_page
+from batchscope.cli.demo_engine import BLOCKS, DISTURBANCES, PLACES, SLO, TOKENS, demo_options, demo_workload
 from batchscope.cli.options import (
+    CommandError,
     Json,
     KvCacheBlocks,
     MaxRunningRequests,
@@ -16,27 +23,32 @@ from batchscope.cli.options import (
     Svg,
     check_svg,
 )
-from batchscope.cli.simulation import Plan, serve, show
-from batchscope.configuration import SloTargets
-from batchscope.simulator import Disturbances, Lengths, RequestClass, SchedulerOptions, SyntheticWorkload
-
-SLO = {
-    "interactive": SloTargets(time_to_first_token=2.0, time_per_output_token=0.12),
-    "batch": SloTargets(e2e_latency=120.0),
-}
-CLASSES = (RequestClass("interactive", share=3, priority=1), RequestClass("batch", share=1))
-DISTURBANCES = Disturbances(cancel_probability=0.02, timeout_probability=0.02, timeout_seconds=20.0)
-RATE = 3.0
-BURSTINESS = 3.0
+from batchscope.cli.simulation import Plan, note, serve, show
+from batchscope.cli.top import show_demo
+from batchscope.server import DEFAULT_PORT
+from batchscope.server import serve as serve_source
+from batchscope.simulator import SchedulerOptions
+from batchscope.statistics.cumulative import StateSource
 
 
 def demo(
     requests: Annotated[int, typer.Option(metavar="N", help="How many requests.")] = 3000,
-    max_running_requests: MaxRunningRequests = 64,
-    max_scheduled_tokens: MaxScheduledTokens = 1024,
-    kv_cache_blocks: KvCacheBlocks = 5500,
+    max_running_requests: MaxRunningRequests = PLACES,
+    max_scheduled_tokens: MaxScheduledTokens = TOKENS,
+    kv_cache_blocks: KvCacheBlocks = BLOCKS,
     speed: Speed = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Another seed, another workload.")] = 0,
+    serve_page: Annotated[
+        bool, typer.Option("--serve", help="In real time, with the page for a browser; the report at the end.")
+    ] = False,
+    open_browser: Annotated[bool, typer.Option("--open", help="With --serve: open the browser, too.")] = False,
+    port: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="With --serve: where; 0 = any free one.", show_default=str(DEFAULT_PORT)),
+    ] = None,
+    terminal: Annotated[
+        bool, typer.Option("--top", help="Live in the terminal, in real time and for ever; no report.")
+    ] = False,
     as_json: Json = False,
     svg: Svg = None,
 ) -> int:
@@ -44,24 +56,28 @@ def demo(
 
     Nothing else is needed, no GPU and no engine: the embedded scheduler runs in simulated time.
     """
-    options = SchedulerOptions(
-        max_running_requests=max_running_requests,
-        max_scheduled_tokens=max_scheduled_tokens,
-        kv_cache_blocks=kv_cache_blocks,
-    )
+    options = demo_options(max_running_requests, max_scheduled_tokens, kv_cache_blocks)
+    if terminal:
+        return show_demo(options, seed)
     check_svg(svg)
-    workload = SyntheticWorkload(
-        requests=requests,
-        rate=RATE,
-        burstiness=BURSTINESS,
-        prompt=Lengths(median=700, sigma=1.0, cap=8000),
-        output=Lengths(median=160, sigma=0.9, cap=1500),
-        classes=CLASSES,
-        seed=seed,
-    )
-    plan = Plan(
+    plan = demo_plan(options, requests=requests, speed=speed, seed=seed)
+    if not serve_page:
+        for option, given in (("--open", open_browser), ("--port", port is not None)):
+            if given:
+                raise CommandError(f"{option}: expected --serve beside it")
+        result, report = serve(plan)
+    else:
+        live = partial(_page, port=DEFAULT_PORT if port is None else port, opened=open_browser)
+        result, report = serve(msgspec.structs.replace(plan, speed=speed or 1.0, labels={"demo": "true"}), live)
+    show(report, as_json=as_json, svg=svg)
+    return INTERRUPTED if result.interrupted else 0
+
+
+def demo_plan(options: SchedulerOptions, *, requests: int, speed: float | None = None, seed: int = 0) -> Plan:
+    """The demo's workload on a scheduler with ``options``."""
+    return Plan(
         title="the demo: interactive and batch requests, in bursts",
-        workload=workload,
+        workload=demo_workload(requests, seed),
         options=options,
         slo=SLO,
         disturbances=DISTURBANCES,
@@ -69,6 +85,13 @@ def demo(
         seed=seed,
         speed=speed,
     )
-    result, report = serve(plan)
-    show(report, as_json=as_json, svg=svg)
-    return INTERRUPTED if result.interrupted else 0
+
+
+@contextmanager
+def _page(collector: StateSource, *, port: int, opened: bool) -> Iterator[None]:
+    """The endpoint with the page in front of the demo; its address is told."""
+    with serve_source(collector, port=port) as handle:
+        note(f"look at {handle.url}/ in a browser; Ctrl-C ends it with the report")
+        if opened:
+            open_page(handle.url)
+        yield

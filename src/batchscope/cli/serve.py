@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
+import msgspec
 import typer
 
 from batchscope import MetricsConfiguration, RequestTracker, SchedulerLimits, SchedulerMetricsCollector, SloTargets
 from batchscope.cli import INTERRUPTED
+from batchscope.cli.demo import demo_plan
+from batchscope.cli.demo_engine import demo_options
 from batchscope.cli.options import CommandError
 from batchscope.cli.simulation import note
+from batchscope.cli.simulation import serve as serve_plan
 from batchscope.errors import MissingExtraError
 from batchscope.server import DEFAULT_PORT
 from batchscope.server import serve as serve_source
@@ -23,6 +28,7 @@ from batchscope.statistics.cumulative import StateSource
 if TYPE_CHECKING:
     from batchscope.server.running import ServerHandle
 
+_ENDLESS = 10**9
 LOOK_SECONDS = 1.0
 """How often a directory is looked at, scraped or not: what is read and tidied between scrapes delays none."""
 
@@ -81,6 +87,7 @@ def serve(
     trace: Annotated[
         Path | None, typer.Option("--replay", metavar="TRACE", help="Serve a simulated engine that replays a trace.")
     ] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Serve the demo's simulated engine, in real time.")] = False,
     speed: Annotated[
         float | None,
         typer.Option(metavar="X", help="Of the replay: 10 = ten times as fast as it happened.", show_default="1"),
@@ -137,17 +144,19 @@ def serve(
         slo_tpot,
         slo_e2e,
     )
-    if source is not None and trace is not None:
-        raise CommandError("serve: expected a DIRECTORY to serve, or --replay TRACE, and not both")
+    if (source is not None) + (trace is not None) + demo > 1:
+        raise CommandError("serve: expected a DIRECTORY to serve, or --replay TRACE, or --demo: one of them")
     if trace is None and told.given:
         name, value = next(iter(told.given.items()))
         raise CommandError(f"--{name.replace('_', '-')} {value:g}: expected --replay TRACE beside it")
-    if source is None and trace is None:
-        raise CommandError("serve: expected a DIRECTORY to serve, or --replay TRACE")
-    if trace is not None and label:
+    if source is None and trace is None and not demo:
+        raise CommandError("serve: expected a DIRECTORY to serve, or --replay TRACE, or --demo")
+    if source is None and label:
         raise CommandError("--label: expected a DIRECTORY beside it")
     with suppress(KeyboardInterrupt):
-        if trace is not None:
+        if demo:
+            _serve_demo(endpoint)
+        elif trace is not None:
             _serve_replay(trace, told, endpoint)
         elif source is not None:
             _serve_processes(source, endpoint)
@@ -198,6 +207,13 @@ def _serve_replay(trace: Path, told: _Replay, endpoint: _Endpoint) -> None:
             if not simulator.run().interrupted:
                 note("the replay is over: its last figures stay until Ctrl-C")
                 threading.Event().wait()
+
+
+def _serve_demo(endpoint: _Endpoint) -> None:
+    """The demo's engine, without end."""
+    plan = demo_plan(demo_options(), requests=_ENDLESS, speed=1.0)
+    live_plan = msgspec.structs.replace(plan, labels={"demo": "true"})
+    serve_plan(live_plan, partial(_serving, name="the demo", endpoint=endpoint))
 
 
 def _pace(speed: float) -> str:

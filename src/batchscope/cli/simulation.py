@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from batchscope import MetricsConfiguration, RequestTracker, SchedulerLimits, SchedulerMetricsCollector, SloTargets
+from batchscope import MetricsConfiguration, RequestTracker, SchedulerMetricsCollector, SloTargets
 from batchscope.cli import LONGEST_LINE, stdout
+from batchscope.cli.demo_engine import limits_of
 from batchscope.cli.options import write_svg
 from batchscope.simulator import (
     Disturbances,
@@ -31,6 +34,10 @@ from batchscope.views.timeline import Timeline
 SAMPLES = 100_000
 """Requests whose exact latencies the report is about; of a longer run the last ones."""
 LONGEST_WINDOW = 86_400
+LIVE_WINDOW = 60
+"""Seconds that rates are of: of a report all that was, of what is looked at meanwhile the last minute."""
+Live = Callable[[SchedulerMetricsCollector], AbstractContextManager[object]]
+"""Shows a collector while it records."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,21 +51,21 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     total: int | None = None
     seed: int = 0
     speed: float | None = None
+    labels: dict[str, str] = {}
 
 
-def serve(plan: Plan) -> tuple[SimulationResult, Report]:
-    """Run the plan to its end, or until Ctrl-C."""
+def serve(plan: Plan, live: Live | None = None) -> tuple[SimulationResult, Report]:
+    """Run the plan to its end, or until Ctrl-C; ``live`` shows it meanwhile, and its end until Ctrl-C."""
     clock, timeline = VirtualClock(), Timeline()
-    limits = SchedulerLimits(
-        max_running_requests=plan.options.max_running_requests,
-        max_scheduled_tokens=plan.options.max_scheduled_tokens,
-        kv_cache_blocks=plan.options.kv_cache_blocks,
-        kv_block_size=plan.options.block_size,
-    )
+    limits = limits_of(plan.options)
     configuration = MetricsConfiguration(
-        max_request_samples=SAMPLES, counter_window_seconds=LONGEST_WINDOW, slo=plan.slo
+        max_request_samples=SAMPLES, counter_window_seconds=LIVE_WINDOW if live else LONGEST_WINDOW, slo=plan.slo
     )
-    with SchedulerMetricsCollector(configuration, limits=limits, clock=clock) as collector, _progress() as progress:
+    with (
+        SchedulerMetricsCollector(configuration, limits=limits, clock=clock, labels=plan.labels) as collector,
+        live(collector) if live else nullcontext(),
+        _progress() as progress,
+    ):
         collector.subscribe(timeline)
         workload = _Announced(plan, progress)
         simulator = Simulator(
@@ -73,6 +80,10 @@ def serve(plan: Plan) -> tuple[SimulationResult, Report]:
         task = progress.add_task(plan.title, total=plan.total)
         result = simulator.run(lambda so_far: progress.update(task, completed=so_far.arrived - so_far.in_flight))
         snapshot = collector.get_snapshot()
+        if live and not result.interrupted:
+            note("the workload is over: its last figures stay until Ctrl-C")
+            with suppress(KeyboardInterrupt):
+                threading.Event().wait()
     report = Report(
         snapshot,
         timeline,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from batchscope.checks import check_positive
 from batchscope.clock import Clock
+from batchscope.dashboard.recorder import Recorder
 from batchscope.errors import ConfigurationError, MissingExtraError
 from batchscope.exporters.prometheus import Exposition
 from batchscope.exporters.prometheus.families import SERIES_BUDGET
@@ -49,6 +50,7 @@ def make_asgi_app(
     max_age: float = MAX_AGE_SECONDS,
     clock: Clock = time.monotonic,
     routes: Sequence[BaseRoute] = (),
+    page: bool = True,
 ) -> ASGIApp:
     """The endpoint as an ASGI application; mounted at ``/batchscope`` it answers ``/batchscope/metrics`` and so on.
 
@@ -56,7 +58,26 @@ def make_asgi_app(
     BATCHSCOPE_TOKEN: who does not send it gets 401. ``stall_seconds``: ``/healthz`` answers 503 when requests are
     there and no iteration has ended for longer. ``max_age``: who asks within so many seconds shares an answer.
     ``routes``: more of them, Starlette's, behind the same token; where path and method are ours, ours answers.
+    ``page``: browsers get a page at ``/``, and ``/history`` its figures; its history begins when it is first asked for.
     """
+    return _app(
+        source, Recorder(source) if page else None, find_token(token, token_file), vllm_names=vllm_names,
+        series_budget=series_budget, stall_seconds=stall_seconds, max_age=max_age, clock=clock, routes=routes,
+    )  # fmt: skip
+
+
+def _app(
+    source: StateSource,
+    recorder: Recorder | None,
+    token: bytes | None,
+    *,
+    vllm_names: bool,
+    series_budget: int,
+    stall_seconds: float,
+    routes: Sequence[BaseRoute],
+    max_age: float = MAX_AGE_SECONDS,
+    clock: Clock = time.monotonic,
+) -> ASGIApp:
     _check_source(source)
     try:
         from batchscope.server.app import Endpoints, make_app  # noqa: PLC0415  (starlette is an extra)
@@ -64,8 +85,10 @@ def make_asgi_app(
         raise _missing("make_asgi_app", error) from error
     exposition = Exposition(vllm_names=vllm_names, series_budget=series_budget)
     check_positive("stall_seconds", stall_seconds, "seconds")
-    endpoints = Endpoints(source, exposition, stall_seconds=stall_seconds, max_age=max_age, clock=clock)
-    return make_app([*endpoints.routes(), *routes], find_token(token, token_file))
+    endpoints = Endpoints(
+        source, exposition, stall_seconds=stall_seconds, max_age=max_age, clock=clock, recorder=recorder
+    )
+    return make_app([*endpoints.routes(), *routes], token, page=recorder is not None)
 
 
 def serve(
@@ -83,6 +106,7 @@ def serve(
     limits: ConnectionLimits | None = None,
     allowed_hosts: Collection[str] | None = None,
     routes: Sequence[BaseRoute] = (),
+    page: bool = True,
 ) -> ServerHandle:
     """Run the endpoint in a daemon thread; returns once it answers, a handle with ``.url`` and ``.close()``.
 
@@ -93,18 +117,18 @@ def serve(
     On loopback without a token it answers to localhost, addresses of loopback, ``host`` and ``allowed_hosts`` (else the
     variable BATCHSCOPE_ALLOWED_HOSTS, comma-separated): a page in a browser cannot read it under a name of its own.
     Everywhere else names are checked only where ``allowed_hosts`` says which; ``["*"]`` takes all. All this holds for
-    what ``routes`` adds (Starlette's: ``[Route("/history", answer)]``) as for what is there.
+    what ``routes`` adds (Starlette's: ``[Route("/yours", answer)]``) as for what is there.
+
+    ``page``: browsers get a page at ``/``. What it shows of the last two hours is kept from now on, in less than 4 MiB,
+    by a thread that reads the counts once a second; False: no page, no ``/history``, no thread.
     """
     hosts = declared_hosts(allowed_hosts)
     secret = find_token(token, token_file)  # once: a pipe can be read once only
-    app = make_asgi_app(
-        source,
-        token=None if secret is None else secret.decode("ascii"),
-        vllm_names=vllm_names,
-        series_budget=series_budget,
-        stall_seconds=stall_seconds,
+    recorder = Recorder(source) if page else None
+    app = _app(
+        source, recorder, secret, vllm_names=vllm_names, series_budget=series_budget, stall_seconds=stall_seconds,
         routes=routes,
-    )
+    )  # fmt: skip
     try:
         from batchscope.server.running import beyond_loopback, start  # noqa: PLC0415  (uvicorn is an extra)
     except ModuleNotFoundError as error:
@@ -120,6 +144,7 @@ def serve(
         limits=limits or ConnectionLimits(),
         hosts=hosts,
         protected=secret is not None,
+        beside=recorder,
     )
     if secret is None and beyond_loopback(handle):
         logger.warning(

@@ -17,17 +17,22 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from batchscope.clock import Clock
+from batchscope.dashboard.document import cursor_of, wanted_of
+from batchscope.dashboard.recorder import Recorder
 from batchscope.errors import BatchscopeError
 from batchscope.exporters.prometheus import Exposition
 from batchscope.server.health import CLOSED, Health, ProcessSource, judge, judge_processes
 from batchscope.server.hosts import AllowedHosts
 from batchscope.server.negotiation import accepts_gzip, choose_format
+from batchscope.server.page import Paged
 from batchscope.server.shared import SharedWork
 from batchscope.statistics.cumulative import StateSource
 from batchscope.text import quoted
 from batchscope.tokens import allows
 from batchscope.version import __version__
 
+_PRESENT_SECONDS = 0.5
+"""For so long what one viewer of the page was told of the present is told to others, who ask once a second each."""
 _SMALLEST_COMPRESSED = 500
 _COMPRESSION = 4
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -41,16 +46,27 @@ class Endpoints:
     """
 
     def __init__(
-        self, source: StateSource, exposition: Exposition, *, stall_seconds: float, max_age: float, clock: Clock
+        self,
+        source: StateSource,
+        exposition: Exposition,
+        *,
+        stall_seconds: float,
+        max_age: float,
+        clock: Clock,
+        recorder: Recorder | None = None,
     ) -> None:
         self._source = source
         self._exposition = exposition
         self._stall_seconds = stall_seconds
         self._shared = SharedWork(max_age, clock)
+        self._present = SharedWork(max(max_age, _PRESENT_SECONDS), clock)
+        self._recorder = recorder
 
     def routes(self) -> list[BaseRoute]:
         """Where they are."""
         answers = {"/metrics": self.metrics, "/snapshot": self.snapshot, "/healthz": self.healthz}
+        if self._recorder is not None:
+            answers |= {"/history": self.history}
         return [Route(path, answer, methods=["GET"]) for path, answer in answers.items()]
 
     async def metrics(self, request: Request) -> Response:
@@ -71,6 +87,19 @@ class Endpoints:
             return self._source.get_snapshot().to_json(histograms=histograms)
 
         return await self._body(request, ("snapshot", histograms), render, _JSON)
+
+    async def history(self, request: Request) -> Response:
+        """What the page shows: two hours in columns; ?since=CURSOR for what is new, ?seconds=10&last=7200"""
+        recorder = self._recorder
+        assert recorder is not None  # noqa: S101  (else there is no such route)
+        if self._source.closed:
+            return _json({"error": CLOSED.reason}, HTTPStatus.SERVICE_UNAVAILABLE)
+        recorder.start()
+        asked = request.query_params
+        cursor, wanted = cursor_of(asked.get("since", "")), wanted_of(asked.get("seconds", ""), asked.get("last", ""))
+        told = await self._present.get("present", recorder.present)
+        key = ("history", cursor, wanted, id(told))
+        return await self._body(request, key, lambda: recorder.answer(told, cursor, wanted), _JSON)
 
     async def healthz(self, _request: Request) -> Response:
         """200, or 503 with the reason"""
@@ -155,13 +184,14 @@ class Index:
         return response
 
 
-def make_app(routes: Sequence[BaseRoute], token: bytes | None) -> ASGIApp:
-    """The application that answers ``routes``, the first that fits, to who knows the token."""
+def make_app(routes: Sequence[BaseRoute], token: bytes | None, *, page: bool) -> ASGIApp:
+    """The application that answers ``routes``, the first that fits, to who knows the token; ``page`` to browsers."""
     index = Index(routes)
     handlers: dict[Any, Any] = {HTTPException: index.refused, BatchscopeError: _unreadable, Exception: _failed}
     app = Starlette(routes=[Route("/", index.listed, methods=["GET"]), *routes], exception_handlers=handlers)
     app.router.redirect_slashes = False
-    return Guarded(app, token)
+    guarded = Guarded(app, token)
+    return Paged(guarded) if page else guarded
 
 
 async def _unreadable(_request: Request, error: Exception) -> Response:

@@ -34,6 +34,13 @@ def choose_format(accept: str) -> Format:
     return chosen
 
 
+def prefers_html(accept: str) -> bool:
+    """Whether the client is a browser: it names HTML, and does not want JSON more."""
+    by_name = {wanted.name: wanted.quality for wanted in _ranges(accept)}
+    html = max(by_name.get("text/html", 0.0), by_name.get("application/xhtml+xml", 0.0))
+    return html > 0 and html >= by_name.get("application/json", 0.0)
+
+
 def accepts_gzip(accept_encoding: str) -> bool:
     """Whether the client takes gzip: named, or by ``*``, with a quality above 0."""
     by_name = {wanted.name: wanted.quality for wanted in _ranges(accept_encoding)}

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from batchscope.background import Closing, RateLimitedLog, forked
 from batchscope.checks import check_whole
+from batchscope.dashboard.recorder import Recorder
 from batchscope.errors import BatchscopeError, ConfigurationError
 from batchscope.server.app import HostChecked
 from batchscope.server.connection import guarded_protocol
@@ -35,8 +36,9 @@ _TURNS_TO_KNOW = 3  # of the loop: accepted, its transport made, its protocol to
 class ServerHandle(Closing):
     """A running endpoint: its ``url``, and ``close()``. Also a context manager."""
 
-    def __init__(self, listener: socket.socket, server: _Server, url: str) -> None:
+    def __init__(self, listener: socket.socket, server: _Server, url: str, beside: Recorder | None = None) -> None:
         self.url = url
+        self._beside = beside
         self._listener = listener
         self._server = server
         self._thread = threading.Thread(target=self._run, name="batchscope-server", daemon=True)
@@ -50,6 +52,8 @@ class ServerHandle(Closing):
 
     def close(self) -> None:
         """Stop listening, finish what is being answered (2 s at most), end the thread; it can be called again."""
+        if self._beside is not None:
+            self._beside.close()
         self._server.end()
         self._thread.join()
         self._listener.close()
@@ -86,16 +90,22 @@ def start(
     limits: ConnectionLimits,
     hosts: frozenset[str] | None,
     protected: bool,
+    beside: Recorder | None = None,
 ) -> ServerHandle:
-    """Bind, serve in a thread, return when it answers; ConfigurationError for what cannot be."""
+    """Bind, serve in a thread, return when it answers; ConfigurationError for what cannot be.
+
+    ``beside`` is started and closed with it.
+    """
     guard = Guard(limits)
     where = _resolved(host, port)
     allowed = allowed_hosts(host, where.address[0], hosts, protected=protected)
     config = _configuration(HostChecked(app, allowed), guard, _tls(certificate, key))
     listener = _bind(where, host, port)
     scheme = "http" if certificate is None else "https"
-    handle = ServerHandle(listener, _Server(config, guard), f"{scheme}://{_address(listener)}")
+    handle = ServerHandle(listener, _Server(config, guard), f"{scheme}://{_address(listener)}", beside)
     handle.wait_until_listening()
+    if beside is not None:
+        beside.start()
     return handle
 
 

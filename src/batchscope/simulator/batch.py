@@ -24,8 +24,10 @@ class Batch:
         self.decode_slots: list[int] = []
         self.decode_context_tokens = 0
         self.chunks: list[Chunk] = []
+        self.admitted: list[LiveRequest] = []
         self.prefill_tokens = 0
         self.prefill_context_tokens = 0
+        self.prefill_attention = 0.0
         self.unscheduled_prefill_tokens = 0
         self.cached_prompt_tokens = 0
         self.recomputed_tokens = 0
@@ -48,18 +50,19 @@ class Batch:
             self.recomputed_tokens += recomputed
             self.prefill_tokens += tokens
             self.prefill_context_tokens += start
+            self.prefill_attention += tokens * (start + tokens / 2)
             self.chunks.append(Chunk(request, tokens, tokens == missing))
         return tokens
 
     @property
     def slots(self) -> list[int]:
         """The slots of the requests that take part."""
-        return self.decode_slots + [chunk.request.slot for chunk in self.chunks]
+        return self.decode_slots + [chunk.request.slot for chunk in self.chunks] if self.chunks else self.decode_slots
 
     @property
     def tokens(self) -> list[int] | None:
         """Tokens that each emits: 0 for a chunk that does not end its prefill; ``None`` = one each."""
-        if all(chunk.ends_prefill for chunk in self.chunks):
+        if not self.chunks or all(chunk.ends_prefill for chunk in self.chunks):
             return None
         return [1] * len(self.decode_slots) + [int(chunk.ends_prefill) for chunk in self.chunks]
 

@@ -54,6 +54,10 @@ class DecodingGroup:
         request.computed = request.known_tokens - 1
         self.context_tokens -= request.known_tokens
 
+    def emitted(self, request: LiveRequest) -> int:
+        """Tokens that ``request``, a member, has emitted so far."""
+        return request.emitted + self._step - self._joined[request]
+
     def block_seekers(self) -> list[LiveRequest]:
         """Members whose blocks are full: the next step's token opens a new one."""
         return list(self._fills_block[self._step % len(self._fills_block)])
@@ -67,6 +71,25 @@ class DecodingGroup:
             self.leave(request)
         self._last_step.pop(self._step - 1, None)
         return ending
+
+    def steps_before_an_end(self) -> int:
+        """So many steps may follow in none of which a member emits its last token."""
+        return min(self._last_step, default=self._step) - self._step
+
+    def block_demand(self) -> list[int]:
+        """How many members open a block in each of the steps to come; it repeats with the block's size."""
+        size, now = len(self._fills_block), self._step % len(self._fills_block)
+        return [len(self._fills_block[(now + ahead) % size]) for ahead in range(size)]
+
+    def advance_by(self, steps: int) -> None:
+        """So many steps at once, each with a new block for whoever needs one; nobody ends in them."""
+        size = len(self._fills_block)
+        for ahead in range(min(steps, size)):
+            opened = 1 + (steps - 1 - ahead) // size
+            for request in self._fills_block[(self._step + ahead) % size]:
+                request.blocks.private += opened
+        self.context_tokens += steps * len(self._slots)
+        self._step += steps
 
     def _calendars(self, request: LiveRequest) -> tuple[dict[LiveRequest, None], dict[LiveRequest, None]]:
         """Where ``request`` is noted: by the steps at which it opens a block, and by its last step."""

@@ -3,13 +3,14 @@
 A prompt's prefix is known by the hashes of its hash blocks (512 tokens, so 32 blocks of 16). A hash block
 becomes *resident* when a request has computed it. It is shared from then on: it counts once however many
 requests hold it, and when the last of them ends it stays, idle, until the least recently used idle one
-is evicted to make room.
+is evicted to make room. Blocks that hold no prefix are taken before that, unless blocks are freed *in order*,
+as vLLM does: then what was freed longest ago is taken first, whatever it holds.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 
 class Holding:
@@ -19,25 +20,29 @@ class Holding:
 
     def __init__(self) -> None:
         self.private = 0
-        self.shared: list[int] = []
+        self.shared: list[Hashable] = []
         self.considered = 0  # hash blocks of the prompt that were taken from the cache or offered to it
 
 
 class KvCache:
     """Counts blocks; one holder of a block is never aware of another."""
 
-    def __init__(self, blocks: int, block_size: int, hash_block_tokens: int) -> None:
+    def __init__(self, blocks: int, block_size: int, hash_block_tokens: int, *, frees_in_order: bool = False) -> None:
         self.blocks = blocks
         self._block_size = block_size
         self._per_hash = hash_block_tokens // block_size
+        self.frees_in_order = frees_in_order
         self._free = blocks
-        self._holders: dict[int, int] = {}  # resident hash block -> live requests that hold it
-        self._idle: OrderedDict[int, None] = OrderedDict()  # those with no holder, least recently used first
+        self._holders: dict[Hashable, int] = {}  # resident hash block -> live requests that hold it
+        # Those with no holder, least recently used first, with their blocks; freed in order, nameless ones, too.
+        self._idle: OrderedDict[Hashable, int] = OrderedDict()
+        self._idle_blocks = 0
+        self._freed = 0
 
     @property
     def available(self) -> int:
         """Blocks that an allocation can get: free ones and, by eviction, idle ones."""
-        return self._free + len(self._idle) * self._per_hash
+        return self._free + self._idle_blocks
 
     @property
     def held(self) -> int:
@@ -48,7 +53,7 @@ class KvCache:
         """How many blocks ``tokens`` tokens fill, the last one perhaps in part."""
         return -(-tokens // self._block_size)
 
-    def reserve(self, holding: Holding, tokens: int, prefix: Sequence[int], spare: int) -> bool:
+    def reserve(self, holding: Holding, tokens: int, prefix: Sequence[Hashable], spare: int) -> bool:
         """Give an empty holding the room for ``tokens`` tokens, of ``prefix`` as much as is resident.
 
         Refused, with nothing changed, unless ``spare`` blocks stay available.
@@ -60,7 +65,7 @@ class KvCache:
             return False
         for name in prefix[:hits]:
             self._hold(name)
-        self._take(private)
+        self.take(private)
         holding.private = private
         holding.shared = list(prefix[:hits])
         holding.considered = hits
@@ -70,11 +75,20 @@ class KvCache:
         """One more private block; False when none is available."""
         if not self.available:
             return False
-        self._take(1)
+        self.take(1)
         holding.private += 1
         return True
 
-    def publish(self, holding: Holding, prefix: Sequence[int], computed: int) -> None:
+    def take(self, blocks: int) -> None:
+        """Remove ``blocks`` available blocks from the free ones, evicting idle prefixes as needed."""
+        while self._free < blocks:
+            name, freed = self._idle.popitem(last=False)
+            self._holders.pop(name, None)
+            self._idle_blocks -= freed
+            self._free += freed
+        self._free -= blocks
+
+    def publish(self, holding: Holding, prefix: Sequence[Hashable], computed: int) -> None:
         """Make resident what the request has computed of its prefix: the first ``computed`` hash blocks.
 
         A block that another request made resident in the meantime stays private here, a duplicate.
@@ -88,27 +102,27 @@ class KvCache:
 
     def release(self, holding: Holding) -> None:
         """Take everything back; the end of a prefix becomes idle first, so it is evicted before its start."""
+        if self.frees_in_order and holding.private:
+            self._freed += 1
+            self._rest(("freed", self._freed), holding.private)
+        else:
+            self._free += holding.private
         for name in reversed(holding.shared):
             self._holders[name] -= 1
             if not self._holders[name]:
-                self._idle[name] = None
-        self._free += holding.private
+                self._rest(name, self._per_hash)
         holding.private, holding.shared, holding.considered = 0, [], 0
 
-    def _resident(self, prefix: Sequence[int]) -> int:
+    def _resident(self, prefix: Sequence[Hashable]) -> int:
         for hits, name in enumerate(prefix):
             if name not in self._holders:
                 return hits
         return len(prefix)
 
-    def _hold(self, name: int) -> None:
+    def _hold(self, name: Hashable) -> None:
         self._holders[name] += 1
-        self._idle.pop(name, None)
+        self._idle_blocks -= self._idle.pop(name, 0)
 
-    def _take(self, blocks: int) -> None:
-        """Remove ``blocks`` available blocks from the free ones, evicting idle prefixes as needed."""
-        while self._free < blocks:
-            name, _ = self._idle.popitem(last=False)
-            del self._holders[name]
-            self._free += self._per_hash
-        self._free -= blocks
+    def _rest(self, name: Hashable, blocks: int) -> None:
+        self._idle[name] = blocks
+        self._idle_blocks += blocks

@@ -8,6 +8,7 @@ import msgspec
 
 from batchscope.checks import LARGEST, check_ratio, check_whole
 from batchscope.errors import ConfigurationError
+from batchscope.simulator.policies import POLICIES
 
 _ONE_EACH = " (max_running_requests: each decoding request gets its token in every iteration)"
 
@@ -15,13 +16,16 @@ _ONE_EACH = " (max_running_requests: each decoding request gets its token in eve
 class SchedulerOptions(msgspec.Struct, frozen=True):
     """What bounds the batch. A wrong value raises ``ConfigurationError`` with field, value and range.
 
+    ``policy``: whose rules of admission and eviction hold: ``sarathi``, ``vllm``, ``sglang``, ``prefill-first``.
     ``max_running_requests`` and ``max_scheduled_tokens``: places, and tokens an iteration; 256 and 2,048
     are what vLLM has long had for a GPU of this class.
     ``kv_cache_blocks`` of ``block_size`` tokens: 11,008 x 16 = 176,128 tokens is the cache that vidur's
     memory planner gave the A30 of the default cost model; the longest request of the traces at hand
     (Mooncake, 126,195 + 2,000 tokens) needs 8,013 of them.
     ``hash_block_tokens``: what one of a workload's prefix hashes stands for; 512 in Mooncake's traces.
-    ``watermark_ratio`` of the blocks stays free at an admission, so that the requests which run can grow.
+    ``watermark_ratio`` of the blocks stays free at an admission, so that the requests which run can grow; the
+    policies ``vllm`` and ``sglang`` have none.
+    ``max_sequence_tokens``: prompt and answer together; a longer answer is cut, a prompt as long is refused.
     ``max_prefill_requests``: an admission policy, at most so many requests are prefilled in an iteration.
     ``pauses``: (from, to) in seconds since the start, when nobody is admitted (new weights, say).
     ``kv_bytes_per_token``: 28 layers x 2 x 4 heads x 128 x 2 bytes, Qwen-2-7B.
@@ -37,6 +41,8 @@ class SchedulerOptions(msgspec.Struct, frozen=True):
     max_prefill_requests: int | None = None
     pauses: tuple[tuple[float, float], ...] = ()
     kv_bytes_per_token: int = 57_344
+    policy: str = "sarathi"
+    max_sequence_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for field in ("max_running_requests", "kv_cache_blocks", "block_size", "kv_bytes_per_token"):
@@ -49,6 +55,10 @@ class SchedulerOptions(msgspec.Struct, frozen=True):
             allowed = f"a multiple of block_size ({self.block_size})"
             raise ConfigurationError("hash_block_tokens", self.hash_block_tokens, allowed)
         check_ratio("watermark_ratio", self.watermark_ratio)
+        if self.policy not in POLICIES:
+            raise ConfigurationError("policy", self.policy, f"one of {', '.join(POLICIES)}")
+        if self.max_sequence_tokens is not None:
+            check_whole("max_sequence_tokens", self.max_sequence_tokens, 2, LARGEST, ", or None for no bound")
         _check_pauses(self.pauses)
 
     @property

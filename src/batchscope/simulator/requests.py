@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from batchscope.simulator.kv_cache import Holding
 from batchscope.simulator.workload import RequestSpec
@@ -17,12 +17,15 @@ class LiveRequest:
     """
 
     __slots__ = (
+        "admission",
         "blocks",
         "cached_tokens",
         "computed",
+        "cut",
         "emitted",
         "ended",
         "ever_computed",
+        "number",
         "prefix",
         "rank",
         "recomputed_tokens",
@@ -30,10 +33,12 @@ class LiveRequest:
         "spec",
     )
 
-    def __init__(self, spec: RequestSpec, slot: int, number: int, prefix: Sequence[int] = ()) -> None:
+    def __init__(self, spec: RequestSpec, slot: int, number: int, prefix: Sequence[Hashable] = ()) -> None:
         self.spec = spec
         self.slot = slot
-        self.rank = (-spec.priority, number)  # the smallest is served first and evicted last
+        self.number = number
+        self.rank = (-spec.priority, number)  # the smallest is served first
+        self.admission = 0  # a running number of the latest one
         self.prefix = prefix
         self.blocks = Holding()
         self.computed = 0
@@ -42,6 +47,7 @@ class LiveRequest:
         self.cached_tokens = 0
         self.recomputed_tokens = 0
         self.ended = False
+        self.cut = False  # its answer ends at the longest sequence
 
     @property
     def known_tokens(self) -> int:

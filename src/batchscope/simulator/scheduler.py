@@ -1,9 +1,10 @@
 """The embedded scheduler: continuous batching at iteration level. It knows neither clock nor tracker.
 
 A batch is formed in three steps. Decoding requests come first, a token each; one whose blocks are full
-takes another, and when none is left the request that would be served last is evicted, to be recomputed
-later. Then prefills go on, in chunks, under what is left of the token budget. Then waiting requests are
-admitted, first come first served within a priority, until something stops it: the batch's limiter.
+takes another, and when none is left a request is evicted, to be recomputed later. Then prefills go on, in
+chunks, under what is left of the token budget. Then waiting requests are admitted, first come first served
+within a priority, until something stops it: the batch's limiter. Whom to evict, what to keep free and whether
+decodes and prefills share an iteration is the policy's (``policies.py``).
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from itertools import chain
 
+import msgspec
+
 from batchscope.records import BatchLimiter
 from batchscope.simulator.batch import Batch, Chunk
 from batchscope.simulator.decoding import DecodingGroup
 from batchscope.simulator.kv_cache import KvCache
 from batchscope.simulator.options import SchedulerOptions
-from batchscope.simulator.requests import LiveRequest, rank
+from batchscope.simulator.policies import POLICIES
+from batchscope.simulator.requests import LiveRequest
 from batchscope.simulator.workload import RequestSpec
 
 
@@ -25,24 +29,37 @@ class Scheduler:
 
     def __init__(self, options: SchedulerOptions) -> None:
         self.options = options
-        self.cache = KvCache(options.kv_cache_blocks, options.block_size, options.hash_block_tokens)
+        self.policy = POLICIES[options.policy](options)
+        self.cache = KvCache(
+            options.kv_cache_blocks,
+            options.block_size,
+            options.hash_block_tokens,
+            frees_in_order=self.policy.frees_in_order,
+        )
         self._queue: list[tuple[tuple[int, int], LiveRequest]] = []  # a heap; withdrawn ones stay in it
         self._waiting = 0
         self._deferred: dict[LiveRequest, None] = {}
         self._prefilling: dict[LiveRequest, None] = {}
-        self._decoding = DecodingGroup(options.block_size)
+        self.decoding = DecodingGroup(options.block_size)
         self._arrivals = 0
+        self._admissions = 0
 
     def accept(self, spec: RequestSpec, slot: int) -> LiveRequest:
         """Make a request of ``spec``; it is neither waiting nor deferred yet."""
         self._arrivals += 1
+        asked, spec = spec, self._cut(spec)
         full_blocks = spec.prompt_tokens // self.options.hash_block_tokens
         prefix = spec.prefix_hashes[:full_blocks] if self.options.prefix_caching else ()
-        return LiveRequest(spec, slot, self._arrivals, prefix)
+        request = LiveRequest(spec, slot, self._arrivals, prefix)
+        request.cut = spec is not asked
+        return request
 
     def ever_fits(self, request: LiveRequest) -> bool:
-        """Whether the empty cache could hold ``request``; one that it could not has to be rejected."""
-        return self.cache.blocks_for(request.longest_context) <= self.cache.blocks
+        """Whether the empty cache could hold ``request``; one that it could not has to be rejected.
+
+        So has one whose prompt leaves no room for an answer in the longest sequence.
+        """
+        return request.spec.output_tokens > 0 and self.cache.blocks_for(request.longest_context) <= self.cache.blocks
 
     def defer(self, request: LiveRequest) -> None:
         """Hold ``request`` back until it is enqueued: something beside this scheduler is not ready."""
@@ -56,8 +73,8 @@ class Scheduler:
 
     def withdraw(self, request: LiveRequest) -> None:
         """Drop ``request`` between two iterations, wherever it is: cancelled, or out of time."""
-        if request in self._decoding:
-            self._decoding.leave(request)
+        if request in self.decoding:
+            self.decoding.leave(request)
         elif request in self._prefilling:
             del self._prefilling[request]
         elif request in self._deferred:
@@ -74,68 +91,141 @@ class Scheduler:
     @property
     def running(self) -> int:
         """Requests that hold a place."""
-        return len(self._decoding) + len(self._prefilling)
+        return len(self.decoding) + len(self._prefilling)
 
     def form_batch(self, *, paused: bool = False) -> Batch:
         """Choose who takes part in the next iteration; the batch is empty when nobody can."""
         batch = Batch()
         batch.deferred = len(self._deferred)
-        self._grow_decodes(batch)
-        batch.decode_slots = self._decoding.slots()
-        batch.decode_context_tokens = self._decoding.context_tokens
-        budget = self.options.max_scheduled_tokens - len(self._decoding)
-        for request in self._prefilling:
-            budget -= batch.add_chunk(request, budget)
-        batch.limited_by = self._admit(batch, budget, paused=paused)
+        self.policy.begin(self)
+        if self.policy.prefills_alone:
+            batch.limited_by = self._prefill(batch, paused=paused)
+            if not batch.chunks:
+                self._decode(batch)
+                batch.limited_by = BatchLimiter.KV_CACHE if batch.preempted else batch.limited_by
+            elif self.decoding and batch.limited_by is BatchLimiter.DEMAND:
+                batch.limited_by = BatchLimiter.POLICY  # those who decode stand still
+        else:
+            self._decode(batch)
+            batch.limited_by = self._prefill(batch, paused=paused)
         batch.waiting, batch.running = self.waiting, self.running
         batch.kv_blocks_held = self.cache.held
         return batch
 
     def complete(self, batch: Batch) -> list[LiveRequest]:
         """The iteration is done; returns the requests that emitted their last token, ended now."""
-        ended = self._decoding.advance()
+        ended = self.decoding.advance() if batch.decode_slots else []
         for chunk in batch.chunks:
             if self._end_chunk(chunk):
                 ended.append(chunk.request)
         for request in ended:
             self._end(request)
+        if batch.decode_slots:
+            self.policy.decoded(1, ended=bool(ended))
         return ended
 
-    def _grow_decodes(self, batch: Batch) -> None:
-        for request in self._decoding.block_seekers():
-            while request in self._decoding and not self.cache.grow(request.blocks):
-                self._evict(max(chain(self._decoding, self._prefilling), key=rank), batch)
+    def steady_stretch(self, batch: Batch) -> list[int]:
+        """The KV blocks held in each of the iterations that can follow ``batch``, all like it but for these.
 
-    def _evict(self, victim: LiveRequest, batch: Batch) -> None:
+        ``batch`` was the latest one and nobody ended in it. As long as nothing comes from outside, the same
+        requests decode and the same obstacle stops admission, until somebody ends or finds no block: blocks
+        only become fewer meanwhile. Go through as many of these as you like by ``advance_by``.
+        """
+        if batch.chunks or batch.preempted or self._prefilling or not self.policy.steady(self):
+            return []
+        held, demand = self.cache.held, self.decoding.block_demand()
+        stretch: list[int] = []
+        for step in range(self.decoding.steps_before_an_end()):
+            held += demand[step % len(demand)]
+            if held > self.cache.blocks:
+                break
+            stretch.append(held)
+        return stretch
+
+    def advance_by(self, steps: int, blocks_held: int) -> None:
+        """Go through ``steps`` iterations of a steady stretch, after which ``blocks_held`` are held."""
+        self.cache.take(blocks_held - self.cache.held)
+        self.decoding.advance_by(steps)
+        self.policy.decoded(steps, ended=False)
+
+    def _cut(self, spec: RequestSpec) -> RequestSpec:
+        """The request as the engine bounds it."""
+        longest = self.options.max_sequence_tokens
+        if longest is None or spec.prompt_tokens + spec.output_tokens <= longest:
+            return spec
+        return msgspec.structs.replace(spec, output_tokens=max(0, longest - spec.prompt_tokens))
+
+    def _decode(self, batch: Batch) -> None:
+        """Everybody who decodes takes part, unless there is no block for it."""
+        seekers = self.decoding.block_seekers()
+        if len(seekers) > self.cache.available:
+            self.policy.make_room(self, batch)
+        for request in seekers:
+            while request in self.decoding and not self.cache.grow(request.blocks):
+                self.evict(self.policy.victim(chain(self.decoding, self._prefilling)), batch)
+        batch.decode_slots = self.decoding.slots()
+        batch.decode_context_tokens = self.decoding.context_tokens
+
+    def _prefill(self, batch: Batch, *, paused: bool) -> BatchLimiter:
+        """Prefills that have begun go on, others begin, until something stops it; returns what did."""
+        budget = self.options.max_scheduled_tokens - len(batch.decode_slots)
+        for request in self._prefilling:
+            budget -= batch.add_chunk(request, budget)
+        return self._admit(batch, budget, paused=paused)
+
+    def evict(self, victim: LiveRequest, batch: Batch) -> None:
         """Preemption by recomputation: the victim loses its place and its blocks, and waits again."""
-        if victim in self._decoding:
-            self._decoding.leave(victim)
+        if victim in self.decoding:
+            self.decoding.leave(victim)
         else:
             del self._prefilling[victim]
+        if self.cache.frees_in_order and self.options.prefix_caching:
+            self._name_computed(victim)
         self.cache.release(victim.blocks)
         victim.ever_computed = max(victim.ever_computed, victim.computed)
         victim.computed = 0
+        self._arrivals += 1
+        victim.rank = self.policy.rank_when_evicted(victim, self._arrivals)
         self.enqueue(victim)
         batch.preempted.append(victim.slot)
+
+    def _name_computed(self, victim: LiveRequest) -> None:
+        """Make what is computed of the answer resident, too, so that the victim may find it again."""
+        full_blocks = victim.computed // self.options.hash_block_tokens
+        own = [(victim.number, block) for block in range(len(victim.prefix), full_blocks)]
+        victim.prefix = [*victim.prefix, *own]
+        self.cache.publish(victim.blocks, victim.prefix, full_blocks)
 
     def _admit(self, batch: Batch, budget: int, *, paused: bool) -> BatchLimiter:
         """Give places to waiting requests until something stops it; returns what did."""
         while (limiter := self._obstacle(batch, budget, paused=paused)) is None:
             request = self._next_waiting()
-            if not self._reserve(request, batch):
+            if not self.policy.cuts_prompts and batch.chunks and request.known_tokens > budget:
+                return BatchLimiter.TOKEN_BUDGET
+            if not (self.policy.admits(request, self) and self._reserve(request, batch)):
+                self.policy.refused()
                 return BatchLimiter.KV_CACHE
             heappop(self._queue)
-            self._waiting -= 1
-            self._prefilling[request] = None
-            budget -= batch.add_chunk(request, budget)
+            self._give_place(request, batch)
+            whole = request.known_tokens if not self.policy.cuts_prompts else budget
+            budget -= batch.add_chunk(request, max(budget, whole))
+            budget = max(0, budget)
         return limiter
+
+    def _give_place(self, request: LiveRequest, batch: Batch) -> None:
+        self._waiting -= 1
+        self._admissions += 1
+        request.admission = self._admissions
+        self._prefilling[request] = None
+        batch.admitted.append(request)
+        self.policy.admitted(request)
 
     def _obstacle(self, batch: Batch, budget: int, *, paused: bool) -> BatchLimiter | None:
         """What forbids an admission before the next request has even been looked at."""
-        if batch.preempted:
-            return BatchLimiter.KV_CACHE
-        if not self._waiting:
+        if not self._waiting and not batch.preempted:
             return self._nobody_waits(batch)
+        if batch.preempted or (self.policy.closed and not paused):
+            return BatchLimiter.KV_CACHE
         if paused:
             return BatchLimiter.PAUSED
         if not budget:
@@ -157,10 +247,12 @@ class Scheduler:
     def _reserve(self, request: LiveRequest, batch: Batch) -> bool:
         """Blocks for all that ``request`` has to prefill; what the cache still has of it is not computed."""
         usable = (request.known_tokens - 1) // self.options.hash_block_tokens  # one token must be computed
-        spare = self.options.watermark_blocks if self.running else 0
+        spare = self.policy.spare_blocks(self)
         if not self.cache.reserve(request.blocks, request.known_tokens, request.prefix[:usable], spare):
             return False
         request.computed = len(request.blocks.shared) * self.options.hash_block_tokens
+        if not request.ever_computed:
+            request.computed = max(request.computed, request.spec.cached_tokens)
         saved = max(0, request.computed - request.ever_computed)
         request.cached_tokens += saved
         batch.cached_prompt_tokens += saved
@@ -179,7 +271,7 @@ class Scheduler:
         request.emitted += 1
         if request.emitted == request.spec.output_tokens:
             return True
-        self._decoding.join(request)
+        self.decoding.join(request)
         return False
 
     def _end(self, request: LiveRequest) -> None:

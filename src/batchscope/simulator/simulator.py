@@ -25,7 +25,7 @@ from batchscope.simulator.requests import LiveRequest
 from batchscope.simulator.scheduler import Scheduler
 from batchscope.simulator.tracker import Tracker
 from batchscope.simulator.virtual_clock import Pacer, VirtualClock
-from batchscope.simulator.workload import Workload
+from batchscope.simulator.workload import RequestSpec, Workload
 
 ITERATIONS_BETWEEN_PROGRESS = 100
 
@@ -88,6 +88,7 @@ class Simulator:
         self._pauses = [(self._start + start, self._start + end) for start, end in self.options.pauses]
         self._arrivals = Arrivals(workload, self._start)
         self._pacer = Pacer(self.clock, speed, sleep=sleep, real_clock=real_clock)
+        self._paced = speed is not None
         self._counts = _Counts()
 
     def run(
@@ -112,24 +113,63 @@ class Simulator:
             self._fire_timers()
             batch = self._scheduler.form_batch(paused=self._pause_end() < math.inf)
             if batch:
-                self._iterate(batch, stopped)
+                formed_at = self.clock()
+                ended = self._iterate(batch, stopped)
+                self._show(on_progress)
+                if not ended:
+                    self._go_on_steadily(batch, formed_at, stopped, on_progress)
             elif (instant := self._next_event()) < math.inf:
                 self._pacer.wait_until(instant, stopped)
             else:
                 return True
-            if on_progress and self._counts.iterations % ITERATIONS_BETWEEN_PROGRESS == 0:
-                on_progress(self._result(interrupted=False))
         return False
 
-    def _iterate(self, batch: Batch, stopped: Callable[[], bool]) -> None:
-        """One step of the engine, with its report."""
+    def _iterate(self, batch: Batch, stopped: Callable[[], bool]) -> bool:
+        """One step of the engine, with its report; whether somebody ended in it."""
+        started, finished = self._pass_time(batch, stopped)
+        ended = self._scheduler.complete(batch)
+        self._report(batch, started, finished)
+        for request in ended:
+            reason = CompletionReason.LENGTH_REACHED if request.cut else CompletionReason.EOS_TOKEN_REACHED
+            self._finish(request, reason, finished)
+        return bool(ended)
+
+    def _go_on_steadily(
+        self,
+        batch: Batch,
+        formed_at: float,
+        stopped: Callable[[], bool],
+        on_progress: Callable[[SimulationResult], None] | None,
+    ) -> None:
+        """The iterations that repeat ``batch``, until something else happens: as one by one, but not formed anew."""
+        stretch = self._scheduler.steady_stretch(batch)
+        if not stretch:
+            return
+        until, members, steps = self._next_outside_event(formed_at), len(batch.decode_slots), 0
+        for blocks_held in stretch:
+            if self.clock() >= until or stopped():
+                break
+            batch.decode_context_tokens += members
+            batch.kv_blocks_held = blocks_held
+            self._report(batch, *self._pass_time(batch, stopped))
+            steps += 1
+            if on_progress:
+                self._show(on_progress)
+        if steps:
+            self._scheduler.advance_by(steps, batch.kv_blocks_held)
+
+    def _pass_time(self, batch: Batch, stopped: Callable[[], bool]) -> tuple[float, float]:
+        """When the iteration starts and ends; it has ended now."""
         started = self.clock()
         finished = started + self._cost.iteration_time(
-            batch.prefill_tokens, len(batch.decode_slots), batch.kv_tokens_read
+            batch.prefill_tokens, len(batch.decode_slots), batch.kv_tokens_read, batch.prefill_attention
         )
-        self._pacer.wait_until(finished, stopped)
+        if self._paced:
+            self._pacer.wait_until(finished, stopped)
         self.clock.advance_to(finished)  # a stop cuts the waiting short, not the iteration
-        ended = self._scheduler.complete(batch)
+        return started, finished
+
+    def _report(self, batch: Batch, started: float, finished: float) -> None:
         self._tracker.iteration(
             batch.slots,
             batch.tokens,
@@ -149,8 +189,10 @@ class Simulator:
             limited_by=batch.limited_by,
         )
         self._counts.add(batch)
-        for request in ended:
-            self._finish(request, CompletionReason.EOS_TOKEN_REACHED, finished)
+
+    def _show(self, on_progress: Callable[[SimulationResult], None] | None) -> None:
+        if on_progress and self._counts.iterations % ITERATIONS_BETWEEN_PROGRESS == 0:
+            on_progress(self._result(interrupted=False))
 
     def _take_arrivals(self) -> None:
         for spec, instant in self._arrivals.until(self.clock()):
@@ -162,12 +204,12 @@ class Simulator:
             )
             self._counts.arrived += 1
             self._counts.prompt_tokens += spec.prompt_tokens
-            self._receive(self._scheduler.accept(spec, slot), instant)
+            self._receive(spec, self._scheduler.accept(spec, slot), instant)
 
-    def _receive(self, request: LiveRequest, instant: float) -> None:
+    def _receive(self, spec: RequestSpec, request: LiveRequest, instant: float) -> None:
         """Refuse the request, hold it back, or let it wait."""
-        fate = self._fates.fate_of(request.spec)
-        if request.spec.output_tokens == 0:
+        fate = self._fates.fate_of(spec)
+        if spec.output_tokens == 0:
             self._finish(request, CompletionReason.ERROR, instant)
         elif not self._scheduler.ever_fits(request):
             self._finish(request, CompletionReason.REJECTED, instant)
@@ -203,6 +245,11 @@ class Simulator:
         pause_ends = self._pause_end() if self._scheduler.waiting else math.inf
         return min(self._arrivals.next_instant, self._timers.next_instant, pause_ends)
 
+    def _next_outside_event(self, since: float) -> float:
+        """The first thing behind ``since`` that arrives, is due, pauses or goes on."""
+        turns = [turn for pause in self._pauses for turn in pause if turn > since]
+        return min(self._arrivals.next_instant, self._timers.next_instant, *turns)
+
     def _pause_end(self) -> float:
         """When the present pause ends; ``inf`` when there is none."""
         now = self.clock()
@@ -236,6 +283,10 @@ class _Counts:
 
     def add(self, batch: Batch) -> None:
         self.iterations += 1
+        if not batch.chunks:
+            self.output_tokens += len(batch.decode_slots)
+            self.preemptions += len(batch.preempted)
+            return
         self.output_tokens += batch.emitted_tokens
         self.preemptions += len(batch.preempted)
         self.recomputed_tokens += batch.recomputed_tokens

@@ -28,7 +28,8 @@ class VirtualClock:
 
     def advance_to(self, instant: float) -> None:
         """Go on to ``instant``; a clock never goes back, so an earlier one changes nothing."""
-        self._now = max(self._now, instant)
+        if instant > self._now:  # noqa: PLR1730  (the hottest line of a simulation)
+            self._now = instant
 
 
 class Pacer:
@@ -52,12 +53,14 @@ class Pacer:
 
     def wait_until(self, instant: float, stopped: Callable[[], bool]) -> None:
         """Return when the clock shows ``instant``, or earlier when ``stopped()``."""
-        if self._speed is not None:
+        if self._speed is None:
+            self._clock.advance_to(instant)
+        else:
             while (ahead := (instant - self._follow(instant, self._speed)) / self._speed) > SHORTEST_SLEEP:
                 if stopped():
                     return
                 self._sleep(min(ahead, LONGEST_SLEEP))
-        self._clock.advance_to(instant)
+            self._clock.advance_to(instant)
 
     def _follow(self, instant: float, speed: float) -> float:
         """Let the clock show what real time says, but not past ``instant``; returns what it shows."""

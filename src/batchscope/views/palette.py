@@ -42,18 +42,19 @@ SERIES = {"batch": "#0e8fb0", "KV cache": KV_CACHE, "waiting": "#b87d00"}
 
 
 class Tone(NamedTuple):
-    """How a text is coloured: in a terminal, and on a page with a light and with a dark ground (4.5:1 at least)."""
+    """``name``, and how a text is coloured: in a terminal, and on a page's light and dark ground (4.5:1 at least)."""
 
+    name: str
     style: str
     light: str
     dark: str
 
 
 TONES = {
-    "calm": Tone("bold", "#303030", "#d0d0d0"),
-    "good": Tone("bold green", "#00703c", "#4cc38a"),
-    "warning": Tone("bold yellow", "#7d4c00", "#f0b429"),
-    "bad": Tone("bold red", "#b3001b", "#ff8178"),
+    "calm": Tone("calm", "bold", "#303030", "#d0d0d0"),
+    "good": Tone("good", "bold green", "#00703c", "#4cc38a"),
+    "warning": Tone("warning", "bold yellow", "#7d4c00", "#f0b429"),
+    "bad": Tone("bad", "bold red", "#b3001b", "#ff8178"),
 }
 
 
@@ -89,3 +90,35 @@ def grade(attainment: float) -> str:
     if math.isnan(attainment):
         return ""
     return GOOD if attainment >= 0.99 else WARNING if attainment >= 0.9 else BAD
+
+
+class Ground(NamedTuple):
+    """What a page is drawn on: its ground and the panels on it, text and quiet text (4.5:1 on both), lines, and accent.
+
+    ``accent``, 4.5:1 too, is for what can be pressed and for what was selected; ``shade`` is behind a text in a tone.
+    """
+
+    ground: str
+    panel: str
+    text: str
+    quiet: str
+    line: str
+    grid: str
+    accent: str
+    shade: str
+
+
+GROUNDS = {
+    "light": Ground("#f6f7f9", "#ffffff", "#15181d", "#565d6b", "#d9dde4", "#eceff3", "#1a56c4", "#eef1f6"),
+    "dark": Ground("#0c0e12", "#12151a", "#e8ebf0", "#9aa3b2", "#2a303a", "#1f242c", "#7fb0ff", "#1f252e"),
+}
+LINES = {
+    "light": ("#1a56c4", "#b4530a", "#7a3fb0", "#0b7a75"),
+    "dark": ("#7fb0ff", "#f2a35e", "#c99bf0", "#58c9c2"),
+}
+"""Of a chart on a page, 3:1 at least on its panel; each line also has dashes of its own."""
+HEAT = {
+    "light": ("#e6eefb", "#b9d0f5", "#83a9ea", "#4c7fd6", "#2358b0", "#0e336f"),
+    "dark": ("#182742", "#1f3d70", "#2a5aa6", "#4a83d6", "#86b2f2", "#d3e5ff"),
+}
+"""One hue, from few to many: ever darker on a light ground, ever lighter on a dark one."""

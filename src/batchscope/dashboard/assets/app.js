@@ -1,0 +1,293 @@
+// The page: asks once a second, keeps what it is told, draws what is looked at.
+
+import { Band, Heat, Lines, Percentiles, element, frameOf, readColors } from "./charts.js";
+import { amount, clock, count, duration, percent, perSecond, utc } from "./format.js";
+import { Link } from "./link.js";
+import { Present } from "./present.js";
+import { show as showQuestion } from "./question.js";
+import { Store } from "./store.js";
+import { FINE, WINDOWS, view } from "./view.js";
+import { Fleet } from "./fleet.js";
+
+const $ = (id) => document.getElementById(id);
+const stores = { 1: new Store(1), 10: new Store(10) };
+const asked = { 1: 0, 10: 0 }; // for how many seconds each store was asked
+const cursors = { 1: "", 10: "" };
+const present = new Present($("present"));
+let names = null, answer = null, answeredAt = 0, state = "starting", link, figures = [], tables = [], fleet = null;
+let scripting = 0, drawnPaused = "";
+
+const store = () => stores[view.seconds];
+// The server's time in seconds, by its last word and our monotonic clock.
+const now = () => (answer ? answer.newest + (performance.now() - answeredAt) / 1000 : 0);
+const behind = () => (performance.now() - answeredAt) / 1000;
+
+function query() {
+  const width = view.seconds;
+  const past = view.pausedAt === null ? 0 : Math.max(0, Math.ceil(now() - view.pausedAt));
+  const wanted = Math.min(width === 1 ? FINE : 7200, view.window + 60 + (answer ? past : FINE));
+  if (wanted > asked[width]) (asked[width] = wanted), (cursors[width] = "");
+  const said = new URLSearchParams({ seconds: width, last: asked[width] });
+  if (cursors[width]) said.set("since", cursors[width]);
+  return said.toString();
+}
+
+function told(said) {
+  const began = performance.now();
+  answer = said;
+  answeredAt = began;
+  const into = stores[said.seconds];
+  into.take(said);
+  cursors[said.seconds] = said.cursor;
+  const least = Math.min(said.newest - (said.seconds === 1 ? FINE : 7200), view.pausedAt ?? Infinity) - view.window - 60;
+  into.trim(least);
+  const anew = !names || said.names;
+  if (said.names) names = said.names;
+  if (anew) build();
+  if (view.pausedAt === null || anew) {
+    present.take(said, names.figures);
+    present.write();
+  }
+  draw();
+  scripting = performance.now() - began;
+  cost();
+}
+
+function limiters() {
+  return names.limiters;
+}
+
+// Everything that depends on names: the tiles, the tables, and the figures where there are none yet.
+function build() {
+  $("whose").textContent = [names.engine, ...Object.entries(names.labels).map(([name, value]) => `${name}=${value}`), names.processes > 1 ? `${names.processes} processes` : ""].filter(Boolean).join(", ");
+  $("version").textContent = `batchscope ${names.version}`;
+  present.take(answer, names.figures);
+  present.build(names);
+  if (!figures.length) makeFigures();
+  for (const fill of tables) fill();
+  if (names.merged && !fleet) fleet = new Fleet($("fleet"), link, () => names);
+}
+
+const targetsOf = (quantity) =>
+  Object.entries(names.targets).flatMap(([name, targets]) => {
+    const own = quantity === "total_time" ? "e2e_latency" : quantity === "inter_token_latency" ? "" : quantity;
+    return targets[own] ? [[`SLO of ${name}`, targets[own]]] : [];
+  });
+
+function makeFigures() {
+  const value = (column) => (cell) => cell.counts[store().place[column]];
+  const ratio = (part, whole) => (cell) => {
+    const { place } = store();
+    return cell.counts[place[whole]] > 0 ? cell.counts[place[part]] / cell.counts[place[whole]] : NaN;
+  };
+  const rate = (column) => ratio(column, "wall_seconds");
+  const or = (first, other) => (cell) => (Number.isNaN(first(cell)) ? other(cell) : first(cell));
+  const budget = () => names.limits.max_scheduled_tokens;
+  const scheduled = (column) => (cell) => {
+    const { place } = store();
+    const iterations = cell.counts[place.iterations];
+    return iterations > 0 ? cell.counts[place[column]] / iterations : NaN;
+  };
+  const percentiles = new Percentiles(names.latencies, targetsOf, names.fewest);
+  const latencies = element("div", { className: "scroll", tabIndex: 0, aria: { role: "region", label: "Latencies of the last minute" } });
+  const beside = element("div", { className: "beside" });
+  percentiles.body.replaceWith(beside);
+  beside.append(percentiles.body, latencies);
+  tables.push(() => latencies.replaceChildren(present.latencies()));
+  figures = [
+    new Band(limiters()),
+    percentiles,
+    new Heat("time_to_first_token", "TTFT", () => targetsOf("time_to_first_token")),
+    new Heat("inter_token_latency", "ITL", () => targetsOf("time_per_output_token")),
+    new Lines({ id: "requests", title: "Running and waiting requests", form: amount, top: () => names.limits.max_running_requests,
+      lines: [["running", or(ratio("running_request_seconds", "running_reported_seconds"), ratio("running.sum", "running.count"))],
+        ["waiting", or(ratio("waiting_request_seconds", "waiting_reported_seconds"), ratio("waiting.sum", "waiting.count"))]],
+      targets: () => (names.limits.max_running_requests ? [["max_running_requests", names.limits.max_running_requests]] : []) }),
+    new Lines({ id: "tokens", title: "Scheduled tokens an iteration", form: amount, top: budget,
+      lines: [["prefill", scheduled("scheduled_prefill_tokens")], ["decode", scheduled("scheduled_decode_tokens")]],
+      targets: () => (budget() ? [["max_scheduled_tokens", budget()]] : []) }),
+    new Lines({ id: "kv", title: "KV cache in use", form: percent, top: () => 1,
+      lines: [["KV cache", ratio("kv_cache_usage.sum", "kv_cache_usage.count")]] }),
+    new Lines({ id: "throughput", title: "Tokens a second", form: perSecond,
+      lines: [["output", rate("generation_tokens")], ["prompt, computed", rate("prompt_tokens_computed")], ["prompt, cached", rate("prompt_tokens_cached")]] }),
+    new Lines({ id: "slo", title: "SLO met, last minute", form: percent, top: () => 1, lines: sloLines(),
+      note: "All targets by the same request; below: since start, with the 95 % interval." }),
+    new Lines({ id: "ends", title: "Failed, cancelled, errors, preemptions a second", form: perSecond,
+      lines: [["failed", rate("failed")], ["cancelled", rate("cancelled")], ["errors", rate("errors")], ["preemptions", rate("preemptions")]] }),
+  ];
+  withTable("slo", () => present.slo());
+  withTable("ends", () => present.errors());
+  const gpus = element("section", { className: "panel wide", hidden: true, aria: { label: "GPUs" } });
+  $("charts").replaceChildren(...figures.map(({ root }) => root), gpus);
+  tables.push(() => {
+    const table = present.gpus();
+    gpus.hidden = !table;
+    if (table) gpus.replaceChildren(element("h2", { textContent: "GPUs" }), element("div", { className: "scroll", tabIndex: 0, aria: { role: "region", label: "GPUs now" } }, table));
+  });
+  new ResizeObserver(() => draw()).observe($("charts"));
+}
+
+function withTable(id, make) {
+  const { body, root } = figures.find((one) => one.id === id);
+  const place = element("div", { className: "scroll", tabIndex: 0, aria: { role: "region", label: root.querySelector("h2").textContent } });
+  body.after(place);
+  tables.push(() => place.replaceChildren(make()));
+}
+
+// Attainment of the minute before each cell, from exact sums; nothing where nobody was judged.
+function sloLines() {
+  const wanted = Object.keys(names.targets).slice(0, 4);
+  return wanted.map((name) => [name, (cell) => {
+    const row = names.classes.indexOf(name);
+    let met = 0, all = 0;
+    for (const one of store().between(cell.number * store().seconds - 60, cell.number * store().seconds)) {
+      const [good, bad] = one.slo[row] ?? [0, 0];
+      met += good;
+      all += good + bad;
+    }
+    return all ? met / all : NaN;
+  }]);
+}
+
+function draw() {
+  if (!answer || !store().names) return;
+  const live = Math.max(answer.newest, Math.floor(now() - (behind() > 1.5 ? 0 : 1)));
+  const to = view.pausedAt ?? Math.ceil(live / view.seconds) * view.seconds;
+  const frame = frameOf(store(), to, answer.newest);
+  for (const figure of figures) figure.draw(frame);
+  const { range } = view;
+  if (range && range[1] > frame.from && range[0] < to) showQuestion($("question"), store(), frame, range, limiters(), () => view.set({ range: null }));
+  else $("question").hidden = true;
+}
+
+// Live only if the last answer is younger than two intervals; else how old everything is.
+function judge() {
+  const silent = answer && behind() > names.stale_intervals * names.interval;
+  const gone = state === "gone" || state === "closed";
+  const shown = state === "locked" ? "locked" : silent || (gone && answer) ? (gone ? "gone" : "stale") : answer ? answer.verdict.state : state === "gone" ? "gone" : "starting";
+  const old = shown === "stale" || shown === "gone" || shown === "locked";
+  document.body.classList.toggle("stale", old);
+  const mark = names?.states[shown];
+  $("verdict").dataset.state = shown;
+  $("verdict").dataset.tone = mark?.tone ?? "warning";
+  $("sign").textContent = mark?.sign ?? "◌";
+  $("state").textContent = shown === "locked" ? "token needed" : answer || shown === "gone" ? shown : "connecting";
+  $("locked").hidden = state !== "locked";
+  const age = answer ? duration(Math.round(behind())) : "";
+  if (answer) {
+    const { sentence } = answer.verdict;
+    const about = names.silence[shown]?.replace("{age}", age);
+    write($("sentence"), about ? `${about} ${sentence}` : sentence);
+    const when = answer.newest ? `${clock(now())} (${utc(now())})` : "";
+    write($("asof"), old ? `Last answer at ${clock(now() - behind())}, ${age} ago; asking on.` : when);
+  } else if (state === "gone") {
+    write($("sentence"), "Nobody answers here; asking on.");
+  } else if (state === "closed") {
+    write($("sentence"), "There are no figures: the collector was closed, or nothing can be read yet. Asking on.");
+  } else if (state === "locked") {
+    write($("sentence"), "This endpoint shows its figures to who knows its token.");
+  }
+  for (const one of document.querySelectorAll(".tile .age")) write(one, old ? `${age} old` : "");
+  document.title = `${shown === "live" ? "" : `${shown}: `}batchscope${names?.engine ? ` ${names.engine}` : ""}`;
+  pausedBanner();
+}
+
+function write(one, text) {
+  if (one.textContent !== text) one.textContent = text;
+}
+
+function pausedBanner() {
+  const paused = view.pausedAt !== null;
+  $("paused").hidden = !paused;
+  $("pause").setAttribute("aria-pressed", String(paused));
+  write($("pause"), paused ? "Resume" : "Pause");
+  if (paused && answer) write($("paused-text"), `Paused at ${clock(view.pausedAt)}, ${duration(Math.max(0, Math.round(now() - view.pausedAt)))} behind. The verdict above is of now.`);
+}
+
+function cost() {
+  write($("cost"), `What looking costs: the server ${(100 * answer.cost).toFixed(2)} % of a core for history and viewers; this page ${scripting.toFixed(0)} ms and ${count(link.bytes)} bytes an answer.`);
+}
+
+function pause() {
+  if (!answer) return;
+  view.set({ pausedAt: view.pausedAt === null ? Math.floor(answer.newest) : null });
+}
+
+function theme() {
+  const next = { system: "light", light: "dark", dark: "system" };
+  view.set({ theme: next[view.theme] });
+}
+
+function themed() {
+  if (view.theme === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = view.theme;
+  write($("theme"), `Theme: ${view.theme}`);
+  readColors();
+}
+
+let shownWindow = 0;
+function viewed() {
+  themed();
+  for (const one of $("windows").children) one.setAttribute("aria-pressed", String(Number(one.dataset.window) === view.window));
+  const wide = String(view.pausedAt);
+  if (answer && drawnPaused !== wide && view.pausedAt === null) {
+    present.take(answer, names.figures);
+    present.write();
+  }
+  drawnPaused = wide;
+  if (shownWindow && shownWindow !== view.window) link.ask();
+  shownWindow = view.window;
+  draw();
+  pausedBanner();
+}
+
+let speaking = 0;
+function speak(text) {
+  clearTimeout(speaking);
+  speaking = setTimeout(() => write($("spoken"), text()), 700);
+}
+
+function keys(event) {
+  const field = event.target.closest?.("input, textarea, select, dialog");
+  if (field || event.ctrlKey || event.metaKey || event.altKey) return;
+  const steps = Object.keys(WINDOWS).map(Number);
+  const acts = {
+    p: pause,
+    t: theme,
+    w: () => view.set({ window: steps[(steps.indexOf(view.window) + 1) % steps.length] }),
+    "?": () => $("keys").showModal(),
+    Escape: () => (view.point(null), view.set({ range: null })),
+  };
+  if (event.key in acts) acts[event.key](), event.preventDefault();
+}
+
+for (const [window, text] of Object.entries(WINDOWS))
+  $("windows").append(element("button", { type: "button", textContent: text, data: { window }, onclick: () => view.set({ window: Number(window) }) }));
+$("pause").onclick = $("resume").onclick = pause;
+$("theme").onclick = theme;
+$("help").onclick = () => $("keys").showModal();
+$("token-form").onsubmit = (event) => {
+  event.preventDefault();
+  const token = $("token").value.trim();
+  $("token").value = "";
+  if (token) link.use(token);
+};
+document.addEventListener("keydown", keys);
+document.addEventListener("spoken", (event) => speak(event.detail));
+// Its answer appears below the figure that was asked, so that nothing moves under the hand.
+document.addEventListener("asked", (event) => event.target.after($("question")));
+document.addEventListener("selecting", (event) => figures.forEach((figure) => figure.place(event.detail)));
+view.addEventListener("change", viewed);
+view.addEventListener("cursor", () => requestAnimationFrame(() => figures.forEach((figure) => figure.pointed())));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", viewed);
+link = new Link(query, told, (found) => {
+  state = found;
+  judge();
+});
+setInterval(() => {
+  if (document.hidden) return;
+  judge();
+  if (answer && behind() > 1.5) draw();
+}, 500);
+viewed();
+link.ask();

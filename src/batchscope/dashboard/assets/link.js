@@ -1,0 +1,78 @@
+// Asks the server, once a second while somebody looks, and says how the connection stands.
+
+const TOKEN = "batchscope-token";
+const PATIENCE = 2000; // ms for an answer: two intervals, then it is silent
+const LONGEST_PAUSE = 2500; // ms between two tries: within 3 s of its return the server is seen again
+
+export class Link {
+  // `told(answer)` for each answer, `state(name)` where it changes: live, silent, gone, locked, closed.
+  constructor(query, told, state) {
+    this.query = query;
+    this.told = told;
+    this.state = state;
+    this.failures = 0;
+    this.timer = 0;
+    this.asking = false;
+    this.bytes = 0;
+    this.answers = 0;
+    document.addEventListener("visibilitychange", () => (document.hidden ? this.stop() : this.ask()));
+  }
+
+  stop() {
+    clearTimeout(this.timer);
+    this.pending?.abort();
+  }
+
+  use(token) {
+    sessionStorage.setItem(TOKEN, token);
+    this.ask();
+  }
+
+  headers() {
+    const token = sessionStorage.getItem(TOKEN);
+    return token ? { Authorization: `Bearer ${token}` } : {};
+  }
+
+  async get(path, patience = PATIENCE) {
+    const pending = new AbortController();
+    const timer = setTimeout(() => pending.abort(), patience);
+    this.pending = pending;
+    try {
+      const answer = await fetch(path, { headers: this.headers(), signal: pending.signal, cache: "no-store", credentials: "omit" });
+      const text = await answer.text();
+      return { status: answer.status, text };
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async ask() {
+    clearTimeout(this.timer);
+    if (this.asking || document.hidden) return;
+    this.asking = true;
+    const began = performance.now();
+    let pause = 1000;
+    try {
+      const { status, text } = await this.get(`history?${this.query()}`, this.answers ? PATIENCE : 5 * PATIENCE);
+      if (status === 200) {
+        this.failures = 0;
+        this.answers += 1;
+        this.bytes = text.length;
+        this.told(JSON.parse(text));
+        this.state("live");
+      } else {
+        this.failures += 1;
+        this.state(status === 401 ? "locked" : status === 503 ? "closed" : "gone");
+        if (status === 401) pause = Infinity;
+      }
+    } catch (error) {
+      this.failures += 1;
+      if (!(error instanceof DOMException) && !(error instanceof TypeError)) console.error(error);
+      this.state(error.name === "AbortError" ? "silent" : "gone");
+    }
+    this.asking = false;
+    if (document.hidden || pause === Infinity) return;
+    if (this.failures) pause = Math.min(LONGEST_PAUSE, 700 * 1.3 ** this.failures) * (0.8 + 0.2 * Math.random());
+    this.timer = setTimeout(() => this.ask(), Math.max(50, pause - (this.failures ? 0 : performance.now() - began)));
+  }
+}

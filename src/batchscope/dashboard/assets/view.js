@@ -1,0 +1,62 @@
+// What of it is looked at: window, pause, theme and engine, all of it in the address's fragment.
+
+export const WINDOWS = { 60: "1 min", 300: "5 min", 600: "10 min", 3600: "1 h", 7200: "2 h" };
+export const FINE = 600; // seconds up to which cells are of a second
+
+class View extends EventTarget {
+  constructor() {
+    super();
+    this.window = 300;
+    this.pausedAt = null; // an instant in seconds
+    this.theme = "system";
+    this.engine = "";
+    this.range = null; // [from, to], instants
+    this.cursor = null; // an instant
+    this.read();
+    addEventListener("hashchange", () => {
+      this.read();
+      this.changed();
+    });
+  }
+
+  get seconds() {
+    return this.window > FINE ? 10 : 1;
+  }
+
+  read() {
+    const said = new URLSearchParams(location.hash.slice(1));
+    const window = Number(said.get("window"));
+    this.window = window in WINDOWS ? window : 300;
+    const paused = Number(said.get("pause"));
+    this.pausedAt = Number.isFinite(paused) && paused > 0 ? paused : null;
+    this.theme = ["light", "dark"].includes(said.get("theme")) ? said.get("theme") : "system";
+    this.engine = said.get("engine") ?? "";
+    const range = (said.get("range") ?? "").split("-").map(Number);
+    this.range = range.length === 2 && range.every(Number.isFinite) && range[0] < range[1] ? range : null;
+  }
+
+  set(changes) {
+    Object.assign(this, changes);
+    const said = new URLSearchParams();
+    if (this.window !== 300) said.set("window", this.window);
+    if (this.pausedAt !== null) said.set("pause", this.pausedAt);
+    if (this.theme !== "system") said.set("theme", this.theme);
+    if (this.engine) said.set("engine", this.engine);
+    if (this.range) said.set("range", this.range.join("-"));
+    const fragment = said.toString();
+    history.replaceState(null, "", fragment ? `#${fragment}` : location.pathname + location.search);
+    this.changed();
+  }
+
+  point(cursor) {
+    if (cursor === this.cursor) return;
+    this.cursor = cursor;
+    this.dispatchEvent(new Event("cursor"));
+  }
+
+  changed() {
+    this.dispatchEvent(new Event("change"));
+  }
+}
+
+export const view = new View();

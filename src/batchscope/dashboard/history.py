@@ -1,0 +1,147 @@
+"""The last two hours of a source: ten minutes by the second, two hours by ten seconds, in less than 4 MiB.
+
+It lives where the figures are made, so whoever opens the page late sees what was before; no database is needed. Each
+cell holds what was counted in its time (see ``counts``), so sums over cells are exact.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import threading
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+
+from batchscope.dashboard.counts import MOST_CLASSES, MOST_GPUS, Read, gpu_names, nothing, place, read
+from batchscope.dashboard.ring import Cells, Ring
+from batchscope.statistics.cumulative import CumulativeState
+
+SECONDS, TENS = 1, 10
+FINE_CELLS, COARSE_CELLS = 600, 720
+_MOST_MARKS = 50
+RESTARTED = "restarted"
+
+
+class Mark(NamedTuple):
+    """Something that happened: in the cell ``number`` of a second, counting began anew."""
+
+    number: int
+    what: str
+
+
+class Extract(NamedTuple):
+    """A part of a history: its cells, and what their rows stand for."""
+
+    history: str
+    seconds: int
+    cells: Cells
+    newest: int
+    marks: list[Mark]
+    classes: list[str]
+    gpus: list[str]
+
+
+class History:
+    """Takes a state a second and keeps what was counted in between. Safe to use from any number of threads.
+
+    ``identity`` names this history; it is new in each server. Cells are numbered in seconds (or tens of them) since
+    1970, by the wall clock as it was at the first sample and a monotonic clock from there on.
+    """
+
+    def __init__(self) -> None:
+        self.identity = secrets.token_hex(4)
+        self._rings = {SECONDS: Ring(FINE_CELLS, SECONDS, narrow=True), TENS: Ring(COARSE_CELLS, TENS)}
+        self._lock = threading.Lock()
+        self._classes: list[str] = []
+        self._gpus: list[str] = []
+        self._marks: deque[Mark] = deque(maxlen=_MOST_MARKS)
+        self._first: tuple[float, int] | None = None
+        self._last: tuple[Read, tuple[str, int], float] | None = None
+        self._newest = 0
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of its cells, which does not grow."""
+        return sum(ring.nbytes for ring in self._rings.values())
+
+    @property
+    def cut_off(self) -> int:
+        """Requests that found no room in a bucket of a second."""
+        return sum(ring.cut_off for ring in self._rings.values())
+
+    @property
+    def newest(self) -> int:
+        """The number of the last cell of a second; 0 with none."""
+        return self._newest
+
+    def take(self, state: CumulativeState, now: float, wall: float) -> None:
+        """Keep what was counted since the call before; ``now`` is monotonic, ``wall`` seconds since 1970.
+
+        The first call only begins: what was counted before it has no time of its own.
+        """
+        with self._lock:
+            self._name(state)
+            found = read(state, self._classes, self._gpus)
+            identity = (state.instance_id, state.generation)
+            number = self._number(now, wall)
+            if self._last is not None:
+                last, known, before = self._last
+                if identity != known:
+                    self._marks.append(Mark(number, RESTARTED))
+                    last = nothing()
+                self._keep(number, _added(found, last, now - before, state))
+            self._last = (found, identity, now)
+
+    def _name(self, state: CumulativeState) -> None:
+        """Give each class and GPU that has none a row, as long as there are rows."""
+        for names, seen, most in (
+            (self._classes, state.totals.slo_requests, MOST_CLASSES),
+            (self._gpus, gpu_names(state), MOST_GPUS),
+        ):
+            for name in seen:
+                if name not in names and len(names) < most:
+                    names.append(name)
+
+    def _number(self, now: float, wall: float) -> int:
+        if self._first is None:
+            self._first = (now, math.floor(wall))
+        return self._first[1] + round(now - self._first[0])
+
+    def _keep(self, number: int, added: Read) -> None:
+        self._newest = max(self._newest, number)
+        self._rings[SECONDS].add(number, added)
+        self._rings[TENS].add(number // TENS, added)
+
+    def since(self, number: int = 0, *, seconds: int = SECONDS) -> Extract:
+        """The cells of ``seconds`` seconds from ``number`` on."""
+        with self._lock:
+            return Extract(
+                self.identity, seconds, self._rings[seconds].since(number), self._newest, list(self._marks),
+                list(self._classes), list(self._gpus),
+            )  # fmt: skip
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+
+
+def _added(found: Read, last: Read, seconds: float, state: CumulativeState) -> Read:
+    """What came since ``last``, with the present values and the budget of now.
+
+    Counts never fall; what a process that leaves a fleet takes with it (its time so far) is not taken back.
+    """
+    counts = np.maximum(found.counts - last.counts, 0.0)
+    counts[place("wall_seconds")], counts[place("samples")] = seconds, 1.0
+    for name, value in found.present.items():
+        counts[place(f"{name}.sum")], counts[place(f"{name}.count")] = value, 1.0
+    budget = state.limits.max_scheduled_tokens
+    if budget and state.instance_id:  # the limits of several engines together are of no iteration
+        counts[place("budget_tokens")] = counts[place("iterations")] * budget
+    return Read(
+        counts,
+        np.maximum(found.slo - last.slo, 0),
+        np.maximum(found.latencies - last.latencies, 0),
+        found.present,
+        found.gpus,
+    )

@@ -1,0 +1,102 @@
+"""Takes a sample a second for a history, and says how a source stands to everybody who asks in that second."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+
+import msgspec
+
+from batchscope.background import Closing, Periodic, forked
+from batchscope.clock import Clock
+from batchscope.dashboard.document import Cursor, Told, Wanted, document, present
+from batchscope.dashboard.history import SECONDS, History
+from batchscope.errors import BatchscopeError
+from batchscope.statistics.cumulative import StateSource
+from batchscope.statistics.snapshot import MetricsSnapshot
+from batchscope.views.recent import since
+
+_LOOK = 10
+"""Samples between two looks at everything, which tell the last minute and a restart."""
+_LOOKS = 7
+
+
+class Recorder(Closing):
+    """A history of ``source`` and the thread that writes it; ``start()`` begins.
+
+    Without a reader that thread is all it costs: one reading of cumulative counts a second.
+    """
+
+    def __init__(
+        self,
+        source: StateSource,
+        *,
+        clock: Clock = time.monotonic,
+        wall: Clock = time.time,
+        cpu: Clock = time.thread_time,
+    ) -> None:
+        self.history = History()
+        self._source = source
+        self._clock, self._wall, self._cpu = clock, wall, cpu
+        self._periodic = Periodic(self.sample, float(SECONDS), "batchscope-history")
+        self._looks: deque[MetricsSnapshot] = deque(maxlen=_LOOKS)
+        self._samples = 0
+        self._spent, self._since = 0.0, clock()
+        self._lock = threading.Lock()
+        forked(self)
+
+    def start(self) -> None:
+        """Begin, in the thread: a source that hangs holds nobody up. Does nothing where it has begun."""
+        with self._lock:
+            if not self._periodic.running:
+                self._since, self._spent = self._clock(), 0.0
+                self._periodic.start()
+
+    def close(self) -> None:
+        """End the thread; it is not waited for, since the source may hang."""
+        self._periodic.stop()
+        self._periodic.close(timeout=0.0)
+
+    def sample(self) -> None:
+        """Keep what was counted since the sample before; what cannot be read now (an empty directory) is a gap."""
+        if self._source.closed:
+            self._periodic.stop()
+            return
+        with self._costing(), contextlib.suppress(BatchscopeError):
+            self.history.take(self._source.read_totals(), self._clock(), self._wall())
+            if self._samples % _LOOK == 0:
+                look = self._source.get_snapshot()
+                self._looks.append(msgspec.structs.replace(look, histograms={}, windowed_histograms={}))
+            self._samples += 1
+
+    def present(self) -> Told:
+        """How it stands now."""
+        with self._costing():
+            snapshot, looks = self._source.get_snapshot(), list(self._looks)
+            recent = next(filter(None, (since(look, snapshot) for look in looks)), None)
+            return present(snapshot, float(SECONDS), looks[max(len(looks) - 2, 0)] if looks else None, recent)
+
+    def answer(self, told: Told, cursor: Cursor, wanted: Wanted) -> bytes:
+        """The document for who has ``cursor``, as ``wanted``."""
+        with self._costing():
+            return document(self.history, told, cursor, wanted, self.cost)
+
+    @property
+    def cost(self) -> float:
+        """Of a core, for samples and answers, since the start."""
+        elapsed = self._clock() - self._since
+        return self._spent / elapsed if elapsed > 0 else 0.0
+
+    @contextlib.contextmanager
+    def _costing(self) -> Iterator[None]:
+        before = self._cpu()
+        try:
+            yield
+        finally:
+            self._spent += self._cpu() - before
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()

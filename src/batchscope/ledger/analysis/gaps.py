@@ -1,0 +1,81 @@
+"""Time between tokens, of every token of a run, from its spans: no token is looked at by itself.
+
+A request that decodes in each of n iterations running is one span, and its n - 1 gaps are those between the ends of
+these iterations, which all requests share that decode in both. So they are counted an iteration each, with how many
+requests had them; only the gap before a span's first token is a request's own.
+"""
+
+from __future__ import annotations
+
+from batchscope.ledger.analysis.tables import RunTables, Table, import_ibis
+
+
+def inter_token_latencies(tables: RunTables) -> Table:
+    """``at``, ``value`` and ``weight``: an emission of k tokens, gap g after the one before, is g / k, k times."""
+    shared, own = _shared(tables), _own(tables)
+    each = own.mutate(value=own.gap / own.tokens, weight=own.tokens)
+    return _in_time(tables, shared.union(each.select("at", "value", "weight")))
+
+
+def inter_emission_latencies(tables: RunTables) -> Table:
+    """Likewise the gaps themselves, one an emission."""
+    shared, own = _shared(tables), _own(tables)
+    each = own.mutate(value=own.gap, weight=import_ibis().literal(1, "int64"))
+    return _in_time(tables, shared.union(each.select("at", "value", "weight")))
+
+
+def emitting(spans: Table) -> Table:
+    """The spans in which tokens were emitted: not those of prefills that go on, nor evictions."""
+    return spans.filter((spans.tokens > 0) & ~spans.evicted)
+
+
+def _shared(tables: RunTables) -> Table:
+    """Of each iteration the gap since the one before, and how many requests emitted in both, one token each."""
+    ibis = import_ibis()
+    spans = emitting(tables.spans)
+    several = spans.filter(spans.iterations > 1)
+    begin = several.select(iteration=several.first_iteration + 1, change=ibis.literal(1, "int64"))
+    end = several.select(iteration=several.first_iteration + several.iterations, change=ibis.literal(-1, "int64"))
+    changes = begin.union(end).group_by("iteration").agg(change=lambda t: t.change.sum())
+    ends = _ends(tables).select("iteration", "finished_at")
+    both = ends.outer_join(changes, "iteration")
+    both = both.select(
+        iteration=ibis.coalesce(both.iteration, both.iteration_right),
+        finished_at=both.finished_at,
+        change=ibis.coalesce(both.change, 0),
+    )
+    order = ibis.window(order_by="iteration")
+    found = both.mutate(
+        weight=both.change.sum().over(ibis.window(order_by="iteration", preceding=None, following=0)).cast("int64"),
+        before=ibis.ifelse(
+            both.iteration.lag().over(order) == both.iteration - 1,
+            both.finished_at.lag().over(order),
+            ibis.null("float64"),
+        ),
+    )
+    found = found.filter((found.weight > 0) & found.finished_at.notnull() & found.before.notnull())
+    return found.select(at=found.finished_at, value=found.finished_at - found.before, weight=found.weight)
+
+
+def _own(tables: RunTables) -> Table:
+    """Of each span but a request's first: the gap before its first tokens, and how many these are."""
+    ibis = import_ibis()
+    spans = emitting(tables.spans)
+    order = ibis.window(group_by="request", order_by="first_iteration")
+    spans = spans.mutate(last_before=(spans.first_iteration + spans.iterations - 1).lag().over(order))
+    spans = spans.filter(spans.last_before.notnull()).select("first_iteration", "last_before", "tokens")
+    ends = _ends(tables)
+    first = ends.select(first_iteration=ends.iteration, at=ends.finished_at)
+    before = ends.select(last_before=ends.iteration, before=ends.finished_at)
+    found = spans.inner_join(first, "first_iteration").inner_join(before, "last_before")
+    return found.select(at=found.at, gap=found.at - found.before, tokens=found.tokens.cast("int64"))
+
+
+def _ends(tables: RunTables) -> Table:
+    return tables.all_iterations.select("iteration", "finished_at")
+
+
+def _in_time(tables: RunTables, gaps: Table) -> Table:
+    if tables.whole:
+        return gaps
+    return gaps.filter((gaps.at > tables.began) & (gaps.at <= tables.ended))

@@ -1,0 +1,128 @@
+"""Records a collector's rows to a folder of its own, from now until it is closed."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import datetime as dt
+import logging
+from collections.abc import Callable, Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any, Protocol
+
+from batchscope.background import forked
+from batchscope.checks import is_number
+from batchscope.errors import ConfigurationError, DecodeError
+from batchscope.ledger.document import RunDocument
+from batchscope.ledger.retention import Retention
+from batchscope.ledger.schema import Level
+from batchscope.ledger.writer import PART_BYTES, PART_SECONDS, RunWriter
+from batchscope.sinks import HandOver, Listener, Recording, Sink
+
+logger = logging.getLogger("batchscope")
+
+_LONGEST_INTERVAL = 60
+
+
+class Recorded(Protocol):
+    """What of a collector is recorded."""
+
+    def subscribe(self, sink: Listener | Sink) -> Callable[[], None]:
+        """Give ``sink`` all rows."""
+
+    def drain(self) -> int:
+        """Count what was recorded."""
+
+
+class RunRecording(Recording):
+    """A collector's rows on their way to a run's folder."""
+
+    def __init__(self, collector: Recorded, writer: RunWriter, interval: float, max_bytes: int) -> None:
+        self.path = writer.folder
+        self._writer = writer
+        self._closed = self._of_the_parent = False
+        self._hand_over = HandOver(
+            writer, interval=interval, max_bytes=max_bytes, name="batchscope-ledger",
+            before=collector.drain, after=writer.flush,
+        )  # fmt: skip
+        self._unsubscribe = collector.subscribe(self._hand_over)
+        atexit.register(self.close)
+        forked(self)
+
+    @property
+    def failure(self) -> str:
+        """Why nothing more is written; empty where all is well."""
+        return self._hand_over.failure
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """Rows that are not in the run, by kind."""
+        return self._hand_over.lost
+
+    def close(self, timeout: float = 10.0) -> bool:
+        """Write what there is and end the run, within ``timeout`` seconds; says whether all of it was written."""
+        if self._closed or self._of_the_parent:
+            return not (self.failure or self.lost)
+        self._closed = True
+        atexit.unregister(self.close)
+        self._unsubscribe()
+        complete = self._hand_over.close(timeout)
+        if not self._hand_over.running:
+            self._writer.close(self._hand_over.lost)
+        return complete and not self.failure
+
+    def _after_fork(self) -> None:
+        self._of_the_parent = True
+        atexit.unregister(self.close)
+        self._writer.leave()
+
+
+def record(
+    collector: Recorded,
+    root: str | Path,
+    *,
+    instance_id: str,
+    clock: Callable[[], float],
+    level: str = Level.DEFAULT,
+    interval: float = 1.0,
+    configuration: Mapping[str, Any] | None = None,
+    retention: Retention = Retention(),  # noqa: B008  (frozen)
+    max_bytes: int = 64 << 20,
+    part_seconds: float = PART_SECONDS,
+    part_bytes: int = PART_BYTES,
+) -> Recording:
+    """Record to a folder in ``root``; ConfigurationError where it cannot be made, or a setting is out of range."""
+    if level not in set(Level):
+        raise ConfigurationError("level", level, f"one of {', '.join(Level)}")
+    if not (is_number(interval) and 0 < interval <= _LONGEST_INTERVAL):
+        raise ConfigurationError("interval", interval, f"seconds, more than 0 and at most {_LONGEST_INTERVAL}")
+    document = RunDocument(level=Level(level), interval=float(interval), configuration=dict(configuration or {}))
+
+    def retain() -> None:
+        try:
+            for run in retention.apply(Path(root), dt.datetime.now(dt.UTC)):
+                logger.info("batchscope: %s was removed: it is too old, or the runs are too large", run)
+        except (DecodeError, OSError) as error:
+            logger.warning("batchscope: old runs in %s are not removed: %s", root, error)
+
+    try:
+        folder = _new_folder(Path(root), instance_id)
+        writer = RunWriter(
+            folder, document, clock, part_seconds=part_seconds, part_bytes=part_bytes, converted=retain
+        )  # fmt: skip
+    except OSError as error:
+        raise ConfigurationError("root", str(root), f"a directory that can be written ({error.strerror})") from error
+    retain()
+    return RunRecording(collector, writer, interval, max_bytes)
+
+
+def _new_folder(root: Path, instance_id: str) -> Path:
+    name = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}-{instance_id[:8]}"
+    root.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        folder = root / (name if number == 1 else f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            break
+    return folder

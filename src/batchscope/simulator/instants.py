@@ -1,0 +1,166 @@
+"""Only the instants of requests: a simulation without tracker, clock and statistics, for fits and predictions.
+
+The scheduler is the one that ``Simulator`` drives, and so are the batches; nobody is told of them. Iterations that
+repeat each other are gone through as one sum, so that a simulation takes tens of milliseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from batchscope.simulator.batch import Batch
+from batchscope.simulator.cost import LinearCostModel
+from batchscope.simulator.options import SchedulerOptions
+from batchscope.simulator.scheduler import Scheduler
+from batchscope.simulator.workload import RequestSpec
+
+Floats = npt.NDArray[np.float64]
+
+
+class Instants:
+    """Of each request of the workload, in its order: seconds since the start; ``nan`` where it did not happen.
+
+    ``busy_seconds``: how long the engine was busy, by what limited the batch (``BatchLimiter``'s value).
+    ``iterations`` of them there were; ``preemptions`` of each request.
+    """
+
+    def __init__(self, requests: int) -> None:
+        self.first_scheduled: Floats = np.full(requests, math.nan)
+        self.first_token: Floats = np.full(requests, math.nan)
+        self.last_token: Floats = np.full(requests, math.nan)
+        self.preemptions = np.zeros(requests, np.int64)
+        self.iterations = 0
+        self.busy_seconds: dict[str, float] = {}
+        self.work = [0.0, 0.0, 0.0, 0.0]
+        """What the first four constants of the cost were multiplied with, all iterations together."""
+        self.largest_batch = 0
+        self.largest_context = 0
+        self.largest_chunk = 0
+
+
+def simulate_instants(
+    workload: Sequence[RequestSpec],
+    options: SchedulerOptions,
+    cost: LinearCostModel,
+    *,
+    until: float = math.inf,
+    pace: Pace | None = None,
+) -> Instants:
+    """Serve ``workload``, in order of arrival, until every request has ended or ``until``, seconds since the start.
+
+    ``pace``: how many times as long as ``cost`` says an iteration takes, by the instant at which it starts.
+    """
+    run = _Run(workload, options, cost, pace)
+    while run.now < until and run.step():
+        pass
+    return run.instants
+
+
+class Pace:
+    """A factor that holds from one instant to the next; the last one for ever."""
+
+    def __init__(self, since: Floats, factors: Floats) -> None:
+        self._since, self._factors = since.tolist(), factors.tolist()
+
+    def __call__(self, instant: float) -> float:
+        return float(self._factors[max(0, bisect_right(self._since, instant) - 1)])
+
+
+class _Run:
+    def __init__(
+        self,
+        workload: Sequence[RequestSpec],
+        options: SchedulerOptions,
+        cost: LinearCostModel,
+        pace: Pace | None = None,
+    ) -> None:
+        self._pace = pace
+        self._workload = workload
+        self._arrivals = [spec.arrival for spec in workload] + [math.inf]
+        self._next = 0
+        self._cost = cost
+        self._scheduler = Scheduler(options)
+        self.instants = Instants(len(workload))
+        self.now = 0.0
+
+    def step(self) -> bool:
+        """An iteration and those that repeat it, or a wait; False when there is nothing left."""
+        self._take_arrivals()
+        batch = self._scheduler.form_batch()
+        if not batch:
+            self.now = self._arrivals[self._next]
+            return self.now < math.inf
+        started = self.now
+        if self._iterate(batch):
+            self._repeat(batch)
+        seconds = self.instants.busy_seconds
+        limiter = batch.limited_by.value
+        seconds[limiter] = seconds.get(limiter, 0.0) + self.now - started
+        return True
+
+    def _take_arrivals(self) -> None:
+        scheduler, now = self._scheduler, self.now
+        while self._arrivals[self._next] <= now:
+            request = scheduler.accept(self._workload[self._next], self._next)
+            if scheduler.ever_fits(request):
+                scheduler.enqueue(request)
+            self._next += 1
+
+    def _iterate(self, batch: Batch) -> bool:
+        """One iteration; whether it may repeat itself: it only decoded, and nobody ended."""
+        instants, scheduled = self.instants, self.instants.first_scheduled
+        for request in batch.admitted:
+            if math.isnan(scheduled[request.slot]):
+                scheduled[request.slot] = self.now
+        for slot in batch.preempted:
+            instants.preemptions[slot] += 1
+        self._note_extremes(batch)
+        seconds = self._cost.iteration_time(
+            batch.prefill_tokens, len(batch.decode_slots), batch.kv_tokens_read, batch.prefill_attention
+        )
+        self.now += seconds * self._pace(self.now) if self._pace else seconds
+        instants.iterations += 1
+        ended = self._scheduler.complete(batch)
+        for chunk in batch.chunks:
+            if chunk.ends_prefill and chunk.request.emitted == 1:
+                instants.first_token[chunk.request.slot] = self.now
+        for request in ended:
+            instants.last_token[request.slot] = self.now
+        return not (ended or batch.chunks)
+
+    def _repeat(self, batch: Batch) -> None:
+        stretch = self._scheduler.steady_stretch(batch)
+        members, context = len(batch.decode_slots), batch.decode_context_tokens
+        alike, per_token = self._cost.decode_time(members), self._cost.per_kv_token_read
+        now, until, steps, pace = self.now, self._arrivals[self._next], 0, self._pace
+        for _ in stretch:
+            if now >= until:
+                break
+            context += members
+            seconds = alike + per_token * context
+            now += seconds * pace(now) if pace else seconds
+            steps += 1
+        if steps:
+            self._scheduler.advance_by(steps, stretch[steps - 1])
+            self.instants.iterations += steps
+            read = steps * (batch.decode_context_tokens + context + members) / 2
+            work = self.instants.work
+            work[0], work[2], work[3] = work[0] + steps, work[2] + steps * members, work[3] + read
+            self.instants.largest_context = max(self.instants.largest_context, context)
+            self.now = now
+
+    def _note_extremes(self, batch: Batch) -> None:
+        instants = self.instants
+        work = instants.work
+        work[0] += 1
+        work[1] += batch.prefill_tokens
+        work[2] += len(batch.decode_slots)
+        work[3] += batch.kv_tokens_read
+        instants.largest_batch = max(instants.largest_batch, len(batch))
+        instants.largest_context = max(instants.largest_context, batch.kv_tokens_read)
+        instants.largest_chunk = max(instants.largest_chunk, batch.prefill_tokens)

@@ -1,0 +1,219 @@
+"""Whom real engines admit, whom they evict, and whether prefills and decodes share an iteration.
+
+=============  ===========================================================================================
+sarathi        decodes first, prefills in chunks under what is left of the budget; a watermark of free blocks
+vllm           the same batches; admission on the prompt alone; the latest admitted is evicted, and is first again
+sglang         prefills alone, in chunks; room is kept for the answers to come; whoever has answered least is evicted
+prefill-first  whole prompts, alone in their iteration, as soon as there is room for them; decodes stand still
+=============  ===========================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from batchscope.simulator.requests import LiveRequest, rank
+
+if TYPE_CHECKING:
+    from batchscope.simulator.batch import Batch
+    from batchscope.simulator.options import SchedulerOptions
+    from batchscope.simulator.scheduler import Scheduler
+
+
+class StallFreeChunks:
+    """Sarathi-Serve: no decode waits for a prefill; a prompt is computed in chunks beside them.
+
+    Blocks for the whole prompt are reserved at the admission, and a watermark stays free for those who run.
+    Evicted is who would be served last. Source: Agrawal et al., "Taming Throughput-Latency Tradeoff in LLM
+    Inference with Sarathi-Serve" (OSDI 2024), and the Sarathi replica scheduler of microsoft/vidur.
+    """
+
+    prefills_alone = False
+    """Whether decoding requests stand still in an iteration that prefills."""
+    cuts_prompts = True
+    """Whether a prompt longer than what is left of the budget is computed in chunks."""
+    frees_in_order = False
+    """Whether the cache takes what was freed longest ago first, instead of what holds no prefix."""
+
+    def __init__(self, options: SchedulerOptions) -> None:
+        self.options = options
+
+    def begin(self, scheduler: Scheduler) -> None:
+        """A batch is about to be formed."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody is admitted, whatever room there is, until somebody leaves."""
+        return False
+
+    def admits(self, request: LiveRequest, scheduler: Scheduler) -> bool:
+        """Whether ``request`` may take the blocks of its prompt, if they are there."""
+        del request, scheduler
+        return True
+
+    def admitted(self, request: LiveRequest) -> None:
+        """``request`` has its place."""
+
+    def refused(self) -> None:
+        """The cache had no room for the head of the queue."""
+
+    def spare_blocks(self, scheduler: Scheduler) -> int:
+        """Blocks that an admission has to leave free."""
+        return self.options.watermark_blocks if scheduler.running else 0
+
+    def make_room(self, scheduler: Scheduler, batch: Batch) -> None:
+        """The decoding requests need more blocks than there are; one by one they evict, unless this does."""
+
+    def victim(self, running: Iterable[LiveRequest]) -> LiveRequest:
+        """Who loses its place when there is no block left."""
+        return max(running, key=rank)
+
+    def rank_when_evicted(self, request: LiveRequest, latest: int) -> tuple[int, int]:
+        """Its place in the queue; ``latest`` is behind everybody."""
+        del latest
+        return request.rank
+
+    def decoded(self, steps: int, *, ended: bool) -> None:
+        """So many iterations decoded; ``ended``: in the last of them somebody left."""
+
+    def steady(self, scheduler: Scheduler) -> bool:
+        """Whether the next admission would end as the one before, while nobody comes or leaves."""
+        del scheduler
+        return True
+
+
+class AdmitOnPrompt(StallFreeChunks):
+    """vLLM v1: a prompt that fits is admitted, whatever the answers will need.
+
+    No block is kept back. Who was admitted last is evicted, waits at the head of the queue, and finds again
+    those of its blocks, answer included, that nobody has taken: freed blocks are taken in the order in which
+    they were freed. While somebody is evicted, nobody is admitted. Source: vllm/v1/core/sched/scheduler.py
+    (``schedule``: ``self.running.pop()``, ``self.waiting.prepend_request``) and kv_cache_manager.py of 0.19.
+    """
+
+    frees_in_order = True
+
+    def spare_blocks(self, scheduler: Scheduler) -> int:
+        """None."""
+        del scheduler
+        return 0
+
+    def victim(self, running: Iterable[LiveRequest]) -> LiveRequest:
+        """The latest admitted of the lowest priority."""
+        return max(running, key=lambda request: (request.rank[0], request.admission))
+
+
+class ReserveForOutput(StallFreeChunks):
+    """SGLang: admit only what leaves room for a share of the answers that are still to come.
+
+    The share, ``new_token_ratio``, falls from 0.7 to 0.098 over 600 decoding iterations, and returns to 0.7 when
+    the engine idles. A request's own answer counts whole at its admission. After a refusal nobody is tried until
+    the batch has become smaller. When tokens run out, whoever has emitted least (of those, the longest prompt) is
+    evicted until each of the others has room for 20 more; the evicted wait behind everybody, and the share becomes
+    what the batch has turned out to need. ``output_tokens`` stands for the request's ``max_new_tokens``: the two are
+    the same where answers end at their limit. Source: sglang/srt/managers/schedule_policy.py (``PrefillAdder``),
+    schedule_batch.py (``retract_decode``), scheduler.py (``update_running_batch``) of 0.5.
+    """
+
+    prefills_alone = True
+    initial_ratio, least_ratio, decay_steps = 0.7, 0.098, 600
+    longest_estimate = 4096
+    """Tokens: of a longer answer no more is counted on (``CLIP_MAX_NEW_TOKENS``)."""
+    steps_of_room = 20
+
+    def __init__(self, options: SchedulerOptions) -> None:
+        super().__init__(options)
+        self.ratio = self.initial_ratio
+        self._promised = 0
+        self._full = False
+        self._smaller = False
+
+    def begin(self, scheduler: Scheduler) -> None:
+        """Forget what the batch before was promised; an engine that has idled is hopeful no more."""
+        self._promised = 0
+        if not scheduler.running:
+            self.ratio, self._full = self.initial_ratio, False
+
+    @property
+    def closed(self) -> bool:
+        """Since a refusal nobody has left."""
+        return self._full
+
+    def admits(self, request: LiveRequest, scheduler: Scheduler) -> bool:
+        """Whether the tokens of the prompt, of its answer and of a share of the others' answers are there."""
+        if not scheduler.running:
+            return True
+        decoding = scheduler.decoding
+        to_come = sum(self._estimate(member, decoding.emitted(member)) for member in decoding)
+        room = scheduler.cache.available * self.options.block_size - self.ratio * to_come - self._promised
+        return request.known_tokens + self._estimate(request, request.emitted) < room
+
+    def admitted(self, request: LiveRequest) -> None:
+        """Its answer counts whole for the others of this batch."""
+        self._promised += self._estimate(request, request.emitted)
+
+    def refused(self) -> None:
+        """Nobody is tried again until somebody leaves."""
+        self._full = True
+
+    def spare_blocks(self, scheduler: Scheduler) -> int:
+        """None beside what ``admits`` looks at."""
+        del scheduler
+        return 0
+
+    def make_room(self, scheduler: Scheduler, batch: Batch) -> None:
+        """Evict until everybody who is left has room for 20 more tokens."""
+        decoding, cache = scheduler.decoding, scheduler.cache
+        order = sorted(
+            decoding, key=lambda member: (decoding.emitted(member), -member.spec.prompt_tokens), reverse=True
+        )
+        while len(order) > 1:
+            scheduler.evict(order.pop(), batch)
+            if cache.available >= cache.blocks_for(self.steps_of_room) * len(order):
+                break
+        answered = sum(decoding.emitted(member) for member in order)
+        asked = sum(member.spec.output_tokens for member in order)
+        self.ratio = min(1.0, (answered + self.steps_of_room * len(order)) / (asked + 1))
+        self._full = False
+
+    def rank_when_evicted(self, request: LiveRequest, latest: int) -> tuple[int, int]:
+        """Behind everybody who waits."""
+        return request.rank[0], latest
+
+    def decoded(self, steps: int, *, ended: bool) -> None:
+        """The share falls; an end is noticed one iteration later, when the batch is looked through."""
+        decay = (self.initial_ratio - self.least_ratio) / self.decay_steps
+        self.ratio = max(self.ratio - steps * decay, self.least_ratio)
+        self._full = self._full and not self._smaller
+        self._smaller = ended
+
+    def steady(self, scheduler: Scheduler) -> bool:
+        """Not if somebody is to be tried: the share falls meanwhile."""
+        full = scheduler.running >= self.options.max_running_requests
+        return self._full or full or not scheduler.waiting
+
+    def _estimate(self, request: LiveRequest, emitted: int) -> int:
+        return min(request.spec.output_tokens - emitted, self.longest_estimate)
+
+
+class PrefillFirst(StallFreeChunks):
+    """Prompts are computed whole, alone in their iteration, before any decode goes on.
+
+    The scheduler that vLLM began with, and still the one of engines without chunked prefill: the best time to first
+    token, at the price of gaps between tokens. A prompt longer than the budget has an iteration of its own. Source:
+    Kwon et al., "Efficient Memory Management for LLM Serving with PagedAttention" (SOSP 2023), and
+    ``_schedule_default`` of vllm/core/scheduler.py, 0.6.
+    """
+
+    prefills_alone = True
+    cuts_prompts = False
+
+
+POLICIES: dict[str, type[StallFreeChunks]] = {
+    "sarathi": StallFreeChunks,
+    "vllm": AdmitOnPrompt,
+    "sglang": ReserveForOutput,
+    "prefill-first": PrefillFirst,
+}
+"""By the name that ``SchedulerOptions.policy`` and ``--policy`` take."""
