@@ -33,7 +33,12 @@ TARGETS = (
     ("a sink behind a HandOver: of the time without", "<=", 1.5, "x"),
     ("a record at 10 snapshots/s, no pause between records, p99.9: of an empty call's", "<=", 2, "x"),
     ("a record at 10 snapshots/s, 200 us between records, p99.9: of an empty call's", "<=", 2, "x"),
-    ("a record at 10 snapshots/s, 200 us between records, a sink behind a HandOver, p99.9: of an empty call's", "<=", 2, "x"),
+    (
+        "a record at 10 snapshots/s, 200 us between records, a sink behind a HandOver, p99.9: of an empty call's",
+        "<=",
+        2,
+        "x",
+    ),
     ("HandOver.take, 200 us between blocks, p99.9: of an empty call's", "<=", 2, "x"),
     ("read_totals() and text exposition, beside generate_latest of as many samples: cheaper", ">=", 15, "x"),
 )

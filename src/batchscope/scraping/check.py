@@ -11,7 +11,7 @@ from batchscope.catalog import CATALOG, MetricKind, values
 from batchscope.scraping.fetch import MetricsUrl
 from batchscope.scraping.remote import snapshot_url
 from batchscope.scraping.snapshot import not_given
-from batchscope.scraping.sums import Figures, figures_of
+from batchscope.scraping.sums import TargetSums, figures_of
 from batchscope.scraping.table import KEY_NUMBERS, NUMBERS, Aggregation, Quantity
 from batchscope.scraping.watcher import Look
 from batchscope.scraping.window import Scrape, difference
@@ -110,7 +110,7 @@ def _besides(snapshot: MetricsSnapshot, read: frozenset[str]) -> dict[str, Given
     }
 
 
-def _given(figures: Figures, quantity: Quantity) -> GivenNumber:
+def _given(figures: TargetSums, quantity: Quantity) -> GivenNumber:
     if quantity.kind is Aggregation.HISTOGRAM:
         value = figures.histograms[quantity].count
     elif quantity.kind is Aggregation.COUNTER:
