@@ -201,7 +201,7 @@ class SchedulerMetricsCollector(Closing):
         ``batchscope.ledger.open_run``. MissingExtraError without the extra ``ledger``; ConfigurationError where the
         folder cannot be made.
         """
-        from batchscope.ledger import Retention, record  # noqa: PLC0415  (an extra)
+        from batchscope.ledger.recording import Retention, record  # noqa: PLC0415  (an extra)
 
         recording = record(
             self, root, instance_id=self._draining.instance_id, clock=self._draining.clock,
@@ -210,6 +210,11 @@ class SchedulerMetricsCollector(Closing):
         )  # fmt: skip
         self._recordings.append(recording)
         return recording
+
+    @property
+    def recordings(self) -> tuple[Recording, ...]:
+        """What ``record_to`` began, in order."""
+        return tuple(self._recordings)
 
     def _header(self) -> RunHeader:
         core = self._draining
