@@ -59,7 +59,7 @@ package: $(READY)
 
 # In an environment of its own: Spark has 400 MB, and needs Java.
 spark: $(SPARK)/.ready
-	$(SPARK)/bin/python -m pytest -W default tests/ledger/analysis/test_spark.py  # it uses what pandas calls old
+	$(SPARK)/bin/python -m pytest -W default --disable-warnings tests/ledger/analysis/test_spark.py  # pandas calls old what it uses
 
 $(SPARK)/.ready: pyproject.toml
 	@command -v java > /dev/null || { \
