@@ -12,6 +12,7 @@ from batchscope.cli.explain import explain
 from batchscope.cli.replay import replay
 from batchscope.cli.report import report
 from batchscope.cli.serve import serve
+from batchscope.cli.trace import trace
 from batchscope.cli.watch import watch
 from batchscope.version import __version__
 
@@ -77,3 +78,8 @@ application.command(
     "[bold]batchscope explain runs --worst gap --share 0.001[/bold]\n\n"
     "[bold]batchscope explain runs --request chatcmpl-17 --json | jq .request.parts[/bold]"
 )(explain)
+application.command(
+    epilog="Examples: [bold]batchscope trace runs --out run.pftrace.gz[/bold]   (open it at https://ui.perfetto.dev)\n\n"
+    "[bold]batchscope trace runs --out run.pftrace --from 720 --to 800[/bold]\n\n"
+    "[bold]batchscope trace runs --out slow.pftrace --requests chatcmpl-17 --requests '#2253'[/bold]"
+)(trace)
