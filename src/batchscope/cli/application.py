@@ -12,6 +12,7 @@ from batchscope.cli.explain import explain
 from batchscope.cli.replay import replay
 from batchscope.cli.report import report
 from batchscope.cli.serve import serve
+from batchscope.cli.top import top
 from batchscope.cli.trace import trace
 from batchscope.cli.watch import watch
 from batchscope.version import __version__
@@ -64,6 +65,11 @@ application.command(
     "[bold]batchscope watch http://gpu1:8000 http://gpu2:8000 --interval 10[/bold]\n\n"
     "[bold]batchscope watch http://127.0.0.1:8000 --count 2 --json | jq .fleet.intervals[/bold]"
 )(watch)
+application.command(
+    epilog="Examples: [bold]batchscope top --demo[/bold]\n\n"
+    "[bold]batchscope top http://gpu1:9464 http://gpu2:9464[/bold]\n\n"
+    "[bold]batchscope top http://127.0.0.1:8000 --check && echo served in time[/bold]"
+)(top)
 application.command(
     epilog="Examples: [bold]batchscope check http://127.0.0.1:8000[/bold]\n\n"
     "[bold]batchscope check http://127.0.0.1:8000/prometheus/metrics --json[/bold]   (trtllm-serve)"
