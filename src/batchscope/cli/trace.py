@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
+from io import BufferedWriter
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 
 import typer
 
@@ -81,7 +82,7 @@ def _write(content: Iterator[bytes], out: Path) -> None:
         raise CommandError(f"--out {out}: cannot be written: {error.strerror or error}") from None
 
 
-def _opened(out: Path) -> IO[bytes]:
+def _opened(out: Path) -> gzip.GzipFile | BufferedWriter:
     if out.suffix == ".gz":
         return gzip.open(out, "wb", compresslevel=6)
     return out.open("wb")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.ledger.iteration_lines import Ints
+from batchscope.ledger.iteration_lines import Floats, Ints
 from batchscope.ledger.trace import Trace
 from batchscope.text import readable
 from batchscope.wire import BYTES, FIXED64, VARINT, key, message, text, uint, varints
@@ -45,7 +45,7 @@ def encode(trace: Trace) -> Iterator[bytes]:
         yield _packet(_TRACK, content + uint(11, _EXPLICIT) + uint(12, place))
     events = _events(trace)
     for first in range(0, len(events.at), _BLOCK):
-        yield _encoded(_Events(*(column[first : first + _BLOCK] for column in events)))
+        yield _encoded(events.take(slice(first, first + _BLOCK)))
 
 
 def _packet(field: int, content: bytes, flags: int = _NEEDED) -> bytes:
@@ -72,7 +72,12 @@ class _Events(NamedTuple):
     kind: Ints
     track: Ints
     name: Ints
-    value: npt.NDArray[np.float64]
+    value: Floats
+
+    def take(self, chosen: Ints | slice) -> _Events:
+        """Some of them, or all in another order."""
+        at, kind, track, name = (column[chosen] for column in self[:4])
+        return _Events(at, kind, track, name, self.value[chosen])
 
 
 def _events(trace: Trace) -> _Events:
@@ -98,8 +103,7 @@ def _events(trace: Trace) -> _Events:
         np.full(len(counts.at), _VALUE),
     )
     events = _Events(*(np.concatenate(column) for column in zip(*columns, strict=True)))
-    order = np.lexsort((np.concatenate(orders), events.at))
-    return _Events(*(column[order] for column in events))
+    return events.take(np.lexsort((np.concatenate(orders), events.at)))
 
 
 _Bytes = tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]
@@ -144,7 +148,7 @@ def _varints(values: Ints) -> _Bytes:
     return varints(values.astype(np.uint64))
 
 
-def _doubles(values: npt.NDArray[np.float64]) -> _Bytes:
+def _doubles(values: Floats) -> _Bytes:
     content = np.ascontiguousarray(values.astype("<f8")).view(np.uint8).reshape(len(values), 8)
     return content, np.ones(content.shape, dtype=np.bool_)
 

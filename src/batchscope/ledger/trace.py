@@ -58,6 +58,10 @@ class Counts(NamedTuple):
     at: Ints
     value: Floats
 
+    def take(self, chosen: Mask | Ints) -> Counts:
+        """Some of them, or all in another order."""
+        return Counts(self.track[chosen], self.at[chosen], self.value[chosen])
+
 
 class Trace(NamedTuple):
     """All that is drawn, of ``drawn_requests`` requests. ``left_out``: what its reader is to know, a sentence each."""
@@ -99,7 +103,7 @@ def trace(run: Recorded, window: Window | None = None) -> Trace:
     parts = (drawing.iterations(), requests)
     slices = _clipped(Slices(*map(np.concatenate, zip(*parts, strict=True))), low, high)
     counts = drawing.counts()
-    counts = _changes(Counts(*(column[(counts.at >= low) & (counts.at < high)] for column in counts)))
+    counts = _changes(counts.take((counts.at >= low) & (counts.at < high)))
     slices, counts, told = _at_most(slices, counts, window.max_events)
     tracks, slices = _used_tracks(drawing.tracks, slices)
     used, names = np.unique(slices.name, return_inverse=True)
@@ -269,7 +273,7 @@ def _at_most(slices: Slices, counts: Counts, most: int) -> tuple[Slices, Counts,
     place = int(np.cumsum(weights[order]).searchsorted(most, side="right"))
     until = int(instants[order][place])
     kept = _clipped(_some(slices, slices.begin < until), 0, until)
-    left = Counts(*(column[counts.at < until] for column in counts))
+    left = counts.take(counts.at < until)
     seconds = until / _NANOSECONDS
     told = (
         f"{events:,} events, and at most {most:,} are written: it ends at {seconds:,.3f} s of the run; "
@@ -280,8 +284,7 @@ def _at_most(slices: Slices, counts: Counts, most: int) -> tuple[Slices, Counts,
 
 def _changes(counts: Counts) -> Counts:
     """Only where a value differs from the one before on its track."""
-    order = np.lexsort((counts.at, counts.track))
-    track, at, value = (column[order] for column in counts)
-    kept = np.ones(len(track), dtype=np.bool_)
-    kept[1:] = (np.diff(track) != 0) | (np.diff(value) != 0)
-    return Counts(track[kept], at[kept], value[kept])
+    counts = counts.take(np.lexsort((counts.at, counts.track)))
+    kept = np.ones(len(counts.at), dtype=np.bool_)
+    kept[1:] = (np.diff(counts.track) != 0) | (np.diff(counts.value) != 0)
+    return counts.take(kept)

@@ -39,7 +39,6 @@ class Buckets(NamedTuple):
     values: Floats
     counts: npt.NDArray[np.int64]
 
-
     def together(self, cells: int) -> Buckets:
         """So many neighbouring cells as one."""
         places = self.cells // cells
