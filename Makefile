@@ -5,6 +5,9 @@
 #   make lint          ruff, mypy, the import contracts                                        10 s
 #   make check         lint, the wheel in an empty environment, then every test                5 min on two cores
 #   make soak          what recording promises, at length                                      minutes
+#   make browser       the page in a real Chromium, axe-core included (Debian: chromium, npm)  2 min
+#   make assets        uPlot for the page's line charts, from the npm registry                 3 s
+#   make pictures      the pictures of the documentation
 #   make engines       real engines, each in an environment of its own                         vLLM alone: minutes
 #   make bench         every figure of docs/performance.md; make bench-docs writes them there
 #   make report-image  the picture of README.md
@@ -18,7 +21,7 @@ READY := $(VENV)/.ready
 USABLE := $(VENV)/.usable
 
 .DELETE_ON_ERROR:
-.PHONY: demo help test soak check lint package engines foreign bench bench-docs report-image clean
+.PHONY: demo help test soak check lint package browser assets pictures engines foreign bench bench-docs report-image clean
 
 demo: $(USABLE)
 	@$(BIN)/batchscope demo
@@ -49,6 +52,17 @@ package: $(READY)
 	$(BIN)/python -m venv build/smoke
 	build/smoke/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	cd build && smoke/bin/python ../tests/cli/smoke.py smoke/bin/batchscope
+
+browser: $(READY) assets
+	$(BIN)/python -m pytest -n 0 browser_tests
+
+# An installation has them from its build; a checkout whose environment was made without npm gets them so.
+assets:
+	@$(PYTHON) hatch_build.py
+
+# Deterministic: seeded, at a time that stands still.
+pictures: $(READY) assets
+	$(BIN)/python browser_tests/pictures.py docs/images
 
 # Real engines, each in an environment of its own (vLLM alone takes minutes to install): make engines ENGINES=llamacpp
 engines:

@@ -82,7 +82,13 @@ function makeFigures() {
   };
   const rate = (column) => ratio(column, "wall_seconds");
   const or = (first, other) => (cell) => (Number.isNaN(first(cell)) ? other(cell) : first(cell));
-  const budget = () => names.limits.max_scheduled_tokens;
+  // Of several engines together no iteration has a budget, and who runs is counted by their gauges.
+  const budget = () => (names.merged ? null : names.limits.max_scheduled_tokens);
+  const held = (name) => {
+    const mean = ratio(`${name}_request_seconds`, `${name}_reported_seconds`);
+    const gauge = ratio(`${name}.sum`, `${name}.count`);
+    return names.merged ? gauge : or(mean, gauge);
+  };
   const scheduled = (column) => (cell) => {
     const { place } = store();
     const iterations = cell.counts[place.iterations];
@@ -100,8 +106,7 @@ function makeFigures() {
     new Heat("time_to_first_token", "TTFT", () => targetsOf("time_to_first_token")),
     new Heat("inter_token_latency", "ITL", () => targetsOf("time_per_output_token")),
     new Lines({ id: "requests", title: "Running and waiting requests", form: amount, top: () => names.limits.max_running_requests,
-      lines: [["running", or(ratio("running_request_seconds", "running_reported_seconds"), ratio("running.sum", "running.count"))],
-        ["waiting", or(ratio("waiting_request_seconds", "waiting_reported_seconds"), ratio("waiting.sum", "waiting.count"))]],
+      lines: [["running", held("running")], ["waiting", held("waiting")]],
       targets: () => (names.limits.max_running_requests ? [["max_running_requests", names.limits.max_running_requests]] : []) }),
     new Lines({ id: "tokens", title: "Scheduled tokens an iteration", form: amount, top: budget,
       lines: [["prefill", scheduled("scheduled_prefill_tokens")], ["decode", scheduled("scheduled_decode_tokens")]],

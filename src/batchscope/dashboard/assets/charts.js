@@ -65,8 +65,10 @@ export function gaps(frame) {
 function paintGaps(context, frame, x, top, height) {
   context.save();
   context.fillStyle = hatch(context, color("quiet"));
-  context.globalAlpha = 0.45;
-  for (const [from, to] of gaps(frame)) context.fillRect(x(from), top, Math.max(1, x(to) - x(from)), height);
+  for (const [from, to] of gaps(frame)) {
+    context.globalAlpha = from === frame.from ? 0.12 : 0.5; // before the history began, or a time that nobody measured
+    context.fillRect(x(from), top, Math.max(1, x(to) - x(from)), height);
+  }
   context.restore();
 }
 
@@ -601,7 +603,8 @@ export class Lines extends Figure {
       return [least / 1.5, Math.max(most, ...targets.filter((value) => value < 20 * most)) * 1.5];
     }
     const limit = this.top?.();
-    return [0, Math.max(high || 0, limit ?? 0, limit ? 0 : 1e-9) * (limit && !(high > limit) ? 1 : 1.1) || 1];
+    const most = Math.max(high || 0, limit ?? 0) || 1;
+    return [0, limit && !(high > limit) ? most : 1.1 * most];
   }
 
   lineTargets(context, x, plot) {

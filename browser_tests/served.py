@@ -1,0 +1,158 @@
+"""Endpoints for the page's tests and pictures: a history of a given engine, at a time that stands still, or a command."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+from batchscope import MetricsConfiguration, RequestTracker, SchedulerLimits, SchedulerMetricsCollector
+from batchscope.cli.demo import BURSTINESS, CLASSES, DISTURBANCES, RATE, SLO, demo_options
+from batchscope.dashboard.recorder import Recorder
+from batchscope.exporters.prometheus import Exposition
+from batchscope.server.app import Endpoints, make_app
+from batchscope.server.guard import ConnectionLimits
+from batchscope.server.health import STALL_SECONDS
+from batchscope.server.running import start
+from batchscope.simulator import Lengths, Simulator, SyntheticWorkload, VirtualClock
+
+WALL = 1_764_345_600.0  # 2025-11-28 16:00:00 UTC, when nothing else is said
+WAIT = 30.0
+
+
+def engine(clock, **configuration):
+    """The demo's collector and its simulator."""
+    options = demo_options()
+    limits = SchedulerLimits(
+        max_running_requests=options.max_running_requests, max_scheduled_tokens=options.max_scheduled_tokens,
+        kv_cache_blocks=options.kv_cache_blocks, kv_block_size=options.block_size,
+    )  # fmt: skip
+    collector = SchedulerMetricsCollector(
+        MetricsConfiguration(slo=SLO, **configuration), limits=limits, clock=clock, labels={"model_name": "demo"}
+    )
+    workload = SyntheticWorkload(
+        requests=100_000, rate=RATE, burstiness=BURSTINESS, prompt=Lengths(median=700, sigma=1.0, cap=8000),
+        output=Lengths(median=160, sigma=0.9, cap=1500), classes=CLASSES, seed=0,
+    )  # fmt: skip
+    simulator = Simulator(
+        workload, RequestTracker(collector), options=options, clock=clock, disturbances=DISTURBANCES, seed=0
+    )
+    return collector, simulator
+
+
+def frozen(seconds, *, wall=WALL, gap=(), busy=True, before_end=()):
+    """(collector, recorder) after ``seconds`` of the demo; seconds in ``gap`` were not sampled. Time stands still."""
+    clock = VirtualClock()
+    collector, simulator = engine(clock)
+    recorder = Recorder(collector, clock=clock, wall=lambda: wall)
+    recorder.sample()
+    for second in range(1, seconds + 1):
+        if busy:
+            simulator.run(should_stop=lambda until=second: clock() >= until)
+        clock.advance_to(second)
+        if second == seconds:
+            for record in before_end:
+                record(collector)
+        if second not in gap:
+            recorder.sample()
+    return collector, recorder
+
+
+@contextlib.contextmanager
+def serving(collector, recorder, token=None):
+    """The URL of an endpoint for them."""
+    endpoints = Endpoints(
+        collector, Exposition(), stall_seconds=STALL_SECONDS, max_age=0.05, clock=time.monotonic, recorder=recorder
+    )
+    app = make_app(endpoints.routes(), token, page=True)
+    handle = start(
+        app, "127.0.0.1", 0, certificate=None, key=None, limits=ConnectionLimits(), hosts=None,
+        protected=token is not None,
+    )  # fmt: skip
+    try:
+        yield handle.url
+    finally:
+        handle.close()
+        recorder.close()
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@contextlib.contextmanager
+def command(port, *arguments):
+    """A process of ``batchscope serve --demo`` on ``port``, once it answers."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BATCHSCOPE_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "batchscope", "serve", "--demo", "--port", str(port), *arguments],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + WAIT
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=1):
+                break
+            time.sleep(0.1)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+class ManyEngines:
+    """A source of ``number`` engines whose snapshots are given: what a directory of processes is, without its files."""
+
+    closed = False
+
+    def __init__(self, number):
+        chance = random.Random(5)
+        self.parts = []
+        for rank in range(number):
+            clock = VirtualClock()
+            collector = SchedulerMetricsCollector(
+                MetricsConfiguration(slo=SLO), clock=clock, labels={"model_name": "demo", "rank": str(rank)},
+                limits=SchedulerLimits(max_running_requests=64, max_scheduled_tokens=1024),
+            )  # fmt: skip
+            work(collector, clock, chance)
+            self.parts.append(collector.get_snapshot())
+        self.merged = type(self.parts[0]).merge(*self.parts)
+
+    def get_snapshot(self):
+        return self.merged
+
+    def read_totals(self):
+        from batchscope.statistics.cumulative import cumulative_of
+
+        return cumulative_of(self.merged)
+
+    def snapshots(self):
+        return [(snapshot, rank % 50 != 7) for rank, snapshot in enumerate(self.parts)]
+
+
+def work(collector, clock, chance):
+    """Some iterations and requests."""
+    from batchscope import CompletionReason, IterationResult, RequestResult
+
+    for number in range(8):
+        clock.advance_to(0.2 * (number + 1))
+        collector.record_iteration(
+            IterationResult(
+                number, chance.randrange(1, 65), 30, 1, 0.2, started_at=0.2 * number, finished_at=0.2 * (number + 1),
+                running_requests=40, waiting_requests=chance.randrange(9), scheduled_tokens=500,
+                limited_by=chance.choice(["token_budget", "kv_cache", "demand"]), inter_token_latencies=[0.03] * 30,
+            )
+        )  # fmt: skip
+        first = chance.lognormvariate(0, 1)
+        collector.record_request_completion(
+            RequestResult(
+                str(number), 20, CompletionReason.EOS_TOKEN_REACHED, first + 1, time_to_first_token=first,
+                queue_time=first / 2, decode_time=1.0, total_time=first + 1, request_class="interactive",
+            )
+        )  # fmt: skip
