@@ -8,6 +8,7 @@
 #   make browser       the page in a real Chromium, axe-core included (Debian: chromium, npm)  2 min
 #   make assets        uPlot for the page's line charts, from the npm registry                 3 s
 #   make pictures      the pictures of the documentation
+#   make crash         recorded runs whose process was killed, at length                        2 min
 #   make engines       real engines, each in an environment of its own                         vLLM alone: minutes
 #   make bench         every figure of docs/performance.md; make bench-docs writes them there
 #   make report-image  the picture of README.md
@@ -21,7 +22,7 @@ READY := $(VENV)/.ready
 USABLE := $(VENV)/.usable
 
 .DELETE_ON_ERROR:
-.PHONY: demo help test soak check lint package browser assets pictures engines foreign bench bench-docs report-image clean
+.PHONY: demo help test soak crash check lint package browser assets pictures engines foreign bench bench-docs report-image clean
 
 demo: $(USABLE)
 	@$(BIN)/batchscope demo
@@ -35,6 +36,10 @@ test: $(READY)
 # What an engine, a signal or the garbage collector can do to recording, at length: many minutes.
 soak: $(READY)
 	BATCHSCOPE_SOAK=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/recording
+
+# Runs of engines that are killed, and files that are cut, anywhere: what was written is read, what is missing is named.
+crash: $(READY)
+	BATCHSCOPE_CRASH=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/ledger/test_crash.py
 
 # The tests come last: their summary is the last thing on the screen.
 check: lint package

@@ -12,35 +12,27 @@ import time
 import urllib.request
 
 from batchscope import MetricsConfiguration, RequestTracker, SchedulerLimits, SchedulerMetricsCollector
-from batchscope.cli.demo import BURSTINESS, CLASSES, DISTURBANCES, RATE, SLO, demo_options
+from batchscope.cli.demo_engine import DISTURBANCES, SLO, demo_options, demo_workload, limits_of
 from batchscope.dashboard.recorder import Recorder
 from batchscope.exporters.prometheus import Exposition
 from batchscope.server.app import Endpoints, make_app
 from batchscope.server.guard import ConnectionLimits
 from batchscope.server.health import STALL_SECONDS
 from batchscope.server.running import start
-from batchscope.simulator import Lengths, Simulator, SyntheticWorkload, VirtualClock
+from batchscope.simulator import Simulator, VirtualClock
 
 WALL = 1_764_345_600.0  # 2025-11-28 16:00:00 UTC, when nothing else is said
 WAIT = 30.0
 
 
-def engine(clock, **configuration):
+def engine(clock):
     """The demo's collector and its simulator."""
     options = demo_options()
-    limits = SchedulerLimits(
-        max_running_requests=options.max_running_requests, max_scheduled_tokens=options.max_scheduled_tokens,
-        kv_cache_blocks=options.kv_cache_blocks, kv_block_size=options.block_size,
-    )  # fmt: skip
     collector = SchedulerMetricsCollector(
-        MetricsConfiguration(slo=SLO, **configuration), limits=limits, clock=clock, labels={"model_name": "demo"}
+        MetricsConfiguration(slo=SLO), limits=limits_of(options), clock=clock, labels={"model_name": "demo"}
     )
-    workload = SyntheticWorkload(
-        requests=100_000, rate=RATE, burstiness=BURSTINESS, prompt=Lengths(median=700, sigma=1.0, cap=8000),
-        output=Lengths(median=160, sigma=0.9, cap=1500), classes=CLASSES, seed=0,
-    )  # fmt: skip
     simulator = Simulator(
-        workload, RequestTracker(collector), options=options, clock=clock, disturbances=DISTURBANCES, seed=0
+        demo_workload(100_000), RequestTracker(collector), options=options, clock=clock, disturbances=DISTURBANCES, seed=0
     )
     return collector, simulator
 

@@ -42,18 +42,19 @@ SERIES = {"batch": "#0e8fb0", "KV cache": KV_CACHE, "waiting": "#b87d00"}
 
 
 class Tone(NamedTuple):
-    """How a text is coloured: in a terminal, and on a page with a light and with a dark ground (4.5:1 at least)."""
+    """``name``, and how a text is coloured: in a terminal, and on a page's light and dark ground (4.5:1 at least)."""
 
+    name: str
     style: str
     light: str
     dark: str
 
 
 TONES = {
-    "calm": Tone("bold", "#303030", "#d0d0d0"),
-    "good": Tone("bold green", "#00703c", "#4cc38a"),
-    "warning": Tone("bold yellow", "#7d4c00", "#f0b429"),
-    "bad": Tone("bold red", "#b3001b", "#ff8178"),
+    "calm": Tone("calm", "bold", "#303030", "#d0d0d0"),
+    "good": Tone("good", "bold green", "#00703c", "#4cc38a"),
+    "warning": Tone("warning", "bold yellow", "#7d4c00", "#f0b429"),
+    "bad": Tone("bad", "bold red", "#b3001b", "#ff8178"),
 }
 
 
