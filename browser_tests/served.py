@@ -11,6 +11,8 @@ import sys
 import time
 import urllib.request
 
+import msgspec
+
 from batchscope import MetricsConfiguration, RequestTracker, SchedulerLimits, SchedulerMetricsCollector
 from batchscope.cli.demo_engine import DISTURBANCES, SLO, demo_options, demo_workload, limits_of
 from batchscope.dashboard.recorder import Recorder
@@ -32,7 +34,12 @@ def engine(clock):
         MetricsConfiguration(slo=SLO), limits=limits_of(options), clock=clock, labels={"model_name": "demo"}
     )
     simulator = Simulator(
-        demo_workload(100_000), RequestTracker(collector), options=options, clock=clock, disturbances=DISTURBANCES, seed=0
+        demo_workload(100_000),
+        RequestTracker(collector),
+        options=options,
+        clock=clock,
+        disturbances=DISTURBANCES,
+        seed=0,
     )
     return collector, simulator
 
@@ -52,6 +59,7 @@ def frozen(seconds, *, wall=WALL, gap=(), busy=True, before_end=()):
                 record(collector)
         if second not in gap:
             recorder.sample()
+    recorder.start = lambda: None  # no second passes
     return collector, recorder
 
 
@@ -103,17 +111,26 @@ class ManyEngines:
 
     closed = False
 
-    def __init__(self, number):
-        chance = random.Random(5)
-        self.parts = []
+    def __init__(self, number, looks=1):
+        self._chances = [random.Random(rank) for rank in range(number)]
+        self._engines = []
         for rank in range(number):
             clock = VirtualClock()
             collector = SchedulerMetricsCollector(
                 MetricsConfiguration(slo=SLO), clock=clock, labels={"model_name": "demo", "rank": str(rank)},
                 limits=SchedulerLimits(max_running_requests=64, max_scheduled_tokens=1024),
             )  # fmt: skip
-            work(collector, clock, chance)
-            self.parts.append(collector.get_snapshot())
+            self._engines.append((collector, clock))
+        for look in range(looks):
+            self.go_on(look)
+
+    def go_on(self, look):
+        """A second of work of all but those that are gone."""
+        for rank, (collector, clock) in enumerate(self._engines):
+            if look == 0 or rank % 50 != 7:
+                work(collector, clock, self._chances[rank])
+        found = [collector.get_snapshot() for collector, _ in self._engines]
+        self.parts = [msgspec.structs.replace(one, instance_id=f"{rank:032x}") for rank, one in enumerate(found)]
         self.merged = type(self.parts[0]).merge(*self.parts)
 
     def get_snapshot(self):
@@ -132,19 +149,20 @@ def work(collector, clock, chance):
     """Some iterations and requests."""
     from batchscope import CompletionReason, IterationResult, RequestResult
 
+    start, held = clock(), chance.choice(["token_budget", "kv_cache", "demand", "demand"])
     for number in range(8):
-        clock.advance_to(0.2 * (number + 1))
+        clock.advance_to(start + 0.2 * (number + 1))
         collector.record_iteration(
             IterationResult(
-                number, chance.randrange(1, 65), 30, 1, 0.2, started_at=0.2 * number, finished_at=0.2 * (number + 1),
+                number, chance.randrange(1, 65), 30, 1, 0.2, started_at=start + 0.2 * number, finished_at=start + 0.2 * (number + 1),
                 running_requests=40, waiting_requests=chance.randrange(9), scheduled_tokens=500,
-                limited_by=chance.choice(["token_budget", "kv_cache", "demand"]), inter_token_latencies=[0.03] * 30,
+                limited_by=held, inter_token_latencies=[0.03] * 30,
             )
         )  # fmt: skip
-        first = chance.lognormvariate(0, 1)
+        first = chance.lognormvariate(-0.5, 1)
         collector.record_request_completion(
             RequestResult(
-                str(number), 20, CompletionReason.EOS_TOKEN_REACHED, first + 1, time_to_first_token=first,
+                f"{start}-{number}", 20, CompletionReason.EOS_TOKEN_REACHED, first + 1, time_to_first_token=first,
                 queue_time=first / 2, decode_time=1.0, total_time=first + 1, request_class="interactive",
             )
         )  # fmt: skip

@@ -263,6 +263,7 @@ def test_the_story_by_keyboard_alone(demo, tab):
     assert page.locator("#keys").is_hidden()
     page.locator("figure summary").first.focus()
     keyboard.press("Enter")
+    page.locator("figure details[open] tbody tr").first.wait_for()
     assert page.locator("figure details[open] tbody tr").count() == 25
     assert "page 1 of" in opened.text("figure details[open] .pager")
     assert opened.complaints == []

@@ -79,15 +79,17 @@ class Engines:
 
     def __init__(self) -> None:
         self._engines: dict[str, _Engine] = {}
+        self._whole = _Engine()
         self._lock = threading.Lock()
         forked(self)
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
 
-    def look(self, found: Iterable[tuple[MetricsSnapshot, bool]]) -> None:
-        """Remember how all stand: call it every ten seconds."""
+    def look(self, found: Iterable[tuple[MetricsSnapshot, bool]], whole: MetricsSnapshot) -> None:
+        """Remember how all stand, and their merge: call it every ten seconds."""
         with self._lock:
+            self._whole.look(_counted(whole))
             present = {snapshot.instance_id: (snapshot, lives) for snapshot, lives in found}
             self._engines = {name: one for name, one in self._engines.items() if name in present}
             for name, (snapshot, lives) in list(present.items())[:MOST_ENGINES]:
@@ -97,38 +99,49 @@ class Engines:
                 else:
                     engine.strip.append(_NOTHING)
 
-    def table(self, found: Sequence[tuple[MetricsSnapshot, bool]]) -> bytes:
-        """All engines, worst first."""
+    def table(self, found: Sequence[tuple[MetricsSnapshot, bool]], whole: MetricsSnapshot) -> bytes:
+        """All engines, worst first, and all of them together: merged, not averaged."""
         with self._lock:
-            rows = [self._row(snapshot, lives) for snapshot, lives in found[:MOST_ENGINES]]
+            together = {**_row(self._whole, whole, lives=True), "name": "all together"}
+            rows = [
+                _row(self._engines.get(snapshot.instance_id, _Engine()), snapshot, lives=lives)
+                for snapshot, lives in found[:MOST_ENGINES]
+            ]
         rows.sort(key=lambda row: row["order"])
         living = sum(lives for _, lives in found)
         return msgspec.json.encode(
-            {"rule": RULE, "engines": rows, "total": len(found), "living": living, "gone": len(found) - living}
+            {
+                "rule": RULE,
+                "all": together,
+                "engines": rows,
+                "total": len(found),
+                "living": living,
+                "gone": len(found) - living,
+            }
         )
 
-    def _row(self, snapshot: MetricsSnapshot, lives: bool) -> dict[str, Any]:
-        engine = self._engines.get(snapshot.instance_id, _Engine())
-        last = engine.minute(_counted(snapshot))
-        judged = verdict(snapshot, gone=not lives)
-        rated = last.met + last.missed
-        attained = last.met / rated if rated else math.nan
-        busy, lost = sum(last.busy), sum(last.lost)
-        most = max(range(len(LIMITERS)), key=last.busy.__getitem__)
-        ranked = {State.GONE: 0, State.STALLED: 1}.get(judged.state, 2)
-        return {
-            "id": snapshot.instance_id,
-            "name": readable(shown(_name(snapshot), 60)),
-            "state": str(judged.state),
-            "batch": percent(last.used / last.slots if last.slots > 0 else math.nan),
-            "held": f"{limiter_name(LIMITERS[most])} {percent(last.busy[most] / busy)}" if busy > 0 else MISSING,
-            "lost": amount(lost) if last.slots > 0 else MISSING,
-            "waiting": count(snapshot.gauges.requests_waiting) if lives else MISSING,
-            "ttft": _ttft(snapshot) if lives else MISSING,
-            "slo": f"{percent(attained)}, n={count(rated)}" if rated else MISSING,
-            "strip": "".join(engine.strip),
-            "order": [ranked, attained if rated else 1.0, -lost, snapshot.instance_id],
-        }
+
+def _row(engine: _Engine, snapshot: MetricsSnapshot, *, lives: bool) -> dict[str, Any]:
+    last = engine.minute(_counted(snapshot))
+    judged = verdict(snapshot, gone=not lives)
+    rated = last.met + last.missed
+    attained = last.met / rated if rated else math.nan
+    busy, lost = sum(last.busy), sum(last.lost)
+    most = max(range(len(LIMITERS)), key=last.busy.__getitem__)
+    ranked = {State.GONE: 0, State.STALLED: 1}.get(judged.state, 2)
+    return {
+        "id": snapshot.instance_id,
+        "name": readable(shown(_name(snapshot), 60)),
+        "state": str(judged.state),
+        "batch": percent(last.used / last.slots if last.slots > 0 else math.nan),
+        "held": f"{limiter_name(LIMITERS[most])} {percent(last.busy[most] / busy)}" if busy > 0 else MISSING,
+        "lost": amount(lost) if last.slots > 0 else MISSING,
+        "waiting": count(snapshot.gauges.requests_waiting) if lives else MISSING,
+        "ttft": _ttft(snapshot) if lives else MISSING,
+        "slo": f"{percent(attained)}, n={count(rated)}" if rated else MISSING,
+        "strip": "".join(engine.strip),
+        "order": [ranked, attained if rated else 1.0, -lost, snapshot.instance_id],
+    }
 
 
 def details(snapshot: MetricsSnapshot, lives: bool) -> bytes:

@@ -73,7 +73,7 @@ class Recorder(Closing):
                 look = self._source.get_snapshot()
                 self._looks.append(msgspec.structs.replace(look, histograms={}, windowed_histograms={}))
                 if self.engines is not None and isinstance(self._source, EngineSource):
-                    self.engines.look(self._source.snapshots())
+                    self.engines.look(self._source.snapshots(), look)
             self._samples += 1
 
     def present(self) -> Told:
@@ -92,9 +92,9 @@ class Recorder(Closing):
         """The table of engines; of one of them its figures. KeyError where that is none."""
         assert isinstance(self._source, EngineSource)  # noqa: S101  (else nobody asks)
         with self._costing():
-            found = self._source.snapshots()
+            whole, found = self._source.get_snapshot(), self._source.snapshots()  # in this order: the merge looks
             if not engine:
-                return (self.engines or Engines()).table(found)
+                return (self.engines or Engines()).table(found, whole)
             snapshot, lives = {snapshot.instance_id: (snapshot, lives) for snapshot, lives in found}[engine]
             return details(snapshot, lives)
 

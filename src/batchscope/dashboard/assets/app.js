@@ -15,7 +15,7 @@ const asked = { 1: 0, 10: 0 }; // for how many seconds each store was asked
 const cursors = { 1: "", 10: "" };
 const present = new Present($("present"));
 let names = null, answer = null, answeredAt = 0, state = "starting", link, figures = [], tables = [], fleet = null;
-let scripting = 0, drawnPaused = "";
+let scripting = 0, built = false, figuresAt = 0;
 
 const store = () => stores[view.seconds];
 // The server's time in seconds, by its last word and our monotonic clock.
@@ -41,16 +41,21 @@ function told(said) {
   cursors[said.seconds] = said.cursor;
   const least = Math.min(said.newest - (said.seconds === 1 ? FINE : 7200), view.pausedAt ?? Infinity) - view.window - 60;
   into.trim(least);
-  const anew = !names || said.names;
-  if (said.names) names = said.names;
-  if (anew) build();
-  if (view.pausedAt === null || anew) {
-    present.take(said, names.figures);
-    present.write();
-  }
+  if (said.names) (names = said.names), (built = false);
+  show();
   draw();
   scripting = performance.now() - began;
   cost();
+}
+
+// The figures of now; while paused those that were there.
+function show() {
+  if (view.pausedAt !== null && figuresAt) return;
+  figuresAt = answer.newest;
+  present.take(answer, names.figures);
+  if (!built) build();
+  built = true;
+  present.write();
 }
 
 function limiters() {
@@ -61,7 +66,6 @@ function limiters() {
 function build() {
   $("whose").textContent = [names.engine, ...Object.entries(names.labels).map(([name, value]) => `${name}=${value}`), names.processes > 1 ? `${names.processes} processes` : ""].filter(Boolean).join(", ");
   $("version").textContent = `batchscope ${names.version}`;
-  present.take(answer, names.figures);
   present.build(names);
   if (!figures.length) makeFigures();
   for (const fill of tables) fill();
@@ -206,7 +210,7 @@ function pausedBanner() {
   $("paused").hidden = !paused;
   $("pause").setAttribute("aria-pressed", String(paused));
   write($("pause"), paused ? "Resume" : "Pause");
-  if (paused && answer) write($("paused-text"), `Paused at ${clock(view.pausedAt)}, ${duration(Math.max(0, Math.round(now() - view.pausedAt)))} behind. The verdict above is of now.`);
+  if (paused && answer) write($("paused-text"), `Paused at ${clock(view.pausedAt)}, ${duration(Math.max(0, Math.round(now() - view.pausedAt)))} behind. ${figuresAt > view.pausedAt + 1 ? `Figures in tiles and tables are of ${clock(figuresAt)}. ` : ""}The verdict above is of now.`);
 }
 
 function cost() {
@@ -234,12 +238,7 @@ let shownWindow = 0;
 function viewed() {
   themed();
   for (const one of $("windows").children) one.setAttribute("aria-pressed", String(Number(one.dataset.window) === view.window));
-  const wide = String(view.pausedAt);
-  if (answer && drawnPaused !== wide && view.pausedAt === null) {
-    present.take(answer, names.figures);
-    present.write();
-  }
-  drawnPaused = wide;
+  if (answer) show();
   if (shownWindow && shownWindow !== view.window) link.ask();
   shownWindow = view.window;
   draw();

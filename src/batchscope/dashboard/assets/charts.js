@@ -569,7 +569,7 @@ export class Lines extends Figure {
           size: BOTTOM, gap: 6, stroke: () => color("quiet"), font: "11px system-ui, sans-serif", ticks: { show: false },
           grid: { stroke: () => color("grid"), width: 1 },
           splits: () => instants(this.frame, this.room).found,
-          values: (_, found) => found.map((at) => (at - this.frame.from < 12 * (this.frame.to - this.frame.from) / this.room ? "" : clock(at, view.window < 600 && at % 60 !== 0))),
+          values: (_, found) => found.map((at) => (this.x(at) < LEFT + 16 || this.x(at) > LEFT + this.room - 10 ? "" : clock(at, view.window < 600 && at % 60 !== 0))),
         },
         {
           size: LEFT, gap: 6, stroke: () => color("quiet"), font: "11px system-ui, sans-serif", ticks: { show: false },
@@ -621,7 +621,14 @@ export class Lines extends Figure {
       context.moveTo(LEFT, at);
       context.lineTo(LEFT + this.room, at);
       context.stroke();
-      context.fillText(name, LEFT + 5, at < 24 ? at + 13 : at - 4);
+      context.save();
+      context.setLineDash([]);
+      context.strokeStyle = color("panel");
+      context.lineWidth = 4;
+      const base = at < 24 ? at + 13 : at - 4;
+      context.strokeText(name, LEFT + 5, base);
+      context.fillText(name, LEFT + 5, base);
+      context.restore();
     }
     context.setLineDash([]);
   }

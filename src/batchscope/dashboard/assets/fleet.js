@@ -77,10 +77,11 @@ export class Fleet {
     this.more.hidden = rows.length <= FIRST;
     this.more.textContent = this.all ? `Show the first ${FIRST}` : `Show all ${rows.length}`;
     const focused = document.activeElement?.dataset?.engine;
-    const body = few.map((row) => this.row(row));
+    const all = { ...this.found.all, id: "" };
+    const body = [all, ...few].map((row) => this.row(row));
     this.table.replaceChildren(tableOf([...COLUMNS.map(([name]) => name), "last 10 min"], body, "Engines, worst first"));
     if (focused) this.table.querySelector(`[data-engine="${CSS.escape(focused)}"]`)?.focus();
-    this.strips(few);
+    this.strips([all, ...few]);
     if (engines.length && view.engine) this.mark();
   }
 
@@ -94,7 +95,7 @@ export class Fleet {
         ? element("td", { data: { tone: mark?.tone ?? "calm" } }, element("span", { className: "toned", textContent: `${mark?.sign ?? ""} ${row.state}` }))
         : element("td", { textContent: row[field] }));
     const canvas = element("canvas", { className: "strip", width: 300, height: 28, aria: { role: "img", label: `What held it, letters by ten seconds: ${row.strip.trim() || "nothing yet"}` } });
-    return [element("th", { scope: "row" }, choose), ...cells, element("td", {}, canvas)];
+    return [element("th", { scope: "row" }, row.id ? choose : element("strong", { textContent: row.name })), ...cells, element("td", {}, canvas)];
   }
 
   strips(rows) {
