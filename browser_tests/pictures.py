@@ -17,10 +17,10 @@ QUESTION = f"range={WALL + 195:.0f}-{WALL + 250:.0f}"
 COSTS = "() => { document.getElementById('cost').textContent = '' }"  # of this machine, and ever different
 
 
-def picture(browser, url, path, *, fragment="", scheme="light", height=1000, part=None, width=WIDTH):
+def picture(browser, url, path, *, fragment="", height=1000, part=None, width=WIDTH):
     """One picture: the top of the page, or the figure ``part``."""
     context = browser.new_context(
-        viewport={"width": width, "height": height}, color_scheme=scheme, timezone_id="UTC", locale="en-US",
+        viewport={"width": width, "height": height}, color_scheme="light", timezone_id="UTC", locale="en-US",
         reduced_motion="reduce",
     )  # fmt: skip
     page = context.new_page()
@@ -45,7 +45,6 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         with serving(*frozen(SECONDS, gap=range(310, 322))) as url:
             picture(browser, url, folder / "page.png")
-            picture(browser, url, folder / "page-dark.png", scheme="dark")
             picture(browser, url, folder / "page-question.png", fragment=QUESTION, part="#question", height=2400)
         for look in range(1, 50):
             many.go_on(look)
