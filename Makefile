@@ -7,6 +7,7 @@
 #   make soak          what recording promises, at length                                      minutes
 #   make crash         recorded runs whose process was killed, at length                        2 min
 #   make engines       real engines, each in an environment of its own                         vLLM alone: minutes
+#   make proofs        what figures promise, at length: is a comparison calibrated?             6 min on two cores
 #   make bench         every figure of docs/performance.md; make bench-docs writes them there
 #   make report-image  the picture of README.md
 #   make clean         everything that these made
@@ -19,7 +20,7 @@ READY := $(VENV)/.ready
 USABLE := $(VENV)/.usable
 
 .DELETE_ON_ERROR:
-.PHONY: demo help test soak crash check lint package engines foreign bench bench-docs report-image clean
+.PHONY: demo help test soak crash check lint package proofs engines foreign bench bench-docs report-image clean
 
 demo: $(USABLE)
 	@$(BIN)/batchscope demo
@@ -58,6 +59,10 @@ package: $(READY)
 # Real engines, each in an environment of its own (vLLM alone takes minutes to install): make engines ENGINES=llamacpp
 engines:
 	$(PYTHON) engine_tests/run.py $(ENGINES)
+
+# What takes too long for the test suite: calibration of comparisons, with its negative control. Minutes.
+proofs: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python proofs/compare_calibration.py
 
 # Schedulers of other engines from their clones: is the inferred cause the one they report? make foreign CLONES=DIR
 foreign: $(READY)
