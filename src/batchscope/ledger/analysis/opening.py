@@ -8,9 +8,9 @@ from typing import Any
 from batchscope.ledger.analysis.derived import filled_iterations, filled_requests
 from batchscope.ledger.analysis.tables import RunTables, duckdb_connection
 from batchscope.ledger.analysis.tables import Table as Expression
+from batchscope.ledger.instants import began_at
 from batchscope.ledger.run import Run
 from batchscope.ledger.schema import SCHEMAS, Table
-from batchscope.sinks import RunHeader
 
 
 def open_tables(run: Run, *, memory_limit: str | None = None, threads: int | None = None) -> RunTables:
@@ -30,13 +30,6 @@ def open_tables(run: Run, *, memory_limit: str | None = None, threads: int | Non
         began=began,
         ended=_ended(run, began, requests, iterations),
     )
-
-
-def began_at(header: RunHeader) -> float:
-    """When counting began, on the run's clock."""
-    if header.started_instant is not None:
-        return header.started_instant
-    return header.anchor_instant + (header.started_at - header.anchor_time).total_seconds()
 
 
 def _ended(run: Run, began: float, *tables: Expression) -> float:
