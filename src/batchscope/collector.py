@@ -220,7 +220,7 @@ class SchedulerMetricsCollector(Closing):
         core = self._draining
         return RunHeader(
             instance_id=core.instance_id, generation=core.generation, started_at=core.wall.at(core.state.started),
-            anchor_instant=core.wall.instant, anchor_time=core.wall.utc,
+            started_instant=core.state.started, anchor_instant=core.wall.instant, anchor_time=core.wall.utc,
             request_classes=core.classes.names, slo=dict(core.classes.targets), limits=core.limits,
             labels=dict(self.labels), role=self.role, engine=self.engine,
             definitions={str(name): str(text) for name, text in self.definitions.items()},

@@ -36,6 +36,7 @@ class _Contents:
     def __init__(self, folder: Path, told: Mapping[str, int], *, live: bool) -> None:
         self.problems: list[str] = []
         self.until = -math.inf
+        self.converted: dict[Table, list[Path]] = {table: [] for table in Table}
         self._tables: dict[Table, list[pa.Table]] = {table: [] for table in Table}
         self._staged: list[tuple[Table, Staged]] = []
         self._marks: list[Mark] = []
@@ -54,6 +55,11 @@ class _Contents:
     def table(self, table: Table) -> pa.Table:
         """All rows of a table, as they are stored."""
         return pa.concat_tables([SCHEMAS[table].empty_table(), *self._tables[table]])
+
+    def staged(self, table: Table) -> pa.Table:
+        """Its rows that are in no converted file yet."""
+        batches = [batch for of, staged in self._staged if of is table for batch in staged.batches]
+        return pa.Table.from_batches(batches, schema=SCHEMAS[table])
 
     def missing(self, told: Mapping[str, int]) -> dict[Table, int]:
         """Rows that some write, or ``told``, says were written, and that are not there."""
@@ -107,6 +113,7 @@ class _Contents:
         self._marks += marks
         self._written[part.table] += max((mark.of_file(part.table) for mark in marks), default=len(table))
         self._tables[part.table].append(table)
+        self.converted[part.table].append(part.path)
 
     def _leave_out(self, part: Part, why: str) -> None:
         self.problems.append(f"{part.path.name}: left out: {shown(why)}")
@@ -162,6 +169,10 @@ class Run:
                 f"{last} is missing"
             )
         return found
+
+    def stored(self, table: Table) -> tuple[list[Path], pa.Table]:
+        """As it lies on the disk: the Parquet files of a table that can be read, and its rows that are in none yet."""
+        return self._contents.converted[table], self._contents.staged(table)
 
     def requests(self) -> pa.Table:
         """Finished requests, in the order of their ends."""

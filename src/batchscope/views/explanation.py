@@ -203,7 +203,7 @@ class ExplanationView:
 
 
 def _request(request: ExplainedRequest, *, ascii_only: bool) -> Iterator[Text | Table]:
-    when = f" ({request.arrived_time:%Y-%m-%d %H:%M:%S} UTC)" if request.arrived_time else ""
+    when = f" ({request.arrived_time:%Y-%m-%d %H:%M:%S} UTC)"
     yield Text(
         f"\n{shown(request.request_id, 80)} (#{request.request}): class {shown(request.request_class, 40)}, "
         f"{shown(request.reason, 40)}; arrived {_instant(request.arrived)} into the run{when}"
@@ -255,7 +255,7 @@ def _slowest(slowest: Slowest, *, ascii_only: bool) -> Iterator[Text | Table]:
 
 def _stretch(stretch: Stretch, of: int) -> str:
     """A time they shared."""
-    when = f" ({stretch.begin_time:%Y-%m-%d %H:%M:%S} UTC on)" if stretch.begin_time else ""
+    when = f" ({stretch.begin_time:%Y-%m-%d %H:%M:%S} UTC on)"
     together = "" if stretch.requests == 1 else (
         f", at most {count(stretch.most_at_once)} at once, from {_instant(stretch.busiest)} on"
     )  # fmt: skip

@@ -17,7 +17,8 @@ from batchscope.exporters.prometheus.edges import Edges, cumulative_counts, edge
 from batchscope.exporters.prometheus.families import Family
 from batchscope.exporters.prometheus.labels import Labels, clean
 from batchscope.exporters.prometheus.native import ZERO_THRESHOLD, native_buckets
-from batchscope.exporters.prometheus.wire import (
+from batchscope.histograms.exponential_histogram import ExponentialHistogram
+from batchscope.wire import (
     BYTES,
     VARINT,
     delimited,
@@ -30,7 +31,6 @@ from batchscope.exporters.prometheus.wire import (
     uint,
     varint,
 )
-from batchscope.histograms.exponential_histogram import ExponentialHistogram
 
 _TYPES = {MetricKind.COUNTER: 0, MetricKind.GAUGE: 1, MetricKind.INFO: 1, MetricKind.HISTOGRAM: 4}
 _GAUGE, _COUNTER, _HISTOGRAM = 2, 3, 7  # fields of Metric
@@ -53,7 +53,7 @@ def _family(family: Family, created: bytes) -> bytes:
         contents = [message(_COUNTER, double(1, float(value)) + message(3, created)) for _, value in family.series]
     else:
         contents = [message(_GAUGE, double(1, float(value))) for _, value in family.series]
-    labels = [_labels(metric.labels, value.labels, family.common) for value in family.series]
+    labels = [_labels(metric.labels, own, family.common) for own, _ in family.series]
     return head + b"".join(message(4, pairs + content) for pairs, content in zip(labels, contents, strict=True))
 
 
