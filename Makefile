@@ -74,7 +74,7 @@ pictures: $(READY) assets
 
 # In an environment of its own: Spark has 400 MB, and needs Java.
 spark: $(SPARK)/.ready
-	$(SPARK)/bin/python -m pytest tests/ledger/analysis/test_spark.py
+	$(SPARK)/bin/python -m pytest -W default --disable-warnings tests/ledger/analysis/test_spark.py  # pandas calls old what it uses
 
 $(SPARK)/.ready: pyproject.toml
 	@command -v java > /dev/null || { \

@@ -259,6 +259,7 @@ def _request_statistics(
         tokens_per_second=window.rate(counted_once(window.tokens_by_engine)),
         average_queue_time=means[QUEUE_MEAN].value,
         average_processing_time=means[PROCESSING_MEAN].value,
+        rejected_records={},
         **summaries,
     )
 
