@@ -8,10 +8,12 @@ import typer
 
 from batchscope.cli.check import check
 from batchscope.cli.demo import demo
+from batchscope.cli.fit import fit_command
 from batchscope.cli.replay import replay
 from batchscope.cli.report import report
 from batchscope.cli.serve import serve
 from batchscope.cli.watch import watch
+from batchscope.cli.whatif import whatif
 from batchscope.version import __version__
 
 application = typer.Typer(
@@ -71,3 +73,13 @@ application.command(
     "[bold]batchscope serve --replay AzureLLMInferenceTrace_conv.csv --speed 10[/bold]\n\n"
     "[bold]batchscope serve /run/batchscope --host 0.0.0.0 --token-file token.txt[/bold]"
 )(serve)
+application.command(
+    "fit",
+    epilog="Examples: [bold]batchscope fit runs/20261128T181500Z-1f3a --out model.json[/bold]\n\n"
+    "[bold]batchscope fit RUN --until 0.5[/bold]   (the other half is there to check it)",
+)(fit_command)
+application.command(
+    epilog="Examples: [bold]batchscope whatif RUN --set max_running_requests=128[/bold]\n\n"
+    "[bold]batchscope whatif RUN --model model.json --from 0.5[/bold]   (how well did the fit foretell the rest?)\n\n"
+    "[bold]batchscope whatif RUN --rate-scale 1.5 --json | jq .predicted.time_to_first_token[/bold]"
+)(whatif)

@@ -150,7 +150,9 @@ def _options(
     policy = settings.get("policy") or POLICY_OF_ENGINE.get(run.header.engine.kind.lower())
     if policy is None:
         policy = "sarathi"
-        assumed.append(f"the policy of {run.header.engine.kind or 'this engine'} is not known: sarathi (--policy)")
+        assumed.append(
+            f"the policy of {run.header.engine.kind or 'this engine'} is not known: sarathi (--assume policy=...)"
+        )
     block = limits.kv_block_size or (1 if policy == "sglang" else 16)
     known: dict[str, Any] = {
         "policy": policy,
@@ -164,7 +166,7 @@ def _options(
     if known["kv_cache_blocks"] is None and preemptions:
         raise NotEnoughError(
             f"{run.path}: {preemptions} preemptions, but the size of the KV cache is not recorded: "
-            "name it with --set kv_cache_blocks=N"
+            "name it with --assume kv_cache_blocks=N"
         )
     return _complete(known, assumed)
 
