@@ -89,11 +89,11 @@ class LinearCostModel(msgspec.Struct, frozen=True):
         target = np.asarray(seconds, np.float64)
         fixed = np.ones_like(target) if ones is None else np.asarray(ones, np.float64)
         matrix = np.column_stack([fixed, *columns])
-        constants = _non_negative_least_squares(matrix, target)
+        constants = non_negative_least_squares(matrix, target)
         return cls(float(constants[0]), float(constants[1]), float(constants[2]), float(constants[3]))
 
 
-def _non_negative_least_squares(matrix: _Floats, target: _Floats) -> _Floats:
+def non_negative_least_squares(matrix: _Floats, target: _Floats) -> _Floats:
     """Exact, by trying every set of columns: the best one whose own solution has no negative part."""
     width = matrix.shape[1]
     best, least = np.zeros(width), math.inf
