@@ -6,11 +6,13 @@ be read without the collector that wrote it.
 
 from __future__ import annotations
 
+import abc
 import atexit
 import datetime as dt
 import logging
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
@@ -294,3 +296,26 @@ class HandOver(Closing):
             self._queue.extend([(what, header, 0) for what, header in self._next])
             self._queue.append(("end", None, 0))
         return self._periodic.close(timeout) and not self.failure and not self.lost
+
+
+class Recording(Closing):
+    """A run that is being written, in ``path``. ``close()`` ends it; so do the collector's, and the interpreter's end.
+
+    ``failure`` says why nothing more is written, where that is so; ``lost``: rows that are not in the run, by kind.
+    """
+
+    path: Path
+
+    @property
+    @abc.abstractmethod
+    def failure(self) -> str:
+        """Why nothing more is written; empty where all is well."""
+
+    @property
+    @abc.abstractmethod
+    def lost(self) -> dict[str, int]:
+        """Rows that are not in the run, by kind."""
+
+    @abc.abstractmethod
+    def close(self, timeout: float = 10.0) -> bool:
+        """Write what there is and end the run, within ``timeout`` seconds; says whether all of it was written."""

@@ -4,12 +4,12 @@ import msgspec
 import pytest
 
 from batchscope.statistics.summaries import DistributionSummary
-from batchscope.views.board import Percentile, _of_summary
+from batchscope.views.board import Percentile, of_summary
 from batchscope.views.samples import shown_percentiles
 
 
 def latency(count):
-    return _of_summary("queue_time", DistributionSummary(count=count, mean=1, p50=1, p90=2, p95=3, p99=4, max=5))
+    return of_summary("queue_time", DistributionSummary(count=count, mean=1, p50=1, p90=2, p95=3, p99=4, max=5))
 
 
 @pytest.mark.parametrize(

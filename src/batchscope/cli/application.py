@@ -8,10 +8,12 @@ import typer
 
 from batchscope.cli.check import check
 from batchscope.cli.demo import demo
+from batchscope.cli.explain import explain
 from batchscope.cli.fit import fit_command
 from batchscope.cli.replay import replay
 from batchscope.cli.report import report
 from batchscope.cli.serve import serve
+from batchscope.cli.top import top
 from batchscope.cli.watch import watch
 from batchscope.cli.whatif import whatif
 from batchscope.version import __version__
@@ -65,6 +67,11 @@ application.command(
     "[bold]batchscope watch http://127.0.0.1:8000 --count 2 --json | jq .fleet.intervals[/bold]"
 )(watch)
 application.command(
+    epilog="Examples: [bold]batchscope top --demo[/bold]\n\n"
+    "[bold]batchscope top http://gpu1:9464 http://gpu2:9464[/bold]\n\n"
+    "[bold]batchscope top http://127.0.0.1:8000 --check && echo served in time[/bold]"
+)(top)
+application.command(
     epilog="Examples: [bold]batchscope check http://127.0.0.1:8000[/bold]\n\n"
     "[bold]batchscope check http://127.0.0.1:8000/prometheus/metrics --json[/bold]   (trtllm-serve)"
 )(check)
@@ -73,6 +80,11 @@ application.command(
     "[bold]batchscope serve --replay AzureLLMInferenceTrace_conv.csv --speed 10[/bold]\n\n"
     "[bold]batchscope serve /run/batchscope --host 0.0.0.0 --token-file token.txt[/bold]"
 )(serve)
+application.command(
+    epilog="Examples: [bold]batchscope explain runs/20261128T180000Z-1a2b3c4d[/bold]   (the slowest 1 % of TTFT)\n\n"
+    "[bold]batchscope explain runs --worst gap --share 0.001[/bold]\n\n"
+    "[bold]batchscope explain runs --request chatcmpl-17 --json | jq .request.parts[/bold]"
+)(explain)
 application.command(
     "fit",
     epilog="Examples: [bold]batchscope fit runs/20261128T181500Z-1f3a --out model.json[/bold]\n\n"

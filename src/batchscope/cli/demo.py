@@ -12,6 +12,7 @@ import typer
 
 from batchscope.cli import INTERRUPTED
 from batchscope.cli.browser import open_page
+from batchscope.cli.demo_engine import BLOCKS, DISTURBANCES, PLACES, SLO, TOKENS, demo_options, demo_workload
 from batchscope.cli.options import (
     DEFAULTS,
     BlockSize,
@@ -29,21 +30,11 @@ from batchscope.cli.options import (
     check_svg,
 )
 from batchscope.cli.simulation import Plan, note, serve, show
-from batchscope.configuration import SloTargets
+from batchscope.cli.top import show_demo
 from batchscope.server import DEFAULT_PORT
 from batchscope.server import serve as serve_source
-from batchscope.simulator import Disturbances, Lengths, RequestClass, SchedulerOptions, SyntheticWorkload
+from batchscope.simulator import SchedulerOptions
 from batchscope.statistics.cumulative import StateSource
-
-SLO = {
-    "interactive": SloTargets(time_to_first_token=2.0, time_per_output_token=0.12),
-    "batch": SloTargets(e2e_latency=120.0),
-}
-CLASSES = (RequestClass("interactive", share=3, priority=1), RequestClass("batch", share=1))
-DISTURBANCES = Disturbances(cancel_probability=0.02, timeout_probability=0.02, timeout_seconds=20.0)
-PLACES, TOKENS, BLOCKS = 64, 1024, 5500
-RATE = 3.0
-BURSTINESS = 3.0
 
 
 def demo(
@@ -65,6 +56,9 @@ def demo(
         int | None,
         typer.Option(metavar="N", help="With --serve: where; 0 = any free one.", show_default=str(DEFAULT_PORT)),
     ] = None,
+    terminal: Annotated[
+        bool, typer.Option("--top", help="Live in the terminal, in real time and for ever; no report.")
+    ] = False,
     as_json: Json = False,
     svg: Svg = None,
 ) -> int:
@@ -80,6 +74,8 @@ def demo(
         max_sequence_tokens=max_sequence,
         policy=policy,
     )
+    if terminal:
+        return show_demo(options, seed)
     check_svg(svg)
     plan = demo_plan(options, requests=requests, speed=speed, seed=seed)
     if not serve_page:
@@ -94,25 +90,11 @@ def demo(
     return INTERRUPTED if result.interrupted else 0
 
 
-def demo_options(places: int = PLACES, tokens: int = TOKENS, blocks: int = BLOCKS) -> SchedulerOptions:
-    """The demo's scheduler."""
-    return SchedulerOptions(max_running_requests=places, max_scheduled_tokens=tokens, kv_cache_blocks=blocks)
-
-
 def demo_plan(options: SchedulerOptions, *, requests: int, speed: float | None = None, seed: int = 0) -> Plan:
     """The demo's workload on a scheduler with ``options``."""
-    workload = SyntheticWorkload(
-        requests=requests,
-        rate=RATE,
-        burstiness=BURSTINESS,
-        prompt=Lengths(median=700, sigma=1.0, cap=8000),
-        output=Lengths(median=160, sigma=0.9, cap=1500),
-        classes=CLASSES,
-        seed=seed,
-    )
     return Plan(
         title="the demo: interactive and batch requests, in bursts",
-        workload=workload,
+        workload=demo_workload(requests, seed),
         options=options,
         slo=SLO,
         disturbances=DISTURBANCES,

@@ -13,7 +13,8 @@ import typer
 
 from batchscope import MetricsConfiguration, RequestTracker, SchedulerLimits, SchedulerMetricsCollector, SloTargets
 from batchscope.cli import INTERRUPTED
-from batchscope.cli.demo import demo_options, demo_plan
+from batchscope.cli.demo import demo_plan
+from batchscope.cli.demo_engine import demo_options
 from batchscope.cli.options import CommandError
 from batchscope.cli.simulation import note
 from batchscope.cli.simulation import serve as serve_plan

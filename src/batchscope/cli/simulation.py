@@ -12,8 +12,9 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from batchscope import MetricsConfiguration, RequestTracker, SchedulerLimits, SchedulerMetricsCollector, SloTargets
+from batchscope import MetricsConfiguration, RequestTracker, SchedulerMetricsCollector, SloTargets
 from batchscope.cli import LONGEST_LINE, stdout
+from batchscope.cli.demo_engine import limits_of
 from batchscope.cli.options import write_svg
 from batchscope.simulator import (
     Disturbances,
@@ -56,12 +57,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 def serve(plan: Plan, live: Live | None = None) -> tuple[SimulationResult, Report]:
     """Run the plan to its end, or until Ctrl-C; ``live`` shows it meanwhile, and its end until Ctrl-C."""
     clock, timeline = VirtualClock(), Timeline()
-    limits = SchedulerLimits(
-        max_running_requests=plan.options.max_running_requests,
-        max_scheduled_tokens=plan.options.max_scheduled_tokens,
-        kv_cache_blocks=plan.options.kv_cache_blocks,
-        kv_block_size=plan.options.block_size,
-    )
+    limits = limits_of(plan.options)
     configuration = MetricsConfiguration(
         max_request_samples=SAMPLES, counter_window_seconds=LIVE_WINDOW if live else LONGEST_WINDOW, slo=plan.slo
     )

@@ -98,10 +98,9 @@ def _add_rows(table: Table, name: str, recorded: Figure, replayed: Figure, predi
     for index, statistic in enumerate(("mean", "p50", "p90", "p95", "p99")):
         was, again, then = (figure.values[index] for figure in (recorded, replayed, predicted))
         interval = f"{duration(predicted.low)} .. {duration(predicted.high)}" if statistic == "mean" else ""
-        table.add_row(
-            name if statistic == "mean" else "",
-            statistic, duration(was), duration(again), _change(again, was), duration(then), _change(then, again), interval,
-        )  # fmt: skip
+        title = name if statistic == "mean" else ""
+        off, change = _change(again, was), _change(then, again)
+        table.add_row(title, statistic, duration(was), duration(again), off, duration(then), change, interval)
 
 
 def _change(now: float, before: float) -> str:

@@ -5,6 +5,7 @@ It is replaced as a whole (rename last), so a reader sees an old one or a new on
 
 from __future__ import annotations
 
+import datetime as dt
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import msgspec
 
 from batchscope.errors import DecodeError
 from batchscope.ledger.schema import SCHEMA, Level
+from batchscope.ledger.summary import Summary
 from batchscope.sinks import RunHeader
 from batchscope.text import readable_document
 from batchscope.version import __version__
@@ -30,23 +32,29 @@ class State(StrEnum):
 
 
 class RunDocument(msgspec.Struct, kw_only=True):
-    """What ``run.json`` holds. ``rows``: written so far, by table; ``missed``: rows that there was no room for."""
+    """What ``run.json`` holds.
+
+    ``started_at`` and ``ended_at`` are of the recording, by the wall clock. ``rows``: written so far, by table.
+    ``missed``: rows that there was no room for, or that could not be written. ``left_out``: rows of other kinds, which
+    follow from these where a ``RequestTracker`` recorded them. ``configuration``: the engine's resolved one, where a
+    plug-in knows it. ``written_until``: the collector's clock when all that was counted before it was written.
+    """
 
     schema: str = SCHEMA
     version: str = __version__
     state: State = State.RECORDING
     level: Level = Level.DEFAULT
     interval: float = 1.0
+    started_at: dt.datetime | None = None
+    ended_at: dt.datetime | None = None
     headers: list[RunHeader] = []
     rows: dict[str, int] = {}
     missed: dict[str, int] = {}
-    not_kept: dict[str, int] = {}
+    left_out: dict[str, int] = {}
     stopped_by: str = ""
     written_until: float | None = None
-    """The collector's clock when all that was counted before was written."""
     configuration: dict[str, Any] = {}
-    """The engine's resolved configuration, where a plug-in knows it."""
-    summary: dict[str, Any] = {}
+    summary: Summary = msgspec.field(default_factory=Summary)
 
     def write(self, folder: Path) -> None:
         """Replace the run's document."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from batchscope.checks import check_positive
 from batchscope.errors import ConfigurationError
 from batchscope.prediction.blocks import blocks_of, resampled_weights
-from batchscope.prediction.model import FittedModel, Range, constants_of, cost_of
+from batchscope.prediction.model import CONSTANTS, FittedModel, Range, constants_of, cost_of
 from batchscope.prediction.observed import IterationsSeen, NotEnoughError, Observed
 from batchscope.prediction.search import minimize
 from batchscope.simulator import LinearCostModel, RequestSpec
@@ -112,7 +112,7 @@ def _regressed(seen: IterationsSeen, weights: Floats | None = None) -> Floats:
         seen.seconds * scale,
         ones=scale,
     )
-    return np.array([getattr(model, name) for name in LinearCostModel.CONSTANTS])
+    return np.array([getattr(model, name) for name in CONSTANTS])
 
 
 def step_times(cost: LinearCostModel, seen: IterationsSeen) -> Floats:
@@ -131,9 +131,9 @@ def step_times(cost: LinearCostModel, seen: IterationsSeen) -> Floats:
 class _Search:
     """The constants whose schedule comes closest to the recorded instants.
 
-    Two ways lead there, and the better end counts. Given a simulated schedule, decode times are linear in the constants:
-    a regression proposes others, as long as that helps. And a simplex goes its way from the first guess. A simplex ends
-    both, over the beginning of a long run first.
+    Two ways lead there, and the better end counts. Given a simulated schedule, decode times are linear in the
+    constants: a regression proposes others, as long as that helps. And a simplex goes its way from the first guess.
+    A simplex ends both, over the beginning of a long run first.
     """
 
     def __init__(self, observed: Observed, horizon: float) -> None:

@@ -123,9 +123,7 @@ class _Run:
         for slot in batch.preempted:
             instants.preemptions[slot] += 1
         self._note_extremes(batch)
-        seconds = self._cost.iteration_time(
-            batch.prefill_tokens, len(batch.decode_slots), batch.kv_tokens_read, batch.prefill_attention
-        )
+        seconds = self._cost.iteration_time(batch.prefill_tokens, len(batch.decode_slots), batch.kv_tokens_read)
         self.now += seconds * self._pace(self.now) if self._pace else seconds
         instants.iterations += 1
         ended = self._scheduler.complete(batch)

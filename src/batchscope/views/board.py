@@ -329,10 +329,10 @@ def _latencies(snapshot: MetricsSnapshot) -> dict[str, Latency]:
     requests = snapshot.request_stats
     found = {name: getattr(requests, name) for name in DURATIONS if name in requests.__struct_fields__}
     found[Quantity.ITERATION_DURATION] = snapshot.iteration_stats.processing_time
-    return {name: _of_summary(name, summary) for name, summary in found.items()}
+    return {name: of_summary(name, summary) for name, summary in found.items()}
 
 
-def _of_summary(name: str, summary: DistributionSummary) -> Latency:
+def of_summary(name: str, summary: DistributionSummary) -> Latency:
     error = summary.relative_error
 
     def estimate(value: float) -> Percentile:

@@ -105,6 +105,11 @@ def duration(seconds: float) -> str:
     return f"{_three_digits(1e6 * seconds)} us" if seconds else "0 s"
 
 
+def whole_seconds(seconds: float) -> str:
+    """The length of a window: whole seconds up to ten minutes, then as ``duration``."""
+    return f"{seconds:.0f} s" if 1 <= seconds < 600 else duration(seconds)
+
+
 def _three_digits(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}".rstrip("0").rstrip(".")
 
@@ -115,6 +120,15 @@ def sparkline(values: Sequence[float], top: float, *, ascii_only: bool = False) 
     return "".join(
         MISSING if math.isnan(value) else blocks[min(8, math.ceil(8 * value / top - 1e-9))] for value in values
     )
+
+
+def columns(values: Sequence[float], top: float, height: int, *, ascii_only: bool = False) -> list[str]:
+    """A chart ``height`` lines high, the highest line first; a column a value, blank where that is ``nan`` or 0."""
+    blocks = _ASCII_BLOCKS if ascii_only else _BLOCKS
+    eighths = [0 if math.isnan(value) or top <= 0 else math.ceil(8 * height * value / top - 1e-9) for value in values]
+    return [
+        "".join(blocks[min(8, max(0, eighth - 8 * line))] for eighth in eighths) for line in reversed(range(height))
+    ]
 
 
 def bar(ratio: float, width: int, *, ascii_only: bool = False) -> str:

@@ -42,18 +42,19 @@ SERIES = {"batch": "#0e8fb0", "KV cache": KV_CACHE, "waiting": "#b87d00"}
 
 
 class Tone(NamedTuple):
-    """How a text is coloured: in a terminal, and on a page with a light and with a dark ground (4.5:1 at least)."""
+    """``name``, and how a text is coloured: in a terminal, and on a page's light and dark ground (4.5:1 at least)."""
 
+    name: str
     style: str
     light: str
     dark: str
 
 
 TONES = {
-    "calm": Tone("bold", "#303030", "#d0d0d0"),
-    "good": Tone("bold green", "#00703c", "#4cc38a"),
-    "warning": Tone("bold yellow", "#7d4c00", "#f0b429"),
-    "bad": Tone("bold red", "#b3001b", "#ff8178"),
+    "calm": Tone("calm", "bold", "#303030", "#d0d0d0"),
+    "good": Tone("good", "bold green", "#00703c", "#4cc38a"),
+    "warning": Tone("warning", "bold yellow", "#7d4c00", "#f0b429"),
+    "bad": Tone("bad", "bold red", "#b3001b", "#ff8178"),
 }
 
 
@@ -109,7 +110,7 @@ class Ground(NamedTuple):
 
 GROUNDS = {
     "light": Ground("#f6f7f9", "#ffffff", "#15181d", "#565d6b", "#d9dde4", "#eceff3", "#1a56c4", "#eef1f6"),
-    "dark": Ground("#0f1216", "#171b21", "#e8ebf0", "#9aa3b2", "#2b323c", "#222831", "#7fb0ff", "#1f252e"),
+    "dark": Ground("#0c0e12", "#12151a", "#e8ebf0", "#9aa3b2", "#2a303a", "#1f242c", "#7fb0ff", "#1f252e"),
 }
 LINES = {
     "light": ("#1a56c4", "#b4530a", "#7a3fb0", "#0b7a75"),

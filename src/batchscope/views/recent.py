@@ -29,10 +29,11 @@ from batchscope.statistics.totals import Totals
 _OUTCOMES = ("total_requests", "completed_requests", "failed_requests", "cancelled_requests")
 
 
-def since(before: MetricsSnapshot, now: MetricsSnapshot) -> MetricsSnapshot | None:
+def since(before: MetricsSnapshot, now: MetricsSnapshot, window: str = WINDOW) -> MetricsSnapshot | None:
     """``now`` as if its engine had begun at ``before``; None where that is not of the same life.
 
-    ``elapsed_seconds`` is the time between them. Means over samples are left as they are: they know no instants.
+    ``elapsed_seconds`` is the time between them; distributions are of ``window``, 1m or 5m. Means over samples are left
+    as they are: they know no instants.
     """
     seconds = now.elapsed_seconds - before.elapsed_seconds
     if not same_life(before, now) or not seconds > 0:
@@ -45,7 +46,7 @@ def since(before: MetricsSnapshot, now: MetricsSnapshot) -> MetricsSnapshot | No
         totals=totals,
         elapsed_seconds=seconds,
         started_at=before.snapshot_time,
-        request_stats=_requests(before.request_stats, now),
+        request_stats=_requests(before.request_stats, now, window),
         iteration_stats=_iterations(now.iteration_stats, totals),
         error_stats=_errors(totals, now, before),
         slo_stats={name: _slo(slo, name, totals, seconds) for name, slo in now.slo_stats.items()},
@@ -78,11 +79,11 @@ def _falls(value: Any) -> bool:
     return value is not None and value < -1e-6  # seconds are floats: their sums may end differently
 
 
-def _requests(before: RequestStatistics, now: MetricsSnapshot) -> RequestStatistics:
-    found = now.windowed.get(WINDOW, WindowStatistics()).summaries
+def _requests(before: RequestStatistics, now: MetricsSnapshot, window: str) -> RequestStatistics:
+    found = now.windowed.get(window, WindowStatistics()).summaries
     names = RequestStatistics.__struct_fields__
     counts = {name: max(0, getattr(now.request_stats, name) - getattr(before, name)) for name in _OUTCOMES}
-    recent = {name: summary for name, summary in found.items() if name in names}
+    recent: dict[str, Any] = {name: summary for name, summary in found.items() if name in names}
     return msgspec.structs.replace(now.request_stats, **counts, **recent)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from itertools import islice
 from math import nan
 from typing import NamedTuple
 
@@ -13,9 +14,11 @@ from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.statistics.totals import standing_still
 from batchscope.text import shown
 from batchscope.views.board import Board, Held, Slo, board
-from batchscope.views.numbers import amount, count, duration, percent, percent_range
+from batchscope.views.numbers import amount, count, duration, percent, percent_range, whole_seconds
 from batchscope.views.words import setting_of, short_name
 
+_NO_CAUSE = {BatchLimiter.DEMAND, BatchLimiter.UNKNOWN}
+_WORTH_TELLING = 0.1
 _SINCE_START = ", since start"
 _SILENT = "At work: of its batch nothing is known."
 STALE_INTERVALS = 2
@@ -74,8 +77,8 @@ def verdict(
     nobody asks how it stands. No setting is named where the limiter has none, is not known, or is mostly inferred: that
     needs the scheduler's word. What another value would bring is not said: the next cause may be near.
     """
+    state = state_of(snapshot, age=age, interval=interval, gone=gone, before=before, still_seconds=still_seconds)
     still = _longest(still_seconds, standing_still(snapshot.gauges))
-    state = State.GONE if gone else State.STALE if age > STALE_INTERVALS * interval else _state(snapshot, before, still)
     sentences, evidence = [], []
     stands = () if ended else _of_state(state, snapshot, age, still)
     for text, figures in (*stands, *_figures(snapshot, recent)):
@@ -87,10 +90,26 @@ def verdict(
 _Told = tuple[str, list[Evidence]]
 
 
-def _state(snapshot: MetricsSnapshot, before: MetricsSnapshot | None, still: float) -> State:
-    if before is not None and _restarted(snapshot, before):
-        return State.RESTARTED
-    if still > _patience(snapshot):
+def state_of(
+    snapshot: MetricsSnapshot,
+    *,
+    age: float = 0.0,
+    interval: float = 1.0,
+    gone: bool = False,
+    before: MetricsSnapshot | None = None,
+    still_seconds: float = nan,
+) -> State:
+    """The state alone; the arguments are the verdict's."""
+    if gone:
+        return State.GONE
+    if age > STALE_INTERVALS * interval:
+        return State.STALE
+    restarted = before is not None and _restarted(snapshot, before)
+    return State.RESTARTED if restarted else _at_work(snapshot, still_seconds)
+
+
+def _at_work(snapshot: MetricsSnapshot, still_seconds: float) -> State:
+    if _longest(still_seconds, standing_still(snapshot.gauges)) > _patience(snapshot):
         return State.STALLED
     totals, gauges = snapshot.totals, snapshot.gauges
     if not (totals.requests_received or snapshot.request_stats.total_requests or totals.iterations or totals.batches):
@@ -145,7 +164,7 @@ def _figures(snapshot: MetricsSnapshot, recent: MetricsSnapshot | None) -> Itera
     if recent is None:
         yield from (*_of_batch(whole), *_of_users(whole))
         return
-    now, last = board(recent), f", last {duration(recent.elapsed_seconds)}"
+    now, last = board(recent), f", last {whole_seconds(recent.elapsed_seconds)}"
     at_work = recent.totals.busy_seconds > 0
     yield from _of_batch(now, last) if at_work else _of_batch(whole, _SINCE_START)
     rated = any(slo.evaluated for slo in now.slo)
@@ -163,8 +182,18 @@ def _of_batch(board: Board, over: str = "") -> Iterator[_Told]:
     if requests.mostly_refused:
         evidence = [Evidence(("totals", "requests_by_reason", "rejected"), requests.refused)]
         yield f"Most requests refused at admission: {count(requests.refused)} of {count(requests.finished)}.", evidence
-    elif board.held:
-        yield _held(board.held[0], board)
+    else:
+        for place, one in enumerate(_worth_telling(board.held)):
+            yield _held(one, board, "by" if place else "of busy time limited by")
+
+
+def _worth_telling(held: Sequence[Held]) -> Iterator[Held]:
+    """The largest; where that is no cause of which anybody could say more, the largest that is one, from 10 % on."""
+    if held:
+        yield held[0]
+    if held and held[0].limiter in _NO_CAUSE:
+        causes = (one for one in held if one.limiter not in _NO_CAUSE and one.share >= _WORTH_TELLING)
+        yield from islice(causes, 1)
 
 
 def _of_users(board: Board, over: str = "") -> Iterator[_Told]:
@@ -173,11 +202,11 @@ def _of_users(board: Board, over: str = "") -> Iterator[_Told]:
         yield _slo(min(rated, key=lambda slo: slo.attainment), over, several=len(rated) > 1)
 
 
-def _held(most: Held, board: Board) -> _Told:
+def _held(most: Held, board: Board, by: str) -> _Told:
     """What held the batch longest; its cost where a place could have been used, its setting where one is to blame."""
     limiter = shown(most.limiter, 60)
     evidence = [Evidence(("iteration_stats", "limited_by", most.limiter), most.share)]
-    share = f"{percent(most.share)} of busy time limited by {limiter}"
+    share = f"{percent(most.share)} {by} {limiter}"
     if most.limiter == BatchLimiter.DEMAND:
         return f"{share}: there was no more to do.", evidence
     if most.limiter == BatchLimiter.UNKNOWN:
@@ -189,6 +218,8 @@ def _held(most: Held, board: Board) -> _Told:
     if not board.reported_ratio >= 0.5:
         return f"{share} (inferred){lost}.", evidence
     setting = setting_of(most.limiter, board.limits)
+    if board.processes > 1 and ", now " in setting:
+        setting += " in all"
     return f"{share}{lost}{f'; the setting is {setting}' if setting else ''}.", evidence
 
 

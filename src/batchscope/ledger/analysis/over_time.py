@@ -39,6 +39,12 @@ class Buckets(NamedTuple):
     values: Floats
     counts: npt.NDArray[np.int64]
 
+    def together(self, cells: int) -> Buckets:
+        """So many neighbouring cells as one."""
+        places = self.cells // cells
+        order = np.lexsort((self.values, places))
+        return Buckets(places[order], self.values[order], self.counts[order])
+
 
 class OverTime(NamedTuple):
     """Cells of equal width from ``began`` on; arrays have a place a cell, ``nan`` where nothing was measured.

@@ -1,0 +1,126 @@
+"""Where a view's figures come from: an endpoint, an engine's page, a directory; each asked for how it is now."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable
+from math import nan
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from batchscope.errors import BatchscopeError
+from batchscope.publishing import SnapshotDirectory
+from batchscope.scraping.documents import ScrapedSnapshot, TargetReport
+from batchscope.scraping.fetch import Fetcher, MetricsUrl, ScrapeLimits, wait_for
+from batchscope.scraping.remote import read_snapshot, snapshot_url
+from batchscope.scraping.watcher import Watcher
+from batchscope.statistics.snapshot import MetricsSnapshot
+
+
+class LookError(BatchscopeError):
+    """Nothing was to be had; ``late``: no answer in time, so nobody knows whether it is gone."""
+
+    def __init__(self, message: str, *, late: bool = False) -> None:
+        super().__init__(message)
+        self.late = late
+
+
+class Look(NamedTuple):
+    """How an engine is now.
+
+    ``scraped``: of an engine's own page, whose percentiles are intervals. ``still_seconds``: for how long nothing
+    moved there while requests were unfinished. ``notes``: what is to be known of the figures.
+    """
+
+    snapshot: MetricsSnapshot
+    scraped: ScrapedSnapshot | None = None
+    still_seconds: float = nan
+    notes: tuple[str, ...] = ()
+
+
+class Source(Protocol):
+    """Something to look at; ``name`` is how it is called, ``address`` where it is."""
+
+    name: str
+    address: str
+
+    def look(self, *, histograms: bool) -> Look:
+        """How it is now, within its own time; LookError. ``histograms``: what merging needs, at ten times the cost."""
+
+
+class Endpoint:
+    """An address: batchscope's endpoint, whose figures are exact, or the page of an engine that is known.
+
+    Many share a ``fetcher``, and its connections.
+    """
+
+    def __init__(
+        self,
+        url: MetricsUrl,
+        limits: ScrapeLimits,
+        token: bytes | None = None,
+        *,
+        fetcher: Fetcher | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.address = url.text
+        self.name = url.text.partition("://")[2].removesuffix("/metrics").removesuffix("/snapshot")
+        self._watcher = Watcher([url], limits=limits, token=token)
+        self._fetcher = fetcher or Fetcher(limits, token)
+        self._whole = snapshot_url(url)
+        path = self._whole.path.partition("?")[0]
+        self._plain = self._whole._replace(path=path, text=self._whole.text.removesuffix(self._whole.path) + path)
+        self._clock, self._timeout = clock, limits.timeout_seconds
+        self._ours = False
+
+    def look(self, *, histograms: bool) -> Look:
+        """Its ``/snapshot`` where it has one, else its page."""
+        begin = self._clock()
+        try:
+            if self._ours:
+                return Look(wait_for(read_snapshot(self._whole if histograms else self._plain, self._fetcher)))
+            return self._discovered(self._watcher.round().targets[0])
+        except (BatchscopeError, TimeoutError) as error:
+            self._ours = False
+            late = self._clock() - begin >= 0.9 * self._timeout
+            message = str(error).removeprefix(f"{self.address}: ").removeprefix(f"{self._plain.text}: ")
+            raise LookError(message or "no answer", late=late) from None
+
+    def _discovered(self, report: TargetReport) -> Look:
+        if report.scraped is None:
+            raise LookError(report.error)
+        self._ours = report.scraped.exact
+        if self._ours:
+            return Look(report.scraped.snapshot, notes=tuple(report.notes))
+        still = nan
+        if report.state == "stalled" and report.since is not None:
+            still = (dt.datetime.now(dt.UTC) - report.since).total_seconds()
+        return Look(report.scraped.snapshot, report.scraped, still, tuple(report.notes))
+
+
+class Directory:
+    """A directory that processes publish into, added up; it is only read."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = self.address = str(path)
+        self._reader = SnapshotDirectory(path, compact=False)
+
+    def look(self, *, histograms: bool) -> Look:  # noqa: ARG002  (merged ones are there in any case)
+        """All processes, the living and the dead."""
+        snapshot = self._reader.get_snapshot()
+        if not snapshot.merged_from and not snapshot.instance_id:
+            raise LookError("no process has published here yet")
+        return Look(snapshot)
+
+
+class Local:
+    """A collector of this process."""
+
+    def __init__(self, name: str, snapshot: Callable[[], MetricsSnapshot]) -> None:
+        self.name = self.address = name
+        self._snapshot = snapshot
+
+    def look(self, *, histograms: bool) -> Look:  # noqa: ARG002
+        """Its present snapshot."""
+        return Look(self._snapshot())
