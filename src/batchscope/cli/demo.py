@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -23,6 +24,7 @@ from batchscope.cli.options import (
     MaxScheduledTokens,
     MaxSequence,
     Policy,
+    Record,
     Speed,
     Svg,
     Watermark,
@@ -61,6 +63,7 @@ def demo(
     ] = False,
     as_json: Json = False,
     svg: Svg = None,
+    record: Record = None,
 ) -> int:
     """Serve a built-in workload: bursts of interactive and batch requests on one engine, and report.
 
@@ -75,9 +78,11 @@ def demo(
         policy=policy,
     )
     if terminal:
+        if record is not None:
+            raise CommandError(f"--record {record}: expected no --top beside it")
         return show_demo(options, seed)
     check_svg(svg)
-    plan = demo_plan(options, requests=requests, speed=speed, seed=seed)
+    plan = demo_plan(options, requests=requests, speed=speed, seed=seed, record=record)
     if not serve_page:
         for option, given in (("--open", open_browser), ("--port", port is not None)):
             if given:
@@ -90,7 +95,9 @@ def demo(
     return INTERRUPTED if result.interrupted else 0
 
 
-def demo_plan(options: SchedulerOptions, *, requests: int, speed: float | None = None, seed: int = 0) -> Plan:
+def demo_plan(
+    options: SchedulerOptions, *, requests: int, speed: float | None = None, seed: int = 0, record: Path | None = None
+) -> Plan:
     """The demo's workload on a scheduler with ``options``."""
     return Plan(
         title="the demo: interactive and batch requests, in bursts",
@@ -101,6 +108,7 @@ def demo_plan(options: SchedulerOptions, *, requests: int, speed: float | None =
         total=requests,
         seed=seed,
         speed=speed,
+        record=record,
     )
 
 

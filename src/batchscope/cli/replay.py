@@ -17,6 +17,7 @@ from batchscope.cli.options import (
     MaxScheduledTokens,
     MaxSequence,
     Policy,
+    Record,
     Speed,
     Svg,
     Watermark,
@@ -66,6 +67,7 @@ def replay(
     ] = False,
     as_json: Json = False,
     svg: Svg = None,
+    record: Record = None,
 ) -> int:
     """Replay a trace through the embedded scheduler, and report how it went.
 
@@ -92,6 +94,7 @@ def replay(
         total=_requests(workload, limit),
         seed=seed,
         speed=speed,
+        record=record,
     )
     result, report = serve(plan)
     if workload.skipped_rows:
