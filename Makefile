@@ -5,6 +5,7 @@
 #   make lint          ruff, mypy, the import contracts                                        10 s
 #   make check         lint, the wheel in an empty environment, then every test                5 min on two cores
 #   make soak          what recording promises, at length                                      minutes
+#   make terminal      `batchscope top` in a pty, in tmux, with 200 engines                  2 min
 #   make engines       real engines, each in an environment of its own                         vLLM alone: minutes
 #   make bench         every figure of docs/performance.md; make bench-docs writes them there
 #   make report-image  the picture of README.md
@@ -18,7 +19,7 @@ READY := $(VENV)/.ready
 USABLE := $(VENV)/.usable
 
 .DELETE_ON_ERROR:
-.PHONY: demo help test soak check lint package engines foreign bench bench-docs report-image clean
+.PHONY: demo help test soak terminal check lint package engines foreign bench bench-docs report-image clean
 
 demo: $(USABLE)
 	@$(BIN)/batchscope demo
@@ -32,6 +33,10 @@ test: $(READY)
 # What an engine, a signal or the garbage collector can do to recording, at length: many minutes.
 soak: $(READY)
 	BATCHSCOPE_SOAK=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/recording
+
+# `batchscope top` in real terminals: a pty, tmux, 200 engines.
+terminal: $(READY)
+	BATCHSCOPE_TERMINAL=1 $(BIN)/python -m pytest tests/terminal/test_in_a_terminal.py
 
 # The tests come last: their summary is the last thing on the screen.
 check: lint package

@@ -161,7 +161,7 @@ def band(engine: Shown, number: int, step: float = 1.0) -> Line:
 
 def _live(engine: Shown, found: list[Cell | None], step: float) -> list[Cell | None]:
     """A cell over an outage tells of no second of it; the one that a look is still to come for is like the last."""
-    longest = (STALE_INTERVALS + 0.5) * engine.interval
+    longest = STALE_INTERVALS * engine.interval
     told = [None if cell is not None and cell.end - cell.begin > longest else cell for cell in found]
     if engine.fresh and engine.cells:
         missing = min(len(told), math.ceil((engine.at - engine.cells[-1].end) / step))
