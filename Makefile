@@ -6,6 +6,8 @@
 #   make check         lint, the wheel in an empty environment, then every test                5 min on two cores
 #   make soak          what recording promises, at length                                      minutes
 #   make terminal      `batchscope top` in a pty, in tmux, with 200 engines                  2 min
+#   make crash         recorded runs whose process was killed, at length                        2 min
+#   make spark         a run's figures on Spark, equal to DuckDB's (needs Java)                1 min, once 2 min more
 #   make engines       real engines, each in an environment of its own                         vLLM alone: minutes
 #   make bench         every figure of docs/performance.md; make bench-docs writes them there
 #   make report-image  the picture of README.md
@@ -17,9 +19,10 @@ BIN := $(VENV)/bin
 BENCH := build/bench
 READY := $(VENV)/.ready
 USABLE := $(VENV)/.usable
+SPARK := build/spark
 
 .DELETE_ON_ERROR:
-.PHONY: demo help test soak terminal check lint package engines foreign bench bench-docs report-image clean
+.PHONY: demo help test soak crash terminal check lint package spark engines foreign bench bench-docs report-image clean
 
 demo: $(USABLE)
 	@$(BIN)/batchscope demo
@@ -38,6 +41,10 @@ soak: $(READY)
 terminal: $(READY)
 	BATCHSCOPE_TERMINAL=1 $(BIN)/python -m pytest tests/terminal/test_in_a_terminal.py
 
+# Runs of engines that are killed, and files that are cut, anywhere: what was written is read, what is missing is named.
+crash: $(READY)
+	BATCHSCOPE_CRASH=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/ledger/test_crash.py
+
 # The tests come last: their summary is the last thing on the screen.
 check: lint package
 	$(BIN)/python -m pytest -n auto --dist worksteal
@@ -54,6 +61,17 @@ package: $(READY)
 	$(BIN)/python -m venv build/smoke
 	build/smoke/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	cd build && smoke/bin/python ../tests/cli/smoke.py smoke/bin/batchscope
+
+# In an environment of its own: Spark has 400 MB, and needs Java.
+spark: $(SPARK)/.ready
+	$(SPARK)/bin/python -m pytest tests/ledger/analysis/test_spark.py
+
+$(SPARK)/.ready: pyproject.toml
+	@command -v java > /dev/null || { \
+	  echo "error: Spark needs Java; on Debian: apt-get install default-jre-headless" >&2; exit 2; }
+	$(PYTHON) -m venv --clear $(SPARK)
+	$(SPARK)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[spark,analysis]' 'pytest>=8.3,<10' 'hypothesis>=6.100,<7'
+	@touch $@
 
 # Real engines, each in an environment of its own (vLLM alone takes minutes to install): make engines ENGINES=llamacpp
 engines:

@@ -1,8 +1,8 @@
 """The wheel's chart library: uPlot, from the npm registry when the package is built; it is in no repository of ours.
 
-``hatchling`` calls it for wheels and for editable installs; ``python hatch_build.py`` does the same in a checkout. Without
-npm, or without the registry, the build succeeds all the same and the page says that its line charts are missing;
-BATCHSCOPE_REQUIRE_CHARTS=1 makes that an error.
+``hatchling`` calls it for wheels and for editable installs; ``python hatch_build.py`` does the same in a checkout.
+Without npm, or without the registry, the build succeeds all the same and the page says that its line charts are
+missing; BATCHSCOPE_REQUIRE_CHARTS=1 makes that an error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ except ModuleNotFoundError:  # run by hand
     BuildHookInterface = object  # type: ignore[assignment, misc]
 
 PACKAGE = "uplot@1.6.32"
-SHA512 = "2883159c6ebccefbb95d751b0b82d010f9e1c0ec41b8bc96d401eda66e882935c89a46cb824332fa369b8cb8122cc6ac36e186cd09bf7a9ded3a4c93c6989023"
+SHA512 = (
+    "2883159c6ebccefbb95d751b0b82d010f9e1c0ec41b8bc96d401eda66e882935"
+    "c89a46cb824332fa369b8cb8122cc6ac36e186cd09bf7a9ded3a4c93c6989023"
+)
 ASSETS = Path(__file__).parent / "src" / "batchscope" / "dashboard" / "assets"
 FILES = {
     "package/dist/uPlot.iife.min.js": "uplot.js",

@@ -23,9 +23,10 @@ from msgspec.structs import replace
 from harness.competitors import COMPETITORS
 from harness.contender import REQUEST, Contender, absent
 from harness.document import Document, Figure
+from harness.listening import LISTENING
 from harness.machine import describe
 from harness.ours import FLOOR, OURS, THREADS, nothing
-from harness.reading import READS_PER_SECOND, ReadTimes, Tail, full_collector, read_times, tail
+from harness.reading import READS_PER_SECOND, ReadTimes, Tail, full_collector, hand_over_tail, read_times, tail
 from harness.rounds import Times, interleaved
 from harness.runner import PAUSE
 from harness.show import finish, options
@@ -34,7 +35,7 @@ from harness.tracking import TRACKING
 
 COLD_CALLS = 300
 NOTHING = Contender(REQUEST, "an empty call", COLD_CALLS, nothing)
-CONTENDERS = (*COMPETITORS, *OURS, *TRACKING)
+CONTENDERS = (*COMPETITORS, *OURS, *LISTENING, *TRACKING)
 COLD_CONTENDERS = (
     NOTHING,
     *(
@@ -43,13 +44,15 @@ COLD_CONTENDERS = (
         if contender.group == REQUEST and contender.name not in {THREADS, FLOOR}
     ),
 )
-DENSE, PACED = "no pause between records", "200 us between records"
+_RECORD = f"a record at {READS_PER_SECOND:g} snapshots/s"
+DENSE, PACED = f"{_RECORD}, no pause between records", f"{_RECORD}, 200 us between records"
+LISTENED, TAKE = f"{PACED}, a sink behind a HandOver", "HandOver.take, 200 us between blocks"
 READING = "reading, full default buffers"
 CONTROL = "an empty call instead"
 
 
 class Plan(NamedTuple):
-    """How much is measured. ``scale``: share of each contender's calls in a round; ``tail_seconds`` four times."""
+    """How much is measured. ``scale``: share of each contender's calls in a round; ``tail_seconds`` six times."""
 
     rounds: int
     cold_rounds: int
@@ -68,6 +71,7 @@ def measure(plan: Plan, *, quick: bool) -> Document:
     cold = less_nothing(interleaved(COLD_CONTENDERS, rounds=plan.cold_rounds, mode="cold", scale=plan.scale))
     read = read_times(full_collector(), plan.reads)
     tails = {name: tail(plan.tail_seconds, paced=name == PACED) for name in (DENSE, PACED)}
+    tails |= {LISTENED: tail(plan.tail_seconds, paced=True, listened=True), TAKE: hand_over_tail(plan.tail_seconds)}
     controls = {name: tail(plan.tail_seconds, paced=name == PACED, control=True) for name in (DENSE, PACED)}
     missing = absent(CONTENDERS)
     return Document(
@@ -83,7 +87,7 @@ def measure(plan: Plan, *, quick: bool) -> Document:
             *(figure for name, found in tails.items() for figure in _of_tail(name, found)),
             *(figure for name, found in controls.items() for figure in _of_tail(f"{name}: {CONTROL}", found)),
         ],
-        targets=all_targets(warm, cold, read, tails, controls),
+        targets=all_targets(warm, cold, read, tails, controls | dict.fromkeys((LISTENED, TAKE), controls[PACED])),
         notes=[f"absent: {key}; pip install {package}" for key, package in missing.items()],
     )
 
@@ -134,10 +138,9 @@ def _of_reads(read: ReadTimes) -> list[Figure]:
 def _of_tail(name: str, found: Tail) -> list[Figure]:
     """One run each: there is no best and median."""
     named = {"p50": found.p50, "p99": found.p99, "p99.9": found.p999, "p99.99": found.p9999, "maximum": found.longest}
-    group = f"a record at {READS_PER_SECOND:g} snapshots/s, {name}"
-    figures = [Figure(group=group, name=key, unit="us", best=value, rounds=1) for key, value in named.items()]
+    figures = [Figure(group=name, name=key, unit="us", best=value, rounds=1) for key, value in named.items()]
     counts = {"records": found.records, "snapshots meanwhile": found.reads}
-    return figures + [Figure(group=group, name=key, unit="", best=float(n), rounds=1) for key, n in counts.items()]
+    return figures + [Figure(group=name, name=key, unit="", best=float(n), rounds=1) for key, n in counts.items()]
 
 
 def main() -> None:

@@ -20,7 +20,9 @@ from batchscope import (
     SchedulerMetricsCollector,
     SloTargets,
 )
+from batchscope.sinks import HandOver
 from harness.contender import EDGES
+from harness.listening import Counting, begun
 from harness.ours import drain
 from harness.rounds import Times
 from harness.runner import PAUSE
@@ -158,14 +160,17 @@ class Tail(NamedTuple):
     reads: int
 
 
-def tail(seconds: float, *, paced: bool, control: bool = False) -> Tail:
+def tail(seconds: float, *, paced: bool, control: bool = False, listened: bool = False) -> Tail:
     """The times of single records while another thread takes 10 snapshots a second.
 
     ``paced`` sleeps 200 us before each; else records follow each other as fast as they can, a million a second,
     so that the writer outruns the reader and has to drain itself too. ``control`` calls a function that does
-    nothing instead: what is left is the machine's and the interpreter's.
+    nothing instead: what is left is the machine's and the interpreter's. ``listened``: a HandOver is subscribed.
     """
     collector = full_collector()
+    hand_over = HandOver(Counting()) if listened else None
+    if hand_over:
+        collector.subscribe(hand_over)
     stop, reads = threading.Event(), [0]
 
     def read() -> None:
@@ -181,25 +186,46 @@ def tail(seconds: float, *, paced: bool, control: bool = False) -> Tail:
     finally:
         stop.set()
         reader.join()
+        collector.close()
+    if hand_over and not hand_over.close():
+        raise RuntimeError(f"the sink lacks {hand_over.lost} rows")
+    return _tail(taken, reads[0])
+
+
+def hand_over_tail(seconds: float) -> Tail:
+    """The times of single ``HandOver.take`` calls, 200 us between them, while its thread takes what waits."""
+    hand_over, block, _ = begun()
+    taken = single_times(hand_over.take, seconds, paced=True, arguments=(block,))
+    if not hand_over.close():
+        raise RuntimeError(f"the sink lacks {hand_over.lost} rows")
+    return _tail(taken, 0)
+
+
+def _tail(taken: npt.NDArray[np.int64], reads: int) -> Tail:
     p50, p99, p999, p9999 = np.percentile(taken, (50, 99, 99.9, 99.99)) / 1000
-    return Tail(float(p50), float(p99), float(p999), float(p9999), float(taken.max()) / 1000, len(taken), reads[0])
+    return Tail(float(p50), float(p99), float(p999), float(p9999), float(taken.max()) / 1000, len(taken), reads)
 
 
 def _nothing(*facts: object) -> None:
     pass
 
 
-def single_times(record: Callable[..., object], seconds: float, *, paced: bool) -> npt.NDArray[np.int64]:
+_ARGUMENTS = ("id", 100, CompletionReason.EOS_TOKEN_REACHED, 1.0, 0.1, 1.1, 0.2, 0.1, 0.8, 0.0, 100, 0, 0, 0)
+
+
+def single_times(
+    record: Callable[..., object], seconds: float, *, paced: bool, arguments: tuple[Any, ...] = _ARGUMENTS
+) -> npt.NDArray[np.int64]:
     """Nanoseconds of each call, one after the other for so many seconds."""
     clock, sleep, chunks = time.perf_counter_ns, time.sleep, []
-    reason, end = CompletionReason.EOS_TOKEN_REACHED, clock() + int(seconds * 1e9)
+    end = clock() + int(seconds * 1e9)
     while clock() < end:
         taken = []
         for _ in range(_PACED_CHUNK if paced else _CHUNK):
             if paced:
                 sleep(PAUSE)
             start = clock()
-            record("id", 100, reason, 1.0, 0.1, 1.1, 0.2, 0.1, 0.8, 0.0, 100, 0, 0, 0)
+            record(*arguments)
             taken.append(clock() - start)
         chunks.append(np.array(taken))
     return np.concatenate(chunks)

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from harness.contender import GAPS, ITERATION, PROMETHEUS, REQUEST, TRACKER
 from harness.document import Target, judged
+from harness.listening import LISTENED
 from harness.ours import GAPS_ARRAY, GAPS_LIST, GAPS_PAIR, RECORD, THREADS, WRITER
 from harness.reading import ReadTimes, Tail
 from harness.rounds import Times
@@ -54,6 +55,7 @@ WARM = (
         for as_array in (False, True)
     ),
     Ratio("4 threads: of one thread's time", f"{REQUEST}: {THREADS}", f"{REQUEST}: {WRITER}", "<=", 1.3),
+    Ratio("a sink behind a HandOver: of the time without", f"{REQUEST}: {LISTENED}", f"{REQUEST}: {WRITER}", "<=", 1.5),
 )
 COLD = (_cheaper(REQUEST, WRITER, 4, ", cold"), _cheaper(REQUEST, RECORD, 4, ", cold"))
 MOST_OF_AN_EMPTY_CALL = 2.0
@@ -81,7 +83,7 @@ def of_tails(tails: Mapping[str, Tail], controls: Mapping[str, Tail]) -> list[Ta
     """A record's beside an empty call's, at the same pace, under the same reader."""
     return [
         judged(
-            f"a record's p99.9 at 10 snapshots/s, {name}: of an empty call's", "<=", MOST_OF_AN_EMPTY_CALL, "x",
+            f"{name}, p99.9: of an empty call's", "<=", MOST_OF_AN_EMPTY_CALL, "x",
             tail.p999 / controls[name].p999,
             note=f"{tail.p999:.3g} us, maximum {tail.longest:,.0f} us, {tail.reads} snapshots; "
             f"an empty call {controls[name].p999:.3g} us, maximum {controls[name].longest:,.0f} us",

@@ -7,7 +7,7 @@ Exporters are derived from this table, and docs/metrics.md is generated from it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -42,49 +42,46 @@ class Metric(NamedTuple):
     parts: Mapping[str, str] = {}
 
 
-class Value(NamedTuple):
-    """One series of a metric: its own label values, in the metric's order, and its value or histogram."""
-
-    labels: tuple[str, ...]
-    value: Any
+Value = tuple[tuple[str, ...], Any]
+"""One series of a metric: its own label values, in the metric's order, and its value or histogram."""
 
 
-def values(metric: Metric, state: Any) -> Iterable[Value]:
+def values(metric: Metric, state: Any) -> list[Value]:
     """The series of ``metric`` in a ``CumulativeState`` that are known."""
     if metric.kind is MetricKind.INFO:
-        return (Value((state.engine.kind, state.engine.version, state.role, __version__), 1),)
+        return [((state.engine.kind, state.engine.version, state.role, __version__), 1)]
     if metric.parts:
-        parts = [Value((label,), _at(state, path)) for label, path in metric.parts.items()]
-        return [part for part in parts if _known(part.value)]
+        parts = [((label,), _at(state, path)) for label, path in metric.parts.items()]
+        return [part for part in parts if _known(part[1])]
     if metric.source.startswith(_RESOURCES):
         return _resources(state, metric, *metric.source.removeprefix(_RESOURCES).split("."))
     found = _at(state, metric.source)
     if not metric.labels:
         found = found.get("") if metric.kind is MetricKind.HISTOGRAM else found
-        return (Value((), found),) if _known(found) else ()
-    rows: list[tuple[tuple[str, ...], Any]] = [((key,), value) for key, value in found.items()]
+        return [((), found)] if _known(found) else []
+    rows: list[Value] = [((key,), value) for key, value in found.items()]
     for _ in metric.labels[1:]:
         rows = [((*labels, key), value) for labels, table in rows for key, value in table.items()]
-    return [Value(labels, value) for labels, value in rows if _known(value)]
+    return [row for row in rows if _known(row[1])]
 
 
-def _at(value: Any, path: str) -> Any:
-    """What ``path`` leads to; an empty table where a table lacks the key."""
-    for part in _steps(path):
-        value = value.get(part, {}) if type(value) is dict else getattr(value, part)
-    return value
+def _at(state: Any, path: str) -> Any:
+    """What ``path`` leads to, a part and its field; an empty table where a table lacks the key."""
+    part, field = _steps(path)
+    held = state.get(part, {}) if type(state) is dict else getattr(state, part)
+    return held.get(field, {}) if type(held) is dict else getattr(held, field)
 
 
 @lru_cache(maxsize=256)
-def _steps(path: str) -> tuple[str, ...]:
-    return tuple(path.split("."))
+def _steps(path: str) -> list[str]:
+    return path.split(".")
 
 
 def _known(value: Any) -> bool:
     return value is not None and not (type(value) is float and math.isnan(value))
 
 
-def _resources(state: Any, metric: Metric, resource: str, quantity: str) -> Iterable[Value]:
+def _resources(state: Any, metric: Metric, resource: str, quantity: str) -> list[Value]:
     """The last value of each device; a ``quantity`` that ends in ``*`` stands for all that begin so, by their rest."""
     start = quantity.removesuffix("*")
     named = [
@@ -96,7 +93,7 @@ def _resources(state: Any, metric: Metric, resource: str, quantity: str) -> Iter
     return _of_gpus(named, metric, start) if "gpu" in metric.labels else _of_processes(named)
 
 
-def _of_gpus(named: list[tuple[str, Any]], metric: Metric, start: str) -> Iterator[Value]:
+def _of_gpus(named: list[tuple[str, Any]], metric: Metric, start: str) -> list[Value]:
     """By GPU: its index, in a merged state its UUID; one that several processes sampled shows once."""
     best: dict[tuple[str, ...], tuple[float, float]] = {}
     for name, one in named:
@@ -106,14 +103,12 @@ def _of_gpus(named: list[tuple[str, Any]], metric: Metric, start: str) -> Iterat
         rank = one.last if metric.kind is MetricKind.COUNTER else -one.last_sampled_seconds_ago
         if labels not in best or rank > best[labels][0]:
             best[labels] = rank, one.last
-    for labels, (_, value) in best.items():
-        yield Value(labels, value)
+    return [(labels, value) for labels, (_, value) in best.items()]
 
 
-def _of_processes(named: list[tuple[str, Any]]) -> Iterator[Value]:
+def _of_processes(named: list[tuple[str, Any]]) -> list[Value]:
     """Without a label: memory and CPU time of processes add up."""
-    if named:
-        yield Value((), sum(one.last for _, one in named))
+    return [((), sum(one.last for _, one in named))] if named else []
 
 
 _RESOURCES = "resources."

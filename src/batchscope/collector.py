@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from batchscope.background import Closing, Periodic
 from batchscope.checks import checked_labels, checked_text
@@ -27,7 +27,7 @@ from batchscope.records import (
     RequestResult,
     ResourceSample,
 )
-from batchscope.sinks import Listener, RunHeader, Sink
+from batchscope.sinks import Listener, Recording, RunHeader, Sink
 from batchscope.statistics.build import CollectorIdentity, build_snapshot, read_cumulative
 from batchscope.statistics.cumulative import CumulativeState
 from batchscope.statistics.key_figures import log_key_figures
@@ -40,9 +40,6 @@ from batchscope.statistics.summaries import (
     IterationStatistics,
     RequestStatistics,
 )
-
-if TYPE_CHECKING:
-    from batchscope.ledger import Recording
 
 logger = logging.getLogger("batchscope")
 
@@ -189,30 +186,41 @@ class SchedulerMetricsCollector(Closing):
         *,
         level: str = "default",
         interval: float = 1.0,
+        keep_seconds: float | None = None,
+        keep_bytes: int | None = None,
         configuration: Mapping[str, Any] | None = None,
     ) -> Recording:
         """Keep everything from now on in a folder of its own in ``root``, written by a thread, until ``close()``.
 
         A killed process loses what was recorded in the last ``interval`` seconds. ``level``: ``default`` has every
-        request, iteration and token; ``lean`` leaves out which request took part in which iteration. ``configuration``
-        is what else is known of the engine's settings: JSON values, no secrets. Read it with
+        request, iteration and token; ``lean`` leaves out which request took part in which iteration. Runs in ``root``
+        that ended ``keep_seconds`` ago are removed, then the oldest until all have ``keep_bytes``; never one that is
+        being written. ``configuration`` is what else is known of the engine's settings: JSON values, no secrets.
+
+        A disk that is full ends the recording, never the engine: ``failure`` says so. Read the run with
         ``batchscope.ledger.open_run``. MissingExtraError without the extra ``ledger``; ConfigurationError where the
         folder cannot be made.
         """
-        from batchscope.ledger import record  # noqa: PLC0415  (an extra)
+        from batchscope.ledger.recording import Retention, record  # noqa: PLC0415  (an extra)
 
         recording = record(
             self, root, instance_id=self._draining.instance_id, clock=self._draining.clock,
             level=level, interval=interval, configuration=configuration,
+            retention=Retention(keep_seconds, keep_bytes),
         )  # fmt: skip
         self._recordings.append(recording)
         return recording
+
+    @property
+    def recordings(self) -> tuple[Recording, ...]:
+        """What ``record_to`` began, in order."""
+        return tuple(self._recordings)
 
     def _header(self) -> RunHeader:
         core = self._draining
         return RunHeader(
             instance_id=core.instance_id, generation=core.generation, started_at=core.wall.at(core.state.started),
-            anchor_instant=core.wall.instant, anchor_time=core.wall.utc,
+            started_instant=core.state.started, anchor_instant=core.wall.instant, anchor_time=core.wall.utc,
             request_classes=core.classes.names, slo=dict(core.classes.targets), limits=core.limits,
             labels=dict(self.labels), role=self.role, engine=self.engine,
             definitions={str(name): str(text) for name, text in self.definitions.items()},

@@ -6,11 +6,13 @@ be read without the collector that wrote it.
 
 from __future__ import annotations
 
+import abc
 import atexit
 import datetime as dt
 import logging
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
@@ -38,7 +40,7 @@ class RunHeader(msgspec.Struct, frozen=True, kw_only=True):
     A run is one ``generation`` (resets so far) of one collector (``instance_id``), with the same limits, engine and
     definitions. ``request_classes[code]`` is the name of a class, ``slo`` has its targets. Rows have instants of the
     collector's clock: ``anchor_instant`` of it was ``anchor_time`` (UTC). ``schema`` names the columns: those of
-    ``batchscope.rows``.
+    ``batchscope.rows``. ``started_instant`` is ``started_at`` on the collector's clock, to the bit.
     """
 
     instance_id: str
@@ -53,6 +55,7 @@ class RunHeader(msgspec.Struct, frozen=True, kw_only=True):
     role: str
     engine: EngineInfo
     definitions: dict[str, str]
+    started_instant: float | None = None
     schema: str = SCHEMA
     version: str = __version__
 
@@ -294,3 +297,26 @@ class HandOver(Closing):
             self._queue.extend([(what, header, 0) for what, header in self._next])
             self._queue.append(("end", None, 0))
         return self._periodic.close(timeout) and not self.failure and not self.lost
+
+
+class Recording(Closing):
+    """A run that is being written, in ``path``. ``close()`` ends it; so do the collector's, and the interpreter's end.
+
+    ``failure`` says why nothing more is written, where that is so; ``lost``: rows that are not in the run, by kind.
+    """
+
+    path: Path
+
+    @property
+    @abc.abstractmethod
+    def failure(self) -> str:
+        """Why nothing more is written; empty where all is well."""
+
+    @property
+    @abc.abstractmethod
+    def lost(self) -> dict[str, int]:
+        """Rows that are not in the run, by kind."""
+
+    @abc.abstractmethod
+    def close(self, timeout: float = 10.0) -> bool:
+        """Write what there is and end the run, within ``timeout`` seconds; says whether all of it was written."""

@@ -163,7 +163,7 @@ def test_a_taken_port_is_said_in_one_line(tmp_path):
     ("arguments", "part"),
     [
         ((), "--replay TRACE"),
-        (("somewhere", "--replay", "trace.csv"), "not both"),
+        (("somewhere", "--replay", "trace.csv"), "one of them"),
         (("--replay", "missing.csv"), "missing.csv"),
         (("",), "expected a path"),
         (("/dev/null",), "/dev/null"),
@@ -200,3 +200,34 @@ def test_a_wrong_speed_is_refused(trace, capsys):
     code = run(["serve", "--replay", str(trace), "--speed", "0", "--port", "0"])
     said = capsys.readouterr()
     assert refused(Run(code, said.out, said.err), "--speed 0")
+
+
+def test_the_demo_is_served_live_with_its_page():
+    with serving("--demo", saying="the demo") as (process, url):
+        assert process.stderr.readline() == "note: serving the demo: interactive and batch requests, in bursts\n"
+        assert "<title>batchscope</title>" in get(f"{url}/", Accept="text/html")
+        assert json.loads(get(f"{url}/history"))["names"]["labels"] == {"demo": "true"}
+
+
+def test_the_demo_shows_itself_and_ends_in_its_report():
+    process = subprocess.Popen(
+        [*COMMAND, "demo", "--serve", "--port", "0"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", env=environment(),
+    )  # fmt: skip
+    try:
+        found = re.fullmatch(r"note: look at (http://127\.0\.0\.1:\d+)/ in a browser; .+\n", process.stderr.readline())
+        assert found
+        assert "<title>batchscope</title>" in get(found[1] + "/", Accept="text/html")
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "INTERRUPTED: what ran so far" in output
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("arguments", [["--open"], ["--port", "0"]])
+def test_what_belongs_to_a_served_demo_is_refused_without(arguments, capsys):
+    assert run(["demo", *arguments]) == 2
+    assert f"{arguments[0]}: expected --serve beside it" in capsys.readouterr().err

@@ -3,8 +3,8 @@
 import random
 
 from batchscope import MetricsConfiguration, SchedulerLimits, SchedulerMetricsCollector, SloTargets
-from batchscope.records import IterationResult, RequestResult, ResourceSample
 from batchscope.records import CompletionReason as Reason
+from batchscope.records import IterationResult, RequestResult, ResourceSample
 
 LIMITERS = ("request_slots", "token_budget", "kv_cache", "deferred", "policy", "paused", "demand", "unknown")
 

@@ -40,7 +40,7 @@ def series(collector):
     for metric in CATALOG:
         short = metric.name.removeprefix("batchscope_").removesuffix("_total")
         if short.startswith(("prefix_cache", "graph", "corrupted")):
-            found |= {(short, *value.labels): value.value for value in values(metric, state)}
+            found |= {(short, *labels): value for labels, value in values(metric, state)}
     return found
 
 

@@ -1,4 +1,4 @@
-import copy
+import copy as copying
 from fractions import Fraction
 from itertools import chain
 from math import inf, isclose, isnan, nan, nextafter
@@ -331,7 +331,7 @@ def test_counts_are_a_copy():
     histogram = recorded([1.0])
     histogram.counts[:] = 5
     assert histogram.counts.tolist() == [1]
-    assert copy.copy(histogram.counts).dtype == np.int64
+    assert copying.copy(histogram.counts).dtype == np.int64
 
 
 def test_its_text_shows_what_it_holds():
@@ -342,3 +342,30 @@ def test_every_refusal_is_a_batchscope_error():
     assert issubclass(MergeError, BatchscopeError)
     with pytest.raises(BatchscopeError):
         ExponentialHistogram(99)
+
+
+@given(
+    st.lists(ANY, max_size=9),
+    st.lists(ANY, min_size=1, max_size=3),
+    st.sampled_from(["record", "record_many", "merge", "clear"]),
+    st.booleans(),
+)
+def test_a_copy_and_its_original_go_separate_ways(before, after, change, of_the_copy):
+    original = ExponentialHistogram(4, thresholds=(1.0,))
+    original.record_many(before)
+    copy = original.copy()
+    changed, other = (copy, original) if of_the_copy else (original, copy)
+    expected = other.to_dict()
+    for value in after:
+        if change == "record":
+            changed.record(value)
+        elif change == "record_many":
+            changed.record_many([value, value])
+        elif change == "clear":
+            changed.clear()
+        else:
+            more = ExponentialHistogram(2, thresholds=(1.0,))
+            more.record(value)
+            changed.merge(more)
+    assert other.to_dict() == expected
+    assert changed.count == sum(changed.counts.tolist()) + changed.zero_count + changed.overflow_count

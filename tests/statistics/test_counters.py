@@ -20,7 +20,7 @@ MAYBE = st.none() | st.integers(0, 9)
 def exported(collector):
     """Every counter's series and its value."""
     state = collector.read_totals()
-    return {(metric.name, series.labels): series.value for metric in COUNTERS for series in values(metric, state)}
+    return {(metric.name, labels): value for metric in COUNTERS for labels, value in values(metric, state)}
 
 
 class Records(RuleBasedStateMachine):

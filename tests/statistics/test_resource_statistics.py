@@ -49,7 +49,7 @@ def memory(value):
 
 def exported(state, name):
     metric = next(metric for metric in CATALOG if metric.name == PREFIX + name)
-    return {found.labels: found.value for found in values(metric, state)}
+    return dict(values(metric, state))
 
 
 def test_a_quantity_has_its_last_value_and_its_distribution():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from batchscope import BatchLimiter
-from batchscope.views.palette import LIMITERS, NEWER, SERIES, STATES, TONES, grade
+from batchscope.views.palette import GROUNDS as GROUNDS_OF_PAGES
+from batchscope.views.palette import HEAT, LIMITERS, LINES, NEWER, SERIES, STATES, TONES, grade
 from batchscope.views.verdict import State
 
 # Machado, Oliveira, Fernandes 2009, "A physiologically-based model for simulation of color vision deficiency", severity 1.
@@ -118,3 +119,21 @@ def test_every_state_has_a_word_a_sign_and_a_tone_and_no_two_the_same_sign():
         assert all(len(sign) == 1 for sign in signs)
     assert all(mark.ascii.isascii() for mark in STATES.values())
     assert [grade(value) for value in (math.nan, 1.0, 0.95, 0.5)] == ["", "green", "yellow", "red"]
+
+
+@pytest.mark.parametrize("theme", GROUNDS_OF_PAGES)
+def test_text_and_marks_of_a_page_stand_out_from_its_grounds(theme):
+    page = GROUNDS_OF_PAGES[theme]
+    for ground in (page.ground, page.panel):
+        texts = {"text": page.text, "quiet": page.quiet, "accent": page.accent}
+        texts |= {name: getattr(tone, theme) for name, tone in TONES.items()}
+        assert {name: contrast(text, ground) for name, text in texts.items() if contrast(text, ground) < 4.5} == {}
+    marks = [*LINES[theme], *(mark.color for mark in LIMITERS.values())]
+    assert [color for color in marks if contrast(color, page.panel) < 3] == []
+
+
+@pytest.mark.parametrize("theme", HEAT)
+def test_more_is_ever_further_from_the_ground_in_one_hue(theme):
+    lightness = [lab(color, "normal")[0] for color in HEAT[theme]]
+    assert lightness == sorted(lightness, reverse=theme == "light")
+    assert min(abs(one - other) for one, other in itertools.pairwise(lightness)) > 4

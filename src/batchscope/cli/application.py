@@ -7,9 +7,13 @@ from typing import Annotated
 import typer
 
 from batchscope.cli.check import check
+from batchscope.cli.compare import Sides, compare
 from batchscope.cli.demo import demo
+from batchscope.cli.explain import explain
+from batchscope.cli.imports import import_
 from batchscope.cli.replay import replay
 from batchscope.cli.report import report
+from batchscope.cli.runs import runs
 from batchscope.cli.serve import serve
 from batchscope.cli.top import top
 from batchscope.cli.watch import watch
@@ -55,6 +59,7 @@ application.command(
 )(replay)
 application.command(
     epilog="Examples: [bold]batchscope report http://127.0.0.1:9464[/bold]   (of serve(collector), now)\n\n"
+    "[bold]batchscope report runs/20261128T180000Z-3f2a --from 600 --to 1200 --html report.html[/bold]\n\n"
     "[bold]batchscope report snapshots.jsonl --at 2026-11-28T18:00[/bold]\n\n"
     "[bold]batchscope replay trace.csv --json | batchscope report - --svg report.svg[/bold]"
 )(report)
@@ -77,3 +82,24 @@ application.command(
     "[bold]batchscope serve --replay AzureLLMInferenceTrace_conv.csv --speed 10[/bold]\n\n"
     "[bold]batchscope serve /run/batchscope --host 0.0.0.0 --token-file token.txt[/bold]"
 )(serve)
+application.command(
+    epilog="Examples: [bold]batchscope demo --record runs[/bold]   then   [bold]batchscope runs runs[/bold]\n\n"
+    "[bold]batchscope runs runs --json | jq '.runs[] | {name, state, p99: .summary.p99_total_time}'[/bold]"
+)(runs)
+application.command(
+    epilog="Examples: [bold]batchscope explain runs/20261128T180000Z-1a2b3c4d[/bold]   (the slowest 1 % of TTFT)\n\n"
+    "[bold]batchscope explain runs --worst gap --share 0.001[/bold]\n\n"
+    "[bold]batchscope explain runs --request chatcmpl-17 --json | jq .request.parts[/bold]"
+)(explain)
+application.command(
+    "import",
+    epilog="Examples: [bold]batchscope import result.json --to runs/bench[/bold]   (of vllm bench serve)\n\n"
+    "[bold]batchscope import /var/log/dynamo/dynamo-fpm.4192.*.jsonl.gz --to runs/dynamo[/bold]\n\n"
+    "[bold]batchscope import requests.jsonl.gz meta.json --to runs/vllm --kv-cache-blocks 30000[/bold]",
+)(import_)
+application.command(
+    cls=Sides,
+    epilog="Examples: [bold]batchscope compare runs/before -- runs/after[/bold]\n\n"
+    "[bold]batchscope compare runs/a1 runs/a2 runs/a3 -- runs/b1 runs/b2 runs/b3[/bold]   (repeats decide)\n\n"
+    "[bold]batchscope compare main -- branch --fail-if 'p99_ttft > +5%' --fail-if 'goodput < -2%'[/bold]",
+)(compare)

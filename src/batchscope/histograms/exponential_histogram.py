@@ -36,7 +36,8 @@ class ExponentialHistogram:
     """
 
     __slots__ = (
-        "_below",
+        "_below",  # never changed in place
+        "_shared",  # whether a copy has the same store: then it is not changed in place either
         "_store",
         "_thresholds",
         "count",
@@ -48,13 +49,11 @@ class ExponentialHistogram:
     )
 
     def __init__(self, scale: int = 6, *, thresholds: Iterable[float] = (), max_buckets: int | None = None) -> None:
-        self._store = BucketStore(bucket_layout(scale).scale, max_buckets)
         self._thresholds = _checked_thresholds(thresholds)
-        self.clear()
+        self._begin(BucketStore(bucket_layout(scale).scale, max_buckets))
 
-    def clear(self) -> None:
-        """Forget every observation; scale and thresholds stay."""
-        self._store.clear()
+    def _begin(self, store: BucketStore) -> None:
+        self._store, self._shared = store, False
         self._below: Ints = np.zeros(len(self._thresholds), dtype=np.int64)
         self.count = 0
         self.zero_count = 0
@@ -62,6 +61,10 @@ class ExponentialHistogram:
         self.sum = 0.0
         self.min = nan
         self.max = nan
+
+    def clear(self) -> None:
+        """Forget every observation; scale and thresholds stay."""
+        self._begin(BucketStore(self._store.scale, self._store.max_buckets))
 
     @property
     def scale(self) -> int:
@@ -107,10 +110,11 @@ class ExponentialHistogram:
         elif value >= HIGHEST:
             self.overflow_count += count
         else:
-            self._store.increment(bucket, count)
+            self._own_store().increment(bucket, count)
         self._extend(count, value * count, value, value)
-        for place, threshold in enumerate(self._thresholds):
-            self._below[place] += count * (value <= threshold)
+        if self._thresholds:
+            within = [count * (value <= threshold) for threshold in self._thresholds]
+            self._below = self._below + np.array(within, dtype=np.int64)
 
     def record_many(self, values: npt.ArrayLike, counts: npt.ArrayLike | None = None) -> None:
         """Add each of ``values``, ``counts`` times where given; all, or none and InvalidRecordError."""
@@ -140,12 +144,12 @@ class ExponentialHistogram:
         if self._thresholds:
             if below is None or len(below) != len(self._thresholds):
                 raise MergeError(f"counts below {self._thresholds} are due: got {below!r}")
-            self._below += below
+            self._below = self._below + below
         if not batch.total:
             return
         store = self._store.copy()  # whatever comes between, the buckets are those of before or of after
         store.add(batch.scale, batch.offset, batch.counts)
-        self._store = store
+        self._store, self._shared = store, False
         self.zero_count += batch.zero_count
         self.overflow_count += batch.overflow_count
         self._extend(batch.total, batch.sum, batch.min, batch.max)
@@ -175,7 +179,7 @@ class ExponentialHistogram:
             )
         if self.count + other.count >= 2**63:
             raise MergeError(f"cannot merge {other.count} observations into {self.count}: expected < 2^63 in all")
-        self._store.downscale(min(self._store.scale, other._store.scale))
+        self._own_store().downscale(min(self._store.scale, other._store.scale))
         self.add_counts(other._bucketed(other._store.counts), other._below)
 
     def bucketed(self) -> BucketedValues:
@@ -190,7 +194,8 @@ class ExponentialHistogram:
 
     def copy(self) -> ExponentialHistogram:
         """An independent histogram with the same observations."""
-        return self._with(self._store.copy())
+        self._shared = True
+        return self._with(self._store, shared=True)
 
     def without_thresholds(self) -> ExponentialHistogram:
         """An independent histogram with the same observations, but no exact counts at thresholds."""
@@ -200,7 +205,7 @@ class ExponentialHistogram:
     def of(batch: BucketedValues) -> ExponentialHistogram:
         """A histogram of observations that are in buckets, at their scale."""
         histogram = object.__new__(ExponentialHistogram)
-        histogram._store = BucketStore.of(batch.scale, batch.offset, batch.counts)
+        histogram._store, histogram._shared = BucketStore.of(batch.scale, batch.offset, batch.counts), False
         histogram._thresholds, histogram._below = (), _NO_COUNTS
         histogram.count, histogram.zero_count, histogram.overflow_count = (
             batch.total,
@@ -210,11 +215,16 @@ class ExponentialHistogram:
         histogram.sum, histogram.min, histogram.max = batch.sum, batch.min, batch.max
         return histogram
 
-    def _with(self, store: BucketStore) -> ExponentialHistogram:
-        """The same observations in other buckets, which become the new one's own."""
+    def _own_store(self) -> BucketStore:
+        if self._shared:
+            self._store, self._shared = self._store.copy(), False
+        return self._store
+
+    def _with(self, store: BucketStore, *, shared: bool) -> ExponentialHistogram:
+        """The same observations in other buckets."""
         twin = object.__new__(ExponentialHistogram)
-        twin._store = store
-        twin._thresholds, twin._below = self._thresholds, self._below.copy()
+        twin._store, twin._shared = store, shared
+        twin._thresholds, twin._below = self._thresholds, self._below
         twin.count, twin.zero_count, twin.overflow_count = self.count, self.zero_count, self.overflow_count
         twin.sum, twin.min, twin.max = self.sum, self.min, self.max
         return twin
@@ -225,7 +235,7 @@ class ExponentialHistogram:
             raise ConfigurationError("scale", scale, f"an integer from {MIN_SCALE} to {self.scale} (the own scale)")
         store = self._store.copy()
         store.downscale(scale)
-        return self._with(store)
+        return self._with(store, shared=False)
 
     def quantile(self, q: float) -> float:
         """The nearest-rank quantile, 0 <= q <= 1, within ``relative_error``; the extreme ranks are exact.

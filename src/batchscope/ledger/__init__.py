@@ -12,7 +12,6 @@ try:
 except ImportError as error:
     raise MissingExtraError("A recorded run", "ledger") from error
 
-from batchscope.ledger.recording import Recording, record
-from batchscope.ledger.run import Run, open_run
+from batchscope.ledger.run import Run, find_runs, open_run
 
-__all__ = ["Recording", "Run", "open_run", "record"]
+__all__ = ["Run", "find_runs", "open_run"]

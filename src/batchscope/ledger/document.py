@@ -5,6 +5,7 @@ It is replaced as a whole (rename last), so a reader sees an old one or a new on
 
 from __future__ import annotations
 
+import datetime as dt
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import msgspec
 
 from batchscope.errors import DecodeError
 from batchscope.ledger.schema import SCHEMA, Level
+from batchscope.ledger.summary import Summary
 from batchscope.sinks import RunHeader
-from batchscope.text import readable_document
+from batchscope.text import quoted, readable_document
 from batchscope.version import __version__
 
 NAME = "run.json"
@@ -30,23 +32,29 @@ class State(StrEnum):
 
 
 class RunDocument(msgspec.Struct, kw_only=True):
-    """What ``run.json`` holds. ``rows``: written so far, by table; ``missed``: rows that there was no room for."""
+    """What ``run.json`` holds.
+
+    ``started_at`` and ``ended_at`` are of the recording, by the wall clock. ``rows``: written so far, by table.
+    ``missed``: rows that there was no room for, or that could not be written. ``left_out``: rows of other kinds, which
+    follow from these where a ``RequestTracker`` recorded them. ``configuration``: the engine's resolved one, where a
+    plug-in knows it. ``written_until``: the collector's clock when all that was counted before it was written.
+    """
 
     schema: str = SCHEMA
     version: str = __version__
     state: State = State.RECORDING
     level: Level = Level.DEFAULT
     interval: float = 1.0
+    started_at: dt.datetime | None = None
+    ended_at: dt.datetime | None = None
     headers: list[RunHeader] = []
     rows: dict[str, int] = {}
     missed: dict[str, int] = {}
-    not_kept: dict[str, int] = {}
+    left_out: dict[str, int] = {}
     stopped_by: str = ""
     written_until: float | None = None
-    """The collector's clock when all that was counted before was written."""
     configuration: dict[str, Any] = {}
-    """The engine's resolved configuration, where a plug-in knows it."""
-    summary: dict[str, Any] = {}
+    summary: Summary = msgspec.field(default_factory=Summary)
 
     def write(self, folder: Path) -> None:
         """Replace the run's document."""
@@ -62,11 +70,26 @@ def read_document(folder: Path) -> RunDocument:
     except OSError as error:
         raise DecodeError(f"{folder}: not a run: {NAME} cannot be read ({error.strerror})") from error
     try:
-        schema = msgspec.json.decode(text, type=dict[str, Any]).get("schema")
-        if schema != SCHEMA:
-            raise DecodeError(
-                f"{folder / NAME}: schema = {schema!r}: expected {SCHEMA!r}; read it with the version that wrote it"
-            )
-        return msgspec.json.decode(text, type=RunDocument)
+        document = msgspec.json.decode(text, type=RunDocument)
     except (msgspec.MsgspecError, UnicodeError) as error:
+        _check_schema(folder, text)
         raise DecodeError(f"{folder / NAME}: not the document of a run: {error}") from error
+    if document.schema != SCHEMA:
+        _check_schema(folder, text)
+    return document
+
+
+def _check_schema(folder: Path, text: bytes) -> None:
+    """DecodeError where it is a document of another schema: what it has may mean something else."""
+    try:
+        schema = msgspec.json.decode(text, type=_Schema).schema
+    except (msgspec.MsgspecError, UnicodeError):
+        return
+    if schema != SCHEMA:
+        raise DecodeError(
+            f"{folder / NAME}: schema = {quoted(schema)}: expected {SCHEMA!r}; read it with the version that wrote it"
+        )
+
+
+class _Schema(msgspec.Struct):
+    schema: str

@@ -9,14 +9,14 @@ import fcntl
 import os
 from pathlib import Path
 
-_NAME = ".writing"
+LOCK = ".writing"
 
 
 class WriterLock:
     """Held by the writer of the run in ``folder`` until ``release``, or its process ends, however it does."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / _NAME
+        self._path = folder / LOCK
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
@@ -35,7 +35,7 @@ class WriterLock:
 def being_written(folder: Path) -> bool:
     """Whether a process that lives writes the run in ``folder``."""
     try:
-        file = os.open(folder / _NAME, os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:

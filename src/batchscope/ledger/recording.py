@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import datetime as dt
 import logging
+import time
 from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
-from batchscope.background import Closing, forked
-from batchscope.errors import ConfigurationError
+from batchscope.background import forked
+from batchscope.checks import is_number
+from batchscope.clock import Clock
+from batchscope.errors import ConfigurationError, DecodeError
 from batchscope.ledger.document import RunDocument
+from batchscope.ledger.retention import Retention
 from batchscope.ledger.schema import Level
 from batchscope.ledger.writer import PART_BYTES, PART_SECONDS, RunWriter
-from batchscope.sinks import HandOver, Listener, Sink
+from batchscope.sinks import HandOver, Listener, Recording, Sink
 
 logger = logging.getLogger("batchscope")
+
+_LONGEST_INTERVAL = 60
 
 
 class Recorded(Protocol):
@@ -29,11 +37,8 @@ class Recorded(Protocol):
         """Count what was recorded."""
 
 
-class Recording(Closing):
-    """A run that is being written, in ``path``. ``close()`` ends it; so do the collector's, and the interpreter's end.
-
-    ``failure`` says why nothing more is written, where that is so; ``lost``: rows that were not, by kind.
-    """
+class RunRecording(Recording):
+    """A collector's rows on their way to a run's folder."""
 
     def __init__(self, collector: Recorded, writer: RunWriter, interval: float, max_bytes: int) -> None:
         self.path = writer.folder
@@ -80,33 +85,47 @@ def record(
     root: str | Path,
     *,
     instance_id: str,
-    clock: Callable[[], float],
-    level: Level | str = Level.DEFAULT,
+    clock: Clock,
+    level: str = Level.DEFAULT,
     interval: float = 1.0,
     configuration: Mapping[str, Any] | None = None,
+    retention: Retention = Retention(),  # noqa: B008  (frozen)
     max_bytes: int = 64 << 20,
     part_seconds: float = PART_SECONDS,
     part_bytes: int = PART_BYTES,
+    pace: Clock = time.monotonic,
 ) -> Recording:
-    """Record to a folder in ``root``; ConfigurationError where it cannot be made, or ``level`` is none."""
+    """Record to a folder in ``root``; ConfigurationError where it cannot be made, or a setting is out of range."""
     if level not in set(Level):
         raise ConfigurationError("level", level, f"one of {', '.join(Level)}")
+    if not (is_number(interval) and 0 < interval <= _LONGEST_INTERVAL):
+        raise ConfigurationError("interval", interval, f"seconds, more than 0 and at most {_LONGEST_INTERVAL}")
     document = RunDocument(level=Level(level), interval=float(interval), configuration=dict(configuration or {}))
+
+    def retain() -> None:
+        try:
+            for run in retention.apply(Path(root), dt.datetime.now(dt.UTC)):
+                logger.info("batchscope: %s was removed: it is too old, or the runs are too large", run)
+        except (DecodeError, OSError) as error:
+            logger.warning("batchscope: old runs in %s are not removed: %s", root, error)
+
     try:
         folder = _new_folder(Path(root), instance_id)
-        writer = RunWriter(folder, document, clock, part_seconds=part_seconds, part_bytes=part_bytes)
+        writer = RunWriter(
+            folder, document, clock, part_seconds=part_seconds, part_bytes=part_bytes, converted=retain, pace=pace
+        )  # fmt: skip
     except OSError as error:
         raise ConfigurationError("root", str(root), f"a directory that can be written ({error.strerror})") from error
-    return Recording(collector, writer, interval, max_bytes)
+    retain()
+    return RunRecording(collector, writer, interval, max_bytes)
 
 
 def _new_folder(root: Path, instance_id: str) -> Path:
     name = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}-{instance_id[:8]}"
     root.mkdir(parents=True, exist_ok=True)
-    for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
-        try:
-            (root / (name + suffix)).mkdir()
-        except FileExistsError:
-            continue
-        return root / (name + suffix)
-    raise FileExistsError(17, "too many runs began in this second", name)
+    for number in count(1):
+        folder = root / (name if number == 1 else f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            break
+    return folder

@@ -2,71 +2,121 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batchscope.errors import DecodeError
 from batchscope.ledger.batches import filled
 from batchscope.ledger.document import NAME, RunDocument, State, read_document
 from batchscope.ledger.lock import being_written
-from batchscope.ledger.parts import Part, mark_of, parts
+from batchscope.ledger.parts import Part, marks_of, parts
 from batchscope.ledger.schema import SCHEMA, SCHEMAS, TOKENS, Table
 from batchscope.ledger.spans import joined, token_instants
-from batchscope.ledger.staging import Mark, read_staged
+from batchscope.ledger.staging import Mark, Staged, read_staged
 from batchscope.sinks import RunHeader
+from batchscope.text import quoted, shown
 
 INTERRUPTED = "interrupted"
+"""The state of a run whose process ended without closing it."""
+_ATTEMPTS = 5
 
 
 class _Contents:
-    """All parts of a run, as they were when it was opened, and what is wrong with them."""
+    """All parts of a run, as they were when it was opened, and what is wrong with them.
 
-    def __init__(self, folder: Path) -> None:
-        self.tables: dict[Table, list[pa.Table]] = {table: [] for table in Table}
-        self._written = dict.fromkeys(Table, 0)
-        self.marks: list[Mark] = []
+    ``live``: it is being written. Then a write that is not in all its files yet is left for later.
+    """
+
+    def __init__(self, folder: Path, told: Mapping[str, int], *, live: bool) -> None:
         self.problems: list[str] = []
+        self.until = -math.inf
+        self.converted: dict[Table, list[Path]] = {table: [] for table in Table}
+        self._tables: dict[Table, list[pa.Table]] = {table: [] for table in Table}
+        self._staged: list[tuple[Table, Staged]] = []
+        self._marks: list[Mark] = []
+        self._written: dict[Table, int] = dict.fromkeys(Table, 0)
         for part in parts(folder):
-            self._read(part)
-
-    def _read(self, part: Part) -> None:
-        if part.staged:
-            staged = read_staged(part.path)
-            self.tables[part.table].append(pa.Table.from_batches(staged.batches, schema=SCHEMAS[part.table]))
-            self._note(part.table, staged.marks)
-            if staged.torn_bytes:
-                self.problems.append(f"{part.path.name}: ends in the middle of a write ({staged.torn_bytes} bytes)")
-            return
-        try:
-            table = pq.read_table(part.path)
-        except (pa.ArrowInvalid, OSError) as error:
-            self.problems.append(f"{part.path.name}: cannot be read, left out ({error})")
-            return
-        metadata = table.schema.metadata or {}
-        schema = metadata.get(b"schema", b"").decode()
-        if schema != SCHEMA:
-            raise DecodeError(
-                f"{part.path}: schema = {schema!r}: expected {SCHEMA!r}; read it with the version that wrote it"
-            )
-        self._note(part.table, mark_of(metadata))
-        self.tables[part.table].append(table.cast(SCHEMAS[part.table]))
+            if part.staged:
+                self._read_staged(part, live=live)
+            else:
+                self._read_converted(part)
+        while live and self.missing({}) and self._forget_last_write():
+            pass
+        for table, staged in self._staged:
+            self._tables[table].append(pa.Table.from_batches(staged.batches, schema=SCHEMAS[table]))
+        self.absent = self.missing({} if live else told)
 
     def table(self, table: Table) -> pa.Table:
         """All rows of a table, as they are stored."""
-        found = self.tables[table]
-        return pa.concat_tables(found) if found else SCHEMAS[table].empty_table()
+        return pa.concat_tables([SCHEMAS[table].empty_table(), *self._tables[table]])
 
-    def _note(self, table: Table, marks: list[Mark]) -> None:
-        self.marks += marks
-        self._written[table] += max((mark.of_file(table) for mark in marks), default=0)
+    def staged(self, table: Table) -> pa.Table:
+        """Its rows that are in no converted file yet."""
+        batches = [batch for of, staged in self._staged if of is table for batch in staged.batches]
+        return pa.Table.from_batches(batches, schema=SCHEMAS[table])
 
-    def missing(self) -> dict[Table, int]:
-        """Rows that some write says were written, and that are not there."""
-        told = {table: max((mark.rows.get(table, 0) for mark in self.marks), default=0) for table in Table}
-        return {table: told[table] - rows for table, rows in self._written.items() if rows < told[table]}
+    def missing(self, told: Mapping[str, int]) -> dict[Table, int]:
+        """Rows that some write, or ``told``, says were written, and that are not there."""
+        found = dict(self._written)
+        marks = list(self._marks)
+        for table, staged in self._staged:
+            found[table] += max((mark.of_file(table) for mark in staged.marks), default=0)
+            marks += staged.marks
+        self.until = max((mark.until for mark in marks), default=-math.inf)
+        said = [*(mark.rows for mark in marks), told]
+        known = {table: max(rows.get(table.value, 0) for rows in said) for table in Table}
+        return {table: known[table] - rows for table, rows in found.items() if rows < known[table]}
+
+    def _forget_last_write(self) -> bool:
+        last = max((mark.write for _, staged in self._staged for mark in staged.marks), default=0)
+        for _, staged in self._staged:
+            if staged.marks and staged.marks[-1].write == last:
+                staged.marks.pop()
+                staged.batches.pop()
+        return last > 0
+
+    def _read_staged(self, part: Part, *, live: bool) -> None:
+        staged = read_staged(part.path)
+        self._staged.append((part.table, staged))
+        if staged.torn_bytes and not live:
+            self.problems.append(f"{part.path.name}: {staged.torn_bytes} bytes at its end are of no whole write")
+
+    def _read_converted(self, part: Part) -> None:
+        try:
+            table = pq.read_table(part.path)
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            self._leave_out(part, f"cannot be read: {str(error).splitlines()[0]}")
+            return
+        metadata = table.schema.metadata or {}
+        schema = metadata.get(b"schema", b"").decode(errors="replace")
+        if not schema.startswith(f"{SCHEMA.partition('/')[0]}/"):
+            self._leave_out(part, "was not written by batchscope")
+            return
+        if schema != SCHEMA:
+            raise DecodeError(
+                f"{part.path}: schema = {quoted(schema)}: expected {SCHEMA!r}; read it with the version that wrote it"
+            )
+        try:
+            table = table.select(SCHEMAS[part.table].names).cast(SCHEMAS[part.table])
+            marks = marks_of(metadata)
+        except (pa.ArrowException, KeyError, ValueError, msgspec.MsgspecError) as error:
+            self._leave_out(part, f"its columns are not those of {part.table.value} ({error})")
+            return
+        self._marks += marks
+        self._written[part.table] += max((mark.of_file(part.table) for mark in marks), default=len(table))
+        self._tables[part.table].append(table)
+        self.converted[part.table].append(part.path)
+
+    def _leave_out(self, part: Part, why: str) -> None:
+        self.problems.append(f"{part.path.name}: left out: {shown(why)}")
 
 
 class Run:
@@ -74,8 +124,15 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.document: RunDocument = read_document(path)
-        self._contents = _Contents(path)
+        for attempt in range(_ATTEMPTS):
+            self.document = read_document(path)
+            self.state = state_of(path, self.document)
+            try:
+                self._contents = _Contents(path, self.document.rows, live=self.state == State.RECORDING)
+                break
+            except FileNotFoundError:  # it was converted, or removed, since the folder was listed
+                if attempt == _ATTEMPTS - 1:
+                    raise DecodeError(f"{path}: its files change faster than they can be read: try again") from None
 
     @property
     def headers(self) -> list[RunHeader]:
@@ -89,18 +146,33 @@ class Run:
             raise DecodeError(f"{self.path}: an empty run: nothing was recorded")
         return self.headers[-1]
 
-    @cached_property
-    def state(self) -> str:
-        """``finished``, ``stopped`` (the disk was full, say), ``recording`` still, or ``interrupted``: killed."""
-        if self.document.state is State.RECORDING and not being_written(self.path):
-            return INTERRUPTED
-        return self.document.state.value
-
-    @cached_property
+    @property
     def problems(self) -> list[str]:
         """What is missing or wrong in it, a sentence each; empty: nothing is known to be missing."""
-        missing = [f"{rows} rows of {table.value} are missing" for table, rows in self._contents.missing().items()]
-        return [*self._contents.problems, *missing]
+        contents, document = self._contents, self.document
+        found = list(contents.problems)
+        found += [
+            f"{rows} rows of {table.value} were written and are missing" for table, rows in contents.absent.items()
+        ]
+        found += [
+            f"{rows} rows of {name} were not written: no room, or no disk" for name, rows in document.missed.items()
+        ]
+        last = f" (at {contents.until:.3f} s of its clock)" if math.isfinite(contents.until) else ""
+        if self.state == INTERRUPTED:
+            found.append(
+                f"interrupted: it was not closed; what came after the last write{last} is missing: at most the last"
+                f" {document.interval:g} s"
+            )
+        if self.state == State.STOPPED:
+            found.append(
+                f"stopped: nothing more could be written ({document.stopped_by}); all that came after the last write"
+                f"{last} is missing"
+            )
+        return found
+
+    def stored(self, table: Table) -> tuple[list[Path], pa.Table]:
+        """As it lies on the disk: the Parquet files of a table that can be read, and its rows that are in none yet."""
+        return self._contents.converted[table], self._contents.staged(table)
 
     def requests(self) -> pa.Table:
         """Finished requests, in the order of their ends."""
@@ -119,10 +191,24 @@ class Run:
         """Resets, other limits, errors, gaps in the record."""
         return self._contents.table(Table.EVENTS)
 
+    def unfinished(self) -> list[int]:
+        """The numbers of requests that took part in iterations and have no row: they never finished, or later."""
+        spans = pc.unique(self._contents.table(Table.SPANS).column("request"))
+        finished = self._contents.table(Table.REQUESTS).column("request")
+        found: list[int] = sorted(spans.filter(pc.invert(pc.is_in(spans, finished))).to_pylist())
+        return found
+
     def tokens(self) -> pa.Table:
         """Each token that was emitted: its request and its instant; by request, in order."""
         request, at = token_instants(self.spans(), self._contents.table(Table.ITERATIONS))
         return pa.Table.from_arrays([pa.array(request), pa.array(at, from_pandas=True)], schema=TOKENS)
+
+
+def state_of(folder: Path, document: RunDocument) -> str:
+    """``finished``, ``stopped`` (the disk was full, say), ``recording`` still, or ``interrupted``: killed."""
+    if document.state is State.RECORDING and not being_written(folder):
+        return INTERRUPTED
+    return document.state.value
 
 
 def open_run(path: str | Path) -> Run:

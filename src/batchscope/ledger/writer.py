@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
+import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,17 +15,23 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
+from batchscope.clock import Clock
 from batchscope.ledger.batches import iteration_batch, request_batch, span_batch
 from batchscope.ledger.document import RunDocument, State
 from batchscope.ledger.lock import WriterLock
-from batchscope.ledger.parts import convert, part_path
+from batchscope.ledger.parts import convert, part_path, parts
 from batchscope.ledger.schema import SCHEMAS, Table
 from batchscope.ledger.staging import ENDING, Mark, Stream
+from batchscope.ledger.summary import Summing
 from batchscope.rows import ErrorColumn, Gaps, RowKind, Rows
 from batchscope.sinks import Drained, Missed, RunHeader
+from batchscope.text import readable
+
+logger = logging.getLogger("batchscope")
 
 _TABLE_OF = {RowKind.REQUEST: Table.REQUESTS, RowKind.ITERATION: Table.ITERATIONS, RowKind.SPAN: Table.SPANS}
 _SETTINGS = ("limits", "engine", "definitions")
+_DOCUMENT_SECONDS = 10.0  # what a killed process's summary may be behind its rows
 PART_SECONDS = 600.0
 PART_BYTES = 64 << 20
 
@@ -30,30 +39,37 @@ PART_BYTES = 64 << 20
 class RunWriter:
     """A ``PatientSink``: ``take`` keeps rows, ``flush`` writes them, ``close`` ends the run.
 
-    Staged parts are converted after ``part_seconds`` or ``part_bytes``. ``clock`` is the collector's.
+    Staged parts are converted after ``part_seconds`` or ``part_bytes``; ``converted`` is called after that. ``clock``
+    is the collector's, whose time may be simulated; ``pace`` gives the seconds in which parts grow old. OSError, from
+    whatever it is told, means that the disk takes no more: the run is stopped.
     """
 
     def __init__(
         self,
         folder: Path,
         document: RunDocument,
-        clock: Callable[[], float],
+        clock: Clock,
         *,
         part_seconds: float = PART_SECONDS,
         part_bytes: int = PART_BYTES,
+        converted: Callable[[], object] = lambda: None,
+        pace: Clock = time.monotonic,
     ) -> None:
         self.folder = folder
         self.document = document
-        self._clock = clock
+        self._clock, self._pace = clock, pace
         self._part_seconds, self._part_bytes = part_seconds, part_bytes
-        self._lock = WriterLock(folder)
-        self._tables = document.level.tables
-        self._waiting: dict[Table, list[pa.RecordBatch]] = {table: [] for table in self._tables}
+        self._converted = converted
+        self._waiting: dict[Table, list[pa.RecordBatch]] = {table: [] for table in document.level.tables}
         self._streams: dict[Table, Stream] = {}
-        self._part, self._part_began = 1, clock()
+        self._part, self._part_began = 1, pace()
         self._writes = 0
+        self._summing = Summing()
         self._header: RunHeader | None = None
+        self._saved_at = pace()
+        document.started_at = dt.datetime.now(dt.UTC)
         document.write(folder)
+        self._lock = WriterLock(folder)
 
     # As a sink.
 
@@ -64,21 +80,21 @@ class RunWriter:
         if before is not None:
             for kind, detail in _changes(before, header):
                 self._event(self._clock(), kind, detail=detail)
-        self.document.write(self.folder)
+        self._save()
 
     def take(self, block: Drained) -> None:
         """Keep rows until they are written."""
         if isinstance(block, Gaps):
-            self._not_kept(block.column.name.lower(), len(block.values))
+            self._leave_out(block.column.name, len(block.values))
         elif block.kind is RowKind.ERROR:
             self._errors(block)
-        elif _TABLE_OF.get(block.kind) not in self._tables:
-            self._not_kept(block.kind.name.lower(), len(block.values))
+        elif _TABLE_OF.get(block.kind) not in self._waiting:
+            self._leave_out(block.kind.name, len(block.values))
         elif len(block.values):
             self._waiting[_TABLE_OF[block.kind]].append(self._batch(block))
 
     def missed(self, missed: Missed) -> None:
-        """Rows that there was no room for: the events say so, and the document."""
+        """Rows that there was no room for: the events say so."""
         span = {"first_at": missed.first_at, "last_at": missed.last_at}
         for kind, count in missed.rows.items():
             self._event(missed.last_at, "gap", _name(kind), count, span)
@@ -86,17 +102,75 @@ class RunWriter:
     def end(self) -> None:
         """The segment is over."""
 
-    # In the thread of the hand-over, too.
+    # In the same thread: the time for it.
 
     def flush(self) -> None:
-        """Write all that was taken; OSError where the disk does not take it: then the run is stopped."""
+        """Write all that was taken."""
         try:
             self._write()
-            if self._part_is_full():
-                self._convert()
         except OSError as error:
             self._stop(error)
             raise
+        if self._part_is_full():
+            self._convert()
+        if self._pace() - self._saved_at >= _DOCUMENT_SECONDS:
+            self._save()
+
+    def close(self, lost: Mapping[str, int]) -> None:
+        """Write the rest and end the run; ``lost``: what the hand-over had no room for, or could not hand over."""
+        with contextlib.suppress(OSError):  # the run is stopped, and says so
+            if self.document.state is State.RECORDING:
+                self.flush()
+                self._convert()
+                self.document.state = State.FINISHED
+        for kind, count in lost.items():
+            name = _name(kind)
+            self.document.missed[name] = self.document.missed.get(name, 0) + count
+        self.document.ended_at = dt.datetime.now(dt.UTC)
+        with contextlib.suppress(OSError):
+            self.document.write(self.folder)
+        with contextlib.suppress(OSError):
+            self._lock.release()
+
+    def leave(self) -> None:
+        """In a forked child: the run is the parent's."""
+        self._lock.leave()
+        for stream in self._streams.values():
+            stream.close()
+
+    # Rows that wait.
+
+    @property
+    def _segment(self) -> int:
+        return len(self.document.headers) - 1
+
+    def _batch(self, block: Rows) -> pa.RecordBatch:
+        assert self._header is not None  # noqa: S101  (a sink is told a header first)
+        if block.kind is RowKind.REQUEST:
+            self._summing.add_requests(block.values, self._header)
+            return request_batch(block.values, block.objects, self._segment, self._header)
+        if block.kind is RowKind.ITERATION:
+            self._summing.add_iterations(block.values)
+            return iteration_batch(block.values, self._segment, self._header)
+        return span_batch(block.values)
+
+    def _leave_out(self, name: str, count: int) -> None:
+        self.document.left_out[name.lower()] = self.document.left_out.get(name.lower(), 0) + count
+
+    def _errors(self, block: Rows) -> None:
+        names = [readable(str(name)) for name in block.objects or [""] * len(block.values)]
+        at = block.values[:, ErrorColumn.AT]
+        for name, count in Counter(names).items():
+            self._event(float(at[names.index(name)]), "error", name, count)
+
+    def _event(
+        self, at: float, kind: str, name: str = "", count: int = 1, detail: dict[str, Any] | None = None
+    ) -> None:
+        row = [at, self._segment, kind, name, count, json.dumps(detail or {})]
+        columns = [pa.array([value], field.type) for value, field in zip(row, SCHEMAS[Table.EVENTS], strict=True)]
+        self._waiting[Table.EVENTS].append(pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[Table.EVENTS]))
+
+    # On the disk.
 
     def _write(self) -> None:
         batches = {table: _one(waiting) for table, waiting in self._waiting.items() if waiting}
@@ -111,79 +185,55 @@ class RunWriter:
                 self._waiting[table].clear()
         self.document.written_until = self._clock()
 
-    def close(self, lost: Mapping[str, int]) -> None:
-        """Write the rest and end the run; ``lost``: what the hand-over had no room for, or could not write."""
-        for kind, count in lost.items():
-            self.document.missed[_name(kind)] = count
-        if self.document.state is State.RECORDING:
-            self.flush()
-            self._convert()
-            self.document.state = State.FINISHED
-        self.document.write(self.folder)
-        self._lock.release()
-
-    def _stop(self, error: OSError) -> None:
-        """The disk takes no more: say so, as far as it takes that."""
-        self.document.state, self.document.stopped_by = State.STOPPED, f"{error.strerror or error}"
-        for stream in self._streams.values():
-            stream.close()
-        with contextlib.suppress(OSError):
-            self.document.write(self.folder)
-
-    def leave(self) -> None:
-        """In a forked child: the run is the parent's."""
-        self._lock.leave()
-        for stream in self._streams.values():
-            stream.close()
-
-    def _part_is_full(self) -> bool:
-        long = self._clock() - self._part_began >= self._part_seconds
-        return long or sum(stream.size for stream in self._streams.values()) >= self._part_bytes
-
-    def _convert(self) -> None:
-        self._part_began = self._clock()
-        if not self._streams:
-            return
-        for stream in self._streams.values():
-            stream.close()
-        self._streams.clear()
-        number, self._part = self._part, self._part + 1
-        convert(self.folder, number)
-        self.document.write(self.folder)
-
     def _stream(self, table: Table) -> Stream:
         if table not in self._streams:
             path = part_path(self.folder, table, self._part, ENDING)
             self._streams[table] = Stream(path, table, self.document.rows.get(table.value, 0))
         return self._streams[table]
 
-    @property
-    def _segment(self) -> int:
-        return len(self.document.headers) - 1
+    def _part_is_full(self) -> bool:
+        long = self._pace() - self._part_began >= self._part_seconds
+        return long or sum(stream.size for stream in self._streams.values()) >= self._part_bytes
 
-    def _batch(self, block: Rows) -> pa.RecordBatch:
-        assert self._header is not None  # noqa: S101  (a sink is told a header first)
-        if block.kind is RowKind.REQUEST:
-            return request_batch(block.values, block.objects, self._segment, self._header)
-        if block.kind is RowKind.ITERATION:
-            return iteration_batch(block.values, self._segment, self._header)
-        return span_batch(block.values)
+    def _convert(self) -> None:
+        """Make Parquet of what is staged. Where that fails the streams stay, and are tried again with the next."""
+        self._part_began = self._pace()
+        if self._streams:
+            self._part += 1
+        for stream in self._streams.values():
+            stream.close()
+        self._streams.clear()
+        try:
+            for number in sorted({part.number for part in parts(self.folder) if part.staged}):
+                convert(self.folder, number)
+        except OSError as error:
+            logger.warning("batchscope: %s: a part stays as it was staged: %s", self.folder, error)
+        self._save()
+        self._converted()
 
-    def _not_kept(self, name: str, count: int) -> None:
-        self.document.not_kept[name] = self.document.not_kept.get(name, 0) + count
+    def _save(self) -> None:
+        self._saved_at = self._pace()
+        self.document.summary = self._summing.now()
+        try:
+            self.document.write(self.folder)
+        except OSError as error:
+            self._stop(error)
+            raise
 
-    def _errors(self, block: Rows) -> None:
-        names = [str(name) for name in block.objects or [""] * len(block.values)]
-        at = block.values[:, ErrorColumn.AT]
-        for name, count in Counter(names).items():
-            self._event(float(at[names.index(name)]), "error", name, count)
-
-    def _event(
-        self, at: float, kind: str, name: str = "", count: int = 1, detail: dict[str, Any] | None = None
-    ) -> None:
-        row = [at, self._segment, kind, name, count, json.dumps(detail or {})]
-        columns = [pa.array([value], field.type) for value, field in zip(row, SCHEMAS[Table.EVENTS], strict=True)]
-        self._waiting[Table.EVENTS].append(pa.RecordBatch.from_arrays(columns, schema=SCHEMAS[Table.EVENTS]))
+    def _stop(self, error: OSError) -> None:
+        """The disk takes no more: say so, as far as it takes that."""
+        self.document.state, self.document.stopped_by = State.STOPPED, readable(error.strerror or str(error))
+        self.document.summary = self._summing.now()
+        for table, waiting in self._waiting.items():
+            count = sum(map(len, waiting))
+            if count:
+                self.document.missed[table.value] = self.document.missed.get(table.value, 0) + count
+            waiting.clear()
+        for stream in self._streams.values():
+            stream.close()
+        self._streams.clear()
+        with contextlib.suppress(OSError):
+            self.document.write(self.folder)
 
 
 def _name(kind: str) -> str:

@@ -11,7 +11,7 @@ from batchscope.catalog import CATALOG, MetricKind, values
 from batchscope.scraping.fetch import MetricsUrl
 from batchscope.scraping.remote import snapshot_url
 from batchscope.scraping.snapshot import not_given
-from batchscope.scraping.sums import Figures, figures_of
+from batchscope.scraping.sums import TargetSums, figures_of
 from batchscope.scraping.table import KEY_NUMBERS, NUMBERS, Aggregation, Quantity
 from batchscope.scraping.watcher import Look
 from batchscope.scraping.window import Scrape, difference
@@ -102,7 +102,7 @@ def _besides(snapshot: MetricsSnapshot, read: frozenset[str]) -> dict[str, Given
     """Batchscope's own metrics that no rule has ``read``, each with the sum of its series."""
     state = cumulative_of(snapshot)
     counted = [one for one in CATALOG if one.kind in {MetricKind.COUNTER, MetricKind.GAUGE} and one.name not in read]
-    found = [(metric, [one.value for one in values(metric, state)]) for metric in counted]
+    found = [(metric, [value for _, value in values(metric, state)]) for metric in counted]
     return {
         metric.name: GivenNumber(metric.kind, metric.name, sum(numbers), metric.help.rstrip("."))
         for metric, numbers in found
@@ -110,7 +110,7 @@ def _besides(snapshot: MetricsSnapshot, read: frozenset[str]) -> dict[str, Given
     }
 
 
-def _given(figures: Figures, quantity: Quantity) -> GivenNumber:
+def _given(figures: TargetSums, quantity: Quantity) -> GivenNumber:
     if quantity.kind is Aggregation.HISTOGRAM:
         value = figures.histograms[quantity].count
     elif quantity.kind is Aggregation.COUNTER:

@@ -33,7 +33,7 @@ class Sample(NamedTuple):
     value: float
 
 
-class Exposition(NamedTuple):
+class Page(NamedTuple):
     """A page: the known samples, the families that it announces, and the names of its other samples."""
 
     samples: list[Sample]
@@ -74,7 +74,7 @@ class PageReader:
             self._begin(self._rest)
             self._number -= 1  # it goes on with the next piece
 
-    def page(self) -> Exposition:
+    def page(self) -> Page:
         """The page, which ends here: one that was cut off never yields half a number."""
         with self._located():
             if self._rest.strip():
@@ -82,7 +82,7 @@ class PageReader:
                 raise _BadLineError("ends in the middle: the page was cut short")
             if not self._seen_something and not self._families and not self._unknown:
                 raise _BadLineError("the page is empty: expected Prometheus text")
-        return Exposition(self._samples, frozenset(self._families), frozenset(self._unknown))
+        return Page(self._samples, frozenset(self._families), frozenset(self._unknown))
 
     @contextmanager
     def _located(self) -> Iterator[None]:

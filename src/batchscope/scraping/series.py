@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from batchscope.scraping.engines import ENGINES
 from batchscope.scraping.intervals import LARGEST, BucketError, Buckets
-from batchscope.scraping.page import Exposition, Sample
+from batchscope.scraping.page import Page, Sample
 from batchscope.scraping.table import Aggregation, EngineNames, Quantity, Rule, family_of
 
 START_TIME = "process_start_time_seconds"
@@ -19,7 +19,7 @@ START_TIME = "process_start_time_seconds"
 
 _LATEST = dt.datetime(9999, 1, 1, tzinfo=dt.UTC).timestamp()
 
-Labels = frozenset[tuple[str, str]]
+LabelSet = frozenset[tuple[str, str]]
 
 
 class Key(NamedTuple):
@@ -29,7 +29,7 @@ class Key(NamedTuple):
     reason: str = ""
 
 
-class Reading(NamedTuple):
+class PageSeries(NamedTuple):
     """One page, read: series by canonical number and labels, as they stand.
 
     ``derived``: counters that are products of others and too coarse to tell a reset. ``sources``: the family that
@@ -40,9 +40,9 @@ class Reading(NamedTuple):
     """
 
     engine: EngineNames
-    counters: dict[Key, dict[Labels, float]]
-    gauges: dict[Quantity, dict[Labels, float]]
-    histograms: dict[Quantity, dict[Labels, Buckets]]
+    counters: dict[Key, dict[LabelSet, float]]
+    gauges: dict[Quantity, dict[LabelSet, float]]
+    histograms: dict[Quantity, dict[LabelSet, Buckets]]
     derived: frozenset[Key]
     sources: dict[Quantity, str]
     announced: frozenset[Quantity]
@@ -70,7 +70,7 @@ def known_samples() -> frozenset[str]:
     )
 
 
-def read(page: Exposition) -> Reading | None:
+def read(page: Page) -> PageSeries | None:
     """The page in canonical numbers; ``None`` where no engine's names are on it."""
     names = {sample.name for sample in page.samples}
     every = names | page.families | page.unknown
@@ -85,21 +85,21 @@ def read(page: Exposition) -> Reading | None:
 class _Reader:
     """Applies one engine's rules to one page."""
 
-    def __init__(self, engine: EngineNames, page: Exposition, mixed: tuple[str, ...]) -> None:
+    def __init__(self, engine: EngineNames, page: Page, mixed: tuple[str, ...]) -> None:
         self._engine = engine
         self._page = page
         self._mixed = mixed
         self._samples: dict[str, list[Sample]] = defaultdict(list)
         for sample in page.samples:
             self._samples[sample.name].append(sample)
-        self._counters: dict[Key, dict[Labels, float]] = {}
-        self._gauges: dict[Quantity, dict[Labels, float]] = {}
-        self._histograms: dict[Quantity, dict[Labels, Buckets]] = {}
+        self._counters: dict[Key, dict[LabelSet, float]] = {}
+        self._gauges: dict[Quantity, dict[LabelSet, float]] = {}
+        self._histograms: dict[Quantity, dict[LabelSet, Buckets]] = {}
         self._derived: set[Key] = set()
         self._sources: dict[Quantity, str] = {}
         self._rejected: list[str] = []
 
-    def reading(self, names: Iterable[str]) -> Reading:
+    def reading(self, names: Iterable[str]) -> PageSeries:
         for rule in self._engine.rules:
             self._apply(rule)
         signs = [frozenset(sample.labels.items()) for sample in self._samples[self._engine.sign]]
@@ -107,7 +107,7 @@ class _Reader:
         given = set(names) | {family_of(name) for name in names}
         announced = {rule.quantity for rule in self._engine.rules if self._only_announced(rule)}
         families = {_family(name, self._page.families) for name in self._page.unknown} | self._page.families
-        return Reading(
+        return PageSeries(
             engine=self._engine,
             counters=self._counters,
             gauges=self._gauges,
@@ -154,8 +154,8 @@ class _Reader:
             self._gauges[rule.quantity] = series
         return bool(series)
 
-    def _gauge_series(self, rule: Rule, name: str) -> dict[Labels, float]:
-        series: dict[Labels, float] = {}
+    def _gauge_series(self, rule: Rule, name: str) -> dict[LabelSet, float]:
+        series: dict[LabelSet, float] = {}
         for sample in self._matching(rule, name):
             value = self._value(rule, sample)
             if abs(value) <= LARGEST:  # an engine's NaN is "not known"
@@ -166,7 +166,7 @@ class _Reader:
         return [name for name in rule.names if name in self._samples]
 
     def _counter(self, rule: Rule, name: str) -> bool:
-        found: dict[Key, dict[Labels, float]] = {}
+        found: dict[Key, dict[LabelSet, float]] = {}
         for sample in self._matching(rule, name + rule.part):
             key = Key(rule.quantity, rule.reasons.get(sample.labels.get(rule.reason_of, ""), rule.reason))
             value = sample.value * self._times(rule, sample)
@@ -183,10 +183,10 @@ class _Reader:
             {_without(sample.labels): sample.value * unit for sample in self._matching(rule, name + part)}
             for part, unit in (("_sum", rule.unit), ("_count", 1.0))
         )
-        edges: dict[Labels, dict[float, float]] = {labels: {} for labels in counts}
+        edges: dict[LabelSet, dict[float, float]] = {labels: {} for labels in counts}
         for sample in self._matching(rule, f"{name}_bucket"):
             edges.setdefault(_without(sample.labels), {})[rule.unit * _edge(sample.labels.get("le", ""))] = sample.value
-        series: dict[Labels, Buckets] = {}
+        series: dict[LabelSet, Buckets] = {}
         for labels, by_edge in edges.items():
             try:
                 buckets = Buckets.of(by_edge, counts.get(labels, math.nan), sums.get(labels, math.nan))
@@ -215,7 +215,7 @@ class _Reader:
             return 1.0
         return next((other.value for other in self._samples[rule.times] if other.labels == sample.labels), math.nan)
 
-    def _labels(self, labels: Mapping[str, str]) -> Labels:
+    def _labels(self, labels: Mapping[str, str]) -> LabelSet:
         """What tells series apart whose numbers add up."""
         return frozenset((name, value) for name, value in labels.items() if value and name not in self._engine.copies)
 
@@ -225,11 +225,11 @@ def _family(sample: str, families: frozenset[str]) -> str:
     return sample if sample in families else family_of(sample)
 
 
-def _keep_largest(series: dict[Labels, float], labels: Labels, value: float) -> None:
+def _keep_largest(series: dict[LabelSet, float], labels: LabelSet, value: float) -> None:
     series[labels] = max(value, series.get(labels, value))
 
 
-def _without(labels: Mapping[str, str]) -> Labels:
+def _without(labels: Mapping[str, str]) -> LabelSet:
     return frozenset(pair for pair in labels.items() if pair[0] != "le")
 
 

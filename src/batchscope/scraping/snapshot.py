@@ -17,7 +17,7 @@ from batchscope.scraping.documents import (
     ScrapeWindow,
 )
 from batchscope.scraping.intervals import Buckets
-from batchscope.scraping.sums import Figures, over_reasons
+from batchscope.scraping.sums import TargetSums, over_reasons
 from batchscope.scraping.table import NUMBERS, Quantity
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.statistics.summaries import (
@@ -49,7 +49,7 @@ class ScrapeIdentity(NamedTuple):
 
 
 def scraped_snapshot(
-    figures: Figures, identity: ScrapeIdentity, announced: frozenset[Quantity] = frozenset()
+    figures: TargetSums, identity: ScrapeIdentity, announced: frozenset[Quantity] = frozenset()
 ) -> ScrapedSnapshot:
     """The document of one target or fleet."""
     return ScrapedSnapshot(
@@ -64,7 +64,7 @@ def scraped_snapshot(
     )
 
 
-def not_given(figures: Figures, announced: frozenset[Quantity] = frozenset()) -> dict[str, str]:
+def not_given(figures: TargetSums, announced: frozenset[Quantity] = frozenset()) -> dict[str, str]:
     """Canonical name -> why there is no value."""
     reasons = {**figures.engine.passing, **figures.engine.lacks}
     return {
@@ -74,7 +74,7 @@ def not_given(figures: Figures, announced: frozenset[Quantity] = frozenset()) ->
     }
 
 
-def _snapshot(figures: Figures, identity: ScrapeIdentity) -> MetricsSnapshot:
+def _snapshot(figures: TargetSums, identity: ScrapeIdentity) -> MetricsSnapshot:
     started = figures.started if not math.isnan(figures.started) else identity.time.timestamp()
     limits = _limits(figures)
     return MetricsSnapshot(
@@ -98,7 +98,7 @@ def _snapshot(figures: Figures, identity: ScrapeIdentity) -> MetricsSnapshot:
     )
 
 
-def _outcomes(figures: Figures) -> dict[Outcome, int]:
+def _outcomes(figures: TargetSums) -> dict[Outcome, int]:
     counts = dict.fromkeys(Outcome, 0)
     for key, value in figures.totals.items():
         if key.quantity is Quantity.REQUESTS_FINISHED:
@@ -106,7 +106,7 @@ def _outcomes(figures: Figures) -> dict[Outcome, int]:
     return counts
 
 
-def _request_statistics(figures: Figures) -> RequestStatistics:
+def _request_statistics(figures: TargetSums) -> RequestStatistics:
     outcomes = _outcomes(figures)
     means = {quantity: buckets.mean for quantity, buckets in figures.histograms.items()}
     return RequestStatistics(
@@ -123,7 +123,7 @@ def _request_statistics(figures: Figures) -> RequestStatistics:
     )
 
 
-def _iteration_statistics(figures: Figures) -> IterationStatistics:
+def _iteration_statistics(figures: TargetSums) -> IterationStatistics:
     """Utilization is left out: a page does not tell how many schedulers share the places that it counts."""
     iterations = over_reasons(figures.gains, Quantity.ITERATIONS)
     if not figures.partial.keys().isdisjoint(_PER_ITERATION):
@@ -142,7 +142,7 @@ def _iteration_statistics(figures: Figures) -> IterationStatistics:
     )
 
 
-def _summary(figures: Figures, quantity: Quantity) -> DistributionSummary:
+def _summary(figures: TargetSums, quantity: Quantity) -> DistributionSummary:
     """Count and mean; the percentiles are not numbers here: see the intervals."""
     source = BUCKETS_SINCE_START if figures.since_start else BUCKETS
     buckets = figures.histograms.get(quantity)
@@ -154,7 +154,7 @@ def _summary(figures: Figures, quantity: Quantity) -> DistributionSummary:
     )  # fmt: skip
 
 
-def _intervals(figures: Figures, quantity: Quantity) -> IntervalSummary:
+def _intervals(figures: TargetSums, quantity: Quantity) -> IntervalSummary:
     buckets: Buckets = figures.histograms[quantity]
     return IntervalSummary(
         count=_whole(buckets.count),
@@ -170,12 +170,12 @@ def _intervals(figures: Figures, quantity: Quantity) -> IntervalSummary:
     )
 
 
-def _ratios(figures: Figures) -> dict[str, RatioSpan]:
+def _ratios(figures: TargetSums) -> dict[str, RatioSpan]:
     ratios = [usage.ratio for usage in figures.usages]
     return {Quantity.KV_CACHE_USAGE: RatioSpan(min(ratios), max(ratios), len(ratios))} if ratios else {}
 
 
-def _totals(figures: Figures) -> Totals:
+def _totals(figures: TargetSums) -> Totals:
     tokens = _whole(figures.total(Quantity.GENERATION_TOKENS))
     at_finish = figures.engine.tokens_at_finish
     return Totals(
@@ -197,7 +197,7 @@ def _totals(figures: Figures) -> Totals:
     )
 
 
-def _gauges(figures: Figures, limits: SchedulerLimits) -> Gauges:
+def _gauges(figures: TargetSums, limits: SchedulerLimits) -> Gauges:
     running, waiting, deferred, memory = (
         _optional(figures, quantity)
         for quantity in (
@@ -218,7 +218,7 @@ def _gauges(figures: Figures, limits: SchedulerLimits) -> Gauges:
     )
 
 
-def _limits(figures: Figures) -> SchedulerLimits:
+def _limits(figures: TargetSums) -> SchedulerLimits:
     """A limit of 0 is an engine's "not set yet"."""
     running, tokens, blocks = (
         _optional(figures, quantity) or None
@@ -229,7 +229,7 @@ def _limits(figures: Figures) -> SchedulerLimits:
     return SchedulerLimits(running, tokens, blocks)
 
 
-def _window(figures: Figures) -> WindowTotals:
+def _window(figures: TargetSums) -> WindowTotals:
     tokens = _whole(over_reasons(figures.gains, Quantity.GENERATION_TOKENS))
     at_finish = figures.engine.tokens_at_finish
     return WindowTotals(
@@ -242,7 +242,7 @@ def _window(figures: Figures) -> WindowTotals:
     )
 
 
-def _optional(figures: Figures, quantity: Quantity) -> int | None:
+def _optional(figures: TargetSums, quantity: Quantity) -> int | None:
     value = figures.gauges.get(quantity)
     return None if value is None else max(0, _whole(value))
 

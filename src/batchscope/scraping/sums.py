@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from batchscope.scraping.intervals import Buckets, merged
-from batchscope.scraping.series import Key, Labels, Reading
+from batchscope.scraping.series import Key, LabelSet, PageSeries
 from batchscope.scraping.table import EngineNames, Quantity
 from batchscope.scraping.window import Scrape, Window
 
@@ -29,7 +29,7 @@ class Usage(NamedTuple):
     capacity: float
 
 
-class Figures(NamedTuple):
+class TargetSums(NamedTuple):
     """What a view shows; ``gains``, ``rates`` (a second) and ``histograms`` are of the window.
 
     ``not_merged``: what engines of a fleet mean different things by, and is therefore left out. ``partial``: what
@@ -80,7 +80,7 @@ def over_reasons(table: Mapping[Key, float], quantity: Quantity) -> float:
     return sum(found) if found else math.nan
 
 
-def figures_of(scrape: Scrape, window: Window) -> Figures:
+def figures_of(scrape: Scrape, window: Window) -> TargetSums:
     """One target's."""
     reading = scrape.reading
     totals, gains = _added(reading.counters), _added(window.counters)
@@ -93,7 +93,7 @@ def figures_of(scrape: Scrape, window: Window) -> Figures:
             definitions.setdefault(Quantity.PROMPT_TOKENS_COMPUTED, CACHED_INCLUDED)
         for table in (totals, gains):
             table[_COMPUTED] = max(0.0, table.get(_PROMPT, 0.0) - table.get(_CACHED, 0.0))
-    return Figures(
+    return TargetSums(
         engine=reading.engine,
         version=reading.version,
         totals=totals,
@@ -114,7 +114,7 @@ def figures_of(scrape: Scrape, window: Window) -> Figures:
     )
 
 
-def combined(fleet: Sequence[Figures]) -> Figures:
+def combined(fleet: Sequence[TargetSums]) -> TargetSums:
     """A fleet's: only what all its engines mean the same by is merged; only windows of one sort are.
 
     A target without a window yet (its numbers are since it started) stays out of rates and distributions as long
@@ -123,7 +123,7 @@ def combined(fleet: Sequence[Figures]) -> Figures:
     current = [figures for figures in fleet if not figures.since_start] or list(fleet)
     different = _meant_differently(fleet)
     quantities = {quantity for figures in current for quantity in figures.histograms}
-    return Figures(
+    return TargetSums(
         engine=_engine_of(fleet),
         version=fleet[0].version if len({figures.version for figures in fleet}) == 1 else "",
         totals=_sums([figures.totals for figures in fleet]),
@@ -149,18 +149,18 @@ def combined(fleet: Sequence[Figures]) -> Figures:
     )
 
 
-def _rates(fleet: Sequence[Figures]) -> dict[Key, float]:
+def _rates(fleet: Sequence[TargetSums]) -> dict[Key, float]:
     """Those that every target has that counts the thing: a part of them would look like the whole."""
     known = {key for figures in fleet for key in figures.rates}
     untimed = {key for figures in fleet for key in figures.totals if key not in figures.rates}
     return {key: sum(figures.rates.get(key, 0.0) for figures in fleet) for key in known - untimed}
 
 
-def _givers(fleet: Sequence[Figures]) -> Counter[Quantity]:
+def _givers(fleet: Sequence[TargetSums]) -> Counter[Quantity]:
     return Counter(quantity for figures in fleet for quantity in figures.given)
 
 
-def _engine_of(fleet: Sequence[Figures]) -> EngineNames:
+def _engine_of(fleet: Sequence[TargetSums]) -> EngineNames:
     first = fleet[0].engine
     if all(figures.engine is first for figures in fleet):
         return first
@@ -168,7 +168,7 @@ def _engine_of(fleet: Sequence[Figures]) -> EngineNames:
     return EngineNames(MIXED, "several engines", (), (), {}, tokens_at_finish=at_finish)
 
 
-def _meant_differently(fleet: Sequence[Figures]) -> set[Quantity]:
+def _meant_differently(fleet: Sequence[TargetSums]) -> set[Quantity]:
     """The numbers by which those that give them do not mean the same."""
     meanings: dict[Quantity, set[str]] = {}
     for figures in fleet:
@@ -177,7 +177,7 @@ def _meant_differently(fleet: Sequence[Figures]) -> set[Quantity]:
     return {quantity for quantity, texts in meanings.items() if len(texts) > 1}
 
 
-def _added(counters: Mapping[Key, Mapping[Labels, float]]) -> dict[Key, float]:
+def _added(counters: Mapping[Key, Mapping[LabelSet, float]]) -> dict[Key, float]:
     return {key: sum(series.values()) for key, series in counters.items()}
 
 
@@ -191,22 +191,22 @@ def _common(tables: Sequence[Mapping[K, str]]) -> dict[K, str]:
     return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
 
 
-def _usages(reading: Reading) -> tuple[Usage, ...]:
+def _usages(reading: PageSeries) -> tuple[Usage, ...]:
     ratios = reading.gauges.get(Quantity.KV_CACHE_USAGE, {})
     capacities = reading.gauges.get(Quantity.KV_CACHE_CAPACITY, {})
     rank = reading.engine.rank
     return tuple(Usage(ratio, _capacity(capacities, rank, labels)) for labels, ratio in ratios.items())
 
 
-def _capacity(capacities: Mapping[Labels, float], rank: str, of: Labels) -> float:
+def _capacity(capacities: Mapping[LabelSet, float], rank: str, of: LabelSet) -> float:
     fitting = [value for labels, value in capacities.items() if dict(labels).get(rank) == dict(of).get(rank)]
     return fitting[0] if len(fitting) == 1 else math.nan
 
 
-def _common_labels(reading: Reading) -> dict[str, str]:
+def _common_labels(reading: PageSeries) -> dict[str, str]:
     """The labels that every series has; kept, as a merged snapshot keeps those that all agree on."""
     settings = {Quantity.KV_CACHE_CAPACITY, Quantity.LIMIT_KV_CACHE_BLOCKS}  # an information metric's labels are values
     gauges = [series for quantity, series in reading.gauges.items() if quantity not in settings]
-    tables: Iterable[Mapping[Labels, object]] = (*reading.counters.values(), *gauges, *reading.histograms.values())
+    tables: Iterable[Mapping[LabelSet, object]] = (*reading.counters.values(), *gauges, *reading.histograms.values())
     series = [labels for table in tables for labels in table]
     return dict(sorted(frozenset.intersection(*series))) if series else {}

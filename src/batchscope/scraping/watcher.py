@@ -17,9 +17,9 @@ from batchscope.scraping.engines import ENGINES
 from batchscope.scraping.fetch import Fetcher, MetricsUrl, ScrapeError, ScrapeLimits, in_background, wait_for
 from batchscope.scraping.page import PageReader
 from batchscope.scraping.remote import METRICS, SNAPSHOT, exact, held_since, read_snapshot, snapshot_url
-from batchscope.scraping.series import Reading, known_samples, read
+from batchscope.scraping.series import PageSeries, known_samples, read
 from batchscope.scraping.snapshot import ScrapeIdentity, scraped_snapshot
-from batchscope.scraping.sums import Figures, combined, figures_of
+from batchscope.scraping.sums import TargetSums, combined, figures_of
 from batchscope.scraping.table import Quantity, family_of
 from batchscope.scraping.window import Scrape, difference
 from batchscope.statistics.snapshot import MetricsSnapshot
@@ -44,7 +44,7 @@ class UnknownEngineError(ScrapeError):
 class Look(NamedTuple):
     """One target's page, read; of batchscope's own endpoint the ``snapshot`` beside it, or why it is ``lacking``."""
 
-    reading: Reading
+    reading: PageSeries
     snapshot: MetricsSnapshot | None = None
     lacking: str = ""
 
@@ -64,7 +64,7 @@ async def look(url: MetricsUrl, fetcher: Fetcher) -> Look:
         return Look(reading, lacking=f"exact figures are not to be had: {error}")
 
 
-async def scrape(url: MetricsUrl, fetcher: Fetcher, deadline: float | None = None) -> Reading:
+async def scrape(url: MetricsUrl, fetcher: Fetcher, deadline: float | None = None) -> PageSeries:
     """One page, read; ``ScrapeError`` where it cannot be, or is no known engine's. The rest: see ``Fetcher.read``."""
     reader = PageReader(known_samples().__contains__, fetcher.limits, url.text)
     await fetcher.read(url, reader.take, deadline)
@@ -82,7 +82,7 @@ class Target:
 
     def __init__(self, url: MetricsUrl, *, stalled_seconds: float = STALLED_SECONDS) -> None:
         self.url = url
-        self.figures: Figures | None = None
+        self.figures: TargetSums | None = None
         self.snapshot: MetricsSnapshot | None = None
         self.held: dict[str, float] = {}
         self._stalled_seconds = stalled_seconds
@@ -144,7 +144,7 @@ class Watcher:
     """Scrapes all targets at once: ``round()`` is one look at each of them.
 
     ConfigurationError for a target that is named twice (it would count twice) or more than 256 of them. ``token`` is
-    sent to every target.
+    sent to every target. Many watchers can share a ``fetcher``, which has limits and token.
     """
 
     def __init__(
@@ -156,13 +156,14 @@ class Watcher:
         wall_clock: Callable[[], float] = time.time,
         stalled_seconds: float = STALLED_SECONDS,
         token: bytes | None = None,
+        fetcher: Fetcher | None = None,
     ) -> None:
         if len(urls) > MAX_TARGETS:
             raise ConfigurationError("URL", f"({len(urls)} of them)", f"at most {MAX_TARGETS}")
         for index, url in enumerate(urls):
             if url in urls[:index]:
                 raise ConfigurationError("URL", url.text, "each target once")
-        self._fetcher = Fetcher(limits, token)
+        self._fetcher = fetcher or Fetcher(limits, token)
         self._clock, self._wall_clock = clock, wall_clock
         self._targets = [Target(url, stalled_seconds=stalled_seconds) for url in urls]
         self._sequence = 0
@@ -213,7 +214,7 @@ def _fleet(targets: Sequence[Target], identity: ScrapeIdentity) -> ScrapedSnapsh
         return msgspec.structs.replace(page, notes=[f"the targets' snapshots do not merge: {error}"])
 
 
-def _busy(figures: Figures, snapshot: MetricsSnapshot | None) -> bool:
+def _busy(figures: TargetSums, snapshot: MetricsSnapshot | None) -> bool:
     """Whether requests are unfinished; batchscope knows them even while no iteration tells who runs."""
     numbers = [figures.gauges.get(q, 0) for q in (Quantity.REQUESTS_RUNNING, Quantity.REQUESTS_WAITING)]
     return any(number > 0 for number in numbers) or (snapshot is not None and snapshot.gauges.requests_in_flight > 0)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
 
 from batchscope.scraping.intervals import Buckets
-from batchscope.scraping.series import Key, Labels, Reading
+from batchscope.scraping.series import Key, LabelSet, PageSeries
 from batchscope.scraping.table import Quantity
 from batchscope.statistics.snapshot import MetricsSnapshot
 
@@ -21,7 +21,7 @@ class Scrape(NamedTuple):
     ``snapshot``: of batchscope's own endpoint, the exact figures beside its page; ``lacking``: why there are none.
     """
 
-    reading: Reading
+    reading: PageSeries
     at: float
     wall: float
     snapshot: MetricsSnapshot | None = None
@@ -39,8 +39,8 @@ class Window(NamedTuple):
     seconds: float
     since_start: bool
     restarted: bool
-    counters: dict[Key, dict[Labels, float]]
-    histograms: dict[Quantity, dict[Labels, Buckets]]
+    counters: dict[Key, dict[LabelSet, float]]
+    histograms: dict[Quantity, dict[LabelSet, Buckets]]
 
     @property
     def moved(self) -> bool:
@@ -73,11 +73,11 @@ def _other_process(now: Scrape, before: Scrape) -> bool:
     return abs(now.reading.started - before.reading.started) > _SAME_START_SECONDS
 
 
-def _gains(now: Scrape, before: Scrape) -> dict[Key, dict[Labels, float]] | None:
+def _gains(now: Scrape, before: Scrape) -> dict[Key, dict[LabelSet, float]] | None:
     """How much each counter grew; ``None`` where one fell or is gone: it was reset."""
     if not _all_still_there(now.reading.counters, before.reading.counters):
         return None
-    gains: dict[Key, dict[Labels, float]] = {}
+    gains: dict[Key, dict[LabelSet, float]] = {}
     for key, series in now.reading.counters.items():
         old = before.reading.counters.get(key, {})
         gains[key] = {labels: value - old.get(labels, 0.0) for labels, value in series.items()}
@@ -88,10 +88,10 @@ def _gains(now: Scrape, before: Scrape) -> dict[Key, dict[Labels, float]] | None
     return gains
 
 
-def _new_observations(now: Scrape, before: Scrape) -> dict[Quantity, dict[Labels, Buckets]] | None:
+def _new_observations(now: Scrape, before: Scrape) -> dict[Quantity, dict[LabelSet, Buckets]] | None:
     if not _all_still_there(now.reading.histograms, before.reading.histograms):
         return None
-    gains: dict[Quantity, dict[Labels, Buckets]] = {}
+    gains: dict[Quantity, dict[LabelSet, Buckets]] = {}
     for quantity, series in now.reading.histograms.items():
         old = before.reading.histograms.get(quantity, {})
         gains[quantity] = {}
@@ -103,5 +103,5 @@ def _new_observations(now: Scrape, before: Scrape) -> dict[Quantity, dict[Labels
     return gains
 
 
-def _all_still_there(now: Mapping[T, Mapping[Labels, object]], before: Mapping[T, Mapping[Labels, object]]) -> bool:
+def _all_still_there(now: Mapping[T, Mapping[LabelSet, object]], before: Mapping[T, Mapping[LabelSet, object]]) -> bool:
     return all(labels in now.get(key, {}) for key, series in before.items() for labels in series)

@@ -77,15 +77,20 @@ class LinearCostModel(msgspec.Struct, frozen=True):
         decoding_requests: npt.ArrayLike,
         kv_tokens_read: npt.ArrayLike,
         seconds: npt.ArrayLike,
+        *,
+        ones: npt.ArrayLike | None = None,
     ) -> LinearCostModel:
         """The model with the least squared error over measured iterations, one element each.
 
-        No constant comes out negative: more work never takes less time.
+        No constant comes out negative: more work never takes less time. ``ones`` is what ``fixed`` is multiplied
+        with: where every column is scaled by a weight, that weight.
         """
         columns = [np.asarray(c, np.float64) for c in (prefill_tokens, decoding_requests, kv_tokens_read)]
         target = np.asarray(seconds, np.float64)
-        matrix = np.column_stack([np.ones_like(target), *columns])
-        return cls(*(float(constant) for constant in _non_negative_least_squares(matrix, target)))
+        fixed = np.ones_like(target) if ones is None else np.asarray(ones, np.float64)
+        matrix = np.column_stack([fixed, *columns])
+        constants = _non_negative_least_squares(matrix, target)
+        return cls(float(constants[0]), float(constants[1]), float(constants[2]), float(constants[3]))
 
 
 def _non_negative_least_squares(matrix: _Floats, target: _Floats) -> _Floats:

@@ -7,6 +7,7 @@ repeat each other are gone through as one sum, so that a simulation takes tens o
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,6 +36,8 @@ class Instants:
         self.preemptions = np.zeros(requests, np.int64)
         self.iterations = 0
         self.busy_seconds: dict[str, float] = {}
+        self.work = [0.0, 0.0, 0.0, 0.0]
+        """What the first four constants of the cost were multiplied with, all iterations together."""
         self.largest_batch = 0
         self.largest_context = 0
         self.largest_chunk = 0
@@ -46,16 +49,37 @@ def simulate_instants(
     cost: LinearCostModel,
     *,
     until: float = math.inf,
+    pace: Pace | None = None,
 ) -> Instants:
-    """Serve ``workload``, in order of arrival, until every request has ended or ``until``, seconds since the start."""
-    run = _Run(workload, options, cost)
+    """Serve ``workload``, in order of arrival, until every request has ended or ``until``, seconds since the start.
+
+    ``pace``: how many times as long as ``cost`` says an iteration takes, by the instant at which it starts.
+    """
+    run = _Run(workload, options, cost, pace)
     while run.now < until and run.step():
         pass
     return run.instants
 
 
+class Pace:
+    """A factor that holds from one instant to the next; the last one for ever."""
+
+    def __init__(self, since: Floats, factors: Floats) -> None:
+        self._since, self._factors = since.tolist(), factors.tolist()
+
+    def __call__(self, instant: float) -> float:
+        return float(self._factors[max(0, bisect_right(self._since, instant) - 1)])
+
+
 class _Run:
-    def __init__(self, workload: Sequence[RequestSpec], options: SchedulerOptions, cost: LinearCostModel) -> None:
+    def __init__(
+        self,
+        workload: Sequence[RequestSpec],
+        options: SchedulerOptions,
+        cost: LinearCostModel,
+        pace: Pace | None = None,
+    ) -> None:
+        self._pace = pace
         self._workload = workload
         self._arrivals = [spec.arrival for spec in workload] + [math.inf]
         self._next = 0
@@ -96,9 +120,10 @@ class _Run:
         for slot in batch.preempted:
             instants.preemptions[slot] += 1
         self._note_extremes(batch)
-        self.now += self._cost.iteration_time(
+        seconds = self._cost.iteration_time(
             batch.prefill_tokens, len(batch.decode_slots), batch.kv_tokens_read, batch.prefill_attention
         )
+        self.now += seconds * self._pace(self.now) if self._pace else seconds
         instants.iterations += 1
         ended = self._scheduler.complete(batch)
         for chunk in batch.chunks:
@@ -112,21 +137,30 @@ class _Run:
         stretch = self._scheduler.steady_stretch(batch)
         members, context = len(batch.decode_slots), batch.decode_context_tokens
         alike, per_token = self._cost.decode_time(members), self._cost.per_kv_token_read
-        now, until, steps = self.now, self._arrivals[self._next], 0
+        now, until, steps, pace = self.now, self._arrivals[self._next], 0, self._pace
         for _ in stretch:
             if now >= until:
                 break
             context += members
-            now += alike + per_token * context
+            seconds = alike + per_token * context
+            now += seconds * pace(now) if pace else seconds
             steps += 1
         if steps:
             self._scheduler.advance_by(steps, stretch[steps - 1])
             self.instants.iterations += steps
+            read = steps * (batch.decode_context_tokens + context + members) / 2
+            work = self.instants.work
+            work[0], work[2], work[3] = work[0] + steps, work[2] + steps * members, work[3] + read
             self.instants.largest_context = max(self.instants.largest_context, context)
             self.now = now
 
     def _note_extremes(self, batch: Batch) -> None:
         instants = self.instants
+        work = instants.work
+        work[0] += 1
+        work[1] += batch.prefill_tokens
+        work[2] += len(batch.decode_slots)
+        work[3] += batch.kv_tokens_read
         instants.largest_batch = max(instants.largest_batch, len(batch))
         instants.largest_context = max(instants.largest_context, batch.kv_tokens_read)
         instants.largest_chunk = max(instants.largest_chunk, batch.prefill_tokens)

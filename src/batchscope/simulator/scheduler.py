@@ -251,6 +251,8 @@ class Scheduler:
         if not self.cache.reserve(request.blocks, request.known_tokens, request.prefix[:usable], spare):
             return False
         request.computed = len(request.blocks.shared) * self.options.hash_block_tokens
+        if not request.ever_computed:
+            request.computed = max(request.computed, request.spec.cached_tokens)
         saved = max(0, request.computed - request.ever_computed)
         request.cached_tokens += saved
         batch.cached_prompt_tokens += saved

@@ -21,6 +21,8 @@ class RequestSpec(msgspec.Struct, frozen=True, gc=False):
     service failed (so traces write it): it arrives, ends with an error and is never scheduled.
     ``prefix_hashes`` name the prompt's 512-token blocks; equal names have equal content and equal
     content before them. Of two priorities the larger is served first.
+    ``cached_tokens`` of the prompt need not be computed at the first admission: what an engine found in its prefix
+    cache when the request was recorded, where the prefixes themselves are not known. They take blocks of their own.
     """
 
     request_id: str | int
@@ -30,6 +32,7 @@ class RequestSpec(msgspec.Struct, frozen=True, gc=False):
     prefix_hashes: tuple[int, ...] = ()
     request_class: str | None = None
     priority: int = 0
+    cached_tokens: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.arrival < math.inf:
@@ -39,6 +42,9 @@ class RequestSpec(msgspec.Struct, frozen=True, gc=False):
         least = 1 if self.output_tokens else 0
         if not least <= self.prompt_tokens <= MAX_TOKENS:
             raise WorkloadError(self._wrong("prompt_tokens", self.prompt_tokens, least))
+        if not 0 <= self.cached_tokens <= max(0, self.prompt_tokens - 1):
+            allowed = f"0..{self.prompt_tokens - 1}, less than its prompt"
+            raise WorkloadError(f"request {self.request_id}: cached_tokens = {self.cached_tokens}: expected {allowed}")
 
     @property
     def longest_context(self) -> int:

@@ -66,8 +66,8 @@ class Endpoint:
     ) -> None:
         self.address = url.text
         self.name = url.text.partition("://")[2].removesuffix("/metrics").removesuffix("/snapshot")
-        self._watcher = Watcher([url], limits=limits, token=token)
         self._fetcher = fetcher or Fetcher(limits, token)
+        self._watcher = Watcher([url], fetcher=self._fetcher)
         self._whole = snapshot_url(url)
         path = self._whole.path.partition("?")[0]
         self._plain = self._whole._replace(path=path, text=self._whole.text.removesuffix(self._whole.path) + path)

@@ -110,7 +110,7 @@ class Ground(NamedTuple):
 
 GROUNDS = {
     "light": Ground("#f6f7f9", "#ffffff", "#15181d", "#565d6b", "#d9dde4", "#eceff3", "#1a56c4", "#eef1f6"),
-    "dark": Ground("#0f1216", "#171b21", "#e8ebf0", "#9aa3b2", "#2b323c", "#222831", "#7fb0ff", "#1f252e"),
+    "dark": Ground("#0c0e12", "#12151a", "#e8ebf0", "#9aa3b2", "#2a303a", "#1f242c", "#7fb0ff", "#1f252e"),
 }
 LINES = {
     "light": ("#1a56c4", "#b4530a", "#7a3fb0", "#0b7a75"),

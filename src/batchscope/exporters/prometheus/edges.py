@@ -54,12 +54,12 @@ class Edges(NamedTuple):
 
 def edges_of(metric: Metric, histogram: ExponentialHistogram) -> Edges:
     """The edges of ``metric``; a histogram coarser than scale 1 lacks those that are no boundaries of its own."""
-    return _edges(metric.source.rpartition(".")[2], metric.unit, histogram.scale, histogram.thresholds)
+    return _edges(metric.source, metric.unit, histogram.scale, histogram.thresholds)
 
 
 @lru_cache(maxsize=1024)
-def _edges(quantity: str, unit: str, scale: int, thresholds: tuple[float, ...]) -> Edges:
-    grid = _TOKEN_SECONDS if quantity in _OF_TOKENS else _BY_UNIT.get(unit, _REQUESTS)
+def _edges(source: str, unit: str, scale: int, thresholds: tuple[float, ...]) -> Edges:
+    grid = _TOKEN_SECONDS if source.rpartition(".")[2] in _OF_TOKENS else _BY_UNIT.get(unit, _REQUESTS)
     layout = bucket_layout(scale)
     by_bound: dict[float, int] = dict.fromkeys(thresholds, 0)
     for half in grid:

@@ -56,7 +56,7 @@ def families(
         for metric in table.metrics:
             if names is not None and names.isdisjoint(sample_names(metric)):
                 continue
-            series = [Value((), 0)] if metric is LEFT_OUT else list(values(metric, view))
+            series: list[Value] = [((), 0)] if metric is LEFT_OUT else values(metric, view)
             if series:
                 found.append(Family(metric, common, series))
     return _within(budget, found)
@@ -80,7 +80,7 @@ def _within(budget: int, found: list[Family]) -> list[Family]:
     most = MOST_GRID_EDGES + _LINES_BESIDE_BUCKETS + 1
     if sum(len(family.series) for family in found) * most <= budget:
         return found
-    costs = [[_cost(family.metric, value) for value in family.series] for family in found]
+    costs = [[_cost(family.metric, value) for _, value in family.series] for family in found]
     total = sum(map(sum, costs))
     if total <= budget:
         return found
@@ -89,7 +89,7 @@ def _within(budget: int, found: list[Family]) -> list[Family]:
     for place in sorted(range(len(found)), key=lambda place: sum(costs[place])):
         kept[place], left = _first_that_fit(found[place].series, costs[place], left)
     cut = [family._replace(series=kept[place]) for place, family in enumerate(found) if kept[place]]
-    missing = Value((), total - (budget - left))
+    missing: Value = ((), total - (budget - left))
     return [family._replace(series=[missing]) if family.metric is LEFT_OUT else family for family in cut]
 
 
@@ -101,9 +101,9 @@ def _first_that_fit(series: list[Value], costs: list[int], left: int) -> tuple[l
     return series, left
 
 
-def _cost(metric: Metric, value: Value) -> int:
+def _cost(metric: Metric, value: Any) -> int:
     if metric is LEFT_OUT:
         return 0
     if metric.kind is not MetricKind.HISTOGRAM:
         return 1
-    return len(edges_of(metric, value.value).bounds) + _LINES_BESIDE_BUCKETS
+    return len(edges_of(metric, value).bounds) + _LINES_BESIDE_BUCKETS

@@ -53,7 +53,7 @@ def _family(family: Family, created: bytes) -> bytes:
         contents = [message(_COUNTER, double(1, float(value)) + message(3, created)) for _, value in family.series]
     else:
         contents = [message(_GAUGE, double(1, float(value))) for _, value in family.series]
-    labels = [_labels(metric.labels, value.labels, family.common) for value in family.series]
+    labels = [_labels(metric.labels, own, family.common) for own, _ in family.series]
     return head + b"".join(message(4, pairs + content) for pairs, content in zip(labels, contents, strict=True))
 
 

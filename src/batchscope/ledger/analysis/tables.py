@@ -27,6 +27,13 @@ class RunTables(NamedTuple):
     ended: float
     uncut_iterations: Table = None
     """Of a stretch: all iterations of the run, in which its spans began."""
+    run_began: float | None = None
+    """Of a stretch: when the run did."""
+
+    @property
+    def origin(self) -> float:
+        """When the run began, whatever stretch of it this is."""
+        return self.began if self.run_began is None else self.run_began
 
     @property
     def whole(self) -> bool:
@@ -72,14 +79,8 @@ class RunTables(NamedTuple):
             began=began,
             ended=max(began, ended),
             uncut_iterations=self.all_iterations,
+            run_began=self.origin,
         )
-
-    def by_segment(self, of_header: Any) -> dict[Any, list[int]]:
-        """The segments by what ``of_header`` finds in their headers."""
-        found: dict[Any, list[int]] = {}
-        for segment, header in enumerate(self.headers):
-            found.setdefault(of_header(header), []).append(segment)
-        return found
 
 
 def import_ibis() -> Any:

@@ -1,0 +1,64 @@
+"""``batchscope explain RUN``: where the time of one request, or of the slowest, went."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from batchscope.cli import LONGEST_LINE, stdout
+from batchscope.cli.options import CommandError
+from batchscope.text import quoted, shown
+from batchscope.views.rendering import for_stdout
+
+UNDECIDED = 3
+METRICS = ("ttft", "tpot", "e2e", "gap")
+
+
+def explain(
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A recorded run's folder, or a folder with one run.", show_default=False),
+    ],
+    request: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="This request: its id, or # and its number in the run.", show_default=False),
+    ] = None,
+    worst: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(METRICS), help="The slowest by it, beside the others.", show_default="ttft"),
+    ] = None,
+    share: Annotated[float, typer.Option(metavar="X", help="How many are the slowest, a ratio 0..1.")] = 0.01,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as one JSON document, nothing else.")] = False,
+) -> int:
+    """Explain where the time went: queued and held by what, prefill, decoding, preempted, between iterations.
+
+    The parts add up to the whole. Exit code: 0; 2 = wrong use, or no run to be read; 3 = the run does not hold what
+    that takes (spans, instants): what it does hold is shown.
+    """
+    from batchscope.ledger import open_run  # noqa: PLC0415  (an extra; commands load without it)
+    from batchscope.ledger.explain import Explainer, Metric, NotToldError, UnknownRequestError  # noqa: PLC0415
+    from batchscope.views.explanation import ExplanationView  # noqa: PLC0415
+
+    if request is not None and worst is not None:
+        raise CommandError("--request and --worst: expected one of them")
+    if worst is not None and worst not in METRICS:
+        raise CommandError(f"--worst {quoted(worst)}: expected one of {', '.join(METRICS)}")
+    if not 0 < share <= 1:
+        raise CommandError(f"--share {share}: expected a ratio above 0 and up to 1, 0.01 for the slowest 1 %")
+    try:
+        explainer = Explainer(open_run(run))
+        if request is not None:
+            explanation = explainer.request(request)
+        else:
+            explanation = explainer.worst(Metric(worst or METRICS[0]), share)
+    except UnknownRequestError as error:
+        raise CommandError(f"--request {quoted(request)}: {error}") from None
+    except NotToldError as error:
+        print(f"not known: {shown(error, LONGEST_LINE)}", file=sys.stderr)  # noqa: T201
+        return UNDECIDED
+    stdout.write(msgspec.json.encode(explanation) + b"\n" if as_json else for_stdout(ExplanationView(explanation)))
+    return 0 if explanation.complete else UNDECIDED

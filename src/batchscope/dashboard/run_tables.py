@@ -1,0 +1,167 @@
+"""The tables of a run's report: each row a figure with what it means, of how many, and over which time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+
+from batchscope.ledger.analysis.report import RunReport
+from batchscope.scraping.table import Quantity
+from batchscope.statistics.snapshot import MetricsSnapshot
+from batchscope.views import palette
+from batchscope.views.board import Board, Latency, Slo
+from batchscope.views.numbers import (
+    amount,
+    count,
+    duration,
+    in_one_unit,
+    per_second,
+    percent,
+    percent_range,
+)
+from batchscope.views.samples import FEWEST, tells
+from batchscope.views.steady import COLUMNS, compared
+from batchscope.views.words import limiter_name, missed_by, short_name, what_it_is
+
+DEFINITIONS = {
+    Quantity.QUEUE_TIME: "first scheduled - arrived",
+    Quantity.TIME_TO_FIRST_TOKEN: "first token - arrived",
+    Quantity.PREFILL_TIME: "first token - first scheduled",
+    Quantity.TIME_PER_OUTPUT_TOKEN: "(last token - first token) / (tokens - 1), one a request of two tokens or more",
+    Quantity.INTER_TOKEN_LATENCY: "gap between emissions over the tokens of the later one, every token",
+    Quantity.INTER_EMISSION_LATENCY: "gap between emissions, every emission",
+    Quantity.DECODE_TIME: "last token - first token",
+    Quantity.PREEMPTED_TIME: "evicted until scheduled again, summed",
+    Quantity.TOTAL_TIME: "finished - arrived",
+    Quantity.ITERATION_DURATION: "end - start, every iteration",
+}
+_PERCENTILES = tuple(FEWEST)
+_WORDS = {"which is", "targets"}
+
+
+def tiles(figures: Board, snapshot: MetricsSnapshot) -> Iterator[str]:
+    """The figures that people look for first."""
+    batch, requests, throughput = figures.batch, figures.requests, figures.throughput
+    span, iterations = duration(figures.elapsed_seconds), count(batch.iterations)
+    ended = (
+        f"{count(requests.completed)} completed, {count(requests.failed)} failed, {count(requests.cancelled)} cancelled"
+    )
+    unfinished = f", {count(requests.in_flight)} unfinished" if requests.in_flight else ""
+    again = snapshot.totals.recomputed_tokens
+    full = f"requests x time / places x time, while busy; n={iterations} iterations"
+    yield _tile("Batch full", percent(batch.full_by_time), full)
+    yield _tile("Busy", percent(batch.busy_ratio), f"time in iterations / time, over {span}")
+    yield _tile("Requests finished", count(requests.finished), ended + unfinished)
+    yield _tile(
+        "Output tokens",
+        f"{per_second(throughput.output_tokens)}/s",
+        f"{count(snapshot.totals.generation_tokens)} over {span}",
+    )
+    yield _tile(
+        "Preemptions",
+        count(figures.kv_cache.preemptions),
+        f"{count(again)} tokens computed again" if again else f"n={iterations} iterations",
+    )
+    for slo in figures.slo[:2]:
+        between = f"95 % range {percent_range(*slo.attainment_range)}; n={count(slo.evaluated)}"
+        yield _tile(f"SLO met, {slo.request_class}", percent(slo.attainment), between)
+
+
+def _tile(name: str, value: str, more: str) -> str:
+    return (
+        f'<div class="tile"><h2>{escape(name)}</h2><p class="value">{escape(value)}</p>'
+        f'<p class="more">{escape(more)}</p></div>'
+    )
+
+
+def latency_rows(figures: Board) -> Iterator[str]:
+    """A row a latency; a percentile that too few values tell is left out, the maximum is told."""
+    yield _head("latency", "n", "unit", "mean", *_PERCENTILES, "max")
+    for name in DEFINITIONS:
+        row = figures.latencies.get(name)
+        if row is not None and row.count:
+            yield _latency(row)
+    yield "</tbody></table>"
+
+
+def _latency(row: Latency) -> str:
+    values = [getattr(row, name).value if tells(name, row.count) else float("nan") for name in _PERCENTILES]
+    unit, texts = in_one_unit((row.mean, *values, row.max.value))
+    return _row(_named(short_name(row.quantity), DEFINITIONS[Quantity(row.quantity)]), count(row.count), unit, *texts)
+
+
+def limiter_rows(figures: Board) -> Iterator[str]:
+    """A row a limiter: for how long it held the batch, and what that cost."""
+    yield _head("held by", "share", "for", "lost slot-seconds", "waited request-seconds", "which is")
+    for one in figures.held:
+        mark = palette.LIMITERS.get(one.limiter, palette.NEWER)
+        name = (
+            f'<span class="swatch" style="--c:{mark.color}"></span>'
+            f'<span class="letter">{escape(mark.letter)}</span> {escape(limiter_name(one.limiter))}'
+        )
+        cells = (
+            percent(one.share),
+            duration(one.seconds),
+            amount(one.lost_slot_seconds),
+            amount(one.waiting_request_seconds),
+        )
+        yield _row(name, *cells, words=what_it_is(one.limiter, figures.limits))
+    yield "</tbody></table>"
+    yield _note(
+        "Lost slot-seconds: (places - requests in the batch) x time. Waited request-seconds: requests that could run "
+        f"and did not x time. n={count(figures.batch.iterations)} iterations, over {duration(figures.elapsed_seconds)}."
+        " A share of time is not what turning a setting would gain."
+    )
+
+
+def slo_rows(figures: Board) -> Iterator[str]:
+    """A row a class."""
+    yield _head("class", "met", "95 % range", "n", "goodput", "targets")
+    for slo in figures.slo:
+        yield _row(
+            escape(slo.request_class), percent(slo.attainment), percent_range(*slo.attainment_range),
+            count(slo.evaluated), f"{per_second(slo.goodput)}/s", words=_targets(slo),
+        )  # fmt: skip
+    yield "</tbody></table>"
+    yield _note(
+        "Met / (met + missed); missed: failed, or a target passed. Goodput: requests a second that met all of theirs, "
+        f"over {duration(figures.elapsed_seconds)}."
+    )
+
+
+def _targets(slo: Slo) -> str:
+    told = [f"{short_name(name)} <= {duration(value)}" for name, value in slo.targets.items()]
+    missed = missed_by(slo)
+    left_out = [f"{count(number)} {words}" for number, words in
+                ((slo.not_evaluated, "not evaluated"), (slo.unmeasured, "not measured")) if number]  # fmt: skip
+    parts = [", ".join(told), f"missed by {', '.join(missed)}" if missed else "", ", ".join(left_out)]
+    return "; ".join(filter(None, parts))
+
+
+def steady_rows(report: RunReport) -> Iterator[str]:
+    """The main figures of the whole, and without warm-up and drain."""
+    if report.steady is None:
+        return
+    yield _head(*COLUMNS)
+    for name, *values in compared(report):
+        yield _row(escape(name), *values)
+    yield "</tbody></table>"
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>'
+
+
+def _named(name: str, definition: str) -> str:
+    return f'{escape(name)} <span class="note">{escape(definition)}</span>'
+
+
+def _head(*names: str) -> str:
+    cells = "".join(f"<th scope=col{' class=words' * (name in _WORDS)}>{escape(name)}</th>" for name in names)
+    return f"<table><thead><tr>{cells}</tr></thead><tbody>"
+
+
+def _row(name: str, *cells: str, words: str | None = None) -> str:
+    """``name`` is HTML, the others are texts."""
+    last = "" if words is None else f"<td class=words>{escape(words)}</td>"
+    return f"<tr><th scope=row>{name}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}{last}</tr>"

@@ -1,0 +1,33 @@
+"""Blocks of time, resampled: what happens at one time in an engine happens together.
+
+Requests one by one would look ten times as certain as they are: they share their queue. A block is as long as the
+square root rule gives for so many requests, at least eight of them in a run.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+FEWEST_BLOCKS, MOST_BLOCKS = 8, 40
+
+
+def blocks_of(instants: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """The block of each instant, from 0: equal stretches of time between the first and the last."""
+    count = block_count(len(instants))
+    first, last = float(instants.min()), float(instants.max())
+    if last <= first:
+        return np.zeros(len(instants), np.int64)
+    return np.minimum((instants - first) / (last - first) * count, count - 1).astype(np.int64)
+
+
+def block_count(requests: int) -> int:
+    """About 3 sqrt(n) requests a block."""
+    return max(FEWEST_BLOCKS, min(MOST_BLOCKS, round(math.sqrt(requests) / 3)))
+
+
+def resampled_weights(blocks: int, draws: int, random: np.random.Generator) -> npt.NDArray[np.float64]:
+    """How often each block is in each draw of as many blocks, with replacement; a row a draw."""
+    return random.multinomial(blocks, np.full(blocks, 1 / blocks), size=draws).astype(np.float64)

@@ -1,0 +1,66 @@
+"""The figures of a run that are compared: of each latency its mean and percentiles, over the same requests."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+PERCENTILES = (50, 90, 95, 99)
+LATENCIES = ("time_to_first_token", "time_per_output_token", "total_time", "queue_time", "decode_time")
+
+
+class Figure(msgspec.Struct, frozen=True):
+    """Of one latency, in seconds; ``low`` and ``high`` bound its mean (95 %), ``nan`` where no interval is known."""
+
+    mean: float = math.nan
+    p50: float = math.nan
+    p90: float = math.nan
+    p95: float = math.nan
+    p99: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """Mean and percentiles."""
+        return self.mean, self.p50, self.p90, self.p95, self.p99
+
+
+class RequestInstants(msgspec.Struct, frozen=True):
+    """Of each request, aligned: seconds on one clock, ``nan`` where it did not happen or is not known."""
+
+    arrived: Floats
+    first_scheduled: Floats
+    first_token: Floats
+    last_token: Floats
+    output_tokens: Floats
+
+    def latencies(self) -> dict[str, Floats]:
+        """Each of ``LATENCIES``, request by request. One output token has no time per output token."""
+        decode = self.last_token - self.first_token
+        gaps = np.where(self.output_tokens > 1, self.output_tokens - 1, math.nan)
+        return {
+            "time_to_first_token": self.first_token - self.arrived,
+            "time_per_output_token": decode / gaps,
+            "total_time": self.last_token - self.arrived,
+            "queue_time": self.first_scheduled - self.arrived,
+            "decode_time": decode,
+        }
+
+
+def figures_of(instants: RequestInstants, chosen: npt.NDArray[np.bool_]) -> dict[str, Figure]:
+    """By latency, over the requests that are ``chosen`` and have it."""
+    return {name: figure_of(values[chosen]) for name, values in instants.latencies().items()}
+
+
+def figure_of(values: Floats) -> Figure:
+    """Mean and percentiles (linear interpolation) of what is not ``nan``."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return Figure()
+    return Figure(float(known.mean()), *(float(value) for value in np.percentile(known, PERCENTILES)))

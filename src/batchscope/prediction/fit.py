@@ -1,0 +1,222 @@
+"""The constants of the cost model from a run, at the depth that the run allows.
+
+* ``iterations``: what each iteration computed and how long it took is known: a regression on what ran.
+* ``requests``: only instants and lengths of requests are known: the constants whose simulated schedule comes closest
+  to the recorded instants, found by search. What a request waited for is what others computed, so even the fewest
+  requests say much of every constant; but only a run with more than one operating point tells them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from batchscope.checks import check_positive
+from batchscope.errors import ConfigurationError
+from batchscope.prediction.blocks import blocks_of, resampled_weights
+from batchscope.prediction.model import FittedModel, Range, constants_of, cost_of
+from batchscope.prediction.observed import IterationsSeen, NotEnoughError, Observed
+from batchscope.prediction.search import minimize
+from batchscope.simulator import LinearCostModel, RequestSpec
+from batchscope.simulator.instants import simulate_instants
+
+Floats = npt.NDArray[np.float64]
+
+FEWEST_REQUESTS = 100
+FEWEST_ITERATIONS = 500
+DRAWS = 200
+FARTHEST_DRAW = 1.5
+"""Of the logarithm of a constant: beyond, one linear step says nothing."""
+SEARCHED_REQUESTS = 1500
+"""So many requests, the first ones, are searched through; then all of a longer run for the last digits."""
+START = np.log([15e-3, 60e-6, 60e-6, 120e-9])
+"""The order of magnitude of an 8B model on one GPU; the search begins with the best multiple of it."""
+MULTIPLES = np.linspace(-2.1, 2.1, 11)
+
+
+def fit(observed: Observed, *, until: float = 1.0, seed: int = 0) -> FittedModel:
+    """The model of what happened in the first ``until`` (a share of its time) of the run.
+
+    NotEnoughError below 100 requests that finished by then. ``seed`` of the resampling: equal arguments, equal models.
+    """
+    check_positive("until", until, "a share of the run")
+    if until > 1:
+        raise ConfigurationError("until", until, "a share of the run, at most 1")
+    horizon = observed.end * until
+    finished = int((observed.instants.last_token <= horizon).sum())
+    if finished < FEWEST_REQUESTS:
+        raise NotEnoughError(
+            f"{observed.name}: {finished} requests finished in what is to be fitted: expected at least "
+            f"{FEWEST_REQUESTS}; record for longer"
+        )
+    seen = observed.iterations.until(horizon) if observed.iterations is not None else None
+    random = np.random.default_rng(seed)
+    if seen is not None and len(seen) >= FEWEST_ITERATIONS:
+        depth, (point, draws, error) = "iterations", _from_iterations(seen, random)
+    else:
+        depth, (point, draws, error) = "requests", _Search(observed, horizon).run(random)
+    replayed = simulate_instants(_arrived_by(observed, horizon), observed.options, cost_of(point), until=horizon)
+    return FittedModel(
+        run=observed.name,
+        engine=observed.engine,
+        depth=depth,
+        requests=finished,
+        until=until,
+        constants=constants_of(point, draws, np.array(replayed.work)),
+        seen=Range(replayed.largest_batch, replayed.largest_context, replayed.largest_chunk),
+        options=observed.options,
+        assumed=observed.assumed,
+        error=error,
+        draws=draws.tolist(),
+    )
+
+
+def _arrived_by(observed: Observed, horizon: float) -> tuple[RequestSpec, ...]:
+    return observed.workload[: int((observed.instants.arrived <= horizon).sum())]
+
+
+# From iterations
+
+
+def _from_iterations(seen: IterationsSeen, random: np.random.Generator) -> tuple[Floats, Floats, float]:
+    """Least squares over iterations without those that something else held up; then over resampled blocks."""
+    kept = _regular(seen)
+    point = _regressed(kept)
+    blocks = blocks_of(kept.finished_at)
+    weights = resampled_weights(int(blocks.max()) + 1, DRAWS, random)
+    draws = np.array([_regressed(kept, row[blocks]) for row in weights])
+    error = float(np.mean(np.abs(step_times(cost_of(point), kept) - kept.seconds)) / kept.seconds.mean())
+    return point, draws, error
+
+
+def _regular(seen: IterationsSeen) -> IterationsSeen:
+    """Without what took ten times as long as iterations that computed as much: a compilation, a paused machine."""
+    expected = step_times(cost_of(_regressed(seen)), seen)
+    ratio = seen.seconds / np.maximum(expected, 1e-9)
+    return seen.where(ratio < 10 * np.median(ratio))
+
+
+def _regressed(seen: IterationsSeen, weights: Floats | None = None) -> Floats:
+    scale = np.ones(len(seen)) if weights is None else np.sqrt(weights)
+    model = LinearCostModel.fit(
+        seen.prefill_tokens * scale,
+        seen.decoding_requests * scale,
+        seen.kv_tokens_read * scale,
+        seen.seconds * scale,
+        ones=scale,
+    )
+    return np.array([getattr(model, name) for name in LinearCostModel.CONSTANTS])
+
+
+def step_times(cost: LinearCostModel, seen: IterationsSeen) -> Floats:
+    """What the model says that each recorded iteration takes."""
+    return (
+        cost.fixed
+        + cost.per_prefill_token * seen.prefill_tokens
+        + cost.per_decoding_request * seen.decoding_requests
+        + cost.per_kv_token_read * seen.kv_tokens_read
+    )
+
+
+# From requests
+
+
+class _Search:
+    """The constants whose schedule comes closest to the recorded instants."""
+
+    def __init__(self, observed: Observed, horizon: float) -> None:
+        self._observed = observed
+        self._horizon = horizon
+
+    def run(self, random: np.random.Generator) -> tuple[Floats, Floats, float]:
+        """First through the beginning of a long run, then through all of it."""
+        short = _Misfit(self._observed, self._short_horizon())
+        start = START + min(MULTIPLES, key=lambda multiple: short(START + multiple))
+        found = minimize(short, start, step=0.3, most_calls=150)
+        found = minimize(short, found.point, step=0.1, most_calls=120)
+        whole = _Misfit(self._observed, self._horizon)
+        if whole.horizon > short.horizon:
+            found = minimize(whole, found.point, step=0.05, most_calls=25)
+        draws = _one_step_draws(whole, found.point, random)
+        return np.exp(found.point), np.exp(draws), whole(found.point) / len(PARTS)
+
+    def _short_horizon(self) -> float:
+        ends = np.sort(self._observed.instants.last_token)
+        return min(self._horizon, float(ends[min(len(ends), SEARCHED_REQUESTS) - 1]))
+
+
+PARTS = ("first token", "decode", "last token")
+
+
+class _Misfit:
+    """How far the simulated instants lie from the recorded ones: means of relative errors, of three kinds."""
+
+    def __init__(self, observed: Observed, horizon: float) -> None:
+        self.horizon = horizon
+        self._options = observed.options
+        self._workload = _arrived_by(observed, horizon)
+        served = len(self._workload)
+        instants = observed.instants
+        self._arrived, self._first, self._last = (
+            values[:served] for values in (instants.arrived, instants.first_token, instants.last_token)
+        )
+        self._begun, self._ended = self._first <= horizon, self._last <= horizon
+        self.at = np.concatenate([self._first[self._begun], self._last[self._ended], self._last[self._ended]])
+        self.parts = np.repeat(np.arange(3), [self._begun.sum(), self._ended.sum(), self._ended.sum()])
+        self._scales = self._relative_to()
+
+    def __call__(self, point: Floats) -> float:
+        errors = np.abs(self.errors(point))
+        return float(sum(errors[self.parts == part].mean() for part in range(len(PARTS))))
+
+    def errors(self, point: Floats) -> Floats:
+        """Of each request its first token, its decode time and its last token; ``point``: logarithms of constants."""
+        late = 1.3 * self.horizon
+        found = simulate_instants(self._workload, self._options, cost_of(np.exp(point)), until=late)
+        first, last = (np.nan_to_num(values, nan=late) for values in (found.first_token, found.last_token))
+        decode = (last - first) - (self._last - self._first)
+        return np.concatenate([
+            (first - self._first)[self._begun], decode[self._ended], (last - self._last)[self._ended],
+        ]) / self._scales  # fmt: skip
+
+    def _relative_to(self) -> Floats:
+        """The recorded duration, and a tenth of the mean one: a short one need not be met to the microsecond."""
+        waited, decoded = self._first - self._arrived, self._last - self._first
+        total = self._last - self._arrived
+        return np.concatenate([
+            values[chosen] + 0.1 * values[chosen].mean() + 1e-9
+            for values, chosen in ((waited, self._begun), (decoded, self._ended), (total, self._ended))
+        ])  # fmt: skip
+
+
+def _one_step_draws(misfit: _Misfit, point: Floats, random: np.random.Generator) -> Floats:
+    """The constants that resampled blocks of time would have given, by one Gauss-Newton step from the point found.
+
+    The derivatives are taken over 5 % to both sides, since a schedule jumps. What the requests do not tell is held by
+    a prior, a factor of e to both sides, that weighs as much as one block: its requests err together.
+    """
+    errors = misfit.errors(point)
+    slopes = _slopes(misfit.errors, point)
+    errors = np.clip(errors, -0.5, 0.5)
+    blocks = blocks_of(misfit.at)
+    count = int(blocks.max()) + 1
+    by_block = [np.flatnonzero(blocks == block) for block in range(count)]
+    curvature = np.array([slopes[rows].T @ slopes[rows] for rows in by_block])
+    pull = np.array([slopes[rows].T @ errors[rows] for rows in by_block])
+    centre = pull.sum(axis=0)  # the point found is best in its own measure: only what differs from it moves a draw
+    weights = resampled_weights(count, DRAWS, random)
+    held = float(np.mean(errors**2)) * len(errors) / count * np.eye(len(point))
+    draws = []
+    for row in weights:
+        step = np.linalg.solve(np.tensordot(row, curvature, axes=1) + held, row @ pull - centre)
+        draws.append(point - np.clip(step, -FARTHEST_DRAW, FARTHEST_DRAW))
+    return np.array(draws)
+
+
+def _slopes(function: Callable[[Floats], Floats], point: Floats, step: float = 0.05) -> Floats:
+    """Derivatives by the logarithm of each constant; a column each."""
+    axes = np.eye(len(point)) * step
+    columns = [(function(point + axis) - function(point - axis)) / (2 * step) for axis in axes]
+    return np.clip(np.column_stack(columns), -1 / step, 1 / step)

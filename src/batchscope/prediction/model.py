@@ -1,0 +1,117 @@
+"""A fitted model: the constants with what is known of them, where they were seen, under which settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from batchscope.errors import DecodeError
+from batchscope.simulator import LinearCostModel, SchedulerOptions
+
+Floats = npt.NDArray[np.float64]
+
+SCHEMA = "batchscope.model/1"
+IDENTIFIED_WITHIN = 3.0
+"""A constant whose interval spans more than this factor is not identified."""
+
+
+class Constant(msgspec.Struct, frozen=True):
+    """A constant of the cost model, in seconds, with its 95 % interval.
+
+    ``share`` of the time of the iterations it accounts for. ``identified``: the data say what it is.
+    """
+
+    value: float
+    low: float
+    high: float
+    share: float
+    identified: bool
+
+
+class Range(msgspec.Struct, frozen=True):
+    """What the run has shown, the largest of an iteration; beyond it a prediction extrapolates."""
+
+    batch: int
+    context_tokens: int
+    chunk_tokens: int
+
+
+class FittedModel(msgspec.Struct, frozen=True):
+    """What ``fit`` found in a run. ``depth``: ``iterations`` or ``requests``, what it could see.
+
+    ``draws``: constants of resampled blocks of time, a row each, from which the intervals of predictions come.
+    ``error``: mean relative error of the requests' instants in the part that was fitted; of iteration times at depth
+    ``iterations``.
+    """
+
+    run: str
+    engine: str
+    depth: str
+    requests: int
+    until: float
+    constants: dict[str, Constant]
+    seen: Range
+    options: SchedulerOptions
+    assumed: tuple[str, ...]
+    error: float
+    draws: list[list[float]]
+    schema: str = SCHEMA
+
+    @property
+    def cost(self) -> LinearCostModel:
+        """The cost of an iteration."""
+        return cost_of([self.constants[name].value for name in LinearCostModel.CONSTANTS])
+
+    @property
+    def drawn_costs(self) -> list[LinearCostModel]:
+        """As likely costs as the one that was found."""
+        return [cost_of(row) for row in self.draws]
+
+    @property
+    def not_identified(self) -> list[str]:
+        """The constants that the run does not tell."""
+        return [name for name, constant in self.constants.items() if not constant.identified]
+
+    def to_json(self) -> bytes:
+        """The JSON document."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+
+
+def cost_of(constants: Sequence[float] | Floats) -> LinearCostModel:
+    """The cost with these constants, in the order of ``LinearCostModel.CONSTANTS``."""
+    fixed, per_prefill_token, per_decoding_request, per_kv_token_read = map(float, constants)
+    return LinearCostModel(fixed, per_prefill_token, per_decoding_request, per_kv_token_read)
+
+
+def read_model(path: Path) -> FittedModel:
+    """The model in the file; DecodeError for what is none."""
+    try:
+        model = msgspec.json.decode(path.read_bytes(), type=FittedModel)
+    except OSError as error:
+        raise DecodeError(f"{path}: cannot be read ({error.strerror}): expected what 'batchscope fit' wrote") from error
+    except msgspec.MsgspecError as error:
+        raise DecodeError(f"{path}: no model ({error}): expected what 'batchscope fit RUN --out FILE' wrote") from error
+    if model.schema != SCHEMA:
+        raise DecodeError(f"{path}: schema = {model.schema!r}: expected {SCHEMA!r}; fit again with this version")
+    return model
+
+
+def constants_of(point: Floats, draws: Floats, work: Floats) -> dict[str, Constant]:
+    """By name, from the values found, resampled ones (a row each) and how much work each was multiplied with."""
+    total = float(point @ work) or math.nan
+    low, high = np.percentile(draws, [2.5, 97.5], axis=0)
+    return {
+        name: Constant(
+            value=float(point[index]),
+            low=float(min(low[index], point[index])),
+            high=float(max(high[index], point[index])),
+            share=float(point[index] * work[index] / total),
+            identified=bool(low[index] > 0 and high[index] / low[index] <= IDENTIFIED_WITHIN),
+        )
+        for index, name in enumerate(LinearCostModel.CONSTANTS)
+    }

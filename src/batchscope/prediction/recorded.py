@@ -1,0 +1,218 @@
+"""A recorded run as a fit reads it; what it lacks for a prediction is said in one line."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from batchscope.configuration import SchedulerLimits
+from batchscope.ledger import Run, open_run
+from batchscope.prediction.figures import RequestInstants
+from batchscope.prediction.observed import IterationsSeen, NotEnoughError, Observed
+from batchscope.simulator import RequestSpec, SchedulerOptions
+
+Floats = npt.NDArray[np.float64]
+
+NEVER_BINDING = 2**20
+"""Blocks or places: what is assumed where the run does not say and shows no sign of a limit."""
+MOST_KNOWN = 0.9
+"""Of the iterations: with less of them, requests alone say more."""
+POLICY_OF_ENGINE = {"vllm": "vllm", "sglang": "sglang"}
+
+
+def read_observed(path: Path, **settings: Any) -> Observed:
+    """``observed_run`` of the run at ``path``, its folder or a root that has just one."""
+    return observed_run(open_run(path), **settings)
+
+
+def observed_run(run: Run, **settings: Any) -> Observed:
+    """What ``run`` says; ``settings`` stand for those of ``SchedulerOptions`` that it does not know.
+
+    NotEnoughError: lengths were not recorded, settings changed half-way, several replicas, or rows are missing.
+    """
+    _check_whole(run)
+    table = run.requests()
+    columns = {name: _floats(table, name) for name in _COLUMNS}
+    usable, left_out = _usable(run, columns)
+    order = usable[np.argsort(columns["arrived_at"][usable], kind="stable")]
+    columns = {name: values[order] for name, values in columns.items()}
+    origin = columns["arrived_at"][0] if len(order) else 0.0
+    preemptions = columns["preemptions"]
+    counted = None if np.isnan(preemptions).all() else int(np.nansum(preemptions))
+    prefix_block, blocks_by_request = _prefixes(run)
+    options, assumed = _options(run, counted, prefix_block, settings)
+    blocks = [blocks_by_request.get(int(number), ()) for number in columns["request"]]
+    return Observed(
+        name=run.path.name,
+        engine=f"{run.header.engine.kind} {run.header.engine.version}".strip(),
+        workload=tuple(_specs(columns, origin, blocks, options)),
+        instants=RequestInstants(
+            *(
+                columns[name] - origin
+                for name in ("arrived_at", "first_scheduled_at", "first_token_at", "last_token_at")
+            ),
+            columns["tokens_generated"],
+        ),
+        options=options,
+        preemptions=counted,
+        iterations=_iterations(run, origin),
+        assumed=assumed,
+        left_out=left_out,
+        limited_by=_limited_by(run),
+    )
+
+
+_COLUMNS = (
+    "request", "arrived_at", "first_scheduled_at", "first_token_at", "last_token_at", "tokens_generated",
+    "prompt_tokens", "cached_tokens", "preemptions",
+)  # fmt: skip
+
+
+def _prefixes(run: Run) -> tuple[int, dict[int, tuple[int, ...]]]:
+    try:
+        from batchscope.ledger.prefixes import read_prefixes  # noqa: PLC0415
+    except ImportError:
+        return 0, {}
+    return read_prefixes(run.path)
+
+
+def _floats(table: Any, name: str) -> Floats:
+    return np.asarray(table[name].to_numpy(), np.float64)
+
+
+def _check_whole(run: Run) -> None:
+    if run.problems:
+        raise NotEnoughError(f"{run.path}: {run.problems[0]}: a prediction needs every request of its time")
+    limits = {header.limits for header in run.headers}
+    if len(limits) > 1:
+        raise NotEnoughError(
+            f"{run.path}: the settings changed half-way ({len(limits)} kinds of limits): record a run under one of them"
+        )
+    gaps = int(sum(count or 0 for kind, count in zip(*_events(run), strict=True) if kind == "gap"))
+    if gaps:
+        raise NotEnoughError(f"{run.path}: {gaps} rows were lost while it was recorded: record it again")
+    ranks = {rank for rank in run.iterations()["rank"].to_pylist() if rank is not None}
+    if len(ranks) > 1:
+        raise NotEnoughError(f"{run.path}: {len(ranks)} replicas in one run: what is predicted is one engine's")
+
+
+def _events(run: Run) -> tuple[list[str], list[int]]:
+    table = run.events()
+    return table["kind"].to_pylist(), table["count"].to_pylist()
+
+
+def _usable(run: Run, columns: dict[str, Floats]) -> tuple[npt.NDArray[np.int64], int]:
+    """The requests that had a place and emitted; lengths have to be known of all of them."""
+    served = (
+        ~np.isnan(columns["arrived_at"]) & ~np.isnan(columns["last_token_at"]) & ~np.isnan(columns["first_token_at"])
+    )
+    lengths = (columns["prompt_tokens"] > 0) & (columns["tokens_generated"] > 0)
+    if served.any() and not lengths[served].all():
+        without = int((served & ~lengths).sum())
+        raise NotEnoughError(
+            f"{run.path}: {without} of {int(served.sum())} requests have no lengths (prompt_tokens, tokens_generated): "
+            "record them, or import a log that has them"
+        )
+    return np.flatnonzero(served & lengths), int((~(served & lengths)).sum())
+
+
+def _specs(
+    columns: dict[str, Floats], origin: float, blocks: list[tuple[int, ...]], options: SchedulerOptions
+) -> list[RequestSpec]:
+    specs = []
+    for index, names in enumerate(blocks):
+        prompt = int(columns["prompt_tokens"][index])
+        cached = columns["cached_tokens"][index]
+        known = names[: prompt // options.hash_block_tokens]
+        specs.append(
+            RequestSpec(
+                index,
+                float(columns["arrived_at"][index] - origin),
+                prompt,
+                int(columns["tokens_generated"][index]),
+                known,
+                cached_tokens=0 if known or math.isnan(cached) else min(int(cached), prompt - 1),
+            )
+        )
+    return specs
+
+
+def _options(
+    run: Run, preemptions: int | None, prefix_block: int, settings: dict[str, Any]
+) -> tuple[SchedulerOptions, tuple[str, ...]]:
+    """The recorded settings, what is not recorded as it never binds, and which those are."""
+    limits: SchedulerLimits = run.header.limits
+    assumed: list[str] = []
+    policy = settings.get("policy") or POLICY_OF_ENGINE.get(run.header.engine.kind.lower())
+    if policy is None:
+        policy = "sarathi"
+        assumed.append(f"the policy of {run.header.engine.kind or 'this engine'} is not known: sarathi (--policy)")
+    block = limits.kv_block_size or (1 if policy == "sglang" else 16)
+    known: dict[str, Any] = {
+        "policy": policy,
+        "max_running_requests": limits.max_running_requests,
+        "max_scheduled_tokens": limits.max_scheduled_tokens,
+        "kv_cache_blocks": limits.kv_cache_blocks,
+        "block_size": block,
+        "hash_block_tokens": prefix_block or block * max(1, 16 // block),
+    }
+    known |= {name: value for name, value in settings.items() if value is not None}
+    if known["kv_cache_blocks"] is None and preemptions:
+        raise NotEnoughError(
+            f"{run.path}: {preemptions} preemptions, but the size of the KV cache is not recorded: "
+            "name it with --set kv_cache_blocks=N"
+        )
+    return _complete(known, assumed)
+
+
+def _complete(known: dict[str, Any], assumed: list[str]) -> tuple[SchedulerOptions, tuple[str, ...]]:
+    if known["kv_cache_blocks"] is None:
+        known["kv_cache_blocks"] = NEVER_BINDING
+        assumed.append("kv_cache_blocks is not recorded: taken as never binding")
+    if known["max_running_requests"] is None:
+        known["max_running_requests"] = NEVER_BINDING
+        assumed.append("max_running_requests is not recorded: taken as never binding")
+    if known["max_scheduled_tokens"] is None:
+        known["max_scheduled_tokens"] = 2048
+        assumed.append("max_scheduled_tokens is not recorded: 2,048 is assumed")
+    if known["max_scheduled_tokens"] < known["max_running_requests"] == NEVER_BINDING:
+        known["max_running_requests"] = known["max_scheduled_tokens"]
+    return SchedulerOptions(**known), tuple(assumed)
+
+
+def _limited_by(run: Run) -> dict[str, float]:
+    """Shares of busy time; empty where nobody said what limited the batch."""
+    table = run.iterations()
+    busy = np.nan_to_num(_floats(table, "busy_time"))
+    causes = [cause or "unknown" for cause in table["limited_by"].to_pylist()]
+    seconds: dict[str, float] = {}
+    for cause, spent in zip(causes, busy.tolist(), strict=True):
+        seconds[cause] = seconds.get(cause, 0.0) + spent
+    whole = sum(seconds.values())
+    return {cause: spent / whole for cause, spent in sorted(seconds.items())} if whole else {}
+
+
+def _iterations(run: Run, origin: float) -> IterationsSeen | None:
+    """Where what each computed is known, and how long it took; ``None`` otherwise."""
+    table = run.iterations()
+    prefill, decoding, context = (
+        _floats(table, name) for name in ("prefill_tokens", "decode_tokens", "decode_context_tokens")
+    )
+    started, finished = _floats(table, "started_at"), _floats(table, "finished_at")
+    known = ~np.isnan(prefill + decoding + context + started + finished)
+    if not len(known) or known.mean() < MOST_KNOWN:
+        return None
+    took = _seconds(started, finished, _floats(table, "running_requests"), _floats(table, "requests_completed"))
+    seen = IterationsSeen(finished - origin, took, prefill, decoding, context)
+    return seen.where(known & (took > 0))
+
+
+def _seconds(started: Floats, finished: Floats, running: Floats, completed: Floats) -> Floats:
+    """From the end of the one before, where that left somebody running: what lies between is the engine's, too."""
+    before = np.concatenate([[-math.inf], finished[:-1]])
+    went_on = np.concatenate([[False], (running - np.nan_to_num(completed))[:-1] > 0])
+    return finished - np.where(went_on, before, np.maximum(started, before))

@@ -1,0 +1,121 @@
+"""The page at the endpoint: HTML for browsers, files without a token, figures only with it."""
+
+import gzip
+import json
+
+import pytest
+from server_doubles import Source, ask, fetch
+
+from batchscope.server import make_asgi_app, serve
+
+TOKEN = "s3cret"  # noqa: S105  (of this test)
+BROWSER = [("Accept", "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8")]
+
+
+@pytest.fixture(autouse=True)
+def _no_token_around(monkeypatch):
+    monkeypatch.delenv("BATCHSCOPE_TOKEN", raising=False)
+
+
+def test_a_browser_gets_the_page_and_others_the_index_as_ever():
+    app = make_asgi_app(Source())
+    page = ask(app, "/", headers=BROWSER)
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert b"<title>batchscope</title>" in page.body
+    assert "Accept" in page.headers["vary"]
+    for accept in (
+        [],
+        [("Accept", "*/*")],
+        [("Accept", "application/json")],
+        [("Accept", "application/json, text/html;q=0.9")],
+    ):
+        assert "/history" in ask(app, "/", headers=accept).json()["endpoints"]
+
+
+@pytest.mark.parametrize("path", ["/", "/page/app.js", "/page/colors.css", "/page/page.css"])
+def test_the_files_carry_a_strict_policy_and_need_no_token(path):
+    source = Source()
+    answer = ask(make_asgi_app(source, token=TOKEN), path, headers=BROWSER)
+    assert answer.status == 200
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert source.reads == 0
+
+
+def test_the_figures_need_the_token():
+    app = make_asgi_app(Source(), token=TOKEN)
+    assert ask(app, "/history").status == 401
+    assert ask(app, "/history", query=f"token={TOKEN}").status == 401
+    assert ask(app, "/history", headers=[("Authorization", f"Bearer {TOKEN}")]).status == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/page/", "/page/index.html", "/page/../app.py", "/page/__init__.py", "/page/nothing.js"]
+)
+def test_nothing_else_is_there(path):
+    assert ask(make_asgi_app(Source()), path, headers=BROWSER).status == 404
+
+
+def test_a_file_that_a_browser_has_is_not_sent_again_and_others_are_packed():
+    app = make_asgi_app(Source())
+    plain = ask(app, "/page/app.js")
+    packed = ask(app, "/page/app.js", headers=[("Accept-Encoding", "gzip")])
+    assert gzip.decompress(packed.body) == plain.body
+    again = ask(app, "/page/app.js", headers=[("If-None-Match", plain.headers["etag"])])
+    assert (again.status, again.body) == (304, b"")
+
+
+def test_mounted_below_a_path_it_is_there_too():
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    app = Starlette(routes=[Mount("/batchscope", make_asgi_app(Source()))])
+    assert b"<title>" in ask(app, "/batchscope/", headers=BROWSER).body
+    assert ask(app, "/batchscope/page/app.js").headers["content-type"].startswith("text/javascript")
+
+
+def test_it_can_be_switched_off():
+    source = Source()
+    with serve(source, port=0, page=False) as handle:
+        assert "/history" not in json.loads(fetch(handle, "/", headers=dict(BROWSER)).body)["endpoints"]
+        assert fetch(handle, "/history").status == 404
+        assert fetch(handle, "/page/app.js").status == 404
+    assert source.reads == 0
+
+
+def test_on_loopback_a_foreign_name_gets_neither_page_nor_figures():
+    """DNS rebinding: a page of evil.example leads its own name to 127.0.0.1."""
+    with serve(Source(), port=0) as handle:
+        for path in ("/", "/page/app.js", "/history"):
+            assert fetch(handle, path, headers={"Host": "evil.example", **dict(BROWSER)}).status == 421
+            assert fetch(handle, path, headers=dict(BROWSER)).status == 200
+
+
+def test_a_closed_source_answers_503_and_why():
+    source = Source()
+    app = make_asgi_app(source)
+    source.closed = True
+    answer = ask(app, "/history")
+    assert answer.status == 503
+    assert "closed" in answer.json()["error"]
+
+
+def test_a_source_that_hangs_holds_up_neither_the_start_nor_the_end():
+    source = Source()
+    source.gate.clear()
+    try:
+        with serve(source, port=0) as handle:
+            assert fetch(handle, "/", headers=dict(BROWSER)).status == 200
+    finally:
+        source.gate.set()
+
+
+@pytest.mark.parametrize(
+    "query", ["since=x", "seconds=7", "last=-1", "last=99999999999", "since=&seconds=10&last=50", "since=%00"]
+)
+def test_any_query_is_answered(query):
+    assert ask(make_asgi_app(Source()), "/history", query=query).json()["schema"] == "batchscope.history/1"
