@@ -23,12 +23,14 @@ from batchscope.scraping.fetch import Fetcher, metrics_url
 from batchscope.scraping.watcher import MAX_TARGETS
 from batchscope.simulator import SchedulerOptions
 from batchscope.terminal import once
+from batchscope.terminal.player import is_run, play
 from batchscope.terminal.session import Session
 from batchscope.terminal.sources import Directory, Endpoint, Local, Source
 from batchscope.terminal.styles import colors_of
 from batchscope.tokens import find_token
 
 LONGEST_INTERVAL = 3600
+FASTEST = 1000.0
 ENGINES_A_SECOND = 20
 """So many are asked each second at most, unless somebody says otherwise."""
 _GRACE = 1.0
@@ -38,8 +40,9 @@ def top(
     targets: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[URL...|DIRECTORY]",
-            help="Addresses of batchscope's endpoint or of an engine's metrics page; or where processes publish.",
+            metavar="[URL...|DIRECTORY|RUN]",
+            help="Addresses of batchscope's endpoint or of an engine's metrics page; where processes publish; a recorded"
+            " run.",
             show_default=False,
         ),
     ] = None,
@@ -58,6 +61,7 @@ def top(
     objective: Annotated[
         float, typer.Option(metavar="R", help="With --check: the share of requests that is to meet its SLO.")
     ] = once.OBJECTIVE,
+    speed: Annotated[float, typer.Option(metavar="X", help="Of a recorded run: 10 = ten times as fast.")] = 1.0,
     timeout: Timeout = 2.0,
     max_mib: MaxMib = 16.0,
     token_file: TokenFile = None,
@@ -72,6 +76,8 @@ def top(
         raise CommandError("--json: expected --once beside it")
     if not 0 < objective <= 1:
         raise ConfigurationError("--objective", objective, "a share > 0, at most 1")
+    if targets and len(targets) == 1 and is_run(Path(targets[0])):
+        return _played(Path(targets[0]), speed, once_only=once_only or check)
     with ExitStack() as held:
         sources = _sources(targets or [], held, demo=demo, timeout=timeout, max_mib=max_mib, token_file=token_file)
         pause = max(1.0, len(sources) / ENGINES_A_SECOND) if interval is None else interval
@@ -82,6 +88,14 @@ def top(
         if not _is_screen():
             return _every_interval(session, pause, timeout + _GRACE)
         return show(session)
+
+
+def _played(path: Path, speed: float, *, once_only: bool) -> int:
+    if not 0 < speed <= FASTEST:
+        raise ConfigurationError("--speed", speed, f"a factor > 0, at most {FASTEST:g}")
+    if once_only or not _is_screen():
+        raise CommandError(f"top {path}: a recorded run is played on a screen; batchscope report {path} prints it")
+    return show(play(path, speed=speed))
 
 
 def show(session: Session) -> int:
