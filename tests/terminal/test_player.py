@@ -122,6 +122,11 @@ def test_it_plays_by_the_clock_pauses_and_goes_as_fast_as_it_is_told(playing):
     assert playing.speed == 0.25
 
 
+def figures(text):
+    """The latencies: they are of the engine's own last minute."""
+    return [line[:66] for line in text.splitlines() if line.startswith(("TTFT", "TPOT", "ITL", "e2e", "queue"))]
+
+
 def test_one_seeks_forth_and_back_and_sees_the_same_at_the_same_place(playing):
     playing.press("p")
     playing.press("right")
@@ -134,9 +139,7 @@ def test_one_seeks_forth_and_back_and_sees_the_same_at_the_same_place(playing):
     assert position(playing) == 0.0
     wait(playing, 1.0)
     playing._go(playing._player.recorded.begin + 21.0)
-    assert [line for line in screen(playing).splitlines() if "Latency" in line or "TTFT" in line] == [
-        line for line in there.splitlines() if "Latency" in line or "TTFT" in line
-    ]
+    assert figures(screen(playing)) == figures(there)
 
 
 def test_at_its_end_it_stands_and_nobody_is_told_that_it_is_idle(playing):

@@ -41,8 +41,7 @@ def top(
         list[str] | None,
         typer.Argument(
             metavar="[URL...|DIRECTORY|RUN]",
-            help="Addresses of batchscope's endpoint or of an engine's metrics page; where processes publish; a recorded"
-            " run.",
+            help="Addresses of batchscope's endpoint or of an engine's page; where processes publish; a recorded run.",
             show_default=False,
         ),
     ] = None,

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from batchscope.collector import SchedulerMetricsCollector
 from batchscope.configuration import OTHER_CLASS, MetricsConfiguration, SloTargets
 from batchscope.errors import DecodeError
-from batchscope.records import IterationResult, RequestResult
+from batchscope.records import CompletionReason, IterationResult, Outcome, RequestResult
 from batchscope.simulator import VirtualClock
 from batchscope.sinks import RunHeader
+from batchscope.statistics.cumulative import CumulativeState
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.terminal.engine import CELLS, Engine
 from batchscope.terminal.frame import Scene
@@ -163,7 +166,7 @@ class Player:
         self.at = self.recorded.begin
 
     def go_to(self, instant: float, look: Callable[[MetricsSnapshot, float], None]) -> None:
-        """Tell the collector all up to ``instant``; ``look`` is given a snapshot of each second of the last minutes."""
+        """Tell the collector all up to ``instant``; ``look`` is given each of the last minutes' seconds, then all."""
         instant = min(max(instant, self.recorded.begin), self.recorded.end)
         if instant < self.at:
             self._collector.close()
@@ -171,10 +174,12 @@ class Player:
         silent = max(self.at, math.floor(instant) - _BACK)
         if silent > self.at:
             self._tell(silent)
+        base, since = self.snapshot(), self.at
         while self.at < instant:
             self._tell(min(math.floor(self.at) + 1.0, instant))
-            if self.at == math.floor(self.at) or self.at == instant:
-                look(self.snapshot(), self.at)
+            if self.at < instant:
+                look(_counts_of(base, self._collector.read_totals(), self.at - since), self.at)
+        look(self.snapshot(), self.at)
 
     def _tell(self, until: float) -> None:
         self.recorded.tell(self._collector, until, self._place)
@@ -188,6 +193,27 @@ class Player:
     def close(self) -> None:
         """End its collector."""
         self._collector.close()
+
+
+def _counts_of(base: MetricsSnapshot, now: CumulativeState, later: float) -> MetricsSnapshot:
+    """``base`` with the counts of so many seconds later: all that history needs, at a fraction of the cost."""
+    by_outcome: Counter[Outcome] = Counter()
+    for reason, count in now.totals.requests_by_reason.items():
+        by_outcome[CompletionReason(reason).outcome] += count
+    return msgspec.structs.replace(
+        base,
+        totals=now.totals,
+        gauges=now.gauges,
+        elapsed_seconds=base.elapsed_seconds + later,
+        request_stats=msgspec.structs.replace(
+            base.request_stats,
+            total_requests=by_outcome.total(),
+            completed_requests=by_outcome[Outcome.COMPLETED],
+            failed_requests=by_outcome[Outcome.FAILED],
+            cancelled_requests=by_outcome[Outcome.CANCELLED],
+        ),
+        error_stats=msgspec.structs.replace(base.error_stats, total_errors=sum(now.totals.errors_by_type.values())),
+    )
 
 
 def _declared(slo: Mapping[str, SloTargets]) -> SloTargets | Mapping[str, SloTargets] | None:
