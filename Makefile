@@ -5,7 +5,10 @@
 #   make lint          ruff, mypy, the import contracts                                        10 s
 #   make check         lint, the wheel in an empty environment, then every test                5 min on two cores
 #   make soak          what recording promises, at length                                      minutes
-#   make terminal      `batchscope top` in a pty, in tmux, with 200 engines                  2 min
+#   make terminal      `batchscope top` in a pty, in tmux, with 200 engines                    2 min
+#   make browser       the page in a real Chromium, axe-core included (Debian: chromium, npm)  2 min
+#   make assets        uPlot for the page's line charts, from the npm registry                 3 s
+#   make pictures      the pictures of the documentation
 #   make crash         recorded runs whose process was killed, at length                        2 min
 #   make spark         a run's figures on Spark, equal to DuckDB's (needs Java)                1 min, once 2 min more
 #   make engines       real engines, each in an environment of its own                         vLLM alone: minutes
@@ -22,7 +25,8 @@ USABLE := $(VENV)/.usable
 SPARK := build/spark
 
 .DELETE_ON_ERROR:
-.PHONY: demo help test soak crash terminal check lint package spark engines foreign bench bench-docs report-image clean
+.PHONY: demo help test soak crash terminal check lint package spark browser assets pictures engines foreign bench bench-docs \
+  report-image clean
 
 demo: $(USABLE)
 	@$(BIN)/batchscope demo
@@ -62,6 +66,18 @@ package: $(READY)
 	build/smoke/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	cd build && smoke/bin/python ../tests/cli/smoke.py smoke/bin/batchscope
 
+browser: $(READY) assets
+	$(BIN)/python -m pytest -n 0 browser_tests
+
+# An installation has them from its build; a checkout whose environment was made without npm gets them so.
+assets:
+	@$(PYTHON) hatch_build.py
+
+# Deterministic: seeded, at a time that stands still.
+pictures: $(READY) assets
+	$(BIN)/python browser_tests/pictures.py docs/images
+	$(BIN)/python tests/terminal/pictures.py docs/images
+
 # In an environment of its own: Spark has 400 MB, and needs Java.
 spark: $(SPARK)/.ready
 	$(SPARK)/bin/python -m pytest tests/ledger/analysis/test_spark.py
@@ -99,6 +115,7 @@ report-image: $(READY)
 	$(BIN)/batchscope demo --svg docs/images/report.svg > /dev/null
 
 clean:
+	rm -f src/batchscope/dashboard/assets/uplot.*
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 

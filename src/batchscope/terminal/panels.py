@@ -67,7 +67,7 @@ def items(look: Look, name: str, parts: Sequence[tuple[str, str]], width: int, m
     line: Line = []
     room = width - LABEL
     for figure, words in parts:
-        spans: Line = [(figure, look.value), (f" {words}" if words else "", "")]
+        spans: Line = [(figure, look.value), (f" {words}" if figure and words else words, "")]
         taken = sum(cell_len(text) for text, _ in spans)
         if line and taken + 3 > room:
             lines.append(line)
@@ -201,7 +201,8 @@ def _named(look: Look, one: Held) -> Line:
     idle = one.limiter in {BatchLimiter.DEMAND, BatchLimiter.UNKNOWN}
     cost = "" if math.isnan(lost) or idle else f", {amount(lost)} slot-s lost"
     name = limiter_name(safe(one.limiter, _LONGEST_NAME))
-    return [(mark.letter, f"{LIMITER}{one.limiter}"), (f" {name} ", ""), (percent(one.share), look.value), (cost, "")]
+    sign = mark.letter.upper() if look.figures.now.reported_ratio >= 0.5 else mark.letter
+    return [(sign, f"{LIMITER}{one.limiter}"), (f" {name} ", ""), (percent(one.share), look.value), (cost, "")]
 
 
 def _over(look: Look) -> str:
