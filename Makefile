@@ -5,7 +5,11 @@
 #   make lint          ruff, mypy, the import contracts                                        10 s
 #   make check         lint, the wheel in an empty environment, then every test                5 min on two cores
 #   make soak          what recording promises, at length                                      minutes
+#   make browser       the page in a real Chromium, axe-core included (Debian: chromium, npm)  2 min
+#   make assets        uPlot for the page's line charts, from the npm registry                 3 s
+#   make pictures      the pictures of the documentation
 #   make crash         recorded runs whose process was killed, at length                        2 min
+#   make spark         a run's figures on Spark, equal to DuckDB's (needs Java)                1 min, once 2 min more
 #   make engines       real engines, each in an environment of its own                         vLLM alone: minutes
 #   make bench         every figure of docs/performance.md; make bench-docs writes them there
 #   make report-image  the picture of README.md
@@ -17,9 +21,10 @@ BIN := $(VENV)/bin
 BENCH := build/bench
 READY := $(VENV)/.ready
 USABLE := $(VENV)/.usable
+SPARK := build/spark
 
 .DELETE_ON_ERROR:
-.PHONY: demo help test soak crash check lint package engines foreign bench bench-docs report-image clean
+.PHONY: demo help test soak crash check lint package spark browser assets pictures engines foreign bench bench-docs report-image clean
 
 demo: $(USABLE)
 	@$(BIN)/batchscope demo
@@ -55,6 +60,28 @@ package: $(READY)
 	build/smoke/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	cd build && smoke/bin/python ../tests/cli/smoke.py smoke/bin/batchscope
 
+browser: $(READY) assets
+	$(BIN)/python -m pytest -n 0 browser_tests
+
+# An installation has them from its build; a checkout whose environment was made without npm gets them so.
+assets:
+	@$(PYTHON) hatch_build.py
+
+# Deterministic: seeded, at a time that stands still.
+pictures: $(READY) assets
+	$(BIN)/python browser_tests/pictures.py docs/images
+
+# In an environment of its own: Spark has 400 MB, and needs Java.
+spark: $(SPARK)/.ready
+	$(SPARK)/bin/python -m pytest tests/ledger/analysis/test_spark.py
+
+$(SPARK)/.ready: pyproject.toml
+	@command -v java > /dev/null || { \
+	  echo "error: Spark needs Java; on Debian: apt-get install default-jre-headless" >&2; exit 2; }
+	$(PYTHON) -m venv --clear $(SPARK)
+	$(SPARK)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[spark,analysis]' 'pytest>=8.3,<10' 'hypothesis>=6.100,<7'
+	@touch $@
+
 # Real engines, each in an environment of its own (vLLM alone takes minutes to install): make engines ENGINES=llamacpp
 engines:
 	$(PYTHON) engine_tests/run.py $(ENGINES)
@@ -81,6 +108,7 @@ report-image: $(READY)
 	$(BIN)/batchscope demo --svg docs/images/report.svg > /dev/null
 
 clean:
+	rm -f src/batchscope/dashboard/assets/uplot.*
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 

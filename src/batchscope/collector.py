@@ -201,7 +201,7 @@ class SchedulerMetricsCollector(Closing):
         ``batchscope.ledger.open_run``. MissingExtraError without the extra ``ledger``; ConfigurationError where the
         folder cannot be made.
         """
-        from batchscope.ledger import Retention, record  # noqa: PLC0415  (an extra)
+        from batchscope.ledger.recording import Retention, record  # noqa: PLC0415  (an extra)
 
         recording = record(
             self, root, instance_id=self._draining.instance_id, clock=self._draining.clock,
@@ -211,11 +211,16 @@ class SchedulerMetricsCollector(Closing):
         self._recordings.append(recording)
         return recording
 
+    @property
+    def recordings(self) -> tuple[Recording, ...]:
+        """What ``record_to`` began, in order."""
+        return tuple(self._recordings)
+
     def _header(self) -> RunHeader:
         core = self._draining
         return RunHeader(
             instance_id=core.instance_id, generation=core.generation, started_at=core.wall.at(core.state.started),
-            anchor_instant=core.wall.instant, anchor_time=core.wall.utc,
+            started_instant=core.state.started, anchor_instant=core.wall.instant, anchor_time=core.wall.utc,
             request_classes=core.classes.names, slo=dict(core.classes.targets), limits=core.limits,
             labels=dict(self.labels), role=self.role, engine=self.engine,
             definitions={str(name): str(text) for name, text in self.definitions.items()},

@@ -40,7 +40,7 @@ class RunHeader(msgspec.Struct, frozen=True, kw_only=True):
     A run is one ``generation`` (resets so far) of one collector (``instance_id``), with the same limits, engine and
     definitions. ``request_classes[code]`` is the name of a class, ``slo`` has its targets. Rows have instants of the
     collector's clock: ``anchor_instant`` of it was ``anchor_time`` (UTC). ``schema`` names the columns: those of
-    ``batchscope.rows``.
+    ``batchscope.rows``. ``started_instant`` is ``started_at`` on the collector's clock, to the bit.
     """
 
     instance_id: str
@@ -55,6 +55,7 @@ class RunHeader(msgspec.Struct, frozen=True, kw_only=True):
     role: str
     engine: EngineInfo
     definitions: dict[str, str]
+    started_instant: float | None = None
     schema: str = SCHEMA
     version: str = __version__
 

@@ -248,3 +248,22 @@ def test_a_model_is_measured_through_the_managers_it_makes(collector):
 def test_something_else_is_refused_by_name():
     with pytest.raises(TypeError, match="cannot attach to a dict: expected a ContinuousBatchingManager"):
         attach({}, RecordingMetrics())
+
+
+def test_where_the_environment_says_so_the_run_is_recorded(collector, tmp_path, monkeypatch):
+    from batchscope.ledger import open_run
+
+    monkeypatch.setenv("BATCHSCOPE_RECORD", str(tmp_path))
+    manager = Manager()
+    attach(manager, collector)
+    attach(manager, collector)  # again is no second run
+    manager.start()
+    one = state("a", prompt=10)
+    manager.add_request(one)
+    manager.step([(one, 10, True)])
+    manager.step([(one, 1, True)])
+    collector.close()
+    run = open_run(tmp_path)
+    assert run.header.engine.kind == "transformers"
+    assert run.iterations().num_rows == collector.get_snapshot().totals.iterations
+    assert run.header.limits == collector.limits

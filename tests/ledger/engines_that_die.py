@@ -17,7 +17,7 @@ TOKENS = 25
 
 def engine(root: str, interval: float, part_seconds: float) -> None:
     """Decode in ``RUNNING`` slots for ever; every 10 steps a line: steps so far, finished so far, instant."""
-    from batchscope.ledger import record
+    from batchscope.ledger.recording import record
 
     collector = SchedulerMetricsCollector(limits=SchedulerLimits(max_running_requests=RUNNING))
     record(

@@ -14,9 +14,10 @@ import pytest
 from engines_that_die import record_and_kill
 
 from batchscope import CompletionReason, RequestTracker, SchedulerLimits, SchedulerMetricsCollector
-from batchscope.ledger import open_run, record
+from batchscope.ledger import open_run
 from batchscope.ledger.document import NAME
 from batchscope.ledger.parts import parts
+from batchscope.ledger.recording import record
 from batchscope.ledger.schema import Table
 from batchscope.ledger.staging import read_staged
 
@@ -37,7 +38,7 @@ def unfinished(tmp_path_factory):
     now = [0.0]
     collector = SchedulerMetricsCollector(limits=SchedulerLimits(max_running_requests=4), clock=lambda: now[0])
     recording = record(
-        collector, root, instance_id="killed", clock=lambda: now[0], interval=60, part_seconds=8.0
+        collector, root, instance_id="killed", clock=lambda: now[0], interval=60, part_seconds=8.0, pace=lambda: now[0]
     )  # fmt: skip
     tracker = RequestTracker(collector)
     handles = [tracker.arrived(f"r{slot}", prompt_tokens=slot) for slot in range(4)]

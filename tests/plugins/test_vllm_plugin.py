@@ -21,7 +21,7 @@ def collectors():
 
 @pytest.fixture
 def plugin(monkeypatch):
-    for name in ("VLLM", "HOST", "PORT", "TOKEN_FILE", "SNAPSHOT_DIR", "SLO"):
+    for name in ("VLLM", "HOST", "PORT", "TOKEN_FILE", "SNAPSHOT_DIR", "SLO", "RECORD"):
         monkeypatch.delenv(f"BATCHSCOPE_{name}", raising=False)
     return import_plugin(monkeypatch)
 
@@ -159,3 +159,16 @@ def test_an_engine_without_statistics_says_how_to_make_one_with_them(plugin):
     llm = SimpleNamespace(llm_engine=SimpleNamespace(logger_manager=None))
     with pytest.raises(ValueError, match="disable_log_stats=False"):
         plugin.attach(llm)
+
+
+def test_asked_to_it_records_a_run_with_the_engines_resolved_settings(started, tmp_path):
+    from batchscope.ledger import open_run
+
+    manager = started(PORT="off", RECORD=str(tmp_path))
+    manager.record(scheduler(4, 2), None)
+    manager.stat_loggers[0]._started.service.close()
+    run = open_run(tmp_path)
+    assert (run.state, run.header.engine.kind, run.header.limits) == ("finished", "vllm", SchedulerLimits(8, 256, 24))
+    assert run.header.labels == {"model_name": "tiny"}
+    assert run.document.configuration["cache_config"] == {"num_gpu_blocks": 24}
+    assert len(run.headers) == 1

@@ -96,7 +96,7 @@ WAITS = Gauges(requests_waiting=3, requests_running=0, seconds_since_last_iterat
         (State.STALLED, "Stalled: 3 waiting, 0 running, no iteration for 12.0 s.", live(gauges=WAITS, longest=0.1), {}),
         (State.LIVE, BATCH, live(gauges=WAITS, longest=5.0), {}),  # three such iterations are 15 s
         (State.LIVE, BATCH, live(gauges=WAITS), {}),  # the first one may take a minute
-        (State.STALE, f"Stale: no answer; all this is 2.5 s old. {BATCH}", live(), {"age": 2.5}),
+        (State.STALE, f"Stale: no answer; all this is 12 s old. {BATCH}", live(), {"age": 12.0}),
         (State.LIVE, BATCH, live(), {"age": 2.5, "interval": 5.0}),
         (State.GONE, "Gone: nobody answers any more; all this is 3 s old.", live(), {"age": 3.0, "gone": True}),
         (State.RESTARTED, "Restarted: it counts anew since 12:00:00 UTC.", live(instance_id="b"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -19,6 +20,7 @@ from batchscope.cli.options import (
     KvCacheBlocks,
     MaxRunningRequests,
     MaxScheduledTokens,
+    Record,
     Speed,
     Svg,
     check_svg,
@@ -51,6 +53,7 @@ def demo(
     ] = False,
     as_json: Json = False,
     svg: Svg = None,
+    record: Record = None,
 ) -> int:
     """Serve a built-in workload: bursts of interactive and batch requests on one engine, and report.
 
@@ -58,9 +61,11 @@ def demo(
     """
     options = demo_options(max_running_requests, max_scheduled_tokens, kv_cache_blocks)
     if terminal:
+        if record is not None:
+            raise CommandError(f"--record {record}: expected no --top beside it")
         return show_demo(options, seed)
     check_svg(svg)
-    plan = demo_plan(options, requests=requests, speed=speed, seed=seed)
+    plan = demo_plan(options, requests=requests, speed=speed, seed=seed, record=record)
     if not serve_page:
         for option, given in (("--open", open_browser), ("--port", port is not None)):
             if given:
@@ -73,7 +78,9 @@ def demo(
     return INTERRUPTED if result.interrupted else 0
 
 
-def demo_plan(options: SchedulerOptions, *, requests: int, speed: float | None = None, seed: int = 0) -> Plan:
+def demo_plan(
+    options: SchedulerOptions, *, requests: int, speed: float | None = None, seed: int = 0, record: Path | None = None
+) -> Plan:
     """The demo's workload on a scheduler with ``options``."""
     return Plan(
         title="the demo: interactive and batch requests, in bursts",
@@ -84,6 +91,7 @@ def demo_plan(options: SchedulerOptions, *, requests: int, speed: float | None =
         total=requests,
         seed=seed,
         speed=speed,
+        record=record,
     )
 
 

@@ -32,6 +32,7 @@ OPTION_OF = {
     "tls_certificate": "--tls-certificate",
     "tls_key": "--tls-key",
     "stall_seconds": "--stall-seconds",
+    "root": "--record",
     "directory": "serve",
     "labels": "--label",
     "allowed_hosts": "--allowed-host",
@@ -77,6 +78,12 @@ Speed = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the snapshot as one JSON document, nothing else.")]
 Svg = Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Also write the report as a picture.")]
+Record = Annotated[
+    Path | None,
+    typer.Option(
+        "--record", metavar="DIR", help="Also keep every request and iteration, in a folder of its own in DIR."
+    ),
+]
 
 
 def check_svg(path: Path | None, source: Path | None = None) -> None:

@@ -14,6 +14,7 @@ from batchscope.cli.options import (
     KvCacheBlocks,
     MaxRunningRequests,
     MaxScheduledTokens,
+    Record,
     Speed,
     Svg,
     check_svg,
@@ -57,6 +58,7 @@ def replay(
     ] = False,
     as_json: Json = False,
     svg: Svg = None,
+    record: Record = None,
 ) -> int:
     """Replay a trace through the embedded scheduler, and report how it went.
 
@@ -78,6 +80,7 @@ def replay(
         total=_requests(workload, limit),
         seed=seed,
         speed=speed,
+        record=record,
     )
     result, report = serve(plan)
     if workload.skipped_rows:

@@ -1,4 +1,4 @@
-"""``batchscope report FILE|URL``: the report of an engine's own snapshot."""
+"""``batchscope report RUN|FILE|URL``: the report of a recorded run, or of an engine's own snapshot."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 import typer
 
 from batchscope.cli import stdout
-from batchscope.cli.options import CommandError, Svg, check_svg, write_svg
+from batchscope.cli.options import CommandError, Json, Svg, check_svg, write_svg
 from batchscope.cli.scraping import MaxMib, Timeout, TokenFile, limits_of
 from batchscope.cli.simulation import note
 from batchscope.errors import DecodeError
@@ -37,8 +37,9 @@ def report(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="FILE|URL",
-            help="A snapshot as JSON, JSON lines, - for stdin, or the address of batchscope's endpoint.",
+            metavar="RUN|FILE|URL",
+            help="A recorded run's folder, or one that holds a run; a snapshot as JSON, JSON lines, - for stdin; "
+            "or the address of batchscope's endpoint.",
             show_default=False,
         ),
     ],
@@ -50,15 +51,41 @@ def report(
             show_default="the last",
         ),
     ] = None,
+    first: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="TIME",
+            help="Of a run: from then on; seconds from its start, or 2026-11-28T18:00:30 (UTC unless it says).",
+            show_default="its start",
+        ),
+    ] = None,
+    last: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="Of a run: up to then.", show_default="its end")
+    ] = None,
+    as_json: Json = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Of a run: write the report as one HTML file with charts; no text then."),
+    ] = None,
     svg: Svg = None,
     timeout: Timeout = 5.0,
     max_mib: MaxMib = 16.0,
     token_file: TokenFile = None,
 ) -> int:
-    """Show a collector's snapshot as a report: requests, latencies, batch, what held it, SLO.
+    """Show a recorded run, or a collector's snapshot: requests, latencies, batch, what held it, SLO.
+
+    A run has figures of its steady part, too.
 
     Exit code: 0; 2 = wrong use, or no snapshot to be had; 3 = nothing was recorded in it yet.
     """
+    if as_json and (html is not None or svg is not None):
+        raise CommandError("--json and --html or --svg: expected one of them")
+    if _is_run(source):
+        return _of_run(Path(source), at, html, svg, first, last, as_json=as_json)
+    for option, given in (("--from", first), ("--to", last), ("--html", html)):
+        if given is not None:
+            raise CommandError(f"{option}: expected a recorded run, and {source} is none; --at chooses a snapshot")
     until = None if at is None else _instant(at)
     check_svg(svg, None if source == "-" else Path(source))
     limits = limits_of(timeout, max_mib)
@@ -72,11 +99,41 @@ def report(
     shown = Report(snapshot)
     if svg is not None:
         write_svg(shown, svg)
-    stdout.write(for_stdout(shown))
+    stdout.write(snapshot.to_json() + b"\n" if as_json else for_stdout(shown))
     if _is_empty(snapshot):
         note("nothing was recorded in this snapshot yet")
         return NOTHING_RECORDED
     return 0
+
+
+def _is_run(source: str) -> bool:
+    """A run's folder, or one of runs: of other folders it is said what they may be."""
+    path = Path(source)
+    try:
+        return path.is_dir() and any((one / "run.json").is_file() for one in (path, *path.iterdir()))
+    except OSError:
+        return False
+
+
+def _of_run(
+    path: Path,
+    at: str | None,
+    html: Path | None,
+    svg: Path | None,
+    first: str | None,
+    last: str | None,
+    *,
+    as_json: bool,
+) -> int:
+    from batchscope.cli.run_report import Wanted, check_html, report_run  # noqa: PLC0415  (an extra)
+
+    if at is not None:
+        raise CommandError("--at: expected JSON lines; of a run --from and --to choose a part")
+    if html is not None and svg is not None:
+        raise CommandError("--html and --svg: expected one of them")
+    check_html(html)
+    check_svg(svg)
+    return report_run(path, Wanted(as_json, html, svg, first, last))
 
 
 def _instant(text: str) -> dt.datetime:
@@ -121,7 +178,8 @@ def _opened(source: str) -> Iterator[BinaryIO]:
     path = Path(source)
     if path.is_dir():
         raise CommandError(
-            f"{source}: is a directory, expected a file; batchscope serve DIRECTORY merges what is in it"
+            f"{source}: is a directory without a recorded run (run.json), expected a run or a file; "
+            "batchscope serve DIRECTORY merges what processes publish in one"
         )
     try:
         with path.open("rb") as file:

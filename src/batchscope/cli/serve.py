@@ -15,8 +15,8 @@ from batchscope import MetricsConfiguration, RequestTracker, SchedulerLimits, Sc
 from batchscope.cli import INTERRUPTED
 from batchscope.cli.demo import demo_plan
 from batchscope.cli.demo_engine import demo_options
-from batchscope.cli.options import CommandError
-from batchscope.cli.simulation import note
+from batchscope.cli.options import CommandError, Record
+from batchscope.cli.simulation import note, recorded
 from batchscope.cli.simulation import serve as serve_plan
 from batchscope.errors import MissingExtraError
 from batchscope.server import DEFAULT_PORT
@@ -124,6 +124,7 @@ def serve(
         list[str] | None,
         typer.Option(metavar="NAME", help="Another name to answer to; default: localhost, or any beyond loopback."),
     ] = None,
+    record: Record = None,
 ) -> int:
     """Serve /metrics, /snapshot and /healthz over HTTP until Ctrl-C.
 
@@ -153,11 +154,16 @@ def serve(
         raise CommandError("serve: expected a DIRECTORY to serve, or --replay TRACE, or --demo")
     if source is None and label:
         raise CommandError("--label: expected a DIRECTORY beside it")
+    if source is not None and record is not None:
+        raise CommandError(
+            f"--record {record}: a DIRECTORY has sums, not requests: expected --replay TRACE or --demo beside it; an"
+            " engine records itself: collector.record_to(), or BATCHSCOPE_RECORD for a plug-in"
+        )
     with suppress(KeyboardInterrupt):
         if demo:
-            _serve_demo(endpoint)
+            _serve_demo(endpoint, record)
         elif trace is not None:
-            _serve_replay(trace, told, endpoint)
+            _serve_replay(trace, told, endpoint, record)
         elif source is not None:
             _serve_processes(source, endpoint)
     return INTERRUPTED
@@ -187,7 +193,7 @@ def _serve_processes(place: str, endpoint: _Endpoint) -> None:
         threading.Event().wait()
 
 
-def _serve_replay(trace: Path, told: _Replay, endpoint: _Endpoint) -> None:
+def _serve_replay(trace: Path, told: _Replay, endpoint: _Endpoint, record: Path | None) -> None:
     knobs: dict[str, Any] = {name: value for name, value in told.given.items() if name in _KNOBS}
     options = SchedulerOptions(**knobs)
     slo = SloTargets(time_to_first_token=told.slo_ttft, time_per_output_token=told.slo_tpot, e2e_latency=told.slo_e2e)
@@ -201,7 +207,10 @@ def _serve_replay(trace: Path, told: _Replay, endpoint: _Endpoint) -> None:
     )
     workload = open_trace(trace, limit=told.limit, rate_scale=1.0 if told.rate_scale is None else told.rate_scale)
     labels = {"model_name": "replay"}
-    with SchedulerMetricsCollector(configuration, limits=limits, labels=labels, clock=clock) as collector:
+    with (
+        SchedulerMetricsCollector(configuration, limits=limits, labels=labels, clock=clock) as collector,
+        recorded(collector, record),
+    ):
         simulator = Simulator(workload, RequestTracker(collector), options=options, clock=clock, speed=speed)
         with _serving(collector, f"{trace.name}{_pace(speed)}", endpoint):
             if not simulator.run().interrupted:
@@ -209,9 +218,9 @@ def _serve_replay(trace: Path, told: _Replay, endpoint: _Endpoint) -> None:
                 threading.Event().wait()
 
 
-def _serve_demo(endpoint: _Endpoint) -> None:
+def _serve_demo(endpoint: _Endpoint, record: Path | None) -> None:
     """The demo's engine, without end."""
-    plan = demo_plan(demo_options(), requests=_ENDLESS, speed=1.0)
+    plan = demo_plan(demo_options(), requests=_ENDLESS, speed=1.0, record=record)
     live_plan = msgspec.structs.replace(plan, labels={"demo": "true"})
     serve_plan(live_plan, partial(_serving, name="the demo", endpoint=endpoint))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import msgspec
@@ -16,6 +16,7 @@ from batchscope import MetricsConfiguration, RequestTracker, SchedulerMetricsCol
 from batchscope.cli import LONGEST_LINE, stdout
 from batchscope.cli.demo_engine import limits_of
 from batchscope.cli.options import write_svg
+from batchscope.records import EngineInfo
 from batchscope.simulator import (
     Disturbances,
     RequestSpec,
@@ -27,6 +28,7 @@ from batchscope.simulator import (
 )
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.text import shown
+from batchscope.version import __version__
 from batchscope.views.rendering import for_stdout
 from batchscope.views.report import Report
 from batchscope.views.timeline import Timeline
@@ -52,6 +54,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     speed: float | None = None
     labels: dict[str, str] = {}
+    record: Path | None = None
 
 
 def serve(plan: Plan, live: Live | None = None) -> tuple[SimulationResult, Report]:
@@ -63,6 +66,7 @@ def serve(plan: Plan, live: Live | None = None) -> tuple[SimulationResult, Repor
     )
     with (
         SchedulerMetricsCollector(configuration, limits=limits, clock=clock, labels=plan.labels) as collector,
+        recorded(collector, plan.record),
         live(collector) if live else nullcontext(),
         _progress() as progress,
     ):
@@ -92,6 +96,22 @@ def serve(plan: Plan, live: Live | None = None) -> tuple[SimulationResult, Repor
         interrupted=result.interrupted,
     )
     return result, report
+
+
+@contextmanager
+def recorded(collector: SchedulerMetricsCollector, root: Path | None) -> Iterator[None]:
+    """Record to ``root``, where there is one; at the end it is told where to, or why not."""
+    if root is None:
+        yield
+        return
+    collector.engine = EngineInfo("simulator", __version__)
+    with collector.record_to(root) as recording:
+        yield
+    if recording.failure or recording.lost:
+        lost = "".join(f", {rows:,} rows of {kind.lower()}" for kind, rows in recording.lost.items())
+        note(f"{recording.path} is not complete: {recording.failure or 'there was no room'}{lost}")
+    else:
+        note(f"recorded to {recording.path}")
 
 
 def show(report: Report, *, as_json: bool, svg: Path | None) -> None:

@@ -29,7 +29,7 @@ from batchscope.terminal.styles import colors_of
 from batchscope.tokens import find_token
 
 LONGEST_INTERVAL = 3600
-ENGINES_A_SECOND = 40
+ENGINES_A_SECOND = 20
 """So many are asked each second at most, unless somebody says otherwise."""
 _GRACE = 1.0
 
@@ -111,7 +111,7 @@ def _sources(
             raise CommandError(f"--demo: expected no address beside it, got {targets[0]}")
         return [Local("the demo's engine", held.enter_context(running_demo()).get_snapshot)]
     if not targets:
-        raise CommandError("top: expected URL..., a DIRECTORY or --demo")
+        raise CommandError("top: expected URL..., a DIRECTORY, a RUN or --demo")
     directories = [target for target in targets if Path(target).is_dir()]
     if directories:
         if len(targets) > 1:

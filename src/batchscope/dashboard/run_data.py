@@ -95,7 +95,7 @@ def _attainment(found: OverTime) -> dict[str, Any] | None:
 
 
 def _together(count: int, cells: int) -> int:
-    """How many neighbouring cells make one, so that it has enough values for its p99 on average; 12 at least are left."""
+    """How many neighbouring cells make one, so that its p99 has enough values on average; 12 at least are left."""
     wanted = _ENOUGH * cells / max(count, 1)
     fitting = [each for each in range(1, cells // _FEWEST_CELLS + 1) if cells % each == 0]
     return next((each for each in fitting if each >= wanted), fitting[-1])

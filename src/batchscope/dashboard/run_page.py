@@ -19,6 +19,7 @@ from batchscope.text import readable_document, shown, shown_document
 from batchscope.version import __version__
 from batchscope.views.board import board
 from batchscope.views.numbers import count, duration
+from batchscope.views.steady import about_steady
 from batchscope.views.verdict import verdict
 from batchscope.views.words import MOST_SHOWN, origin
 
@@ -105,7 +106,7 @@ def _body(report: RunReport) -> Iterable[str]:
     yield '<section class="charts" aria-label="Over time">\n'
     yield from (_figure(*each) for each in _FIGURES[1:])
     yield "</section>\n"
-    yield _panel("Steady state", _about_steady(report), steady_rows(report))
+    yield _panel("Steady state", about_steady(report), steady_rows(report))
     yield _facts(report)
     yield f"</main>\n<footer><p class=quiet>batchscope {escape(__version__)}; no part of this file asks a network for "
     yield "anything. Ratios are of 1, durations in their units; - where nothing was measured.</p></footer>\n"
@@ -139,10 +140,10 @@ def _when(report: RunReport) -> str:
     snapshot = report.snapshot
     first, last = report.began - report.origin, report.ended - report.origin
     stretch = "" if first == 0 else f"; from {duration(first)} to {duration(last)} of the run"
+    counted = f"{count(snapshot.request_stats.total_requests)} requests, {count(snapshot.totals.iterations)} iterations"
     return (
         f"{snapshot.started_at:%Y-%m-%d %H:%M:%S} to {snapshot.snapshot_time:%H:%M:%S %Z}, "
-        f"{duration(snapshot.elapsed_seconds)}{stretch}: {count(snapshot.request_stats.total_requests)} requests finished, "
-        f"{count(snapshot.totals.iterations)} iterations"
+        f"{duration(snapshot.elapsed_seconds)}{stretch}: {counted}"
     )
 
 
@@ -150,17 +151,6 @@ def _populations(report: RunReport) -> str:
     return (
         f"exact, linear interpolation, over all {count(report.snapshot.request_stats.completed_requests)} completed "
         f"requests of {duration(report.snapshot.elapsed_seconds)}; ITL over every token"
-    )
-
-
-def _about_steady(report: RunReport) -> str:
-    part = report.steady_part
-    if not part.found:
-        return part.missing
-    first, last = part.start - report.origin, part.end - report.origin
-    return (
-        f"from {duration(first)} to {duration(last)}: without the warm-up (MSER-5) and the drain after the last arrival; "
-        f"backlog {part.backlog_slope:+.3g} requests a second"
     )
 
 

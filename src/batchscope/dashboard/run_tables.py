@@ -9,9 +9,8 @@ from batchscope.ledger.analysis.report import RunReport
 from batchscope.scraping.table import Quantity
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.views import palette
-from batchscope.views.board import Board, Latency, Slo, board
+from batchscope.views.board import Board, Latency, Slo
 from batchscope.views.numbers import (
-    MISSING,
     amount,
     count,
     duration,
@@ -21,13 +20,14 @@ from batchscope.views.numbers import (
     percent_range,
 )
 from batchscope.views.samples import FEWEST, tells
+from batchscope.views.steady import COLUMNS, compared
 from batchscope.views.words import limiter_name, missed_by, short_name, what_it_is
 
 DEFINITIONS = {
     Quantity.QUEUE_TIME: "first scheduled - arrived",
     Quantity.TIME_TO_FIRST_TOKEN: "first token - arrived",
     Quantity.PREFILL_TIME: "first token - first scheduled",
-    Quantity.TIME_PER_OUTPUT_TOKEN: "(last token - first token) / (tokens - 1), one value a request of two tokens or more",
+    Quantity.TIME_PER_OUTPUT_TOKEN: "(last token - first token) / (tokens - 1), one a request of two tokens or more",
     Quantity.INTER_TOKEN_LATENCY: "gap between emissions over the tokens of the later one, every token",
     Quantity.INTER_EMISSION_LATENCY: "gap between emissions, every emission",
     Quantity.DECODE_TIME: "last token - first token",
@@ -42,18 +42,16 @@ _WORDS = {"which is", "targets"}
 def tiles(figures: Board, snapshot: MetricsSnapshot) -> Iterator[str]:
     """The figures that people look for first."""
     batch, requests, throughput = figures.batch, figures.requests, figures.throughput
-    span = duration(figures.elapsed_seconds)
-    yield _tile(
-        "Batch full",
-        percent(batch.full_by_time),
-        f"requests x time / places x time, while busy; n={count(batch.iterations)} iterations",
+    span, iterations = duration(figures.elapsed_seconds), count(batch.iterations)
+    ended = (
+        f"{count(requests.completed)} completed, {count(requests.failed)} failed, {count(requests.cancelled)} cancelled"
     )
+    unfinished = f", {count(requests.in_flight)} unfinished" if requests.in_flight else ""
+    again = snapshot.totals.recomputed_tokens
+    full = f"requests x time / places x time, while busy; n={iterations} iterations"
+    yield _tile("Batch full", percent(batch.full_by_time), full)
     yield _tile("Busy", percent(batch.busy_ratio), f"time in iterations / time, over {span}")
-    yield _tile(
-        "Requests",
-        count(requests.finished),
-        f"{count(requests.completed)} completed, {count(requests.failed)} failed, {count(requests.cancelled)} cancelled; {count(requests.in_flight)} unfinished",
-    )
+    yield _tile("Requests finished", count(requests.finished), ended + unfinished)
     yield _tile(
         "Output tokens",
         f"{per_second(throughput.output_tokens)}/s",
@@ -62,14 +60,11 @@ def tiles(figures: Board, snapshot: MetricsSnapshot) -> Iterator[str]:
     yield _tile(
         "Preemptions",
         count(figures.kv_cache.preemptions),
-        f"{count(snapshot.totals.recomputed_tokens)} tokens computed again",
+        f"{count(again)} tokens computed again" if again else f"n={iterations} iterations",
     )
     for slo in figures.slo[:2]:
-        yield _tile(
-            f"SLO, {slo.request_class}",
-            percent(slo.attainment),
-            f"{percent_range(*slo.attainment_range)}; n={count(slo.evaluated)}",
-        )
+        between = f"95 % range {percent_range(*slo.attainment_range)}; n={count(slo.evaluated)}"
+        yield _tile(f"SLO met, {slo.request_class}", percent(slo.attainment), between)
 
 
 def _tile(name: str, value: str, more: str) -> str:
@@ -81,7 +76,7 @@ def _tile(name: str, value: str, more: str) -> str:
 
 def latency_rows(figures: Board) -> Iterator[str]:
     """A row a latency; a percentile that too few values tell is left out, the maximum is told."""
-    yield _head("", "n", "", "mean", *_PERCENTILES, "max")
+    yield _head("latency", "n", "unit", "mean", *_PERCENTILES, "max")
     for name in DEFINITIONS:
         row = figures.latencies.get(name)
         if row is not None and row.count:
@@ -112,10 +107,10 @@ def limiter_rows(figures: Board) -> Iterator[str]:
         )
         yield _row(name, *cells, words=what_it_is(one.limiter, figures.limits))
     yield "</tbody></table>"
-    yield (
-        '<p class="note">Lost slot-seconds: (places - requests in the batch) x time. Waited request-seconds: requests that '
-        f"could run and did not x time. n={count(figures.batch.iterations)} iterations, over {duration(figures.elapsed_seconds)}."
-        " A share of time is not what turning a setting would gain.</p>"
+    yield _note(
+        "Lost slot-seconds: (places - requests in the batch) x time. Waited request-seconds: requests that could run "
+        f"and did not x time. n={count(figures.batch.iterations)} iterations, over {duration(figures.elapsed_seconds)}."
+        " A share of time is not what turning a setting would gain."
     )
 
 
@@ -128,7 +123,10 @@ def slo_rows(figures: Board) -> Iterator[str]:
             count(slo.evaluated), f"{per_second(slo.goodput)}/s", words=_targets(slo),
         )  # fmt: skip
     yield "</tbody></table>"
-    yield '<p class="note">Met / (met + missed); missed: failed, or a target passed. Goodput: requests a second that met theirs.</p>'
+    yield _note(
+        "Met / (met + missed); missed: failed, or a target passed. Goodput: requests a second that met all of theirs, "
+        f"over {duration(figures.elapsed_seconds)}."
+    )
 
 
 def _targets(slo: Slo) -> str:
@@ -144,33 +142,14 @@ def steady_rows(report: RunReport) -> Iterator[str]:
     """The main figures of the whole, and without warm-up and drain."""
     if report.steady is None:
         return
-    whole, steady = board(report.snapshot), board(report.steady)
-    yield _head("", "all of it", "steady part")
-    for name, *values in _compared(whole, steady):
+    yield _head(*COLUMNS)
+    for name, *values in compared(report):
         yield _row(escape(name), *values)
     yield "</tbody></table>"
 
 
-def _compared(*boards: Board) -> Iterator[tuple[str, ...]]:
-    yield "time", *(duration(each.elapsed_seconds) for each in boards)
-    yield "requests finished", *(count(each.requests.finished) for each in boards)
-    yield "requests a second", *(per_second(each.throughput.requests) for each in boards)
-    yield "output tokens a second", *(per_second(each.throughput.output_tokens) for each in boards)
-    yield "batch full", *(percent(each.batch.full_by_time) for each in boards)
-    for name in (Quantity.TIME_TO_FIRST_TOKEN, Quantity.TIME_PER_OUTPUT_TOKEN, Quantity.TOTAL_TIME):
-        for percentile in ("p50", "p95", "p99"):
-            yield f"{short_name(name)} {percentile}", *(_told(each.latencies[name], percentile) for each in boards)
-    for number, slo in enumerate(boards[0].slo):
-        others = [each.slo[number] for each in boards if number < len(each.slo)]
-        yield (
-            f"SLO met, {slo.request_class}",
-            *(f"{percent(each.attainment)}, n={count(each.evaluated)}" for each in others),
-        )
-
-
-def _told(latency: Latency, percentile: str) -> str:
-    known = tells(percentile, latency.count)
-    return f"{duration(getattr(latency, percentile).value)}, n={count(latency.count)}" if known else MISSING
+def _note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>'
 
 
 def _named(name: str, definition: str) -> str:

@@ -142,7 +142,7 @@ class ForwardPasses:
         requests = message.scheduled_requests or Scheduled()
         if requests.num_prefill_requests + requests.num_decode_requests:
             self._define(message.timing_scope)
-            self._metrics.record_iteration(_iteration(message, requests, now))
+            self._metrics.record_iteration(iteration_of(message, requests, now))
         else:
             self.idle += 1  # a heartbeat of an engine without work
 
@@ -165,7 +165,8 @@ class ForwardPasses:
             self._definitions["iteration_duration"] = f"wall_time of the message: {known}"
 
 
-def _iteration(message: ForwardPass, scheduled: Scheduled, now: float) -> IterationResult:
+def iteration_of(message: ForwardPass, scheduled: Scheduled, now: float) -> IterationResult:
+    """The record of a forward pass whose end was seen at ``now``."""
     queued = message.queued_requests
     return IterationResult(
         iteration_number=message.counter_id,

@@ -12,8 +12,6 @@ try:
 except ImportError as error:
     raise MissingExtraError("A recorded run", "ledger") from error
 
-from batchscope.ledger.recording import record
-from batchscope.ledger.retention import Retention
 from batchscope.ledger.run import Run, find_runs, open_run
 
-__all__ = ["Retention", "Run", "find_runs", "open_run", "record"]
+__all__ = ["Run", "find_runs", "open_run"]

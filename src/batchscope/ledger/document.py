@@ -16,7 +16,7 @@ from batchscope.errors import DecodeError
 from batchscope.ledger.schema import SCHEMA, Level
 from batchscope.ledger.summary import Summary
 from batchscope.sinks import RunHeader
-from batchscope.text import readable_document
+from batchscope.text import quoted, readable_document
 from batchscope.version import __version__
 
 NAME = "run.json"
@@ -70,11 +70,26 @@ def read_document(folder: Path) -> RunDocument:
     except OSError as error:
         raise DecodeError(f"{folder}: not a run: {NAME} cannot be read ({error.strerror})") from error
     try:
-        schema = msgspec.json.decode(text, type=dict[str, Any]).get("schema")
-        if schema != SCHEMA:
-            raise DecodeError(
-                f"{folder / NAME}: schema = {schema!r}: expected {SCHEMA!r}; read it with the version that wrote it"
-            )
-        return msgspec.json.decode(text, type=RunDocument)
+        document = msgspec.json.decode(text, type=RunDocument)
     except (msgspec.MsgspecError, UnicodeError) as error:
+        _check_schema(folder, text)
         raise DecodeError(f"{folder / NAME}: not the document of a run: {error}") from error
+    if document.schema != SCHEMA:
+        _check_schema(folder, text)
+    return document
+
+
+def _check_schema(folder: Path, text: bytes) -> None:
+    """DecodeError where it is a document of another schema: what it has may mean something else."""
+    try:
+        schema = msgspec.json.decode(text, type=_Schema).schema
+    except (msgspec.MsgspecError, UnicodeError):
+        return
+    if schema != SCHEMA:
+        raise DecodeError(
+            f"{folder / NAME}: schema = {quoted(schema)}: expected {SCHEMA!r}; read it with the version that wrote it"
+        )
+
+
+class _Schema(msgspec.Struct):
+    schema: str

@@ -1,7 +1,7 @@
 """Why was it slow: one request's time, or that of the slowest beside the others', in parts without a rest.
 
-The parts are those of ``request_parts``. What a run does not hold is said in ``notes``, and ``complete`` is False where the
-split is not whole for that reason: recorded without spans, without instants.
+The parts are those of ``request_parts``. What a run does not hold is said in ``notes``, and ``complete`` is False where
+the split is not whole for that reason: recorded without spans, without instants.
 """
 
 from __future__ import annotations

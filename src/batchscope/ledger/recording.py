@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import datetime as dt
 import logging
+import time
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 
 from batchscope.background import forked
 from batchscope.checks import is_number
+from batchscope.clock import Clock
 from batchscope.errors import ConfigurationError, DecodeError
 from batchscope.ledger.document import RunDocument
 from batchscope.ledger.retention import Retention
@@ -83,7 +85,7 @@ def record(
     root: str | Path,
     *,
     instance_id: str,
-    clock: Callable[[], float],
+    clock: Clock,
     level: str = Level.DEFAULT,
     interval: float = 1.0,
     configuration: Mapping[str, Any] | None = None,
@@ -91,6 +93,7 @@ def record(
     max_bytes: int = 64 << 20,
     part_seconds: float = PART_SECONDS,
     part_bytes: int = PART_BYTES,
+    pace: Clock = time.monotonic,
 ) -> Recording:
     """Record to a folder in ``root``; ConfigurationError where it cannot be made, or a setting is out of range."""
     if level not in set(Level):
@@ -109,7 +112,7 @@ def record(
     try:
         folder = _new_folder(Path(root), instance_id)
         writer = RunWriter(
-            folder, document, clock, part_seconds=part_seconds, part_bytes=part_bytes, converted=retain
+            folder, document, clock, part_seconds=part_seconds, part_bytes=part_bytes, converted=retain, pace=pace
         )  # fmt: skip
     except OSError as error:
         raise ConfigurationError("root", str(root), f"a directory that can be written ({error.strerror})") from error

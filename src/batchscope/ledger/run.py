@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from batchscope.errors import DecodeError
 from batchscope.ledger.batches import filled
-from batchscope.ledger.document import NAME, State, read_document
+from batchscope.ledger.document import NAME, RunDocument, State, read_document
 from batchscope.ledger.lock import being_written
 from batchscope.ledger.parts import Part, marks_of, parts
 from batchscope.ledger.schema import SCHEMA, SCHEMAS, TOKENS, Table
@@ -36,6 +36,7 @@ class _Contents:
     def __init__(self, folder: Path, told: Mapping[str, int], *, live: bool) -> None:
         self.problems: list[str] = []
         self.until = -math.inf
+        self.converted: dict[Table, list[Path]] = {table: [] for table in Table}
         self._tables: dict[Table, list[pa.Table]] = {table: [] for table in Table}
         self._staged: list[tuple[Table, Staged]] = []
         self._marks: list[Mark] = []
@@ -54,6 +55,11 @@ class _Contents:
     def table(self, table: Table) -> pa.Table:
         """All rows of a table, as they are stored."""
         return pa.concat_tables([SCHEMAS[table].empty_table(), *self._tables[table]])
+
+    def staged(self, table: Table) -> pa.Table:
+        """Its rows that are in no converted file yet."""
+        batches = [batch for of, staged in self._staged if of is table for batch in staged.batches]
+        return pa.Table.from_batches(batches, schema=SCHEMAS[table])
 
     def missing(self, told: Mapping[str, int]) -> dict[Table, int]:
         """Rows that some write, or ``told``, says were written, and that are not there."""
@@ -107,6 +113,7 @@ class _Contents:
         self._marks += marks
         self._written[part.table] += max((mark.of_file(part.table) for mark in marks), default=len(table))
         self._tables[part.table].append(table)
+        self.converted[part.table].append(part.path)
 
     def _leave_out(self, part: Part, why: str) -> None:
         self.problems.append(f"{part.path.name}: left out: {shown(why)}")
@@ -119,7 +126,7 @@ class Run:
         self.path = path
         for attempt in range(_ATTEMPTS):
             self.document = read_document(path)
-            self.state = self._state()
+            self.state = state_of(path, self.document)
             try:
                 self._contents = _Contents(path, self.document.rows, live=self.state == State.RECORDING)
                 break
@@ -139,11 +146,6 @@ class Run:
             raise DecodeError(f"{self.path}: an empty run: nothing was recorded")
         return self.headers[-1]
 
-    def _state(self) -> str:
-        if self.document.state is State.RECORDING and not being_written(self.path):
-            return INTERRUPTED
-        return self.document.state.value
-
     @property
     def problems(self) -> list[str]:
         """What is missing or wrong in it, a sentence each; empty: nothing is known to be missing."""
@@ -155,15 +157,22 @@ class Run:
         found += [
             f"{rows} rows of {name} were not written: no room, or no disk" for name, rows in document.missed.items()
         ]
+        last = f" (at {contents.until:.3f} s of its clock)" if math.isfinite(contents.until) else ""
         if self.state == INTERRUPTED:
             found.append(
-                "interrupted: it was not closed; what came after the last write"
-                + (f" (at {contents.until:.3f} s of its clock)" if math.isfinite(contents.until) else "")
-                + f" is missing: at most the last {document.interval:g} s"
+                f"interrupted: it was not closed; what came after the last write{last} is missing: at most the last"
+                f" {document.interval:g} s"
             )
         if self.state == State.STOPPED:
-            found.append(f"stopped: nothing more could be written ({document.stopped_by})")
+            found.append(
+                f"stopped: nothing more could be written ({document.stopped_by}); all that came after the last write"
+                f"{last} is missing"
+            )
         return found
+
+    def stored(self, table: Table) -> tuple[list[Path], pa.Table]:
+        """As it lies on the disk: the Parquet files of a table that can be read, and its rows that are in none yet."""
+        return self._contents.converted[table], self._contents.staged(table)
 
     def requests(self) -> pa.Table:
         """Finished requests, in the order of their ends."""
@@ -193,6 +202,13 @@ class Run:
         """Each token that was emitted: its request and its instant; by request, in order."""
         request, at = token_instants(self.spans(), self._contents.table(Table.ITERATIONS))
         return pa.Table.from_arrays([pa.array(request), pa.array(at, from_pandas=True)], schema=TOKENS)
+
+
+def state_of(folder: Path, document: RunDocument) -> str:
+    """``finished``, ``stopped`` (the disk was full, say), ``recording`` still, or ``interrupted``: killed."""
+    if document.state is State.RECORDING and not being_written(folder):
+        return INTERRUPTED
+    return document.state.value
 
 
 def open_run(path: str | Path) -> Run:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 import numpy as np
 
@@ -46,9 +44,9 @@ class Summary(msgspec.Struct, kw_only=True):
     attainment: float | None = None
 
     @property
-    def seconds(self) -> float:
-        """From the first to the last that happened; ``nan`` where nothing did."""
-        return math.nan if self.first_at is None or self.last_at is None else self.last_at - self.first_at
+    def seconds(self) -> float | None:
+        """From the first to the last that happened; None where nothing did."""
+        return None if self.first_at is None or self.last_at is None else self.last_at - self.first_at
 
 
 class Summing:

@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import json
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
+from batchscope.clock import Clock
 from batchscope.ledger.batches import iteration_batch, request_batch, span_batch
 from batchscope.ledger.document import RunDocument, State
 from batchscope.ledger.lock import WriterLock
@@ -38,31 +40,33 @@ class RunWriter:
     """A ``PatientSink``: ``take`` keeps rows, ``flush`` writes them, ``close`` ends the run.
 
     Staged parts are converted after ``part_seconds`` or ``part_bytes``; ``converted`` is called after that. ``clock``
-    is the collector's. OSError, from whatever it is told, means that the disk takes no more: the run is stopped.
+    is the collector's, whose time may be simulated; ``pace`` gives the seconds in which parts grow old. OSError, from
+    whatever it is told, means that the disk takes no more: the run is stopped.
     """
 
     def __init__(
         self,
         folder: Path,
         document: RunDocument,
-        clock: Callable[[], float],
+        clock: Clock,
         *,
         part_seconds: float = PART_SECONDS,
         part_bytes: int = PART_BYTES,
         converted: Callable[[], object] = lambda: None,
+        pace: Clock = time.monotonic,
     ) -> None:
         self.folder = folder
         self.document = document
-        self._clock = clock
+        self._clock, self._pace = clock, pace
         self._part_seconds, self._part_bytes = part_seconds, part_bytes
         self._converted = converted
         self._waiting: dict[Table, list[pa.RecordBatch]] = {table: [] for table in document.level.tables}
         self._streams: dict[Table, Stream] = {}
-        self._part, self._part_began = 1, clock()
+        self._part, self._part_began = 1, pace()
         self._writes = 0
         self._summing = Summing()
         self._header: RunHeader | None = None
-        self._saved_at = clock()
+        self._saved_at = pace()
         document.started_at = dt.datetime.now(dt.UTC)
         document.write(folder)
         self._lock = WriterLock(folder)
@@ -109,7 +113,7 @@ class RunWriter:
             raise
         if self._part_is_full():
             self._convert()
-        if self._clock() - self._saved_at >= _DOCUMENT_SECONDS:
+        if self._pace() - self._saved_at >= _DOCUMENT_SECONDS:
             self._save()
 
     def close(self, lost: Mapping[str, int]) -> None:
@@ -188,12 +192,12 @@ class RunWriter:
         return self._streams[table]
 
     def _part_is_full(self) -> bool:
-        long = self._clock() - self._part_began >= self._part_seconds
+        long = self._pace() - self._part_began >= self._part_seconds
         return long or sum(stream.size for stream in self._streams.values()) >= self._part_bytes
 
     def _convert(self) -> None:
         """Make Parquet of what is staged. Where that fails the streams stay, and are tried again with the next."""
-        self._part_began = self._clock()
+        self._part_began = self._pace()
         if self._streams:
             self._part += 1
         for stream in self._streams.values():
@@ -208,7 +212,7 @@ class RunWriter:
         self._converted()
 
     def _save(self) -> None:
-        self._saved_at = self._clock()
+        self._saved_at = self._pace()
         self.document.summary = self._summing.now()
         try:
             self.document.write(self.folder)

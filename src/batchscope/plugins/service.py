@@ -6,8 +6,10 @@ import contextlib
 import logging
 import os
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
+from batchscope.asked import record_as_asked
 from batchscope.background import Periodic
 from batchscope.collector import SchedulerMetricsCollector
 from batchscope.plugins.settings import Settings
@@ -33,10 +35,11 @@ def drain_regularly(collector: SchedulerMetricsCollector, seconds: float = _DRAI
 
 
 class Service:
-    """Serves a collector and publishes its snapshots; ``close()`` ends both, and its draining.
+    """Serves a collector, publishes its snapshots and records its run; ``close()`` ends all, and its draining.
 
-    What cannot be started (a port that is taken, a directory that cannot be written) is told in one log line, and
-    the rest goes on. ``url`` is where it is served, None where it is not.
+    ``configuration``: the engine's settings, for the record. What cannot be started (a port that is taken, a directory
+    that cannot be written) is told in one log line, and the rest goes on. ``url`` is where it is served, None where it
+    is not.
     """
 
     def __init__(
@@ -46,15 +49,27 @@ class Service:
         log: logging.Logger,
         *,
         drain_seconds: float = _DRAIN_SECONDS,
+        configuration: Mapping[str, Any] | None = None,
     ) -> None:
         self._log = log
         self._parts: list[Any] = []
         self.url: str | None = None
         self._parts.append(drain_regularly(collector, drain_seconds))
+        self._record(collector, settings, configuration)
         if settings.snapshot_directory is not None:
             self._publish(collector, settings.snapshot_directory)
         if settings.port is not None:
             self._serve(collector, settings, settings.port)
+
+    def _record(
+        self, collector: SchedulerMetricsCollector, settings: Settings, configuration: Mapping[str, Any] | None
+    ) -> None:
+        recording = record_as_asked(
+            collector, settings.record, lambda line: self._log.warning("batchscope: %s", line), configuration
+        )
+        if recording is not None:
+            self._parts.append(recording)
+            self._log.info("batchscope: recording a run to %s", recording.path)
 
     def _publish(self, collector: SchedulerMetricsCollector, directory: str) -> None:
         try:

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from batchscope.asked import AskedRecord, read_record
 from batchscope.configuration import MetricsConfiguration, SloTargets
 from batchscope.errors import ConfigurationError
 
@@ -30,6 +31,7 @@ class Settings(msgspec.Struct, frozen=True):
     token_file: Path | None = None
     snapshot_directory: str | None = None
     slo: SloTargets | dict[str, SloTargets] | None = None
+    record: AskedRecord | None = None
 
 
 def read_settings(environment: Mapping[str, str], complain: Complain) -> Settings:
@@ -42,6 +44,7 @@ def read_settings(environment: Mapping[str, str], complain: Complain) -> Setting
         token_file=Path(token_file) if token_file else None,
         snapshot_directory=directory or None,
         slo=_slo(environment.get("BATCHSCOPE_SLO", ""), complain),
+        record=read_record(environment, complain),
     )
 
 

@@ -12,6 +12,7 @@ import msgspec
 from batchscope.collector import SchedulerMetricsCollector
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
 from batchscope.engines.forward_pass import ForwardPassReader
+from batchscope.engines.settings import plain_settings
 from batchscope.engines.sglang.config import endpoint_of, labels_of, limits_of, role_of
 from batchscope.engines.sglang.scheduler import ForwardPassMetrics, SglangScheduler
 from batchscope.engines.sglang.tokenizer import SglangTokenizer
@@ -31,6 +32,11 @@ _BAGS = {
 }
 """Setting -> where SGLang 0.5.23 keeps what it made of it (``sglang.srt.runtime_context``)."""
 
+
+_TEXTS = (
+    "schedule_policy", "dtype", "kv_cache_dtype", "quantization", "device", "attention_backend", "sampling_backend",
+    "disaggregation_mode", "speculative_algorithm", "load_format",
+)  # fmt: skip
 
 Endpoint: TypeAlias = Callable[[], tuple[bool, str | None]]
 """Whether forward passes are published at all, and where, if that is known by now."""
@@ -116,7 +122,7 @@ def begin_tokenizer(
     settings, engine = _settings(environment, log), EngineSettings(server_args)
     collector = _collector(settings, engine, labels, SchedulerLimits())
     recorder = SglangTokenizer(collector, prefill_only=collector.role == "prefill")
-    return Tokenizer(collector, recorder, Service(collector, settings, log))
+    return Tokenizer(collector, recorder, Service(collector, settings, log, configuration=_configuration(server_args)))
 
 
 def begin_scheduler(
@@ -129,17 +135,23 @@ def begin_scheduler(
     if not _first_rank(labels):
         return None
     settings = msgspec.structs.replace(_settings(environment, log), port=None)
-    if settings.snapshot_directory is None:
+    if settings.snapshot_directory is None and settings.record is None:
         log.warning(
             "batchscope: queue times, iterations and gauges of the scheduler are not recorded: set"
-            " BATCHSCOPE_SNAPSHOT_DIR and read all processes together with batchscope serve DIRECTORY"
+            " BATCHSCOPE_SNAPSHOT_DIR and read all processes together with batchscope serve DIRECTORY; or"
+            " BATCHSCOPE_RECORD"
         )
         return None
     engine = EngineSettings(server_args)
     collector = _collector(settings, engine, labels, limits_of(engine, num_pages))
     recorder = SglangScheduler(collector)
-    service = Service(collector, settings, log)
+    service = Service(collector, settings, log, configuration=_configuration(server_args))
     return Scheduler(collector, recorder, service, lambda: endpoint_of(engine, labels))
+
+
+def _configuration(server_args: Any) -> dict[str, Any]:
+    """What SGLang was started with, without what may be a path, an address or a secret."""
+    return {"server_args": plain_settings(server_args, _TEXTS)}
 
 
 def _settings(environment: Mapping[str, str], log: logging.Logger) -> Settings:

@@ -11,7 +11,7 @@ from batchscope.collector import SchedulerMetricsCollector
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
 from batchscope.engines.vllm.classes import SETTING as REQUEST_CLASS
 from batchscope.engines.vllm.classes import RequestClasses, parse_request_class
-from batchscope.engines.vllm.config import front_end_of, labels_of, limits_of, max_model_len_of
+from batchscope.engines.vllm.config import configuration_of, front_end_of, labels_of, limits_of, max_model_len_of
 from batchscope.engines.vllm.source import VllmSource
 from batchscope.errors import ConfigurationError
 from batchscope.plugins.service import Service, drain_regularly
@@ -43,10 +43,11 @@ def begin(vllm_config: Any, ranks: int, environment: Mapping[str, str], log: log
     except ConfigurationError as error:
         classes = None
         log.warning("batchscope: %s; requests are not told apart by class", error)
+    recorder = _recorder(collector, vllm_config, classes)  # first: it names the engine, for the record
     return Started(
         collector,
-        _recorder(collector, vllm_config, classes),
-        Service(collector, settings, log, drain_seconds=_DRAIN_SECONDS),
+        recorder,
+        Service(collector, settings, log, drain_seconds=_DRAIN_SECONDS, configuration=configuration_of(vllm_config)),
     )
 
 

@@ -123,6 +123,15 @@ class SnapshotDirectory(Closing):
         with self._reading():
             return [snapshot.instance_id for snapshot in self._members.living(self._clock())]
 
+    def snapshots(self) -> list[tuple[MetricsSnapshot, bool]]:
+        """Each process's own snapshot as of the last look, and whether it lives; not those in the archive."""
+        with self._reading():
+            now, members = self._clock(), self._members
+            gone = [member.publication.snapshot for member in members.gone(now)]
+            living = members.living(now)
+        alive = {snapshot.instance_id for snapshot in living}
+        return [(one, True) for one in living] + [(one, False) for one in gone if one.instance_id not in alive]
+
     def processes(self) -> Processes:
         """Who lives and how many are gone, as of the last look, and why that look failed if it did."""
         with self._reading():

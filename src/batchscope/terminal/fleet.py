@@ -70,20 +70,20 @@ def _in_order(name: str) -> tuple[object, ...]:
     return tuple((part.isdigit(), int(part) if part.isdigit() else 0, part) for part in _DIGITS.split(name[:300]))
 
 
-def _shared(names: Sequence[str]) -> str:
-    """What all begin with, up to a ``/``, ``:`` or ``.``."""
+def _shared(names: Sequence[str], marks: str) -> str:
+    """What all begin with, up to one of ``marks``."""
     first, last = min(names), max(names)
     same = next((place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
-    return first[: max(first.rfind(mark, 0, same) for mark in "/:.") + 1]
+    return first[: max(first.rfind(mark, 0, same) for mark in marks) + 1]
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Without the begin and the end that all of them share, up to a ``/``, ``:`` or ``.``: 200 hosts of one domain."""
+    """Without the begin and the end that all of them share: 200 paths of one host, 200 hosts of one domain."""
     if len(names) < 2:
         return list(names)
-    begin = _shared(names)
+    begin = _shared(names, "/")
     ends = [name[len(begin) :][::-1] for name in names]
-    end = _shared(ends)
+    end = _shared(ends, "/:.")
     short = [one[len(end) :][::-1] for one in ends]
     return short if all(short) else list(names)
 

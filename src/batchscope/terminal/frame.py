@@ -21,14 +21,14 @@ from batchscope.terminal.lines import Cells, Line, beside, cut, cut_inside, fitt
 from batchscope.terminal.panels import GAP, Look
 from batchscope.text import shown as safe
 from batchscope.views.board import Latency
-from batchscope.views.numbers import MISSING, amount, count, duration, per_second, percent
+from batchscope.views.numbers import MISSING, amount, count, per_second, percent, whole_seconds
 from batchscope.views.palette import LIMITERS, STATES
 from batchscope.views.samples import MAX, shown_percentiles
 from batchscope.views.words import limiter_name
 
 LEAST_WIDTH, LEAST_HEIGHT = 60, 12
 _ENOUGH = 20
-_VERDICT_LINES = 4
+_VERDICT_LINES = 5
 _TALLEST = 70
 TWO_COLUMNS = 120
 _LONGEST_NAME = 300
@@ -139,12 +139,12 @@ def _head(scene: Scene, viewing: Viewing, width: int, *, ascii_only: bool) -> li
     lines.append(_title(scene, one, width, several=several))
     lines += [[(cut(f" {safe(note)}", width), "")] for note in scene.notes[:2]]
     if scene.paused_at is not None:
-        behind = duration((scene.clock - scene.paused_at).total_seconds())
+        behind = whole_seconds((scene.clock - scene.paused_at).total_seconds())
         at = f"{scene.paused_at:%H:%M:%S}"
         banner = f" PAUSED at {at}, {behind} behind. "
         lines.append([(banner, "warning"), (" The lines above are live; p goes on.", "")])
     elif one is not None and not one.fresh and one.figures is not None:
-        banner = f" NOT LIVE: everything below is {duration(one.age)} old. "
+        banner = f" NOT LIVE: everything below is {whole_seconds(one.age)} old. "
         lines.append([(banner, "bad"), (f" {safe(one.error)}", "")])
     return lines
 

@@ -7,6 +7,7 @@ again meanwhile. What they find lies in a queue that the view empties when it dr
 from __future__ import annotations
 
 import heapq
+import math
 import queue
 import threading
 import time
@@ -44,7 +45,7 @@ class Poller:
         self._sources, self._interval, self._merging, self._clock = sources, interval, merging, clock
         self._work: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._found: queue.SimpleQueue[Found] = queue.SimpleQueue()
-        self._with_histograms = [-float("inf")] * len(sources)
+        self._with_histograms = [-math.inf] * len(sources)
         self._in_flight = [False] * len(sources)
         self._closed = threading.Event()
 
@@ -95,8 +96,10 @@ class Poller:
                 self._in_flight[index] = False
 
     def _look(self, index: int, at: float) -> Look:
-        wanted = self._merging and at - self._with_histograms[index] >= HISTOGRAMS_EVERY * len(self._sources)
+        count, last = len(self._sources), self._with_histograms[index]
+        spacing = HISTOGRAMS_EVERY * count
+        wanted = self._merging and at - last >= spacing
         look = self._sources[index].look(histograms=wanted)
-        if look.snapshot.histograms:
-            self._with_histograms[index] = at
+        if wanted and look.snapshot.histograms:  # after the first time, when all are read, they take turns
+            self._with_histograms[index] = at if math.isfinite(last) else at - spacing * index / count
         return look

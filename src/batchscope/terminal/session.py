@@ -19,6 +19,8 @@ from batchscope.terminal.sources import Look, Source
 
 _PAGE = 10
 _COST_SECONDS = 5.0
+_FIRST_ANSWERS = 3.0
+"""Seconds for which all engines together wait for the first answer of each."""
 _MOVES = {"up": -1, "down": 1, "pageup": -_PAGE, "pagedown": _PAGE, "home": -(10**6), "end": 10**6, "k": -1, "j": 1}
 
 
@@ -51,7 +53,7 @@ class Session:
         self._poller = Poller(sources, interval, merging=len(sources) > 1, clock=clock)
         self._merged = Engine(MERGED, MERGED, interval) if len(sources) > 1 else None
         self._merges: queue.SimpleQueue[tuple[float, MetricsSnapshot | str]] = queue.SimpleQueue()
-        self._merge_due, self._merging = -math.inf, False
+        self._merge_due, self._merging, self._begun = -math.inf, False, clock()
         self._notes: list[str] = []
         self._held: _Held | None = None
         self._cost = math.nan
@@ -73,7 +75,7 @@ class Session:
     @property
     def merging(self) -> bool:
         """Whether all engines together are still being added up for the first time."""
-        return self._merging and self._merged is not None and self._merged.last is None
+        return self._merging and self._merged is not None and self._merged.last is None and not self._merged.error
 
     def update(self) -> None:
         """Take what was found since the last call."""
@@ -98,7 +100,8 @@ class Session:
             else:
                 self._merged.looked(Look(found), at)
         now = self._clock()
-        parts = mergeable(self.engines) if now >= self._merge_due and not self._merging else []
+        ready = self.answered or now - self._begun > _FIRST_ANSWERS
+        parts = mergeable(self.engines) if ready and now >= self._merge_due and not self._merging else []
         if parts:
             self._merge_due, self._merging = now + self.interval, True
             work = threading.Thread(target=lambda: self._merges.put((now, merged(parts))), daemon=True)

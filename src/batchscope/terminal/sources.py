@@ -11,8 +11,8 @@ from typing import NamedTuple, Protocol
 
 from batchscope.errors import BatchscopeError
 from batchscope.publishing import SnapshotDirectory
-from batchscope.scraping.documents import ScrapedSnapshot, TargetReport
-from batchscope.scraping.fetch import Fetcher, MetricsUrl, ScrapeLimits, wait_for
+from batchscope.scraping.documents import ScrapedSnapshot
+from batchscope.scraping.fetch import Fetcher, MetricsUrl, ScrapeError, ScrapeLimits, wait_for
 from batchscope.scraping.remote import read_snapshot, snapshot_url
 from batchscope.scraping.watcher import Watcher
 from batchscope.statistics.snapshot import MetricsSnapshot
@@ -72,26 +72,38 @@ class Endpoint:
         path = self._whole.path.partition("?")[0]
         self._plain = self._whole._replace(path=path, text=self._whole.text.removesuffix(self._whole.path) + path)
         self._clock, self._timeout = clock, limits.timeout_seconds
-        self._ours = False
+        self._is_own = self._is_page = False
 
     def look(self, *, histograms: bool) -> Look:
         """Its ``/snapshot`` where it has one, else its page."""
         begin = self._clock()
         try:
-            if self._ours:
-                return Look(wait_for(read_snapshot(self._whole if histograms else self._plain, self._fetcher)))
-            return self._discovered(self._watcher.round().targets[0])
+            return self._own(histograms=histograms) or self._page()
         except (BatchscopeError, TimeoutError) as error:
-            self._ours = False
             late = self._clock() - begin >= 0.9 * self._timeout
             message = str(error).removeprefix(f"{self.address}: ").removeprefix(f"{self._plain.text}: ")
             raise LookError(message or "no answer", late=late) from None
 
-    def _discovered(self, report: TargetReport) -> Look:
+    def _own(self, *, histograms: bool) -> Look | None:
+        """None where there is a page and no ``/snapshot`` beside it."""
+        if self._is_page:
+            return None
+        try:
+            snapshot = wait_for(read_snapshot(self._whole if histograms else self._plain, self._fetcher))
+        except ScrapeError:
+            if self._is_own:
+                raise
+            return None
+        self._is_own = True
+        return Look(snapshot)
+
+    def _page(self) -> Look:
+        report = self._watcher.round().targets[0]
         if report.scraped is None:
+            self._is_page = self._is_own = False
             raise LookError(report.error)
-        self._ours = report.scraped.exact
-        if self._ours:
+        self._is_own, self._is_page = report.scraped.exact, not report.scraped.exact
+        if report.scraped.exact:
             return Look(report.scraped.snapshot, notes=tuple(report.notes))
         still = nan
         if report.state == "stalled" and report.since is not None:

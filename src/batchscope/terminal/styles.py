@@ -34,15 +34,16 @@ _BADGES = {
     "good": ("#ffffff", "#00703c"), "warning": ("#000000", "#f0b429"), "bad": ("#ffffff", "#b3001b"),
     "calm": ("#ffffff", "#505050"),
 }  # fmt: skip
+# Of 16 colours a terminal has its own; these grounds are light, or dark, in the palettes that terminals come with.
 _BADGES_OF_16 = {
-    "good": ("black", "green"), "warning": ("black", "yellow"), "bad": ("bright_white", "red"),
+    "good": ("black", "bright_green"), "warning": ("black", "bright_yellow"), "bad": ("bright_white", "red"),
     "calm": ("black", "white"),
 }  # fmt: skip
 _LIMITERS_OF_16 = {
-    BatchLimiter.REQUEST_SLOTS: ("bright_white", "magenta"), BatchLimiter.TOKEN_BUDGET: ("black", "yellow"),
+    BatchLimiter.REQUEST_SLOTS: ("bright_white", "magenta"), BatchLimiter.TOKEN_BUDGET: ("black", "bright_yellow"),
     BatchLimiter.KV_CACHE: ("bright_white", "red"), BatchLimiter.DEFERRED: ("bright_white", "blue"),
-    BatchLimiter.POLICY: ("black", "bright_blue"), BatchLimiter.PAUSED: ("black", "bright_magenta"),
-    BatchLimiter.DEMAND: ("black", "green"), BatchLimiter.UNKNOWN: ("black", "white"),
+    BatchLimiter.POLICY: ("black", "bright_cyan"), BatchLimiter.PAUSED: ("black", "bright_magenta"),
+    BatchLimiter.DEMAND: ("black", "bright_green"), BatchLimiter.UNKNOWN: ("black", "white"),
 }  # fmt: skip
 _MONO = {
     "good": "bold", "warning": "bold underline", "bad": "bold reverse", "calm": "bold", "value": "bold",

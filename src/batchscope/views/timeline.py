@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.rows import Gaps, IterationColumn, RowKind, Rows
+from batchscope.rows import Gaps, IterationColumn, RowKind, Rows, empty_rows
 
 Floats = npt.NDArray[np.float64]
 
@@ -70,3 +71,18 @@ class Timeline:
     def peak(self, quantity: IterationColumn) -> float:
         """The quantity's largest value, whatever the parts of the run that are looked at."""
         return float(self._peaks[QUANTITIES.index(quantity)])
+
+
+def timeline_of(iterations: Iterable[Mapping[str, Floats]], began: float) -> Timeline:
+    """That of a run that is over: of its iterations' columns in parts, with instants of a clock that said ``began``."""
+    timeline = Timeline()
+    names = {
+        column: column.name.lower() for column in (*QUANTITIES, IterationColumn.FINISHED_AT, IterationColumn.BUSY_TIME)
+    }
+    for part in iterations:
+        rows = empty_rows(RowKind.ITERATION, len(part["finished_at"]))
+        for column, name in names.items():
+            rows[:, column] = part[name]
+        rows[:, IterationColumn.FINISHED_AT] -= began
+        timeline(Rows(RowKind.ITERATION, rows))
+    return timeline

@@ -135,9 +135,9 @@ def _patience(snapshot: MetricsSnapshot) -> float:
 def _of_state(state: State, snapshot: MetricsSnapshot, age: float, still: float) -> Iterator[_Told]:
     gauges = snapshot.gauges
     if state is State.GONE:
-        yield f"Gone: nobody answers any more; all this is {duration(age)} old.", []
+        yield f"Gone: nobody answers any more; all this is {whole_seconds(age)} old.", []
     elif state is State.STALE:
-        yield f"Stale: no answer; all this is {duration(age)} old.", []
+        yield f"Stale: no answer; all this is {whole_seconds(age)} old.", []
     elif state is State.RESTARTED:
         yield f"Restarted: it counts anew since {snapshot.started_at:%H:%M:%S %Z}.", []
     elif state is State.STALLED:

@@ -42,8 +42,10 @@ def test_percentiles_are_those_of_the_sorted_values_to_the_last_bit(con, values,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selection, "MOST_FETCHED", fetched)
         found = percentiles(column(con, values), len(values), (0, 50, 90, 95, 99, 100))
+        together = selection.summarize_columns(con.table("numbers"), ["x"], 1.0)["x"]
     ordered = np.sort(np.array(values))
     assert found == [linear_percentile(ordered, percentile) for percentile in (0, 50, 90, 95, 99, 100)]
+    assert [together.p50, together.p90, together.p95, together.p99] == found[1:5]
 
 
 @settings(max_examples=20, deadline=None)

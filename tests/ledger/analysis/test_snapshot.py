@@ -73,30 +73,25 @@ def within_buckets(live, found):
                 assert getattr(estimate, p) == pytest.approx(getattr(exact, p), rel=estimate.relative_error + 0.01)
 
 
-class Requests:
-    """A workload of two classes."""
-
-    def __init__(self, specs):
-        self.specs = specs
-
-    def __iter__(self):
-        return iter(self.specs)
+def recorded(specs, options, disturbances=Disturbances()):  # noqa: B008
+    """The live snapshot of a simulated run, and its tables."""
+    sink = RecordingSink()
+    live, ended = recorded_in(sink, specs, options, disturbances)
+    return live, tables_of(sink, ended)
 
 
-def recorded(specs, options, disturbances=Disturbances(), seed=0, events=()):  # noqa: B008
-    clock, sink = VirtualClock(), RecordingSink()
+def recorded_in(sink, specs, options, disturbances=Disturbances()):  # noqa: B008
+    """The live snapshot, and when the run ended."""
+    clock = VirtualClock()
     limits = SchedulerLimits(
         options.max_running_requests, options.max_scheduled_tokens, options.kv_cache_blocks, options.block_size
     )
     collector = SchedulerMetricsCollector(KEEPS_ALL, limits=limits, clock=clock)
     collector.subscribe(sink)
-    tracker = RequestTracker(collector)
-    Simulator(Requests(specs), tracker, options=options, disturbances=disturbances, clock=clock, seed=seed).run()
-    for event in events:
-        event(collector)
+    Simulator(specs, RequestTracker(collector), options=options, disturbances=disturbances, clock=clock, seed=0).run()
     live = collector.get_snapshot()
     collector.close()
-    return live, tables_of(sink, ended=clock())
+    return live, clock()
 
 
 specs = st.lists(

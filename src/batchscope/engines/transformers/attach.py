@@ -7,13 +7,19 @@ transformers makes a new state of the same id whose own timestamps are gone. Not
 
 from __future__ import annotations
 
+import logging
+import os
+from functools import partial
 from typing import Any
 
+from batchscope.asked import read_record, record_as_asked
 from batchscope.configuration import SchedulerLimits
 from batchscope.engines.hooks import Hooks
 from batchscope.engines.transformers.steps import Steps
 from batchscope.records import CompletionReason, EngineInfo, SchedulerMetrics
 from batchscope.tracking.tracker import RequestTracker
+
+logger = logging.getLogger("batchscope")
 
 DEFINITIONS = {
     "clock": "the engine's process, at the calls named below; the client's network and (de)tokenisation are not in it",
@@ -28,7 +34,8 @@ def attach(target: Any, metrics: SchedulerMetrics) -> Attachment:
     """Measure a ``ContinuousBatchingManager``, or every one that ``target``, a model, makes from now on.
 
     Attach before ``start()`` or ``generate_batch()``: requests that are under way are not seen. ``metrics`` is a
-    ``SchedulerMetricsCollector`` or anything that a ``RequestTracker`` takes. TypeError for another target.
+    ``SchedulerMetricsCollector`` or anything that a ``RequestTracker`` takes; a collector's run is recorded where
+    ``BATCHSCOPE_RECORD`` says. TypeError for another target.
     """
     if hasattr(target, "input_queue") and hasattr(target, "add_request"):
         return Attachment(metrics).attach_manager(target)
@@ -51,6 +58,8 @@ class Attachment:
         self._managers: list[Any] = []
         self._processors: list[Any] = []
         self._describe()
+        complain = partial(logger.warning, "batchscope: %s")
+        record_as_asked(metrics, read_record(os.environ, complain), complain)
 
     @property
     def failures(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from batchscope.configuration import SchedulerLimits
+from batchscope.engines.settings import plain_settings
 from batchscope.engines.vllm.source import FrontEnd
 
 
@@ -43,6 +44,23 @@ def front_end_of(vllm_config: Any) -> FrontEnd:
     parallel = getattr(vllm_config, "parallel_config", None)
     index = getattr(parallel, "_api_process_rank", 0)
     return FrontEnd(index if isinstance(index, int) and index > 0 else 0, _count(parallel, "_api_process_count") or 1)
+
+
+_SECTIONS = (
+    "model_config", "cache_config", "scheduler_config", "parallel_config", "speculative_config", "load_config",
+    "lora_config", "device_config", "observability_config", "compilation_config", "attention_config",
+)  # fmt: skip
+_TEXTS = (
+    "policy", "scheduler_policy", "dtype", "cache_dtype", "quantization", "method", "device_type", "runner_type",
+    "distributed_executor_backend", "data_parallel_backend", "backend", "load_format", "tokenizer_mode",
+    "prefix_caching_hash_algo", "mamba_cache_mode", "runner", "convert", "kv_role",
+)  # fmt: skip
+
+
+def configuration_of(vllm_config: Any) -> dict[str, Any]:
+    """The resolved settings, by section: numbers, switches and a few names; no path, address, secret or text."""
+    found = {name: plain_settings(getattr(vllm_config, name, None), _TEXTS) for name in _SECTIONS}
+    return {name: settings for name, settings in found.items() if settings}
 
 
 def _count(section: Any, name: str) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from batchscope.ledger.analysis.derived import of_segment
 from batchscope.ledger.analysis.tables import RunTables, Table, import_ibis
 
 SUMMED = (
@@ -65,11 +66,8 @@ def sums(tables: RunTables) -> Table:
 
 def with_places(tables: RunTables) -> Table:
     """Iterations with the ``places`` of one batch at the limits of their segment; null without such a limit."""
-    ibis = import_ibis()
-    t = tables.iterations
-    places = tables.by_segment(lambda header: header.limits.batch_places)
-    known = [(t.segment.isin(segments), float(each)) for each, segments in places.items() if each is not None]
-    return t.mutate(places=ibis.cases(*known, else_=ibis.null("float64")) if known else ibis.null("float64"))
+    places = [header.limits.batch_places for header in tables.headers]
+    return tables.iterations.mutate(places=of_segment(tables.iterations, places))
 
 
 def lost_slots(table: Table) -> Any:

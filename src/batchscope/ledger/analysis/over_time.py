@@ -33,7 +33,7 @@ GAP = "inter_token_latency"
 
 
 class Buckets(NamedTuple):
-    """Of a latency, in ``cell`` so many ``counts`` of ``values``, each within ``RELATIVE_ERROR``; by cell, ascending."""
+    """A latency: in ``cells`` so many ``counts`` of ``values``, each within ``RELATIVE_ERROR``; by cell, ascending."""
 
     cells: npt.NDArray[np.int64]
     values: Floats
@@ -182,8 +182,8 @@ def _buckets(
 def _spread(rows: Mapping[str, Any], name: str, chosen: npt.NDArray[np.bool_], cells: int) -> Floats:
     """The sums of a column by cell; what is not known counts as nothing."""
     values = np.nan_to_num(rows[name][chosen].astype(np.float64))
-    found: Floats = np.bincount(rows["cell"][chosen].astype(np.int64), weights=values, minlength=cells)
-    return found
+    found = np.bincount(rows["cell"][chosen].astype(np.int64), weights=values, minlength=cells)
+    return found.astype(np.float64)
 
 
 def _rows(expression: Table) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.statistics.distributions import PERCENTILES
+from batchscope.statistics.distributions import summarize as summarize_array
 from batchscope.statistics.summaries import EMPTY, DistributionSummary
 
 LEADING_BITS = (13, 33)
@@ -36,6 +37,16 @@ def rounded(value: Any, bits: int) -> Any:
         return value
     scaled = value * float(2 ** (_ALL_BITS - bits) + 1)
     return scaled - (scaled - value)
+
+
+def summarize_columns(table: Any, names: Sequence[str], span_seconds: float) -> dict[str, DistributionSummary]:
+    """``summarize`` of several columns; what is small is fetched together."""
+    chosen = table.select(*(table[name].cast("float64") for name in names))
+    counts = chosen.agg(**{name: chosen[name].count() for name in names}).to_pyarrow().to_pylist()[0]
+    if max(counts.values()) > MOST_FETCHED:
+        return {name: summarize(Column(table, name), span_seconds) for name in names}
+    values = chosen.to_pyarrow()
+    return {name: summarize_array(_floats(values[name]), span_seconds) for name in names}
 
 
 class Bucket(NamedTuple):
@@ -94,12 +105,14 @@ def percentiles(column: Column, count: int, wanted: Iterable[int]) -> list[float
     """Hyndman & Fan type 7 of ``count`` values, as ``statistics.distributions.linear_percentile``."""
     places = [divmod((count - 1) * percentile, 100) for percentile in wanted]
     ranks = sorted({place for whole, rest in places for place in ((whole, whole + 1) if rest else (whole,))})
-    at = _selected(column, ranks)
+    at = _selected(column, count, ranks)
     return [at[whole] + (at[whole + 1] - at[whole]) * (rest / 100) if rest else at[whole] for whole, rest in places]
 
 
-def _selected(column: Column, ranks: Sequence[int]) -> dict[int, float]:
+def _selected(column: Column, count: int, ranks: Sequence[int]) -> dict[int, float]:
     """The values at these places of the ascending order, from 0 on."""
+    if count <= MOST_FETCHED:
+        return _fetched(column, _buckets(column.counts(_ALL_BITS), _ALL_BITS, ranks, below=0))
     buckets = _buckets(column.counts(LEADING_BITS[0]), LEADING_BITS[0], ranks, below=0)
     for bits in (*LEADING_BITS[1:], _ALL_BITS):
         small = {bucket for bucket in buckets.values() if bucket.size <= MOST_FETCHED}
@@ -138,3 +151,9 @@ def _buckets(counts: Counts, bits: int, ranks: Sequence[int], below: int) -> dic
 def _in(value: Any, buckets: Sequence[Bucket]) -> Any:
     """Whether a value lies in one of ``buckets``, which all are of as many bits."""
     return rounded(value, buckets[0].bits).isin([bucket.value for bucket in buckets])
+
+
+def _floats(column: Any) -> npt.NDArray[np.float64]:
+    """An Arrow column of numbers; ``nan`` where it has none."""
+    found: npt.NDArray[np.float64] = column.to_numpy().astype(np.float64)
+    return found

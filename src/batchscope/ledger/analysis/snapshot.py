@@ -1,7 +1,7 @@
 """A run, or a stretch of it, as the snapshot that a collector would have given of the same records.
 
 Its window is all of it: rates are of the whole stretch. What only a live collector knows (present values, resources,
-histograms of the last minutes) is not in it, nor what was never recorded.
+histograms of the last minutes, requests lost, records refused) is not in it, nor what was never recorded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from batchscope.aggregation.state import TokenSource
 from batchscope.ledger.analysis import iterations as of_iterations
 from batchscope.ledger.analysis import requests as of_requests
 from batchscope.ledger.analysis.gaps import inter_emission_latencies, inter_token_latencies
-from batchscope.ledger.analysis.selection import Column, summarize
+from batchscope.ledger.analysis.selection import Column, summarize, summarize_columns
 from batchscope.ledger.analysis.tables import RunTables, Table
 from batchscope.records import BatchLimiter, CompletionReason
 from batchscope.sinks import RunHeader
@@ -51,9 +51,6 @@ class Found(NamedTuple):
     errors: dict[str, int]
     last_error_at: float | None
     unfinished: int
-    lost: int
-    rejected: dict[str, int]
-    dropped: int
 
 
 def snapshot_of(tables: RunTables) -> MetricsSnapshot:
@@ -106,11 +103,8 @@ def found_in(tables: RunTables) -> Found:
     """Everything that is counted and added up, in a scan or two a table."""
     slo = {name: tables.header.slo.get(name) for name in tables.header.request_classes}
     targets = {name: one for name, one in slo.items() if one is not None}
-    events = tables.events
-    errors = events.filter(events.kind == "error")
-    told = {row["kind"]: row["n"] for row in rows(events.group_by("kind").agg(n=events["count"].sum()))}
-    refused = events.filter(events.kind == "rejected")
-    (last_error,) = rows(errors.agg(at=errors.at.max()))
+    events = rows(tables.events.group_by("kind", "name").agg(n=lambda t: t["count"].sum(), at=lambda t: t.at.max()))
+    errors = [event for event in events if event["kind"] == "error"]
     return Found(
         by_reason={row["reason"]: row["n"] for row in rows(of_requests.by_reason(tables.requests))},
         requests=one(of_requests.sums(tables.requests)),
@@ -118,12 +112,9 @@ def found_in(tables: RunTables) -> Found:
         slo={row["request_class"]: row for row in rows(of_requests.attainment(tables.requests, targets))},
         by_limiter={row["limited_by"]: row for row in rows(of_iterations.by_limiter(tables))},
         iterations=one(of_iterations.sums(tables)),
-        errors=_by_name(errors),
-        last_error_at=last_error["at"],
+        errors={event["name"]: event["n"] for event in errors},
+        last_error_at=max((event["at"] for event in errors), default=None),
         unfinished=_unfinished(tables) if tables.whole else 0,
-        lost=told.get("lost") or 0,
-        rejected=_by_name(refused),
-        dropped=told.get("dropped") or 0,
     )
 
 
@@ -137,10 +128,6 @@ def one(expression: Table) -> Row:
     """The one row that it gives."""
     (row,) = rows(expression)
     return row
-
-
-def _by_name(events: Table) -> dict[str, int]:
-    return {row["name"]: row["n"] for row in rows(events.group_by("name").agg(n=events["count"].sum()))}
 
 
 def _unfinished(tables: RunTables) -> int:
@@ -158,8 +145,7 @@ def _totals(found: Found, tables: RunTables) -> Totals:
     header = tables.header
     waited = iterations["waiting_total"] is not None
     return Totals(
-        requests_received=finished + found.unfinished + found.lost,
-        requests_lost=found.lost,
+        requests_received=finished + found.unfinished,
         requests_by_reason={str(reason): found.by_reason.get(reason, 0) for reason in CompletionReason},
         prompt_tokens_computed=computed,
         prompt_tokens_cached=cached,
@@ -189,8 +175,6 @@ def _totals(found: Found, tables: RunTables) -> Totals:
         used_slot_seconds=iterations["used_slot_seconds"] or 0.0 if limited else math.nan,
         rank_seconds=tables.seconds * iterations["ranks"],
         errors_by_type=found.errors,
-        rejected_records=found.rejected,
-        dropped_records=found.dropped,
         slo_requests={name: _results(found.slo.get(name)) for name in header.request_classes},
         slo_missed_by={name: _missed(found.slo.get(name), header, name) for name in header.request_classes},
     )
@@ -268,10 +252,38 @@ def _window(found: Found, tables: RunTables) -> WindowTotals:
     )
 
 
+<<<<<<< HEAD
+=======
+def _request_statistics(
+    found: Found, tables: RunTables, means: Mapping[str, Mean], window: WindowTotals
+) -> RequestStatistics:
+    outcomes = dict.fromkeys(Outcome, 0)
+    for reason, count in found.by_reason.items():
+        outcomes[CompletionReason(reason).outcome] += count
+    summaries = latencies(tables, _span(found.means_of_requests))
+    total_time = summaries["total_time"]
+    return RequestStatistics(
+        total_requests=sum(outcomes.values()),
+        completed_requests=outcomes[Outcome.COMPLETED],
+        failed_requests=outcomes[Outcome.FAILED],
+        cancelled_requests=outcomes[Outcome.CANCELLED],
+        average_tokens_per_request=means[TOKENS_MEAN].value,
+        p50_latency=total_time.p50,
+        p95_latency=total_time.p95,
+        p99_latency=total_time.p99,
+        requests_per_second=window.rate(window.requests),
+        tokens_per_second=window.rate(counted_once(window.tokens_by_engine)),
+        average_queue_time=means[QUEUE_MEAN].value,
+        average_processing_time=means[PROCESSING_MEAN].value,
+        **summaries,
+    )
+
+
+>>>>>>> main
 def latencies(tables: RunTables, span_seconds: float) -> dict[str, DistributionSummary]:
     """Of completed requests, and of all tokens: exact percentiles, two scans each."""
     chosen = of_requests.completed(tables.requests)
-    found = {name: summarize(Column(chosen, name), span_seconds) for name in of_requests.LATENCIES}
+    found = summarize_columns(chosen, of_requests.LATENCIES, span_seconds)
     for name, gaps in (
         ("inter_token_latency", inter_token_latencies(tables)),
         ("inter_emission_latency", inter_emission_latencies(tables)),

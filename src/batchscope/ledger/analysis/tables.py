@@ -82,13 +82,6 @@ class RunTables(NamedTuple):
             run_began=self.origin,
         )
 
-    def by_segment(self, of_header: Any) -> dict[Any, list[int]]:
-        """The segments by what ``of_header`` finds in their headers."""
-        found: dict[Any, list[int]] = {}
-        for segment, header in enumerate(self.headers):
-            found.setdefault(of_header(header), []).append(segment)
-        return found
-
 
 def import_ibis() -> Any:
     """The package; MissingExtraError names the extra."""

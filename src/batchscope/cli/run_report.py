@@ -1,0 +1,145 @@
+"""What ``batchscope report RUN`` does: a recorded run, or a stretch of it, as text, as JSON or as one HTML file."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Group
+
+from batchscope.cli import stdout
+from batchscope.cli.options import CommandError, write_svg
+from batchscope.cli.simulation import note
+from batchscope.ledger import Run, open_run
+from batchscope.ledger.analysis.opening import open_tables
+from batchscope.ledger.analysis.report import RunReport, report_of
+from batchscope.ledger.analysis.snapshot import instant_to_time, snapshot_of, time_to_instant
+from batchscope.ledger.analysis.tables import RunTables
+from batchscope.statistics.snapshot import MetricsSnapshot
+from batchscope.views.numbers import duration
+from batchscope.views.rendering import for_stdout
+from batchscope.views.report import Report
+from batchscope.views.steady import steady_section
+from batchscope.views.timeline import Timeline, timeline_of
+
+NOTHING_RECORDED = 3
+_DRAWN = ("finished_at", "busy_time", "request_count", "kv_cache_usage", "waiting_requests")
+_ROWS = 100_000
+
+
+class Wanted(NamedTuple):
+    """How a run is to be shown: as text unless said otherwise."""
+
+    as_json: bool
+    html: Path | None
+    svg: Path | None
+    first: str | None
+    last: str | None
+
+
+def report_run(path: Path, wanted: Wanted) -> int:
+    """Show it; the exit code."""
+    run = open_run(path)
+    for problem in run.problems:
+        note(f"{run.path.name}: {problem}")
+    if not run.headers:
+        note(f"{run.path.name}: nothing was recorded in this run")
+        return NOTHING_RECORDED
+    tables = stretch(open_tables(run), wanted.first, wanted.last)
+    snapshot = _json(tables) if wanted.as_json else _shown(run, tables, wanted)
+    if not (snapshot.request_stats.total_requests or snapshot.totals.iterations):
+        note("nothing was recorded in this time")
+        return NOTHING_RECORDED
+    return 0
+
+
+def _json(tables: RunTables) -> MetricsSnapshot:
+    snapshot = snapshot_of(tables)
+    stdout.write(snapshot.to_json() + b"\n")
+    return snapshot
+
+
+def _shown(run: Run, tables: RunTables, wanted: Wanted) -> MetricsSnapshot:
+    report = report_of(tables, problems=run.problems, name=run.path.name)
+    if wanted.html is not None:
+        _write_html(report, wanted.html)
+        return report.snapshot
+    text = Group(Report(report.snapshot, _timeline(tables), title=_title(report)), steady_section(report))
+    if wanted.svg is not None:
+        write_svg(text, wanted.svg)
+    stdout.write(for_stdout(text))
+    return report.snapshot
+
+
+def _title(report: RunReport) -> str:
+    first, last = report.began - report.origin, report.ended - report.origin
+    part = "" if report.began == report.origin else f", {duration(first)} to {duration(last)}"
+    engine = f"{report.snapshot.engine.kind} {report.snapshot.engine.version}".strip()
+    return ", ".join(filter(None, [report.name, engine])) + part
+
+
+def _timeline(tables: RunTables) -> Timeline:
+    batches = tables.iterations.order_by("at").select(*_DRAWN).to_pyarrow().to_batches(max_chunksize=_ROWS)
+    parts = ({name: batch[name].to_numpy(zero_copy_only=False) for name in _DRAWN} for batch in batches)
+    return timeline_of(parts, tables.began)
+
+
+def _write_html(report: RunReport, path: Path) -> None:
+    from batchscope.dashboard.run_page import run_page  # noqa: PLC0415  (its files are read when it is)
+
+    page = run_page(report).encode()
+    try:
+        path.write_bytes(page)
+    except OSError as error:
+        raise CommandError(f"--html {path}: cannot be written: {error.strerror or error}") from None
+    note(f"{path}: {len(page) / 1000:,.0f} kB, needs no network")
+
+
+def check_html(path: Path | None) -> None:
+    """Refuse at once what could not be written."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise CommandError(f"--html {path}: is a directory, expected a file to write")
+    if not path.absolute().parent.is_dir():
+        raise CommandError(f"--html {path}: there is no directory {path.parent}, expected an existing one")
+
+
+def stretch(tables: RunTables, first: str | None, last: str | None) -> RunTables:
+    """What lies between two texts, each seconds from the run's start or an instant of the wall clock."""
+    begin = None if first is None else _instant("--from", first, tables)
+    end = None if last is None else _instant("--to", last, tables)
+    lower, upper = tables.began if begin is None else begin, tables.ended if end is None else end
+    if begin is not None and end is not None and begin >= end:
+        raise CommandError(f"--from {first} is not before --to {last}: expected an earlier time")
+    if lower >= tables.ended or upper <= tables.began:
+        option = f"--from {first}" if lower >= tables.ended else f"--to {last}"
+        raise CommandError(f"{option} is outside of the run, which lasted {_lasted(tables)}")
+    return tables.between(begin, end)
+
+
+def _lasted(tables: RunTables) -> str:
+    first, last = (instant_to_time(tables.header, each) for each in (tables.began, tables.ended))
+    return f"{tables.seconds:.6g} s, {first:%Y-%m-%dT%H:%M:%S} to {last:%Y-%m-%dT%H:%M:%S%z}"
+
+
+def _instant(option: str, text: str, tables: RunTables) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        return _of_wall_clock(option, text, tables)
+    if not 0 <= seconds < math.inf:
+        raise CommandError(f"{option} {text}: expected seconds >= 0 from the start of the run")
+    return tables.began + seconds
+
+
+def _of_wall_clock(option: str, text: str, tables: RunTables) -> float:
+    try:
+        time = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise CommandError(
+            f"{option} {text}: expected seconds from the start of the run, or a time as 2026-11-28T18:00:30"
+        ) from None
+    return time_to_instant(tables.header, time if time.tzinfo else time.replace(tzinfo=dt.UTC))

@@ -1,0 +1,193 @@
+"""Others' files as a run of ours: they are replayed into a collector whose rows the ledger's writer takes."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from batchscope.collector import SchedulerMetricsCollector
+from batchscope.configuration import SchedulerLimits
+from batchscope.errors import ConfigurationError, WorkloadError
+from batchscope.importing.content import Content, content_of
+from batchscope.records import EngineInfo
+from batchscope.simulator.virtual_clock import VirtualClock
+from batchscope.sinks import Drained, Missed, PatientSink, RunHeader
+
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+RECORDS_BETWEEN_DRAINS = 1000
+
+
+class Given(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user knows of the engine and its files may not say; ``None`` = not given."""
+
+    max_running_requests: int | None = None
+    max_scheduled_tokens: int | None = None
+    kv_cache_blocks: int | None = None
+    kv_block_size: int | None = None
+    policy: str | None = None
+
+
+class Source(msgspec.Struct, kw_only=True):
+    """What a reader found: how it is replayed, and what it says of the engine.
+
+    ``replay`` yields after each record, so that rows are written in parts. Instants are of a clock that showed
+    ``anchor_instant`` at ``anchor_time``. ``missing`` names what the files do not say, a phrase each.
+    ``prefixes``: by request id, the names of its prompt's full blocks of ``prefix_block_tokens`` tokens.
+    """
+
+    format: str
+    replay: Callable[[SchedulerMetricsCollector, VirtualClock], Iterable[Missed | None]]
+    engine: EngineInfo = EngineInfo()
+    limits: SchedulerLimits = SchedulerLimits()
+    labels: dict[str, str] = {}
+    definitions: dict[str, str] = {}
+    configuration: dict[str, Any] = {}
+    anchor_instant: float = 0.0
+    anchor_time: dt.datetime = EPOCH
+    missing: list[str] = []
+    notes: list[str] = []
+    prefixes: dict[str, list[int]] = {}
+    prefix_block_tokens: int = 0
+
+
+class Imported(msgspec.Struct, frozen=True, kw_only=True):
+    """What was imported to where. ``rows`` by table; ``rejected``: records that were wrong, by reason."""
+
+    path: str
+    format: str
+    rows: dict[str, int]
+    missing: list[str]
+    notes: list[str]
+    rejected: dict[str, int]
+
+
+def import_run(files: Sequence[Path], to: Path, given: Given | None = None) -> Imported:
+    """Make the run ``to`` of ``files``; ``WorkloadError`` for files that cannot be read, or do not belong together.
+
+    What is wrong with a file is said before ``to`` is made, as far as it can be known without reading all of it.
+    """
+    given = given or Given()
+    source = _source({path: content_of(path) for path in map(Path, files)})
+    return _write(source, _checked(to), given, [Path(path).name for path in files])
+
+
+def _source(contents: dict[Path, Content]) -> Source:
+    from batchscope.importing import benchmark, forward_passes, vidur, vllm_requests  # noqa: PLC0415  (they need Source)
+
+    readers = {
+        Content.FORWARD_PASSES: forward_passes.source,
+        Content.BENCHMARK: benchmark.source,
+        Content.VLLM_REQUESTS: vllm_requests.source,
+        Content.VIDUR_REQUESTS: vidur.source,
+        Content.VIDUR_REQUEST_METRICS: vidur.metrics_source,
+    }
+    leading = {content for content in contents.values() if content in readers}
+    if len(leading) != 1:
+        raise WorkloadError(_unusable(contents, leading))
+    return readers[leading.pop()](contents)
+
+
+def _unusable(contents: dict[Path, Content], leading: set[Content]) -> str:
+    found = "; ".join(f"{path.name}: {content.value}" for path, content in contents.items())
+    if leading:
+        return f"these files are of different runs ({found}): expected one kind, import them one by one"
+    if Content.BENCHMARK_SUMMARY in contents.values():
+        return f"{found}: no request in it; run vllm bench serve with --save-result --save-detailed"
+    return f"{found}: no requests and no iterations in it; expected the file that has them, too"
+
+
+def only(contents: dict[Path, Content], content: Content) -> Path | None:
+    """The file of a kind that a run has one of; ``WorkloadError`` for several."""
+    found = [path for path, kind in contents.items() if kind is content]
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise WorkloadError(f"{names}: {content.value} twice, expected the files of one run")
+    return found[0] if found else None
+
+
+def _checked(to: Path) -> Path:
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ConfigurationError("to", str(to), "a folder that is not there yet, or empty")
+    return to
+
+
+def _write(source: Source, to: Path, given: Given, names: list[str]) -> Imported:
+    from batchscope.ledger.document import RunDocument  # noqa: PLC0415  (an extra)
+    from batchscope.ledger.prefixes import write_prefixes  # noqa: PLC0415
+    from batchscope.ledger.run import Run  # noqa: PLC0415
+    from batchscope.ledger.writer import RunWriter  # noqa: PLC0415
+
+    limits = _limits(source.limits, given)
+    missing = [*source.missing, *_unknown(limits)]
+    configuration = dict(source.configuration)
+    if given.policy:
+        configuration["policy"] = given.policy
+    configuration["imported"] = {"format": source.format, "files": names, "missing": missing, "notes": source.notes}
+    clock = VirtualClock(source.anchor_instant)
+    with SchedulerMetricsCollector(limits=limits, labels=source.labels, clock=clock) as collector:
+        collector.engine = source.engine
+        collector.definitions.update(source.definitions)
+        try:
+            to.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError("to", str(to), f"a folder that can be made ({error.strerror})") from error
+        writer = RunWriter(to, RunDocument(configuration=configuration), clock)
+        end = collector.subscribe(_Anchored(writer, source.anchor_instant, source.anchor_time))
+        for count, missed in enumerate(source.replay(collector, clock), start=1):
+            if missed is not None:
+                writer.missed(missed)
+            if count % RECORDS_BETWEEN_DRAINS == 0:
+                collector.drain()
+                writer.flush()
+        collector.drain()
+        end()
+        writer.close({})
+        rejected = dict(collector.get_request_statistics().rejected_records)
+    run = Run(to)
+    if source.prefixes:
+        write_prefixes(to, source.prefix_block_tokens, run.requests(), source.prefixes)
+    return Imported(
+        path=str(to),
+        format=source.format,
+        rows=dict(run.document.rows),
+        missing=missing,
+        notes=source.notes,
+        rejected=rejected,
+    )
+
+
+def _limits(found: SchedulerLimits, given: Given) -> SchedulerLimits:
+    fields = {name: getattr(given, name) for name in found.__struct_fields__ if getattr(given, name, None) is not None}
+    return msgspec.structs.replace(found, **fields)
+
+
+def _unknown(limits: SchedulerLimits) -> list[str]:
+    """The limits that nobody told: a simulation needs them."""
+    options = {
+        name: f"--{name.replace('_', '-')}"
+        for name in ("max_running_requests", "max_scheduled_tokens", "kv_cache_blocks", "kv_block_size")
+    }
+    return [f"{name} (give {option})" for name, option in options.items() if getattr(limits, name) is None]
+
+
+class _Anchored:
+    """Tells ``writer`` when the run was, which is not now."""
+
+    def __init__(self, writer: PatientSink, instant: float, time: dt.datetime) -> None:
+        self._writer = writer
+        self._instant, self._time = instant, time
+
+    def begin(self, header: RunHeader) -> None:
+        self._writer.begin(
+            msgspec.structs.replace(header, started_at=self._time, anchor_instant=self._instant, anchor_time=self._time)
+        )
+
+    def take(self, block: Drained) -> None:
+        self._writer.take(block)
+
+    def end(self) -> None:
+        self._writer.end()

@@ -1,0 +1,101 @@
+"""Runs A against runs B: which statistics hold for as many runs as there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from batchscope.errors import ConfigurationError
+from batchscope.ledger.comparison.document import Comparison
+from batchscope.ledger.comparison.measured import Measured, measured_run
+from batchscope.ledger.comparison.pair import FEWEST_REQUESTS, LARGEST_MARGIN, compare_pair
+from batchscope.ledger.comparison.pairing import Pairs, pair
+from batchscope.ledger.comparison.repeats import FEWEST, compare_repeats, spread_of
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """``margin``: up to which relative bound figures are called equivalent. ``seed``: of the resampling."""
+
+    margin: float = LARGEST_MARGIN
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.margin <= 1:
+            raise ConfigurationError("margin", self.margin, "a share, more than 0 and at most 1")
+
+
+def compare_runs(a: Sequence[Any], b: Sequence[Any], settings: Settings | None = None) -> Comparison:
+    """Opened runs of two sides; ConfigurationError where a run is compared with itself, or has nothing in it."""
+    same = {run.path.resolve() for run in a} & {run.path.resolve() for run in b}
+    if same:
+        raise ConfigurationError("B", str(same.pop()), "other runs than A's: a run does not differ from itself")
+    return compare_measured([measured_run(run) for run in a], [measured_run(run) for run in b], settings or Settings())
+
+
+def compare_measured(a: Sequence[Measured], b: Sequence[Measured], settings: Settings) -> Comparison:
+    """The same of runs whose columns are there already."""
+    _check(a, b)
+    pairs = pair(a[0], b[0])
+    repeats = min(len(a), len(b)) >= FEWEST
+    if repeats:
+        in_pairs = len(a) == len(b) and _own_workloads(a, b)
+        figures = compare_repeats(a, b, in_pairs=in_pairs, margin=settings.margin)
+        notes = _remarks_on_repeats(a, b, pairs, in_pairs=in_pairs)
+    else:
+        spread = spread_of((a, b))
+        figures = compare_pair(a[0], b[0], pairs, seed=settings.seed, margin=settings.margin, spread=spread)
+        notes = [*pairs.notes, *_remarks_on_a_pair(a, b, pairs)]
+    notes += [f"{run.gaps:,} rows are missing in the record of {run.name}" for run in (*a, *b) if run.gaps]
+    return Comparison(
+        a=[run.name for run in a],
+        b=[run.name for run in b],
+        paired=pairs.how,
+        pairs=len(pairs.a),
+        only_in_a=len(a[0].ids) - len(pairs.a),
+        only_in_b=len(b[0].ids) - len(pairs.b),
+        method="repeats" if repeats else "pair",
+        seed=settings.seed,
+        notes=notes,
+        figures=figures,
+        conditions=[],
+    )
+
+
+def _check(a: Sequence[Measured], b: Sequence[Measured]) -> None:
+    for side, runs in (("A", a), ("B", b)):
+        if not runs:
+            raise ConfigurationError(side, "nothing", "one run or more on each side of --")
+        for run in runs:
+            if not len(run.ids) and not len(run.step_at):
+                raise ConfigurationError(side, run.name, "a run with requests or iterations in it")
+
+
+def _own_workloads(a: Sequence[Measured], b: Sequence[Measured]) -> bool:
+    """Whether the i-th runs share a workload that the others do not have."""
+    shared = [pair(*runs).shared for runs in zip(a, b, strict=True)]
+    return all(shared) and not pair(a[0], a[1]).shared
+
+
+def _remarks_on_repeats(a: Sequence[Measured], b: Sequence[Measured], pairs: Pairs, *, in_pairs: bool) -> list[str]:
+    how = "each pair of runs has a workload of its own" if in_pairs else "Welch's interval between the runs"
+    notes = [f"{len(a)} runs against {len(b)}: {how}"]
+    return notes if in_pairs or pairs.shared else [*notes, *pairs.notes]
+
+
+def _remarks_on_a_pair(a: Sequence[Measured], b: Sequence[Measured], pairs: Pairs) -> list[str]:
+    requests = len(pairs.a) if pairs.shared else min(len(a[0].ids), len(b[0].ids))
+    notes = []
+    if requests < FEWEST_REQUESTS:
+        plural = "request says" if requests == 1 else "requests say"
+        notes.append(f"{requests} {plural} nothing of how much they vary: at least {FEWEST_REQUESTS} are needed")
+    if len(a) == len(b) == 1:
+        notes.append(
+            "one run a side: what a repeat would differ by is not known, so differences below a floor say nothing"
+        )
+    else:
+        notes.append(
+            f"{len(a)} runs against {len(b)}: the first pair is compared, repeats raise the floor; 3 a side decide"
+        )
+    return notes

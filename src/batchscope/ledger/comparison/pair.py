@@ -1,0 +1,282 @@
+"""One run a side: by how much do these two differ, as far as their own variation says it.
+
+Whether a third run would is not in them. So a difference below a floor is no verdict: what two runs of the same engine
+differ by for reasons that neither shows, 2 % of a step's time and 5 % of tails, or what repeats of one side showed; and
+for what queues, what steps 2 % slower would do to it, which near capacity is much more.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from batchscope.ledger.comparison.document import Difference, Verdict
+from batchscope.ledger.comparison.figures import CELLS, MEAN, QUANTITIES, Quantity, Series
+from batchscope.ledger.comparison.measured import Measured
+from batchscope.ledger.comparison.pairing import Pairs
+from batchscope.ledger.comparison.resampling import (
+    Floats,
+    ResampledValues,
+    Whole,
+    block_length,
+    draw,
+    resampled_means,
+)
+from batchscope.ledger.comparison.student import holm, quantile, two_sided_p
+
+CONFIDENCE = 0.95
+FEWEST_BLOCKS = {True: 5, False: 40}
+"""Blocks of time that a verdict needs, of a shared workload and of different ones: fewer hide how long requests hang
+together, and differences of the workload pass for those of the engine."""
+FEWEST_REQUESTS = 20
+LARGEST_MARGIN = 0.10
+
+
+class Sample(NamedTuple):
+    """A series cut into cells."""
+
+    cell: Whole
+    series: Series
+
+    @property
+    def values(self) -> Floats:
+        return self.series.values
+
+
+def compare_pair(
+    a: Measured,
+    b: Measured,
+    pairs: Pairs,
+    *,
+    seed: int,
+    margin: float = LARGEST_MARGIN,
+    spread: dict[str, float] | None = None,
+) -> list[Difference]:
+    """The difference of each figure that both have. ``spread``: what repeats of one side differed by, relative."""
+    if pairs.shared:
+        a, b = _chosen(a, pairs.a), _chosen(b, pairs.b)
+    all_samples = {quantity.name: _samples(quantity, a, b, pairs.shared) for quantity in QUANTITIES}
+    samples = {name: sides for name, sides in all_samples.items() if all(len(side.values) for side in sides)}
+    blocks = _Blocks(samples, paired=pairs.shared, seed=seed)
+    requests = min(int(run.completed.sum()) for run in (a, b))
+    found: list[Difference] = []
+    for quantity in QUANTITIES:
+        if quantity.name in samples:
+            found += _differences(quantity, *samples[quantity.name], blocks, spread or {})
+    enough = {figure.figure: blocks.enough(figure.figure) for figure in found}
+    return with_verdicts(found, margin, enough, requests)
+
+
+def _chosen(run: Measured, requests: Whole) -> Measured:
+    """The run with these requests only, in this order; its span stays."""
+    return run._replace(
+        ids=run.ids[requests], classes=run.classes[requests], rows=run.rows[requests], outcomes=run.outcomes[requests]
+    )
+
+
+def _samples(quantity: Quantity, a: Measured, b: Measured, shared: bool) -> tuple[Sample, Sample]:
+    """Both in cells: of the same instants where the workload is shared, else of the same share of each run."""
+    spans = (max(a.span, b.span),) * 2 if shared else (a.span, b.span)
+    return tuple(  # type: ignore[return-value]
+        Sample(_cells(series.at, span), series)
+        for series, span in zip((quantity.series(a), quantity.series(b)), spans, strict=True)
+    )
+
+
+def _cells(at: Floats, span: float) -> Whole:
+    if not span > 0:
+        return np.zeros(len(at), np.int64)
+    return np.clip((at / span * CELLS).astype(np.int64), 0, CELLS - 1)
+
+
+class _Blocks:
+    """The blocks that are drawn: of one length for what queues, and of another one for what does not.
+
+    A percentile alone looks less correlated than it is; so all figures that hang together have the longest length
+    that any of them asks for.
+    """
+
+    def __init__(self, samples: dict[str, tuple[Sample, Sample]], *, paired: bool, seed: int) -> None:
+        self.paired = paired
+        self._lengths = dict.fromkeys((True, False), 1)
+        for quantity in QUANTITIES:
+            if quantity.name in samples:
+                kind = self._kind(quantity)
+                self._lengths[kind] = max(self._lengths[kind], *self._wanted(quantity, *samples[quantity.name]))
+        random = np.random.default_rng(seed)
+        self._drawn = {
+            kind: (draw(CELLS, length, random), None if paired else draw(CELLS, length, random))
+            for kind, length in self._lengths.items()
+        }
+        self._of_figure = {
+            quantity.figure(share): self._kind(quantity) for quantity in QUANTITIES for share in quantity.shares
+        }
+
+    def _kind(self, quantity: Quantity) -> bool:
+        return quantity.queues or not self.paired
+
+    def _wanted(self, quantity: Quantity, a: Sample, b: Sample) -> list[int]:
+        lengths = []
+        for share in quantity.shares:
+            left, right = influence(a, share), influence(b, share)
+            series = [right - left] if self.paired else [left, right]
+            lengths += [math.ceil(block_length(each)) for each in series]
+        return lengths
+
+    def count(self, figure: str) -> float:
+        """How many blocks the run has."""
+        return CELLS / self._lengths[self._of_figure[figure]]
+
+    def enough(self, figure: str) -> bool:
+        """Whether these are enough for a verdict."""
+        return self.count(figure) >= FEWEST_BLOCKS[self.paired]
+
+    def drawn(self, quantity: Quantity) -> tuple[Floats, Floats]:
+        """How often each cell is in each resample, of both sides."""
+        left, right = self._drawn[self._kind(quantity)]
+        return left, left if right is None else right
+
+
+def influence(sample: Sample, share: float) -> Floats:
+    """How much each cell pulls at the figure: its part of the mean's, or of the percentile's, deviation."""
+    values, weights = sample.values, sample.series.weights
+    here = figure_of(sample.series, share)
+    pull = (values - here) * weights / (abs(here) or 1.0) if share == MEAN else (values > here) - (1.0 - share)
+    return np.bincount(sample.cell, pull, CELLS).astype(np.float64)
+
+
+def figure_of(series: Series, share: float) -> float:
+    """The mean, weighted, or a percentile: linear between neighbours, as everywhere."""
+    if share == MEAN:
+        return float(np.average(series.values, weights=series.weights)) if series.weights.sum() > 0 else math.nan
+    return float(np.quantile(series.values, share))
+
+
+def _differences(
+    quantity: Quantity, a: Sample, b: Sample, blocks: _Blocks, spread: dict[str, float]
+) -> list[Difference]:
+    drawn = blocks.drawn(quantity)
+    percentiles = [
+        ResampledValues(times, sample.cell, sample.values) if quantity.shares != (MEAN,) else None
+        for times, sample in zip(drawn, (a, b), strict=True)
+    ]
+    found = []
+    for share in quantity.shares:
+        if share == MEAN:
+            again = [
+                resampled_means(times, sample.cell, sample.values, sample.series.weights)
+                for times, sample in zip(drawn, (a, b), strict=True)
+            ]
+        else:
+            again = [each.percentile(share) for each in percentiles if each is not None]
+        found.append(_difference(quantity, share, a, b, again[1] - again[0], blocks, spread))
+    return found
+
+
+def _difference(
+    quantity: Quantity,
+    share: float,
+    a: Sample,
+    b: Sample,
+    again: Floats,
+    blocks: _Blocks,
+    spread: dict[str, float],
+) -> Difference:
+    name = quantity.figure(share)
+    count = blocks.count(name)
+    freedom = max(count - 1, 1.0)
+    error = float(np.nanstd(again)) * math.sqrt(count / freedom)
+    left, right = figure_of(a.series, share), figure_of(b.series, share)
+    floor = max(quantity.floor(share) * max(abs(left), abs(right)), _sensitivity(a.series, share, left))
+    if left:
+        floor = max(floor / abs(left), spread.get(name, 0.0))
+    return difference(quantity, share, left, right, error, freedom, floor, len(a.values), len(b.values))
+
+
+def _sensitivity(series: Series, share: float, here: float) -> float:
+    """What a step time that is off by the floor would do to the figure."""
+    if np.isnan(series.slower).any():
+        return 0.0
+    return abs(figure_of(series._replace(values=series.slower), share) - here)
+
+
+def difference(
+    quantity: Quantity,
+    share: float,
+    a: float,
+    b: float,
+    error: float,
+    freedom: float,
+    floor: float,
+    n_a: int,
+    n_b: int,
+) -> Difference:
+    """The document of one figure, with its interval; the verdict comes when all are known."""
+    apart = b - a
+    whole = quantile(CONFIDENCE, freedom) * error
+    p = two_sided_p(apart / error, freedom) if error > 0 else float(apart == 0)
+    share_of_a = (lambda value: value / abs(a)) if a else (lambda _: math.nan)
+    return Difference(
+        figure=quantity.figure(share),
+        meaning=quantity.meaning if share == MEAN else f"{quantity.meaning}, percentile {share * 100:g}",
+        unit=quantity.unit,
+        a=a,
+        b=b,
+        difference=apart,
+        relative=share_of_a(apart),
+        low=share_of_a(apart - whole),
+        high=share_of_a(apart + whole),
+        floor=floor,
+        p=p,
+        verdict=Verdict.INCONCLUSIVE,
+        n_a=n_a,
+        n_b=n_b,
+        better=None if not quantity.better or not apart else (apart > 0) == (quantity.better > 0),
+        error=error,
+        freedom=freedom,
+    )
+
+
+def with_verdicts(found: list[Difference], margin: float, enough: dict[str, bool], requests: int) -> list[Difference]:
+    """Each with its verdict; that any of them is wrong has the level of one (Holm). ``requests``: of the smaller
+    side.
+    """
+    rejected = holm([figure.p for figure in found], 1 - CONFIDENCE)
+    for figure, significant in zip(found, rejected, strict=True):
+        _judge(figure, significant, margin, enough[figure.figure], requests)
+    return found
+
+
+def _judge(figure: Difference, significant: bool, margin: float, enough: bool, requests: int) -> None:
+    size = abs(figure.difference) / abs(figure.a) if figure.a else math.inf * bool(figure.difference)
+    bound = max(abs(figure.low), abs(figure.high)) + figure.floor if figure.a else math.nan
+    few = min(figure.n_a, figure.n_b) < FEWEST_REQUESTS
+    if not figure.difference and not figure.error:
+        figure.verdict, figure.within = Verdict.EQUIVALENT, figure.floor
+    elif significant and enough and not few and size > figure.floor:
+        figure.verdict = Verdict.DIFFERS
+    elif enough and not few and bound <= margin:
+        figure.verdict, figure.within = Verdict.EQUIVALENT, bound
+    else:
+        _say_what_is_needed(figure, size, requests)
+
+
+def _say_what_is_needed(figure: Difference, size: float, requests: int) -> None:
+    """About as much as makes the interval as narrow as the difference, or as the floor where that is more."""
+    half = (figure.high - figure.low) / 2 if figure.a else math.nan
+    wanted = max(size, figure.floor) / 2
+    times = (half / wanted) ** 2 if wanted > 0 else math.nan
+    if math.isfinite(times) and times > 1:
+        figure.needed_requests = _round_up(max(times * requests, FEWEST_REQUESTS))
+    elif requests < FEWEST_REQUESTS:
+        figure.needed_requests = FEWEST_REQUESTS
+    figure.needed_repeats = 3
+
+
+def _round_up(count: float) -> int:
+    """To two digits."""
+    digits = max(0, math.floor(math.log10(count)) - 1)
+    step: int = 10**digits
+    return math.ceil(count / step) * step

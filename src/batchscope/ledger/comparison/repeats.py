@@ -1,0 +1,90 @@
+"""Repeats: three runs a side or more show what runs of the same engine differ by, so the verdict needs no floor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from batchscope.ledger.comparison.document import Difference
+from batchscope.ledger.comparison.figures import QUANTITIES, Quantity
+from batchscope.ledger.comparison.measured import Measured
+from batchscope.ledger.comparison.pair import LARGEST_MARGIN, difference, figure_of, with_verdicts
+
+FEWEST = 3
+
+
+def figures_of(run: Measured) -> dict[str, float]:
+    """Each figure of a run; those that it does not have are left out."""
+    found = {}
+    for quantity in QUANTITIES:
+        series = quantity.series(run)
+        if len(series.values):
+            found.update({quantity.figure(share): figure_of(series, share) for share in quantity.shares})
+    return found
+
+
+def spread_of(sides: Sequence[Sequence[Measured]]) -> dict[str, float]:
+    """By how much repeats of the same side differ at most, relative to their mean, figure by figure."""
+    found: dict[str, float] = {}
+    for side in sides:
+        figures = [figures_of(run) for run in side] if len(side) > 1 else []
+        for name in set.intersection(*map(set, figures)) if figures else ():
+            values = [each[name] for each in figures]
+            middle = abs(float(np.mean(values)))
+            apart = (max(values) - min(values)) / middle if middle else 0.0
+            found[name] = max(found.get(name, 0.0), apart)
+    return found
+
+
+def compare_repeats(
+    a: Sequence[Measured], b: Sequence[Measured], *, in_pairs: bool, margin: float = LARGEST_MARGIN
+) -> list[Difference]:
+    """By Welch's interval between the runs' figures; ``in_pairs``: the i-th of both have the same workload.
+
+    Then it is the interval of the differences within these pairs.
+    """
+    sides = [[figures_of(run) for run in side] for side in (a, b)]
+    counts = [min(int(run.completed.sum()) for run in side) for side in (a, b)]
+    found = []
+    for quantity in QUANTITIES:
+        for share in quantity.shares:
+            name = quantity.figure(share)
+            if all(name in figures for side in sides for figures in side):
+                values = [np.array([figures[name] for figures in side]) for side in sides]
+                found.append(_between(quantity, share, values, counts, in_pairs=in_pairs))
+    found = with_verdicts(found, margin, {figure.figure: True for figure in found}, min(counts))
+    for figure in found:
+        if figure.needed_repeats is not None:
+            figure.needed_requests, figure.needed_repeats = None, _repeats(figure, min(len(a), len(b)))
+    return found
+
+
+def _between(
+    quantity: Quantity, share: float, values: list[np.ndarray], counts: list[int], *, in_pairs: bool
+) -> Difference:
+    left, right = values
+    if in_pairs:
+        error, freedom = float(np.std(right - left, ddof=1)) / math.sqrt(len(left)), len(left) - 1.0
+    else:
+        error, freedom = welch(left, right)
+    return difference(quantity, share, float(left.mean()), float(right.mean()), error, freedom, 0.0, *counts)
+
+
+def welch(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """The standard error of the difference of two means, and its degrees of freedom (Welch 1947)."""
+    parts = [float(np.var(side, ddof=1)) / len(side) for side in (a, b)]
+    total = sum(parts)
+    if not total:
+        return 0.0, len(a) + len(b) - 2.0
+    return math.sqrt(total), total**2 / sum(part**2 / (len(side) - 1) for part, side in zip(parts, (a, b), strict=True))
+
+
+def _repeats(figure: Difference, now: int) -> int:
+    """About how many a side make the interval as narrow as the difference; at most a hundred are named."""
+    half = (figure.high - figure.low) / 2
+    wanted = abs(figure.relative) / 2
+    if not (half > 0 and wanted > 0):
+        return now + 1
+    return max(now + 1, min(100, math.ceil(now * (half / wanted) ** 2)))

@@ -1,0 +1,194 @@
+"""A disk that takes no more ends the recording, says so and counts; never the engine."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from batchscope import CompletionReason, RequestTracker, SchedulerMetricsCollector
+from batchscope.errors import ConfigurationError
+from batchscope.ledger import open_run, staging
+from batchscope.ledger import parts as parts_module
+from batchscope.ledger.parts import parts
+from batchscope.ledger.recording import record
+from batchscope.ledger.schema import Table
+
+
+class Engine:
+    """Records to ``root``; ``look`` is the writer's own look for rows, at an instant of the test's."""
+
+    def __init__(self, root: Path, **options: object) -> None:
+        self.now = 0.0
+        self.collector = SchedulerMetricsCollector(clock=self.clock)
+        self.recording = record(
+            self.collector, root, instance_id="disk", clock=self.clock, interval=60, pace=self.clock, **options
+        )
+        self.tracker = RequestTracker(self.collector)
+        self.steps = 0
+
+    def clock(self) -> float:
+        return self.now
+
+    def work(self, steps: int) -> None:
+        """As many iterations, each of a request of its own."""
+        for _ in range(steps):
+            self.steps += 1
+            handle = self.tracker.arrived(f"request {self.steps}", prompt_tokens=7)
+            self.now += 0.5
+            self.tracker.iteration([handle])
+            self.tracker.finished(handle, CompletionReason.EOS_TOKEN_REACHED)
+
+    def close(self) -> None:
+        self.collector.close()
+        self.recording.close()
+
+    def look(self) -> None:
+        self.recording._hand_over._hand_over()
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """From the call on, writes fail as on a full disk, the first of them after ``most`` bytes."""
+    real = os.write
+
+    def fill(most: int) -> None:
+        room = [most]
+
+        def write(file, content):
+            if len(content) > room[0]:
+                took = real(file, content[: room[0]]) if room[0] else 0
+                room[0] = 0
+                if not took:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return took
+            room[0] -= len(content)
+            return real(file, content)
+
+        monkeypatch.setattr(staging.os, "write", write)
+
+    return fill
+
+
+@pytest.mark.parametrize("most", [0, 1, 500, 3000])
+def test_what_was_written_before_the_disk_was_full_is_whole_and_the_rest_is_counted(tmp_path, full_disk, most):
+    engine = Engine(tmp_path)
+    engine.work(30)
+    engine.look()
+    full_disk(most)
+    engine.work(20)
+    engine.look()
+    assert "No space left" in engine.recording.failure
+    engine.work(10)
+    engine.collector.drain()
+    snapshot = engine.collector.get_snapshot()
+    assert snapshot.totals.requests_received == 60  # the engine goes on, and is counted
+    assert snapshot.error_stats.errors_by_type == {"sink_failed": 1}
+    engine.close()
+    run = open_run(tmp_path)
+    assert run.state == "stopped"
+    iterations = run.iterations().num_rows
+    assert iterations >= 30
+    assert run.iterations().column("iteration").to_pylist() == list(range(1, iterations + 1))
+    absent = sum(run._contents.absent.values())
+    assert iterations + run.document.missed.get("iterations", 0) == 50  # then nobody listened any more
+    assert any("stopped: nothing more could be written (No space left on device)" in each for each in run.problems)
+    assert absent + sum(run.document.missed.values()) > 0
+    assert not [part for part in parts(run.path) if part.staged and staging.read_staged(part.path).torn_bytes]
+
+
+def test_a_part_that_cannot_be_converted_stays_a_stream_and_is_converted_with_the_next(tmp_path, monkeypatch, caplog):
+    engine = Engine(tmp_path, part_seconds=5.0)
+    engine.work(5)
+    engine.look()
+    real = Path.replace
+
+    def replace(path, target):
+        if Path(target).suffix == ".parquet":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    engine.work(20)
+    engine.look()
+    assert engine.recording.failure == ""
+    assert "a part stays as it was staged: [Errno 28] No space left" in caplog.text
+    assert all(part.staged for part in parts(engine.recording.path))
+    assert not list(engine.recording.path.glob(".*.tmp"))
+    half = open_run(tmp_path)
+    assert (half.state, half.problems, half.iterations().num_rows) == ("recording", [], 25)
+    monkeypatch.setattr(Path, "replace", real)
+    engine.work(3)
+    engine.close()
+    run = open_run(tmp_path)
+    assert (run.state, run.problems, run.iterations().num_rows) == ("finished", [], 28)
+    assert not any(part.staged for part in parts(run.path))
+
+
+def test_a_document_that_cannot_be_replaced_stops_the_run_and_what_was_written_is_read(tmp_path, monkeypatch):
+    engine = Engine(tmp_path)
+    engine.work(5)
+    engine.look()
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    engine.work(30)
+    engine.look()
+    assert "No space left" in engine.recording.failure
+    engine.close()
+    monkeypatch.undo()
+    run = open_run(tmp_path)
+    assert run.iterations().num_rows == 35
+    assert run.state == "interrupted"  # nobody could write that it was stopped
+    assert run.problems
+
+
+def test_a_folder_that_cannot_be_made_is_refused_at_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    with SchedulerMetricsCollector() as collector:
+        for root in (tmp_path / "file", "/proc/batchscope", "/sys/batchscope"):
+            with pytest.raises(ConfigurationError, match="expected a directory that can be written"):
+                collector.record_to(root)
+        for setting in ({"level": "full"}, {"interval": 0}, {"interval": float("nan")}, {"interval": 1e9}):
+            with pytest.raises(ConfigurationError, match=next(iter(setting))):
+                collector.record_to(tmp_path, **setting)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_file_system_that_really_is_full_ends_the_recording_only(tmp_path):
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", tmp_path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs here: {mounted.stderr.decode().strip()}")
+    try:
+        engine = Engine(tmp_path)
+        while not engine.recording.failure and engine.steps < 20_000:
+            engine.work(200)
+            engine.look()
+        assert "No space left" in engine.recording.failure
+        engine.work(10)
+        assert engine.collector.get_snapshot().totals.requests_received == engine.steps
+        engine.close()
+        run = open_run(tmp_path)
+        assert run.state in {"stopped", "interrupted"}
+        written = run.iterations().column("iteration").to_pylist()
+        assert written == list(range(1, len(written) + 1))
+        assert len(written) > 100
+        assert run.problems
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_table_of_which_nothing_was_written_is_empty(tmp_path):
+    Engine(tmp_path).close()
+    run = open_run(tmp_path)
+    assert (run.state, run.problems) == ("finished", [])
+    assert [run.requests().num_rows, run.iterations().num_rows, run.spans().num_rows, run.tokens().num_rows] == [0] * 4
+    assert run.events().schema.names[0] == "at"
+    assert run.unfinished() == []
+    assert Table.REQUESTS not in {part.table for part in parts_module.parts(run.path)}

@@ -1,0 +1,91 @@
+"""Runs are listed from their documents: what they say is what the run says, and no row is read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from batchscope import CompletionReason, MetricsConfiguration, RequestTracker, SchedulerMetricsCollector, SloTargets
+from batchscope.ledger import open_run
+from batchscope.ledger.document import NAME
+from batchscope.ledger.listing import list_runs
+from batchscope.records import EngineInfo
+from batchscope.views.runs import view
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A finished run of 200 requests, of which 20 fail."""
+    now = [0.0]
+    configuration = MetricsConfiguration(slo=SloTargets(e2e_latency=1.0))
+    with SchedulerMetricsCollector(configuration, clock=lambda: now[0]) as collector:
+        collector.engine = EngineInfo("an engine", "7")
+        collector.record_to(tmp_path / "runs")
+        tracker = RequestTracker(collector)
+        for number in range(200):
+            handle = tracker.arrived(number, prompt_tokens=5)
+            for _ in range(3):
+                now[0] += 0.003 * (number + 1)
+                tracker.iteration([handle])
+            tracker.finished(handle, CompletionReason.ERROR if number % 10 == 0 else CompletionReason.EOS_TOKEN_REACHED)
+        snapshot = collector.get_snapshot()
+    return tmp_path / "runs", snapshot
+
+
+def test_the_line_of_a_run_agrees_with_the_live_snapshot(root):
+    folder, snapshot = root
+    (run,) = list_runs(folder).runs
+    summary, requests = run.summary, snapshot.request_stats
+    assert (run.state, run.engine) == ("finished", EngineInfo("an engine", "7"))
+    assert (summary.requests, summary.completed) == (requests.total_requests, requests.completed_requests)
+    assert summary.tokens_generated == snapshot.totals.generation_tokens
+    slo = snapshot.slo_stats["default"]
+    assert (summary.met, summary.missed, summary.attainment) == (slo.met, slo.missed, slo.attainment)
+    for name in ("time_to_first_token", "time_per_output_token", "total_time"):
+        exact = open_run(folder).requests().to_pandas()
+        exact = exact[exact.reason == "eos_token_reached"][name].sort_values().iloc[-2]  # rank 179 of 180
+        assert getattr(summary, f"p99_{name}") == pytest.approx(exact, rel=summary.relative_error)
+
+
+def test_no_file_but_the_document_is_read(root):
+    folder, _ = root
+    (run,) = folder.iterdir()
+    before = list_runs(folder)
+    for path in run.glob("*.parquet"):
+        path.write_bytes(b"no Parquet at all")
+    assert list_runs(folder) == before
+
+
+def test_a_thousand_runs_are_shown_a_line_each(root):
+    folder, _ = root
+    (run,) = folder.iterdir()
+    for number in range(2, 1001):
+        shutil.copytree(run, folder / f"{run.name}-{number}", ignore=shutil.ignore_patterns("*.parquet"))
+    lines = view(list_runs(folder)).splitlines()
+    assert len(lines) == 1001
+    assert all("an engine 7" in line for line in lines[1:])
+
+
+def test_a_document_that_cannot_be_read_is_a_line_that_says_why(root):
+    folder, _ = root
+    (run,) = folder.iterdir()
+    for name, content in (("newer", b'{"schema": "batchscope.ledger/99"}'), ("torn", b'{"schema": "batch')):
+        (folder / name).mkdir()
+        (folder / name / NAME).write_bytes(content)
+    newer, torn = (each for each in list_runs(folder).runs if each.name in {"newer", "torn"})
+    assert newer.state == torn.state == "unreadable"
+    assert "batchscope.ledger/99" in newer.problem
+    assert "newer: " in view(list_runs(folder))
+
+
+def test_the_json_of_a_list_has_what_the_lines_have(root):
+    folder, _ = root
+    document = json.loads(list_runs(folder).to_json())
+    assert document["schema"] == "batchscope.runs/1"
+    assert document["runs"][0]["summary"]["attainment"] == list_runs(folder).runs[0].summary.attainment
+
+
+def test_a_folder_without_runs_has_none_and_names_the_next_step(tmp_path):
+    assert "no runs; batchscope demo --record" in view(list_runs(tmp_path))
