@@ -28,7 +28,7 @@ def request_statistics(
     means: Mapping[str, Mean],
     window: WindowTotals,
     summaries: Mapping[str, DistributionSummary],
-    rejected: Mapping[str, int],
+    rejected: Mapping[str, int] = {},
 ) -> RequestStatistics:
     """The statistics from their parts, wherever those are from; ``counts``: see ``outcomes``."""
     total_time = summaries["total_time"]

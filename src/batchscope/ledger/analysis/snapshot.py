@@ -22,11 +22,7 @@ from batchscope.ledger.analysis.tables import RunTables, Table
 from batchscope.records import BatchLimiter, CompletionReason
 from batchscope.sinks import RunHeader
 from batchscope.statistics.iterations import batch_statistics, iteration_statistics
-from batchscope.statistics.requests import (
-    attainment,
-    outcomes,
-    request_statistics,
-)
+from batchscope.statistics.requests import attainment, outcomes, request_statistics
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.statistics.summaries import (
     DistributionSummary,
@@ -61,7 +57,7 @@ def snapshot_of(tables: RunTables) -> MetricsSnapshot:
     times = _span(found.iterations)
     return MetricsSnapshot(
         request_stats=request_statistics(
-            outcomes(found.by_reason), means, window, latencies(tables, _span(found.means_of_requests)), found.rejected
+            outcomes(found.by_reason), means, window, latencies(tables, _span(found.means_of_requests))
         ),
         iteration_stats=_iteration_statistics(tables, totals, means, window, times),
         batch_stats=batch_statistics(totals.batches, means, found.iterations["smallest"], found.iterations["largest"]),
@@ -252,34 +248,6 @@ def _window(found: Found, tables: RunTables) -> WindowTotals:
     )
 
 
-<<<<<<< HEAD
-=======
-def _request_statistics(
-    found: Found, tables: RunTables, means: Mapping[str, Mean], window: WindowTotals
-) -> RequestStatistics:
-    outcomes = dict.fromkeys(Outcome, 0)
-    for reason, count in found.by_reason.items():
-        outcomes[CompletionReason(reason).outcome] += count
-    summaries = latencies(tables, _span(found.means_of_requests))
-    total_time = summaries["total_time"]
-    return RequestStatistics(
-        total_requests=sum(outcomes.values()),
-        completed_requests=outcomes[Outcome.COMPLETED],
-        failed_requests=outcomes[Outcome.FAILED],
-        cancelled_requests=outcomes[Outcome.CANCELLED],
-        average_tokens_per_request=means[TOKENS_MEAN].value,
-        p50_latency=total_time.p50,
-        p95_latency=total_time.p95,
-        p99_latency=total_time.p99,
-        requests_per_second=window.rate(window.requests),
-        tokens_per_second=window.rate(counted_once(window.tokens_by_engine)),
-        average_queue_time=means[QUEUE_MEAN].value,
-        average_processing_time=means[PROCESSING_MEAN].value,
-        **summaries,
-    )
-
-
->>>>>>> main
 def latencies(tables: RunTables, span_seconds: float) -> dict[str, DistributionSummary]:
     """Of completed requests, and of all tokens: exact percentiles, two scans each."""
     chosen = of_requests.completed(tables.requests)
