@@ -38,7 +38,7 @@ def report_of(tables: RunTables, problems: Sequence[str] = (), name: str = "") -
     part = steady_part(tables)
     return RunReport(
         snapshot=snapshot_of(tables),
-        origin=tables.origin,
+        origin=tables.run.began,
         began=tables.began,
         ended=tables.ended,
         steady_part=part,
