@@ -38,9 +38,9 @@ TABLES = ("requests", "iterations", "spans")
 
 
 NOTE = (
-    "What the engine's thread pays is its CPU time. By the clock on the wall the same calls wait for a core, too, and for"
-    " the interpreter's lock while another thread drains; with and without a run that differs by less than from one"
-    " round to the next on a machine that others use."
+    "What the engine's thread pays is its CPU time. By the clock on the wall the same calls wait for a core, too, and"
+    " for the interpreter's lock while another thread drains, with and without a run: on a machine that others use best"
+    " and median of the rounds say how far that can be told apart."
 )
 
 
