@@ -89,7 +89,8 @@ def record(
     level: str = Level.DEFAULT,
     interval: float = 1.0,
     configuration: Mapping[str, Any] | None = None,
-    retention: Retention = Retention(),  # noqa: B008  (frozen)
+    keep_seconds: float | None = None,
+    keep_bytes: int | None = None,
     max_bytes: int = 64 << 20,
     part_seconds: float = PART_SECONDS,
     part_bytes: int = PART_BYTES,
@@ -104,7 +105,7 @@ def record(
 
     def retain() -> None:
         try:
-            for run in retention.apply(Path(root), dt.datetime.now(dt.UTC)):
+            for run in Retention(keep_seconds, keep_bytes).apply(Path(root), dt.datetime.now(dt.UTC)):
                 logger.info("batchscope: %s was removed: it is too old, or the runs are too large", run)
         except (DecodeError, OSError) as error:
             logger.warning("batchscope: old runs in %s are not removed: %s", root, error)
