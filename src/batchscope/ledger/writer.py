@@ -116,13 +116,17 @@ class RunWriter:
         if self._pace() - self._saved_at >= _DOCUMENT_SECONDS:
             self._save()
 
-    def close(self, lost: Mapping[str, int]) -> None:
-        """Write the rest and end the run; ``lost``: what the hand-over had no room for, or could not hand over."""
+    def close(self, lost: Mapping[str, int], failure: str = "") -> None:
+        """Write the rest and end the run.
+
+        ``lost``: what the hand-over had no room for, or could not hand over, for it had a ``failure``.
+        """
         with contextlib.suppress(OSError):  # the run is stopped, and says so
             if self.document.state is State.RECORDING:
                 self.flush()
                 self._convert()
-                self.document.state = State.FINISHED
+                self.document.state = State.STOPPED if failure else State.FINISHED
+                self.document.stopped_by = readable(failure)
         for kind, count in lost.items():
             name = _name(kind)
             self.document.missed[name] = self.document.missed.get(name, 0) + count
