@@ -202,6 +202,7 @@ def test_a_clock_that_jumps_ahead_or_stands_still_changes_no_number(tmp_path):
     assert (run.state, run.problems, run.requests().num_rows, run.tokens().num_rows) == ("finished", [], 4, 12)
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_forked_child_leaves_the_run_to_its_parent(engine):
     engine.work(2)
     engine.look()
