@@ -1,7 +1,7 @@
 """Why was it slow: one request's time, or that of the slowest beside the others', in parts without a rest.
 
 The parts are those of ``request_parts``. What a run does not hold is said in ``notes``, and ``complete`` is False where
-the split is not whole for that reason: recorded without spans, without instants.
+the split is not whole for that reason: recorded without spans, more than 1 % of the time unknown.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from batchscope.sinks import RunHeader
 SCHEMA = "batchscope.explain/1"
 WORST_SHOWN = 10
 STRETCHES_SHOWN = 3
+_LITTLE = 0.01
+"""Of the time: if more of it is unknown, the answer is not complete."""
 
 
 class Metric(StrEnum):
@@ -225,8 +227,7 @@ class Explainer:
         row = _found(self._facts.histories, name)
         (cut,) = self._facts.histories.cut(np.array([row]))
         explained = _explained(self._facts, row, cut)
-        unknown = sum(part.seconds for part in explained.parts if part.part is Part.UNKNOWN)
-        return self._explanation(unknown > 0, request=explained)
+        return self._explanation(explained.parts, request=explained)
 
     def worst(self, metric: Metric, share: float = 0.01) -> Explanation:
         """The slowest ``share`` (0..1, at least one request) of the completed ones by ``metric``, beside the others."""
@@ -235,21 +236,25 @@ class Explainer:
         among = among[np.isfinite(values[among])]
         if not len(among):
             raise NotToldError(f"no completed request has a {metric.quantity}: who was slow cannot be known")
-        slowest, unknown = _slowest(self._facts, metric, values, among, share)
-        return self._explanation(unknown, slowest=slowest)
+        slowest = _slowest(self._facts, metric, values, among, share)
+        return self._explanation(slowest.parts, slowest=slowest)
 
     def _explanation(
-        self, unknown: bool, request: ExplainedRequest | None = None, slowest: Slowest | None = None
+        self,
+        parts: Sequence[TimePart | ComparedPart],
+        request: ExplainedRequest | None = None,
+        slowest: Slowest | None = None,
     ) -> Explanation:
         histories, cost = self._facts.histories, self._facts.histories.cost
+        unknown = sum(part.share for part in parts if part.part is Part.UNKNOWN)
         return Explanation(
-            complete=histories.has_spans and not (unknown and request is not None),
+            complete=histories.has_spans and unknown <= _LITTLE,
             request=request,
             slowest=slowest,
             limits=self._facts.header.limits,
             reported_ratio=self._facts.reported,
             cost_model=cost and CostModel(cost.iterations, cost.median_error, cost.seconds_per_prefill_token),
-            notes=tuple(_notes(histories, unknown=unknown)),
+            notes=tuple(_notes(histories, unknown=unknown > 0)),
         )
 
 
@@ -362,8 +367,8 @@ class _Sums:
         return self.parts / max(self.weight, 1e-300)
 
 
-def _slowest(facts: _Facts, metric: Metric, values: Floats, among: Ints, share: float) -> tuple[Slowest, bool]:
-    """The slowest of ``among``; and whether some of their time is unknown."""
+def _slowest(facts: _Facts, metric: Metric, values: Floats, among: Ints, share: float) -> Slowest:
+    """The slowest of ``among`` beside the others."""
     histories = facts.histories
     size = max(1, math.ceil(share * len(among) - 1e-9))
     ranked = among[np.argsort(-values[among], kind="stable")]
@@ -386,7 +391,7 @@ def _slowest(facts: _Facts, metric: Metric, values: Floats, among: Ints, share: 
             top[int(cut.rows[place])] = largest, float(seconds[place, largest] / max(seconds[place].sum(), 1e-300))
     begins, ends = (np.concatenate(column) for column in zip(*windows, strict=True))
     stretches, in_all = _stretches(facts, begins, ends)
-    found = Slowest(
+    return Slowest(
         metric=metric,
         share=share,
         requests=size,
@@ -399,8 +404,6 @@ def _slowest(facts: _Facts, metric: Metric, values: Floats, among: Ints, share: 
         stretches_in_all=in_all,
         worst=tuple(_worst(histories, values, ranked[: min(size, WORST_SHOWN)].tolist(), top)),
     )
-    unknown = mine.parts[[column.part is Part.UNKNOWN for column in histories.columns]].sum() > 0
-    return found, bool(unknown)
 
 
 def _window(histories: Histories, metric: Metric, cut: Cut) -> Ints:
@@ -419,9 +422,8 @@ def _window(histories: Histories, metric: Metric, cut: Cut) -> Ints:
 def _bounds(facts: _Facts, metric: Metric, cut: Cut, chosen: Mask) -> tuple[Floats, Floats]:
     """When the metric's time of the chosen requests began and ended, since the run began."""
     histories, rows = facts.histories, cut.rows[chosen]
-    if metric is Metric.GAP and cut.gap is not None and cut.gap_ends is not None:
-        ends = cut.gap_ends[chosen]
-        begins = ends - cut.gap[chosen].sum(axis=1)
+    if metric is Metric.GAP and cut.gap_within is not None:
+        begins, ends = (column[chosen] for column in cut.gap_within)
     else:
         names = {
             Metric.TTFT: ("arrived_at", "first_token_at"),

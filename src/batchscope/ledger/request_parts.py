@@ -81,8 +81,8 @@ class Cut(NamedTuple):
     before: Ints
     after: Ints
     gap: Ints | None
-    gap_ends: Ints | None
-    """When that gap ended."""
+    gap_within: tuple[Ints, Ints] | None
+    """When that gap began and ended; where it is not known: the first and the last token."""
 
 
 class Phase(StrEnum):
@@ -141,6 +141,7 @@ class Histories:
         self.told: Ints = np.flatnonzero(np.isfinite(known["arrived_at"]) & np.isfinite(known["finished_at"]))
         """The requests whose life is known: rows of ``requests``."""
         self.instants = {name: self.ticks.of(column) for name, column in known.items()}
+        self.longest_gap = self.ticks.lasting(numbers(requests, "max_emission_gap"))
         self.was_scheduled, self.emitted = (np.isfinite(known[name]) for name in _INSTANTS[1:3])
         self.has_spans = spans is not None and len(spans) > 0
         self.spans = self._sorted(spans) if spans is not None and len(spans) else _NO_SPANS
@@ -440,8 +441,19 @@ class _Cutting:
         lines = self.histories.lines
         return int(lines.line[0]) if len(lines.first) == 1 else -1
 
-    def _gap(self) -> tuple[Ints, Ints]:
-        """The longest time between two emissions of each request, cut into parts; and when it ended."""
+    def _gap(self) -> tuple[Ints, tuple[Ints, Ints]]:
+        """The longest time between two emissions of each request, cut into parts; and from when to when it was."""
+        found, ends = self._longest_gap()
+        told = self.histories.longest_gap[self.rows]
+        slack = round(_TOLERANCE * 2.0**self.histories.ticks.power)
+        elsewhere = told - found.sum(axis=1) > slack  # it lies in iterations that are not in the record
+        found[elsewhere] = 0
+        found[elsewhere, self.column[Column(Part.UNKNOWN)]] = told[elsewhere]
+        begins = np.where(elsewhere, self.first_token, ends - found.sum(axis=1))
+        return found, (begins, np.where(elsewhere, self.last_token, ends))
+
+    def _longest_gap(self) -> tuple[Ints, Ints]:
+        """By what spans say: its parts, and when it ended."""
         found = np.zeros((len(self.rows), len(self.column)), dtype=np.int64)
         gap_ends = self.last_token.copy()
         if not len(self.owner):
