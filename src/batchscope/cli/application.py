@@ -95,11 +95,6 @@ application.command(
     rich_help_panel=RUNS,
 )(runs)
 application.command(
-    epilog="Examples: [bold]batchscope trace runs --out run.pftrace.gz[/bold]   (open it at https://ui.perfetto.dev)\n\n"
-    "[bold]batchscope trace runs --out run.pftrace --from 720 --to 800[/bold]\n\n"
-    "[bold]batchscope trace runs --out slow.pftrace --requests chatcmpl-17 --requests '#2253'[/bold]"
-)(trace)
-application.command(
     "import",
     epilog="Examples: [bold]batchscope import result.json --to runs/bench[/bold]   (of vllm bench serve)\n\n"
     "[bold]batchscope import /var/log/dynamo/dynamo-fpm.4192.*.jsonl.gz --to runs/dynamo[/bold]\n\n"
@@ -119,6 +114,12 @@ application.command(
     "[bold]batchscope explain runs --request chatcmpl-17 --json | jq .request.parts[/bold]",
     rich_help_panel=RUNS,
 )(explain)
+application.command(
+    epilog="Examples: [bold]batchscope trace runs --out run.pftrace.gz[/bold]   (open it at https://ui.perfetto.dev)\n\n"
+    "[bold]batchscope trace runs --out run.pftrace --from 720 --to 800[/bold]\n\n"
+    "[bold]batchscope trace runs --out slow.pftrace --requests chatcmpl-17 --requests '#2253'[/bold]",
+    rich_help_panel=RUNS,
+)(trace)
 application.command(
     cls=Sides,
     epilog="Examples: [bold]batchscope compare runs/before -- runs/after[/bold]\n\n"
