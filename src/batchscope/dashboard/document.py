@@ -186,7 +186,7 @@ def _cells(extract: Extract) -> dict[str, Any]:
     cells = extract.cells
     return {
         "numbers": cells.numbers.tolist(),
-        "counts": [_column(_rounded(cells.counts[:, place])) for place in range(len(COLUMNS))],
+        "counts": [_column(column) for column in _rounded(cells.counts)],
         "slo": [
             [_column(cells.slo[:, row, result].tolist()) for result in range(2)]
             for row in range(min(len(extract.classes), MOST_CLASSES))
@@ -199,11 +199,13 @@ def _cells(extract: Extract) -> dict[str, Any]:
     }
 
 
-def _rounded(values: np.ndarray[Any, np.dtype[np.float64]]) -> list[float]:
-    """Four digits behind the point, so that any sum over neighbours is right to four digits, too."""
-    sums = np.round(np.cumsum(values), _DIGITS)
-    steps = np.round(np.diff(sums, prepend=0.0), _DIGITS)
-    return [int(step) if step == int(step) else step for step in steps.tolist()]
+def _rounded(counts: np.ndarray[Any, np.dtype[np.float64]]) -> list[list[float]]:
+    """By column, four digits behind the point, so that any sum over neighbours is right to four digits, too."""
+    sums = np.round(np.cumsum(counts, axis=0), _DIGITS)
+    steps = np.round(np.diff(sums, axis=0, prepend=0.0), _DIGITS)
+    whole = (steps == np.trunc(steps)).all(axis=0).tolist()
+    columns = zip(steps.T.tolist(), whole, strict=True)
+    return [list(map(int, column)) if is_whole else column for column, is_whole in columns]
 
 
 def _short(values: np.ndarray[Any, np.dtype[np.float32]], digits: int) -> list[float | None]:

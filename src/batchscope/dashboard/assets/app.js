@@ -119,7 +119,7 @@ function makeFigures() {
       lines: [["KV cache", ratio("kv_cache_usage.sum", "kv_cache_usage.count")]] }),
     new Lines({ id: "throughput", title: "Tokens a second", form: perSecond,
       lines: [["output", rate("generation_tokens")], ["prompt, computed", rate("prompt_tokens_computed")], ["prompt, cached", rate("prompt_tokens_cached")]] }),
-    new Lines({ id: "slo", title: "SLO met, last minute", form: percent, top: () => 1, lines: sloLines(),
+    new Lines({ id: "slo", title: "SLO met, last minute", form: percent, top: () => 1, lines: sloLines(), before: attain,
       note: "All targets by the same request; below: since start, with the 95 % interval." }),
     new Lines({ id: "ends", title: "Failed, cancelled, errors, preemptions a second", form: perSecond,
       lines: [["failed", rate("failed")], ["cancelled", rate("cancelled")], ["errors", rate("errors")], ["preemptions", rate("preemptions")]] }),
@@ -144,18 +144,22 @@ function withTable(id, make) {
 }
 
 // Attainment of the minute before each cell, from exact sums; nothing where nobody was judged.
+let attained = new Map();
+function attain({ store, from, to, width }) {
+  const cells = store.between(from - 60, to);
+  const sums = names.classes.map(() => [0, 0]);
+  const change = (cell, sign) => cell.slo.forEach(([met, missed], row) => ((sums[row][0] += sign * met), (sums[row][1] += sign * missed)));
+  attained = new Map();
+  let oldest = 0;
+  for (const cell of cells) {
+    change(cell, 1);
+    while (cells[oldest].number * width <= cell.number * width - 60) change(cells[oldest++], -1);
+    attained.set(cell.number, sums.map(([met, missed]) => met / (met + missed)));
+  }
+}
+
 function sloLines() {
-  const wanted = Object.keys(names.targets).slice(0, 4);
-  return wanted.map((name) => [name, (cell) => {
-    const row = names.classes.indexOf(name);
-    let met = 0, all = 0;
-    for (const one of store().between(cell.number * store().seconds - 60, cell.number * store().seconds)) {
-      const [good, bad] = one.slo[row] ?? [0, 0];
-      met += good;
-      all += good + bad;
-    }
-    return all ? met / all : NaN;
-  }]);
+  return Object.keys(names.targets).slice(0, 4).map((name) => [name, (cell) => attained.get(cell.number)?.[names.classes.indexOf(name)] ?? NaN]);
 }
 
 function draw() {
@@ -293,5 +297,6 @@ setInterval(() => {
   judge();
   if (answer && behind() > 1.5) draw();
 }, 500);
+addEventListener("beforeprint", () => figures.forEach((figure) => figure.late && figure.paintLate()));
 viewed();
 link.ask();
