@@ -82,7 +82,7 @@ def test_a_mistyped_directory_is_said_to_be_made_and_empty(tmp_path, capsys):
 
 def test_a_command_that_is_not_there_is_answered_with_those_that_are(capsys):
     assert run(["nonsense"]) == 2
-    assert "demo, replay, report, watch, check, serve" in capsys.readouterr().err
+    assert "demo, serve, watch, check, top, replay" in capsys.readouterr().err
 
 
 def test_a_missing_extra_is_said_of_the_command(tmp_path, capsys, monkeypatch):

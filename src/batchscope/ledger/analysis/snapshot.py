@@ -6,7 +6,6 @@ histograms of the last minutes, requests lost, records refused) is not in it, no
 
 from __future__ import annotations
 
-import datetime as dt
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from batchscope.ledger.analysis import requests as of_requests
 from batchscope.ledger.analysis.gaps import inter_emission_latencies, inter_token_latencies
 from batchscope.ledger.analysis.selection import Column, summarize, summarize_columns
 from batchscope.ledger.analysis.tables import RunTables, Table
+from batchscope.ledger.instants import instant_to_time
 from batchscope.records import BatchLimiter, CompletionReason, Outcome
 from batchscope.sinks import RunHeader
 from batchscope.statistics.iterations import batch_statistics, iteration_statistics
@@ -83,16 +83,6 @@ def snapshot_of(tables: RunTables) -> MetricsSnapshot:
         means=means,
         window=window,
     )
-
-
-def instant_to_time(header: RunHeader, instant: float) -> dt.datetime:
-    """The wall clock at an instant of the run's clock."""
-    return header.anchor_time + dt.timedelta(seconds=instant - header.anchor_instant)
-
-
-def time_to_instant(header: RunHeader, time: dt.datetime) -> float:
-    """The way back."""
-    return header.anchor_instant + (time - header.anchor_time).total_seconds()
 
 
 def found_in(tables: RunTables) -> Found:
@@ -269,6 +259,7 @@ def _request_statistics(
         tokens_per_second=window.rate(counted_once(window.tokens_by_engine)),
         average_queue_time=means[QUEUE_MEAN].value,
         average_processing_time=means[PROCESSING_MEAN].value,
+        rejected_records={},
         **summaries,
     )
 
