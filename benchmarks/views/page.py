@@ -205,16 +205,14 @@ def main() -> None:
     base = middle[None][2]
     for viewers, (p50, p999, used) in middle.items():
         name = "no endpoint" if viewers is None else f"{viewers} viewers"
-        print(
-            f"{name:12} a turn p50 {p50:7.1f} us, p99.9 {p999:8.1f} us; beside it {100 * (used - base):6.2f} % of a core"
-        )
+        beside = f"beside it {100 * (used - base):6.2f} % of a core"
+        print(f"{name:12} a turn p50 {p50:7.1f} us, p99.9 {p999:8.1f} us; {beside}")
     first = middle[1][2] - base
     further = (middle[10][2] - middle[1][2]) / 9
     print(f"the first viewer {100 * first:.2f} % (target 1 %), each more {100 * further:.3f} % (target 0.2 %)")
     memory = hour(360 if chosen.quick else 3600)
-    print(
-        f"an hour: {memory['growth_bytes']:,} bytes more in its second half; history {memory['history_bytes'] / 2**20:.2f} MiB"
-    )
+    size = memory["history_bytes"] / 2**20
+    print(f"an hour: {memory['growth_bytes']:,} bytes more in its second half; history {size:.2f} MiB")
     browser = page(20 if chosen.quick else 120)
     if browser:
         print(

@@ -23,7 +23,6 @@ from batchscope.dashboard.counts import (
     LATENCIES,
     LIMITERS,
     MOST_CLASSES,
-    MOST_GPUS,
     RELATIVE_ERROR,
     SCALE,
 )
@@ -127,6 +126,7 @@ def document(history: History, told: Told, cursor: Cursor, wanted: Wanted, cost:
         "texts": list(told.texts.values()),
         "cells": _cells(extract),
         "cost": round(cost, 5),
+        "cut_off": history.cut_off,
     }
     if not same or cursor.names != fingerprint:
         answer["names"] = {**told.names, **columns}
@@ -176,7 +176,6 @@ def _names_of_columns(extract: Extract) -> dict[str, Any]:
     return {
         "columns": COLUMNS,
         "classes": [shown_name[:LONGEST_NAME] for shown_name in readable_document(extract.classes)],
-        "gpus": readable_document(extract.gpus),
         "gpu_columns": list(GPU_COLUMNS),
         "histograms": {"scale": SCALE, "buckets": BUCKETS, "first_octave": LATENCIES, "relative_error": RELATIVE_ERROR},
     }
@@ -191,10 +190,7 @@ def _cells(extract: Extract) -> dict[str, Any]:
             [_column(cells.slo[:, row, result].tolist()) for result in range(2)]
             for row in range(min(len(extract.classes), MOST_CLASSES))
         ],
-        "gpus": [
-            [_column(_short(cells.gpus[:, row, place], digits)) for place, digits in enumerate(GPU_COLUMNS.values())]
-            for row in range(min(len(extract.gpus), MOST_GPUS))
-        ],
+        "gpus": [_column(_short(cells.gpus[:, place], digits)) for place, digits in enumerate(GPU_COLUMNS.values())],
         "latencies": [_packed(table) for table in cells.latencies],
     }
 

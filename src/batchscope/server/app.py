@@ -36,6 +36,8 @@ _PRESENT_SECONDS = 0.9
 _LONGEST_INSTANCE = 100
 _SMALLEST_COMPRESSED = 500
 _COMPRESSION = 4
+_LARGE, _COMPRESSION_OF_LARGE = 200_000, 6
+"""A whole history: asked for once."""
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _JSON = "application/json"
 
@@ -234,4 +236,4 @@ def _compressed(body: bytes) -> tuple[bytes, bool]:
     """(body, whether it is compressed): a small one would only grow."""
     if len(body) < _SMALLEST_COMPRESSED:
         return body, False
-    return gzip.compress(body, _COMPRESSION, mtime=0), True
+    return gzip.compress(body, _COMPRESSION if len(body) < _LARGE else _COMPRESSION_OF_LARGE, mtime=0), True

@@ -93,6 +93,7 @@ function makeFigures() {
     const gauge = ratio(`${name}.sum`, `${name}.count`);
     return names.merged ? gauge : or(mean, gauge);
   };
+  const gpu = (column) => (cell) => cell.gpus[column] ?? NaN;
   const scheduled = (column) => (cell) => {
     const { place } = store();
     const iterations = cell.counts[place.iterations];
@@ -123,16 +124,17 @@ function makeFigures() {
       note: "All targets by the same request; below: since start, with the 95 % interval." }),
     new Lines({ id: "ends", title: "Failed, cancelled, errors, preemptions a second", form: perSecond,
       lines: [["failed", rate("failed")], ["cancelled", rate("cancelled")], ["errors", rate("errors")], ["preemptions", rate("preemptions")]] }),
+    new Lines({ id: "gpus", title: "GPUs", wide: true, form: percent, top: () => 1,
+      lines: [["busy, lowest", gpu(0)], ["busy, mean", gpu(1)], ["busy, highest", gpu(2)], ["memory, fullest", gpu(3)]],
+      note: "Over all GPUs; below: each of them now." }),
   ];
+  withTable("gpus", () => present.gpus() ?? "");
   withTable("slo", () => present.slo());
   withTable("ends", () => present.errors());
-  const gpus = element("section", { className: "panel wide", hidden: true, aria: { label: "GPUs" } });
-  $("charts").replaceChildren(...figures.map(({ root }) => root), gpus);
-  tables.push(() => {
-    const table = present.gpus();
-    gpus.hidden = !table;
-    if (table) gpus.replaceChildren(element("h2", { textContent: "GPUs" }), element("div", { className: "scroll", tabIndex: 0, aria: { role: "region", label: "GPUs now" } }, table));
-  });
+  $("charts").replaceChildren(...figures.map(({ root }) => root));
+  // Only where there is one: GPUs came with the first reading of one.
+  const { root } = figures.find((one) => one.id === "gpus");
+  tables.push(() => (root.hidden = !present.gpus()));
   new ResizeObserver(() => draw()).observe($("charts"));
 }
 
@@ -218,7 +220,7 @@ function pausedBanner() {
 }
 
 function cost() {
-  write($("cost"), `What looking costs: the server ${(100 * answer.cost).toFixed(2)} % of a core for history and viewers; this page ${scripting.toFixed(0)} ms and ${count(link.bytes)} bytes an answer.`);
+  write($("cost"), `What looking costs: the server ${(100 * answer.cost).toFixed(2)} % of a core for history and viewers; this page ${scripting.toFixed(0)} ms and ${count(link.bytes)} bytes an answer.${answer.cut_off ? ` ${count(answer.cut_off)} requests found no room in the buckets of their second.` : ""}`);
 }
 
 function pause() {
