@@ -12,6 +12,7 @@
 #   make crash         recorded runs whose process was killed, at length                        2 min
 #   make spark         a run's figures on Spark, equal to DuckDB's (needs Java)                1 min, once 2 min more
 #   make engines       real engines, each in an environment of its own                         vLLM alone: minutes
+#   make proofs        what figures promise, at length: is a comparison calibrated?             6 min on two cores
 #   make bench         every figure of docs/performance.md; make bench-docs writes them there
 #   make report-image  the picture of README.md
 #   make clean         everything that these made
@@ -25,7 +26,7 @@ USABLE := $(VENV)/.usable
 SPARK := build/spark
 
 .DELETE_ON_ERROR:
-.PHONY: demo help test soak crash terminal check lint package spark browser assets pictures engines foreign bench bench-docs \
+.PHONY: demo help test soak crash terminal check lint package proofs spark browser assets pictures engines foreign bench bench-docs \
   report-image clean
 
 demo: $(USABLE)
@@ -80,7 +81,7 @@ pictures: $(READY) assets
 
 # In an environment of its own: Spark has 400 MB, and needs Java.
 spark: $(SPARK)/.ready
-	$(SPARK)/bin/python -m pytest tests/ledger/analysis/test_spark.py
+	$(SPARK)/bin/python -m pytest -W default --disable-warnings tests/ledger/analysis/test_spark.py  # pandas calls old what it uses
 
 $(SPARK)/.ready: pyproject.toml
 	@command -v java > /dev/null || { \
@@ -92,6 +93,10 @@ $(SPARK)/.ready: pyproject.toml
 # Real engines, each in an environment of its own (vLLM alone takes minutes to install): make engines ENGINES=llamacpp
 engines:
 	$(PYTHON) engine_tests/run.py $(ENGINES)
+
+# What takes too long for the test suite: calibration of comparisons, with its negative control. Minutes.
+proofs: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python proofs/compare_calibration.py
 
 # Schedulers of other engines from their clones: is the inferred cause the one they report? make foreign CLONES=DIR
 foreign: $(READY)

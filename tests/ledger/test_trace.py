@@ -16,6 +16,7 @@ from scripted_engine import Scripted, simulated
 
 from batchscope import BatchLimiter
 from batchscope.ledger import chrome_trace, perfetto
+from batchscope.ledger.instants import began_at
 from batchscope.ledger.trace import COUNTERS, Trace, Window, trace
 from batchscope.simulator import RequestSpec
 
@@ -72,7 +73,7 @@ def ns(seconds: float) -> int:
 
 
 def origin(run: HeardRun) -> float:
-    return min(run.requests().column("arrived_at").to_pylist() + run.iterations().column("started_at").to_pylist())
+    return began_at(run.headers[0])
 
 
 @settings(max_examples=60, deadline=None)

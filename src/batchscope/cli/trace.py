@@ -6,15 +6,19 @@ import gzip
 from collections.abc import Iterator
 from io import BufferedWriter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from batchscope.cli.explain import UNDECIDED, told
 from batchscope.cli.options import CommandError
 from batchscope.cli.simulation import note
 from batchscope.text import quoted
+from batchscope.views.numbers import counted
 
-UNDECIDED = 3
+if TYPE_CHECKING:
+    from batchscope.ledger import Run
+
 FORMATS = ("perfetto", "chrome")
 _VIEWERS = {"perfetto": "open it at https://ui.perfetto.dev", "chrome": "open it in chrome://tracing"}
 
@@ -27,8 +31,18 @@ def trace(
     out: Annotated[
         Path, typer.Option(metavar="FILE", help="What is written; packed where it ends in .gz.", show_default=False)
     ],
-    begin: Annotated[float, typer.Option("--from", metavar="S", help="Seconds since the run began.")] = 0.0,
-    end: Annotated[float | None, typer.Option("--to", metavar="S", help="Until then.", show_default="its end")] = None,
+    first: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="TIME",
+            help="From then on; seconds from its start, or 2026-11-28T18:00:30 (UTC unless it says).",
+            show_default="its start",
+        ),
+    ] = None,
+    last: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="Until then.", show_default="its end")
+    ] = None,
     requests: Annotated[
         list[str] | None,
         typer.Option(
@@ -48,9 +62,6 @@ def trace(
     from batchscope.ledger.trace import Window  # noqa: PLC0415
     from batchscope.ledger.trace import trace as drawn  # noqa: PLC0415
 
-    until = float("inf") if end is None else end
-    if not 0 <= begin < until:
-        raise CommandError(f"--from {begin} --to {end}: expected seconds since the run began, 0 <= from < to")
     if max_events < 1:
         raise CommandError(f"--max-events {max_events}: expected at least 1")
     if form not in FORMATS:
@@ -59,18 +70,35 @@ def trace(
         raise CommandError(f"--out {out}: is a directory, expected a file to write")
     only = frozenset(requests) if requests else None
     opened = open_run(run)
+    if not told(opened):
+        return UNDECIDED
     if out.absolute().parent == opened.path.absolute():
         raise CommandError(f"--out {out}: is in the run's own folder, expected a file elsewhere")
-    found = drawn(opened, Window(begin, until, only, max_events))
+    found = drawn(opened, Window(*_bounds(opened, first, last), only, max_events))
     if not found.events or (only and not found.drawn_requests):
         note("nothing of this run lies in what was asked for: nothing is written")
         return UNDECIDED
     _write(perfetto.encode(found) if form == FORMATS[0] else chrome_trace.encode(found), out)
-    for told in found.left_out:
-        note(told)
+    for left_out in found.left_out:
+        note(left_out)
     size = out.stat().st_size
-    note(f"{out}: {found.events:,} events, {found.drawn_requests:,} requests, {size:,} bytes; {_VIEWERS[form]}")
+    note(
+        f"{out}: {found.events:,} events, {counted(found.drawn_requests, 'request')}, {size:,} bytes; {_VIEWERS[form]}"
+    )
     return 0
+
+
+def _bounds(run: Run, first: str | None, last: str | None) -> tuple[float, float]:
+    """Seconds since the run began."""
+    from batchscope.cli.instants import instant_of  # noqa: PLC0415  (an extra)
+    from batchscope.ledger.instants import began_at  # noqa: PLC0415
+
+    began = began_at(run.headers[0])
+    begin = began if first is None else instant_of("--from", first, run.header, began)
+    end = float("inf") if last is None else instant_of("--to", last, run.header, began)
+    if begin >= end:
+        raise CommandError(f"--from {first} is not before --to {last}: expected an earlier time")
+    return begin - began, end - began
 
 
 def _write(content: Iterator[bytes], out: Path) -> None:

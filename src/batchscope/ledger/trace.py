@@ -12,8 +12,10 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from batchscope.ledger.explain import Recorded
+from batchscope.ledger.instants import began_at, instant_to_time
 from batchscope.ledger.iteration_lines import Floats, Ints, Mask, numbers
 from batchscope.ledger.request_parts import PHASES, Histories
 from batchscope.text import shown
@@ -95,15 +97,15 @@ def trace(run: Recorded, window: Window | None = None) -> Trace:
     window = window or Window()
     iterations = run.iterations()
     histories = Histories(run.requests(), iterations, run.spans())
-    drawing = _Drawing(histories, iterations)
+    began = began_at(run.headers[0])
+    drawing = _Drawing(histories, iterations, began)
     low, high = (round(min(each, _LONGEST) * _NANOSECONDS) for each in (window.begin, window.end))
-    requests = drawing.requests(_chosen(histories, window))
+    requests = drawing.requests(_chosen(histories, window, began))
     if window.requests is not None and len(requests.begin):
         low, high = max(low, int(requests.begin.min())), min(high, int(requests.end.max()))
     parts = (drawing.iterations(), requests)
     slices = _clipped(Slices(*map(np.concatenate, zip(*parts, strict=True))), low, high)
-    counts = drawing.counts()
-    counts = _changes(counts.take((counts.at >= low) & (counts.at < high)))
+    counts = _changes(drawing.counts(), low, high)
     slices, counts, told = _at_most(slices, counts, window.max_events)
     tracks, slices = _used_tracks(drawing.tracks, slices)
     used, names = np.unique(slices.name, return_inverse=True)
@@ -112,15 +114,15 @@ def trace(run: Recorded, window: Window | None = None) -> Trace:
         names=tuple(drawing.names[name] for name in used.tolist()),
         slices=slices._replace(name=names.astype(np.int64)),
         counts=counts,
-        began=run.header.anchor_time.timestamp() + histories.ticks.origin - run.header.anchor_instant,
+        began=instant_to_time(run.headers[-1], began).timestamp(),
         drawn_requests=int(np.count_nonzero(used >= drawing.common_names)),
         left_out=(*told, *_untold(histories)),
     )
 
 
-def _chosen(histories: Histories, window: Window) -> Ints:
+def _chosen(histories: Histories, window: Window, began: float) -> Ints:
     """The requests that are asked for and live in the window."""
-    begin, end = (histories.ticks.seconds(histories.instants[name]) for name in ("arrived_at", "finished_at"))
+    begin, end = (numbers(histories.requests, name) - began for name in ("arrived_at", "finished_at"))
     rows = histories.told[(begin[histories.told] < window.end) & (end[histories.told] > window.begin)]
     if window.requests is None:
         return rows
@@ -152,8 +154,9 @@ def _untold(histories: Histories) -> Iterable[str]:
 class _Drawing:
     """Makes tracks and names as they are needed."""
 
-    def __init__(self, histories: Histories, iterations: object) -> None:
+    def __init__(self, histories: Histories, iterations: pa.Table, began: float) -> None:
         self.histories = histories
+        self._before = histories.ticks.origin - began  # what ticks count from, since the run began
         self.tracks: list[Track] = []
         self.names: list[str] = [*PHASES, *KINDS, *histories.lines.limiters]
         self.common_names = len(self.names)  # behind them each request has its own
@@ -175,7 +178,7 @@ class _Drawing:
         return len(self.tracks) - 1
 
     def _nanoseconds(self, ticks: Ints) -> Ints:
-        return np.rint(self.histories.ticks.seconds(ticks) * _NANOSECONDS).astype(np.int64)
+        return np.rint((self.histories.ticks.seconds(ticks) + self._before) * _NANOSECONDS).astype(np.int64)
 
     def iterations(self) -> Slices:
         """Each iteration's own time; and what stopped its attempt to admit, as long as it is the same."""
@@ -282,9 +285,13 @@ def _at_most(slices: Slices, counts: Counts, most: int) -> tuple[Slices, Counts,
     return kept, left, [told]
 
 
-def _changes(counts: Counts) -> Counts:
-    """Only where a value differs from the one before on its track."""
+def _changes(counts: Counts, low: int, high: int) -> Counts:
+    """What holds at ``low``, and until ``high`` each value that differs from the one before on its track."""
     counts = counts.take(np.lexsort((counts.at, counts.track)))
+    counts = counts._replace(at=np.maximum(counts.at, low))
+    last = np.ones(len(counts.at), dtype=np.bool_)  # of those at one instant
+    last[:-1] = (np.diff(counts.track) != 0) | (np.diff(counts.at) != 0)
+    counts = counts.take(last & (counts.at < high))
     kept = np.ones(len(counts.at), dtype=np.bool_)
     kept[1:] = (np.diff(counts.track) != 0) | (np.diff(counts.value) != 0)
     return counts.take(kept)
