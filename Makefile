@@ -5,9 +5,14 @@
 #   make lint          ruff, mypy, the import contracts                                        10 s
 #   make check         lint, the wheel in an empty environment, then every test                5 min on two cores
 #   make soak          what recording promises, at length                                      minutes
+#   make terminal      `batchscope top` in a pty, in tmux, with 200 engines                    2 min
+#   make browser       the page in a real Chromium, axe-core included (Debian: chromium, npm)  2 min
+#   make assets        uPlot for the page's line charts, from the npm registry                 3 s
+#   make pictures      the pictures of the documentation
 #   make crash         recorded runs whose process was killed, at length                        2 min
 #   make spark         a run's figures on Spark, equal to DuckDB's (needs Java)                1 min, once 2 min more
 #   make engines       real engines, each in an environment of its own                         vLLM alone: minutes
+#   make proofs        what figures promise, at length: is a comparison calibrated?             6 min on two cores
 #   make bench         every figure of docs/performance.md; make bench-docs writes them there
 #   make report-image  the picture of README.md
 #   make clean         everything that these made
@@ -21,7 +26,8 @@ USABLE := $(VENV)/.usable
 SPARK := build/spark
 
 .DELETE_ON_ERROR:
-.PHONY: demo help test soak crash check lint package spark engines foreign bench bench-docs report-image clean
+.PHONY: demo help test soak crash terminal check lint package proofs spark browser assets pictures engines foreign bench bench-docs \
+  report-image clean
 
 demo: $(USABLE)
 	@$(BIN)/batchscope demo
@@ -35,6 +41,10 @@ test: $(READY)
 # What an engine, a signal or the garbage collector can do to recording, at length: many minutes.
 soak: $(READY)
 	BATCHSCOPE_SOAK=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/recording
+
+# `batchscope top` in real terminals: a pty, tmux, 200 engines.
+terminal: $(READY)
+	BATCHSCOPE_TERMINAL=1 $(BIN)/python -m pytest tests/terminal/test_in_a_terminal.py
 
 # Runs of engines that are killed, and files that are cut, anywhere: what was written is read, what is missing is named.
 crash: $(READY)
@@ -57,9 +67,21 @@ package: $(READY)
 	build/smoke/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	cd build && smoke/bin/python ../tests/cli/smoke.py smoke/bin/batchscope
 
+browser: $(READY) assets
+	$(BIN)/python -m pytest -n 0 browser_tests
+
+# An installation has them from its build; a checkout whose environment was made without npm gets them so.
+assets:
+	@$(PYTHON) hatch_build.py
+
+# Deterministic: seeded, at a time that stands still.
+pictures: $(READY) assets
+	$(BIN)/python browser_tests/pictures.py docs/images
+	$(BIN)/python tests/terminal/pictures.py docs/images
+
 # In an environment of its own: Spark has 400 MB, and needs Java.
 spark: $(SPARK)/.ready
-	$(SPARK)/bin/python -m pytest tests/ledger/analysis/test_spark.py
+	$(SPARK)/bin/python -m pytest -W default --disable-warnings tests/ledger/analysis/test_spark.py  # pandas calls old what it uses
 
 $(SPARK)/.ready: pyproject.toml
 	@command -v java > /dev/null || { \
@@ -71,6 +93,10 @@ $(SPARK)/.ready: pyproject.toml
 # Real engines, each in an environment of its own (vLLM alone takes minutes to install): make engines ENGINES=llamacpp
 engines:
 	$(PYTHON) engine_tests/run.py $(ENGINES)
+
+# What takes too long for the test suite: calibration of comparisons, with its negative control. Minutes.
+proofs: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python proofs/compare_calibration.py
 
 # Schedulers of other engines from their clones: is the inferred cause the one they report? make foreign CLONES=DIR
 foreign: $(READY)
@@ -94,6 +120,7 @@ report-image: $(READY)
 	$(BIN)/batchscope demo --svg docs/images/report.svg > /dev/null
 
 clean:
+	rm -f src/batchscope/dashboard/assets/uplot.*
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 

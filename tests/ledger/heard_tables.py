@@ -44,7 +44,7 @@ class HeardRun:
     """What ``open_run`` gives, as far as explaining needs it."""
 
     def __init__(self, run: RecordedRun, *, spans: bool = True) -> None:
-        self.header = run.header
+        self.headers = [run.header]
         self._requests, self._iterations, self._spans = tables(run)
         self._spans = self._spans if spans else self._spans.slice(0, 0)
 

@@ -47,7 +47,7 @@ def random_run(
             count += 1
             waiting.append(_Request(tracker.arrived(f"r{count}", at=now), rng.randrange(1, 40), rng.randrange(1, 12)))
         mine = running[rank]
-        before = ended[rank] - (STEP if overlap and rng.random() < 0.3 else 0.0)
+        before = max(ended[rank] - (STEP if overlap and rng.random() < 0.3 else 0.0), 0.0)
         started = max(now if rng.random() < 0.3 else before, before)
         placed = [one for one in mine if one.placed]
         evicted = [rng.choice(placed)] if placed and rng.random() < 0.15 else []

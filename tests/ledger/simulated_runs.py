@@ -55,9 +55,12 @@ class Columns:
         scheduled_tokens=None,
         waiting=0,
         running_requests=0,
+        decode_context_tokens=0,
         **rest,
     ):
-        self.iterations.append((started_at, finished_at, len(slots), waiting, running_requests))
+        scheduled = len(slots) if scheduled_tokens is None else sum(scheduled_tokens)
+        row = (started_at, finished_at, len(slots), waiting, running_requests, scheduled, decode_context_tokens)
+        self.iterations.append(row)
         for slot, emitted in zip(slots, tokens or [1] * len(slots), strict=True):
             request = self.requests[slot]
             request[6] += emitted
@@ -83,9 +86,10 @@ class Columns:
         }  # fmt: skip
         for column, values in given.items():
             rows[:, column] = values
-        started, finished, size, waiting, running = np.array(self.iterations, float).T
+        started, finished, size, waiting, running, scheduled, context = np.array(self.iterations, float).T
         steps = {
             "duration": finished - started, "request_count": size, "waiting_requests": waiting, "running_requests": running,
+            "scheduled_tokens": scheduled, "decode_context_tokens": context,
         }  # fmt: skip
         return measured(name, ids, rows, np.zeros(len(rows), np.int64), started, steps)
 

@@ -17,6 +17,7 @@ from batchscope.cli.report import report
 from batchscope.cli.runs import runs
 from batchscope.cli.serve import serve
 from batchscope.cli.top import top
+from batchscope.cli.trace import trace
 from batchscope.cli.watch import watch
 from batchscope.cli.whatif import whatif
 from batchscope.version import __version__
@@ -93,6 +94,11 @@ application.command(
     "[bold]batchscope runs runs --json | jq '.runs[] | {name, state, p99: .summary.p99_total_time}'[/bold]",
     rich_help_panel=RUNS,
 )(runs)
+application.command(
+    epilog="Examples: [bold]batchscope trace runs --out run.pftrace.gz[/bold]   (open it at https://ui.perfetto.dev)\n\n"
+    "[bold]batchscope trace runs --out run.pftrace --from 720 --to 800[/bold]\n\n"
+    "[bold]batchscope trace runs --out slow.pftrace --requests chatcmpl-17 --requests '#2253'[/bold]"
+)(trace)
 application.command(
     "import",
     epilog="Examples: [bold]batchscope import result.json --to runs/bench[/bold]   (of vllm bench serve)\n\n"

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
 from batchscope.cli import LONGEST_LINE, stdout
 from batchscope.cli.options import CommandError
+from batchscope.cli.simulation import note
 from batchscope.text import quoted, shown
 from batchscope.views.rendering import for_stdout
+
+if TYPE_CHECKING:
+    from batchscope.ledger import Run
 
 UNDECIDED = 3
 METRICS = ("ttft", "tpot", "e2e", "gap")
@@ -49,8 +53,11 @@ def explain(
         raise CommandError(f"--worst {quoted(worst)}: expected one of {', '.join(METRICS)}")
     if not 0 < share <= 1:
         raise CommandError(f"--share {share}: expected a ratio above 0 and up to 1, 0.01 for the slowest 1 %")
+    opened = open_run(run)
+    if not told(opened):
+        return UNDECIDED
     try:
-        explainer = Explainer(open_run(run))
+        explainer = Explainer(opened)
         if request is not None:
             explanation = explainer.request(request)
         else:
@@ -62,3 +69,14 @@ def explain(
         return UNDECIDED
     stdout.write(msgspec.json.encode(explanation) + b"\n" if as_json else for_stdout(ExplanationView(explanation)))
     return 0 if explanation.complete else UNDECIDED
+
+
+def told(run: Run) -> bool:
+    """Say what is missing in it; whether there is anything in it at all."""
+    for problem in run.problems:
+        note(f"{run.path.name}: {problem}")
+    if run.state == "recording":
+        note(f"{run.path.name}: is still being written; this is what it holds so far")
+    if not run.headers:
+        note(f"{run.path.name}: nothing was recorded in this run")
+    return bool(run.headers)

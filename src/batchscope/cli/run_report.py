@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import math
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Group
 
 from batchscope.cli import stdout
+from batchscope.cli.instants import instant_of
 from batchscope.cli.options import CommandError, write_svg
 from batchscope.cli.simulation import note
 from batchscope.ledger import Run, open_run
-from batchscope.ledger.analysis.opening import open_tables
+from batchscope.ledger.analysis.opening import open_tables, reading
 from batchscope.ledger.analysis.report import RunReport, report_of
-from batchscope.ledger.analysis.snapshot import instant_to_time, snapshot_of, time_to_instant
+from batchscope.ledger.analysis.snapshot import snapshot_of
 from batchscope.ledger.analysis.tables import RunTables
+from batchscope.ledger.instants import instant_to_time
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.views.numbers import duration
 from batchscope.views.rendering import for_stdout
@@ -47,8 +47,9 @@ def report_run(path: Path, wanted: Wanted) -> int:
     if not run.headers:
         note(f"{run.path.name}: nothing was recorded in this run")
         return NOTHING_RECORDED
-    tables = stretch(open_tables(run), wanted.first, wanted.last)
-    snapshot = _json(tables) if wanted.as_json else _shown(run, tables, wanted)
+    with reading(run):
+        tables = stretch(open_tables(run), wanted.first, wanted.last)
+        snapshot = _json(tables) if wanted.as_json else _shown(run, tables, wanted)
     if not (snapshot.request_stats.total_requests or snapshot.totals.iterations):
         note("nothing was recorded in this time")
         return NOTHING_RECORDED
@@ -109,8 +110,8 @@ def check_html(path: Path | None) -> None:
 
 def stretch(tables: RunTables, first: str | None, last: str | None) -> RunTables:
     """What lies between two texts, each seconds from the run's start or an instant of the wall clock."""
-    begin = None if first is None else _instant("--from", first, tables)
-    end = None if last is None else _instant("--to", last, tables)
+    begin = None if first is None else instant_of("--from", first, tables.header, tables.began)
+    end = None if last is None else instant_of("--to", last, tables.header, tables.began)
     lower, upper = tables.began if begin is None else begin, tables.ended if end is None else end
     if begin is not None and end is not None and begin >= end:
         raise CommandError(f"--from {first} is not before --to {last}: expected an earlier time")
@@ -123,23 +124,3 @@ def stretch(tables: RunTables, first: str | None, last: str | None) -> RunTables
 def _lasted(tables: RunTables) -> str:
     first, last = (instant_to_time(tables.header, each) for each in (tables.began, tables.ended))
     return f"{tables.seconds:.6g} s, {first:%Y-%m-%dT%H:%M:%S} to {last:%Y-%m-%dT%H:%M:%S%z}"
-
-
-def _instant(option: str, text: str, tables: RunTables) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        return _of_wall_clock(option, text, tables)
-    if not 0 <= seconds < math.inf:
-        raise CommandError(f"{option} {text}: expected seconds >= 0 from the start of the run")
-    return tables.began + seconds
-
-
-def _of_wall_clock(option: str, text: str, tables: RunTables) -> float:
-    try:
-        time = dt.datetime.fromisoformat(text)
-    except ValueError:
-        raise CommandError(
-            f"{option} {text}: expected seconds from the start of the run, or a time as 2026-11-28T18:00:30"
-        ) from None
-    return time_to_instant(tables.header, time if time.tzinfo else time.replace(tzinfo=dt.UTC))

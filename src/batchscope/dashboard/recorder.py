@@ -13,6 +13,7 @@ import msgspec
 from batchscope.background import Closing, Periodic, forked
 from batchscope.clock import Clock
 from batchscope.dashboard.document import Cursor, Told, Wanted, document, present
+from batchscope.dashboard.fleet import Engines, EngineSource, details
 from batchscope.dashboard.history import SECONDS, History
 from batchscope.errors import BatchscopeError
 from batchscope.statistics.cumulative import StateSource
@@ -39,6 +40,7 @@ class Recorder(Closing):
         cpu: Clock = time.thread_time,
     ) -> None:
         self.history = History()
+        self.engines = Engines() if isinstance(source, EngineSource) else None
         self._source = source
         self._clock, self._wall, self._cpu = clock, wall, cpu
         self._periodic = Periodic(self.sample, float(SECONDS), "batchscope-history")
@@ -70,6 +72,8 @@ class Recorder(Closing):
             if self._samples % _LOOK == 0:
                 look = self._source.get_snapshot()
                 self._looks.append(msgspec.structs.replace(look, histograms={}, windowed_histograms={}))
+                if self.engines is not None and isinstance(self._source, EngineSource):
+                    self.engines.look(self._source.snapshots(), look)
             self._samples += 1
 
     def present(self) -> Told:
@@ -83,6 +87,16 @@ class Recorder(Closing):
         """The document for who has ``cursor``, as ``wanted``."""
         with self._costing():
             return document(self.history, told, cursor, wanted, self.cost)
+
+    def fleet(self, engine: str = "") -> bytes:
+        """The table of engines; of one of them its figures. KeyError where that is none."""
+        assert isinstance(self._source, EngineSource)  # noqa: S101  (else nobody asks)
+        with self._costing():
+            whole, found = self._source.get_snapshot(), self._source.snapshots()  # in this order: the merge looks
+            if not engine:
+                return (self.engines or Engines()).table(found, whole)
+            snapshot, lives = {snapshot.instance_id: (snapshot, lives) for snapshot, lives in found}[engine]
+            return details(snapshot, lives)
 
     @property
     def cost(self) -> float:

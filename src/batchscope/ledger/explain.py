@@ -1,7 +1,7 @@
 """Why was it slow: one request's time, or that of the slowest beside the others', in parts without a rest.
 
-The parts are those of ``request_parts``. What a run does not hold is said in ``notes``, and ``complete`` is False where the
-split is not whole for that reason: recorded without spans, without instants.
+The parts are those of ``request_parts``. What a run does not hold is said in ``notes``, and ``complete`` is False where
+the split is not whole for that reason: recorded without spans, without instants.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from batchscope.configuration import SchedulerLimits
 from batchscope.errors import BatchscopeError
+from batchscope.ledger.instants import began_at, instant_to_time
 from batchscope.ledger.iteration_lines import Floats, Ints, Mask, numbers
 from batchscope.ledger.request_parts import Column, Cut, Histories, Part
 from batchscope.records import CompletionReason, Outcome
@@ -74,7 +75,7 @@ class ExplainedRequest(msgspec.Struct, frozen=True, kw_only=True):
     request_class: str
     reason: str
     arrived: float
-    arrived_time: dt.datetime | None
+    arrived_time: dt.datetime
     total_time: float
     time_to_first_token: float | None
     time_per_output_token: float | None
@@ -102,14 +103,14 @@ class ComparedPart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stretch(msgspec.Struct, frozen=True, kw_only=True):
-    """A time in which the slow ones were slow together: seconds since the run began, and its iterations.
+    """A time in which the slow ones were slow together: seconds since the run began, its iterations where of one rank.
 
     ``requests`` of the slowest lie in it, ``most_at_once`` at the same moment, first reached at ``busiest``.
     """
 
     begin: float
     end: float
-    begin_time: dt.datetime | None
+    begin_time: dt.datetime
     requests: int
     most_at_once: int
     busiest: float
@@ -171,8 +172,8 @@ class Recorded(Protocol):
     """What is read of a run: ``batchscope.ledger.open_run`` gives one."""
 
     @property
-    def header(self) -> RunHeader:
-        """Of the last segment."""
+    def headers(self) -> list[RunHeader]:
+        """By segment."""
 
     def requests(self) -> pa.Table:
         """Finished requests."""
@@ -188,15 +189,17 @@ class _Facts(NamedTuple):
     """A run, loaded."""
 
     histories: Histories
-    header: RunHeader | None
+    header: RunHeader
+    began: float
     reported: float | None
 
-    def time(self, since_begin: float) -> dt.datetime | None:
-        """An instant of the run by the clock on the wall."""
-        if self.header is None:
-            return None
-        instant = self.histories.ticks.origin + since_begin
-        return self.header.anchor_time + dt.timedelta(seconds=instant - self.header.anchor_instant)
+    def since(self, ticks: Ints) -> Floats:
+        """Instants in seconds since the run began."""
+        return self.histories.ticks.seconds(ticks) + (self.histories.ticks.origin - self.began)
+
+    def time(self, since_began: float) -> dt.datetime:
+        """The clock on the wall by then."""
+        return instant_to_time(self.header, self.began + since_began)
 
 
 class Explainer:
@@ -215,7 +218,7 @@ class Explainer:
         reported = (
             pc.mean(iterations.column("limiter_reported").cast(pa.float64())).as_py() if len(iterations) else None
         )
-        self._facts = _Facts(histories, run.header, reported)
+        self._facts = _Facts(histories, run.headers[-1], began_at(run.headers[0]), reported)
 
     def request(self, name: str) -> Explanation:
         """The request with this id, or ``#`` and its number in the run; UnknownRequestError where it is not one."""
@@ -238,14 +241,13 @@ class Explainer:
     def _explanation(
         self, unknown: bool, request: ExplainedRequest | None = None, slowest: Slowest | None = None
     ) -> Explanation:
-        histories, header, reported = self._facts
-        cost = histories.cost
+        histories, cost = self._facts.histories, self._facts.histories.cost
         return Explanation(
             complete=histories.has_spans and not (unknown and request is not None),
             request=request,
             slowest=slowest,
-            limits=header.limits if header is not None else SchedulerLimits(),
-            reported_ratio=reported,
+            limits=self._facts.header.limits,
+            reported_ratio=self._facts.reported,
             cost_model=cost and CostModel(cost.iterations, cost.median_error, cost.seconds_per_prefill_token),
             notes=tuple(_notes(histories, unknown=unknown)),
         )
@@ -306,7 +308,7 @@ def _explained(facts: _Facts, row: int, cut: Cut) -> ExplainedRequest:
         if both[place]
     ]
     parts.sort(key=lambda part: -part.seconds)
-    arrived = fields["arrived_at"] - histories.ticks.origin
+    arrived = fields["arrived_at"] - facts.began
     recorded: dict[str, Any] = {name: fields[name] for name in _AS_RECORDED}
     recorded |= {name: None if fields[name] is None else int(fields[name]) for name in _COUNTS}
     return ExplainedRequest(
@@ -377,7 +379,7 @@ def _slowest(facts: _Facts, metric: Metric, values: Floats, among: Ints, share: 
         of_slow = slow[cut.rows]
         mine.add(seconds[of_slow], weights[of_slow])
         others.add(seconds[~of_slow], weights[~of_slow])
-        windows.append(_bounds(histories, metric, cut, of_slow))
+        windows.append(_bounds(facts, metric, cut, of_slow))
         wanted = np.flatnonzero(np.isin(cut.rows, ranked[:WORST_SHOWN]))
         for place in wanted.tolist():
             largest = int(seconds[place].argmax())
@@ -414,9 +416,9 @@ def _window(histories: Histories, metric: Metric, cut: Cut) -> Ints:
     return decoding
 
 
-def _bounds(histories: Histories, metric: Metric, cut: Cut, chosen: Mask) -> tuple[Floats, Floats]:
+def _bounds(facts: _Facts, metric: Metric, cut: Cut, chosen: Mask) -> tuple[Floats, Floats]:
     """When the metric's time of the chosen requests began and ended, since the run began."""
-    rows = cut.rows[chosen]
+    histories, rows = facts.histories, cut.rows[chosen]
     if metric is Metric.GAP and cut.gap is not None and cut.gap_ends is not None:
         ends = cut.gap_ends[chosen]
         begins = ends - cut.gap[chosen].sum(axis=1)
@@ -426,7 +428,7 @@ def _bounds(histories: Histories, metric: Metric, cut: Cut, chosen: Mask) -> tup
             Metric.TPOT: ("first_token_at", "last_token_at"),
         }.get(metric, ("arrived_at", "finished_at"))
         begins, ends = (histories.instants[name][rows] for name in names)
-    return histories.ticks.seconds(begins), histories.ticks.seconds(ends)
+    return facts.since(begins), facts.since(ends)
 
 
 def _compared(histories: Histories, mine: _Sums, others: _Sums) -> Iterable[ComparedPart]:
@@ -484,9 +486,8 @@ def _stretch(facts: _Facts, begins: Floats, ends: Floats) -> Stretch:
     at_once = np.cumsum(change[order])
     busiest = int(at_once.argmax())
     lines = facts.histories.lines
-    ticks = facts.histories.ticks
-    low, high = (np.ldexp(seconds, ticks.power) for seconds in (begin, end))
-    within = np.flatnonzero((lines.starts < high) & (lines.ends > low))
+    within = np.flatnonzero((facts.since(lines.starts) < end) & (facts.since(lines.ends) > begin))
+    of_one_line = len(set(lines.line[within].tolist())) == 1
     return Stretch(
         begin=begin,
         end=end,
@@ -495,6 +496,6 @@ def _stretch(facts: _Facts, begins: Floats, ends: Floats) -> Stretch:
         most_at_once=int(at_once[busiest]),
         busiest=float(instants[order][busiest]),
         iterations=len(within),
-        first_iteration=int(lines.ordinal[within[0]]) if len(within) else None,
-        last_iteration=int(lines.ordinal[within[-1]]) if len(within) else None,
+        first_iteration=int(lines.ordinal[within[0]]) if of_one_line else None,
+        last_iteration=int(lines.ordinal[within[-1]]) if of_one_line else None,
     )

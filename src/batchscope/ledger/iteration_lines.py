@@ -64,6 +64,14 @@ class Ticks(NamedTuple):
         return np.ldexp(ticks.astype(np.float64), -self.power)
 
 
+class Holding(NamedTuple):
+    """Of each iteration, from when to when what stopped its attempt to admit held; ``code`` in ``Lines.limiters``."""
+
+    begin: Ints
+    end: Ints
+    code: Ints
+
+
 class Lines:
     """All iterations of a run, line after line; an iteration is known by its place in that order.
 
@@ -141,6 +149,10 @@ class Lines:
         attempt = self.attempt_before(instant, line, side="left")
         ran_until = self.starts[attempt] + self._held[attempt] if len(self) else instant
         return np.where(attempt >= 0, np.maximum(instant, ran_until), instant)
+
+    def holding(self) -> Holding:
+        """Each iteration's attempt."""
+        return Holding(self.starts, self.starts + self._held, self._code)
 
     def held(self, begin: Ints, end: Ints, line: Ints) -> list[Ints]:
         """What held from ``begin`` to ``end``: by limiter in the order of ``limiters``, then between, then unknown.

@@ -85,6 +85,32 @@ class Cut(NamedTuple):
     """When that gap ended."""
 
 
+class Phase(StrEnum):
+    """What a request is in from one instant to another, whatever holds it meanwhile; ``PHASES`` has them by code."""
+
+    QUEUED = "queued"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    PREEMPTED = "preempted"
+    RECOMPUTED = "computed again"
+
+
+PHASES = tuple(Phase)
+_QUEUED, _PREFILL, _DECODE, _PREEMPTED, _RECOMPUTED = range(len(PHASES))
+
+
+class Pieces(NamedTuple):
+    """Lives as phases, by request and time: ``row`` of the table, from ``begin`` to ``end`` (ticks), code of the phase.
+
+    A request that stands still stays in its phase. What comes after its last iteration is in none.
+    """
+
+    row: Ints
+    begin: Ints
+    end: Ints
+    phase: Ints
+
+
 class _Spans(NamedTuple):
     """By request and time; ``first`` and ``last`` are places of ``Lines``."""
 
@@ -124,6 +150,12 @@ class Histories:
         rows = rows[np.argsort(self.number[rows], kind="stable")]
         for begin in range(0, len(rows), _BLOCK):
             yield _Cutting(self, rows[begin : begin + _BLOCK]).cut(gaps=gaps)
+
+    def phases(self, rows: Ints) -> Iterator[Pieces]:
+        """These requests (some of ``told``) as phases, in blocks, by number."""
+        rows = rows[np.argsort(self.number[rows], kind="stable")]
+        for begin in range(0, len(rows), _BLOCK):
+            yield _Cutting(self, rows[begin : begin + _BLOCK]).pieces()
 
     def _sorted(self, spans: pa.Table) -> _Spans:
         lines = self.lines
@@ -245,6 +277,46 @@ class _Cutting:
             after[self.having, self.column[column]] += self._by_request(ticks)
         self._end(before, after)
         return Cut(self.rows, before, after, *(self._gap() if gaps else (None, None)))
+
+    def pieces(self) -> Pieces:
+        """From one change of phase to the next."""
+        was_evicted = np.roll(self.spans.evicted, 1) & ~self.opens
+        own = np.select([self._lost_before, self._emitted_before], [_RECOMPUTED, _DECODE], _PREFILL)
+        waits = np.select([self.opens, was_evicted], [_QUEUED, _PREEMPTED], own)
+        parts = [
+            (self.owner, self.begins, self.comes_in, waits),
+            (self.owner, self.comes_in, self.first_ends, own),
+            (self.owner, self.first_ends, self.ends, np.full(len(own), _DECODE)),
+            *self._pieces_without_spans(),
+        ]
+        owner, begin, end, phase = (np.concatenate(column) for column in zip(*parts, strict=True))
+        lasting = np.flatnonzero(end > begin)
+        order = lasting[np.lexsort((begin[lasting], owner[lasting]))]
+        owner, begin, end, phase = owner[order], begin[order], end[order], phase[order]
+        opens = np.ones(len(owner), dtype=np.bool_)
+        opens[1:] = (owner[1:] != owner[:-1]) | (phase[1:] != phase[:-1]) | (begin[1:] != end[:-1])
+        firsts = np.flatnonzero(opens)
+        lasts = np.append(firsts[1:], len(owner))[: len(firsts)] - 1
+        return Pieces(self.rows[owner[firsts]], begin[firsts], end[lasts], phase[firsts])
+
+    def _pieces_without_spans(self) -> Iterator[tuple[Ints, Ints, Ints, Ints]]:
+        """What no span says: who was evicted and did not come back, and by instants alone those who have no span."""
+        last = np.append(self.groups[1:], len(self.owner))[: len(self.groups)] - 1
+        out = self.having[self.spans.evicted[last]]
+        none = np.flatnonzero(self.count == 0)
+        scheduled = none[self.histories.was_scheduled[self.rows[none]]]
+        emitted = scheduled[self.histories.emitted[self.rows[scheduled]]]
+        until = self.finished.copy()
+        until[scheduled] = self.scheduled[scheduled]
+        computed = self.finished.copy()
+        computed[emitted] = self.first_token[emitted]
+        for rows, begin, end, phase in (
+            (out, self.ends[last][self.spans.evicted[last]], self.finished[out], _PREEMPTED),
+            (none, self.arrived[none], until[none], _QUEUED),
+            (scheduled, self.scheduled[scheduled], computed[scheduled], _PREFILL),
+            (emitted, self.first_token[emitted], self.last_token[emitted], _DECODE),
+        ):
+            yield rows, begin, end, np.full(len(rows), phase)
 
     def _by_request(self, ticks: Ints) -> Ints:
         return np.add.reduceat(ticks, self.groups) if len(self.groups) else _NONE

@@ -33,6 +33,7 @@ from batchscope.version import __version__
 
 _PRESENT_SECONDS = 0.5
 """For so long what one viewer of the page was told of the present is told to others, who ask once a second each."""
+_LONGEST_INSTANCE = 100
 _SMALLEST_COMPRESSED = 500
 _COMPRESSION = 4
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -67,6 +68,8 @@ class Endpoints:
         answers = {"/metrics": self.metrics, "/snapshot": self.snapshot, "/healthz": self.healthz}
         if self._recorder is not None:
             answers |= {"/history": self.history}
+            if self._recorder.engines is not None:
+                answers |= {"/fleet": self.fleet}
         return [Route(path, answer, methods=["GET"]) for path, answer in answers.items()]
 
     async def metrics(self, request: Request) -> Response:
@@ -100,6 +103,17 @@ class Endpoints:
         told = await self._present.get("present", recorder.present)
         key = ("history", cursor, wanted, id(told))
         return await self._body(request, key, lambda: recorder.answer(told, cursor, wanted), _JSON)
+
+    async def fleet(self, request: Request) -> Response:
+        """Each process of several, worst first; ?engine=INSTANCE for one of them"""
+        recorder, engine = self._recorder, request.query_params.get("engine", "")[:_LONGEST_INSTANCE]
+        assert recorder is not None  # noqa: S101  (else there is no such route)
+        recorder.start()
+        try:
+            return await self._body(request, ("fleet", engine), lambda: recorder.fleet(engine), _JSON)
+        except KeyError:
+            reason = f"there is no process {quoted(engine)}: expected an id of /fleet"
+            return _json({"error": reason}, HTTPStatus.NOT_FOUND)
 
     async def healthz(self, _request: Request) -> Response:
         """200, or 503 with the reason"""

@@ -19,12 +19,18 @@ _HOW = {
     "order": "paired in order of arrival",
     "no": "not paired: the workloads differ",
 }
+_WANTED = {
+    False: "inconclusive (N): about N requests a side would tell, or 3 repeats a side",
+    True: "inconclusive (N repeats): about so many a side would tell",
+}
 _OUTCOMES = {"pass": GOOD, "fail": BAD, "inconclusive": WARNING}
 
 
 def view(comparison: Comparison) -> RenderableType:
     """All of it, as it may be shown."""
     parts: list[RenderableType] = [_head(comparison), Text(), _figures(comparison)]
+    if any(figure.verdict is Verdict.INCONCLUSIVE for figure in comparison.figures):
+        parts.append(Text(_WANTED[comparison.repeats], style="dim"))
     parts += [Text(f"- {shown(note)}") for note in comparison.notes]
     if comparison.conditions:
         parts += [Text(), _conditions(comparison)]
@@ -38,7 +44,7 @@ def summary(comparison: Comparison) -> str:
     better = sum(1 for each in comparison.figures if each.verdict is Verdict.DIFFERS and each.better)
     text = (
         f"{counts[Verdict.DIFFERS]} figures differ ({better} better, {len(worse)} worse), "
-        f"{counts[Verdict.EQUIVALENT]} are equivalent, of {counts[Verdict.INCONCLUSIVE]} nothing can be said yet"
+        f"{counts[Verdict.EQUIVALENT]} equivalent, {counts[Verdict.INCONCLUSIVE]} inconclusive"
     )
     return text if comparison.figures else "there is no figure that both sides have"
 
@@ -98,7 +104,7 @@ def _relative(figure: Difference) -> str:
 def _interval(figure: Difference) -> str:
     if not math.isfinite(figure.low + figure.high):
         return MISSING
-    return f"{100 * figure.low:+.1f} .. {100 * figure.high:+.1f} %"
+    return f"{100 * figure.low:+.1f}..{100 * figure.high:+.1f} %"
 
 
 def _verdict(figure: Difference) -> Text:
@@ -107,7 +113,14 @@ def _verdict(figure: Difference) -> Text:
         return Text(word, style={True: GOOD, False: BAD, None: "bold"}[figure.better])
     if figure.verdict is Verdict.EQUIVALENT:
         return Text(f"equivalent within {100 * (figure.within or 0):.1f} %", style="dim")
-    return Text(f"inconclusive: {figure.needs}", style=WARNING)
+    return Text(f"inconclusive ({_needs(figure)})", style=WARNING)
+
+
+def _needs(figure: Difference) -> str:
+    """In a few letters; the line under the table says the rest."""
+    if figure.needed_requests is not None:
+        return f"{figure.needed_requests:,}"
+    return f"{figure.needed_repeats} repeats"
 
 
 def _conditions(comparison: Comparison) -> RenderableType:

@@ -24,7 +24,7 @@ from batchscope.ledger.request_parts import HELD, Part
 from batchscope.records import BatchLimiter
 from batchscope.text import shown
 from batchscope.views import palette
-from batchscope.views.numbers import MISSING, bar, count, duration, percent
+from batchscope.views.numbers import MISSING, bar, count, counted, duration, percent
 from batchscope.views.words import holder, limiter_name, origin, setting_of
 
 _PART = {
@@ -203,7 +203,7 @@ class ExplanationView:
 
 
 def _request(request: ExplainedRequest, *, ascii_only: bool) -> Iterator[Text | Table]:
-    when = f" ({request.arrived_time:%Y-%m-%d %H:%M:%S} UTC)" if request.arrived_time else ""
+    when = f" ({request.arrived_time:%Y-%m-%d %H:%M:%S} UTC)"
     yield Text(
         f"\n{shown(request.request_id, 80)} (#{request.request}): class {shown(request.request_class, 40)}, "
         f"{shown(request.reason, 40)}; arrived {_instant(request.arrived)} into the run{when}"
@@ -241,9 +241,8 @@ def _slowest(slowest: Slowest, *, ascii_only: bool) -> Iterator[Text | Table]:
     for stretch in slowest.stretches:
         yield Text(_stretch(stretch, slowest.requests))
     if slowest.stretches_in_all > len(slowest.stretches):
-        yield Text(
-            f"and {count(slowest.stretches_in_all - len(slowest.stretches))} other times, with fewer of them each"
-        )
+        rest = slowest.stretches_in_all - len(slowest.stretches)
+        yield Text(f"and {counted(rest, 'other time')}, with no more of them each")
     worst = _table("the worst", name, "largest part", "")
     for one in slowest.worst:
         worst.add_row(
@@ -255,7 +254,7 @@ def _slowest(slowest: Slowest, *, ascii_only: bool) -> Iterator[Text | Table]:
 
 def _stretch(stretch: Stretch, of: int) -> str:
     """A time they shared."""
-    when = f" ({stretch.begin_time:%Y-%m-%d %H:%M:%S} UTC on)" if stretch.begin_time else ""
+    when = f" ({stretch.begin_time:%Y-%m-%d %H:%M:%S} UTC on)"
     together = "" if stretch.requests == 1 else (
         f", at most {count(stretch.most_at_once)} at once, from {_instant(stretch.busiest)} on"
     )  # fmt: skip
@@ -306,11 +305,6 @@ def _parts(explanation: Explanation) -> tuple[TimePart | ComparedPart, ...]:
     if explanation.request is not None:
         return explanation.request.parts
     return explanation.slowest.parts if explanation.slowest is not None else ()
-
-
-def counted(number: int | None, noun: str) -> str:
-    """``1 preemption``, ``2 preemptions``."""
-    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def _seconds(value: float | None) -> str:

@@ -15,7 +15,7 @@ const asked = { 1: 0, 10: 0 }; // for how many seconds each store was asked
 const cursors = { 1: "", 10: "" };
 const present = new Present($("present"));
 let names = null, answer = null, answeredAt = 0, state = "starting", link, figures = [], tables = [], fleet = null;
-let scripting = 0, drawnPaused = "";
+let scripting = 0, built = false, figuresAt = 0;
 
 const store = () => stores[view.seconds];
 // The server's time in seconds, by its last word and our monotonic clock.
@@ -41,16 +41,21 @@ function told(said) {
   cursors[said.seconds] = said.cursor;
   const least = Math.min(said.newest - (said.seconds === 1 ? FINE : 7200), view.pausedAt ?? Infinity) - view.window - 60;
   into.trim(least);
-  const anew = !names || said.names;
-  if (said.names) names = said.names;
-  if (anew) build();
-  if (view.pausedAt === null || anew) {
-    present.take(said, names.figures);
-    present.write();
-  }
+  if (said.names) (names = said.names), (built = false);
+  show();
   draw();
   scripting = performance.now() - began;
   cost();
+}
+
+// The figures of now; while paused those that were there.
+function show() {
+  if (view.pausedAt !== null && figuresAt) return;
+  figuresAt = answer.newest;
+  present.take(answer, names.figures);
+  if (!built) build();
+  built = true;
+  present.write();
 }
 
 function limiters() {
@@ -61,7 +66,6 @@ function limiters() {
 function build() {
   $("whose").textContent = [names.engine, ...Object.entries(names.labels).map(([name, value]) => `${name}=${value}`), names.processes > 1 ? `${names.processes} processes` : ""].filter(Boolean).join(", ");
   $("version").textContent = `batchscope ${names.version}`;
-  present.take(answer, names.figures);
   present.build(names);
   if (!figures.length) makeFigures();
   for (const fill of tables) fill();
@@ -82,7 +86,13 @@ function makeFigures() {
   };
   const rate = (column) => ratio(column, "wall_seconds");
   const or = (first, other) => (cell) => (Number.isNaN(first(cell)) ? other(cell) : first(cell));
-  const budget = () => names.limits.max_scheduled_tokens;
+  // Of several engines together no iteration has a budget, and who runs is counted by their gauges.
+  const budget = () => (names.merged ? null : names.limits.max_scheduled_tokens);
+  const held = (name) => {
+    const mean = ratio(`${name}_request_seconds`, `${name}_reported_seconds`);
+    const gauge = ratio(`${name}.sum`, `${name}.count`);
+    return names.merged ? gauge : or(mean, gauge);
+  };
   const scheduled = (column) => (cell) => {
     const { place } = store();
     const iterations = cell.counts[place.iterations];
@@ -100,8 +110,7 @@ function makeFigures() {
     new Heat("time_to_first_token", "TTFT", () => targetsOf("time_to_first_token")),
     new Heat("inter_token_latency", "ITL", () => targetsOf("time_per_output_token")),
     new Lines({ id: "requests", title: "Running and waiting requests", form: amount, top: () => names.limits.max_running_requests,
-      lines: [["running", or(ratio("running_request_seconds", "running_reported_seconds"), ratio("running.sum", "running.count"))],
-        ["waiting", or(ratio("waiting_request_seconds", "waiting_reported_seconds"), ratio("waiting.sum", "waiting.count"))]],
+      lines: [["running", held("running")], ["waiting", held("waiting")]],
       targets: () => (names.limits.max_running_requests ? [["max_running_requests", names.limits.max_running_requests]] : []) }),
     new Lines({ id: "tokens", title: "Scheduled tokens an iteration", form: amount, top: budget,
       lines: [["prefill", scheduled("scheduled_prefill_tokens")], ["decode", scheduled("scheduled_decode_tokens")]],
@@ -201,7 +210,7 @@ function pausedBanner() {
   $("paused").hidden = !paused;
   $("pause").setAttribute("aria-pressed", String(paused));
   write($("pause"), paused ? "Resume" : "Pause");
-  if (paused && answer) write($("paused-text"), `Paused at ${clock(view.pausedAt)}, ${duration(Math.max(0, Math.round(now() - view.pausedAt)))} behind. The verdict above is of now.`);
+  if (paused && answer) write($("paused-text"), `Paused at ${clock(view.pausedAt)}, ${duration(Math.max(0, Math.round(now() - view.pausedAt)))} behind. ${figuresAt > view.pausedAt + 1 ? `Figures in tiles and tables are of ${clock(figuresAt)}. ` : ""}The verdict above is of now.`);
 }
 
 function cost() {
@@ -229,12 +238,7 @@ let shownWindow = 0;
 function viewed() {
   themed();
   for (const one of $("windows").children) one.setAttribute("aria-pressed", String(Number(one.dataset.window) === view.window));
-  const wide = String(view.pausedAt);
-  if (answer && drawnPaused !== wide && view.pausedAt === null) {
-    present.take(answer, names.figures);
-    present.write();
-  }
-  drawnPaused = wide;
+  if (answer) show();
   if (shownWindow && shownWindow !== view.window) link.ask();
   shownWindow = view.window;
   draw();

@@ -65,8 +65,10 @@ export function gaps(frame) {
 function paintGaps(context, frame, x, top, height) {
   context.save();
   context.fillStyle = hatch(context, color("quiet"));
-  context.globalAlpha = 0.45;
-  for (const [from, to] of gaps(frame)) context.fillRect(x(from), top, Math.max(1, x(to) - x(from)), height);
+  for (const [from, to] of gaps(frame)) {
+    context.globalAlpha = from === frame.from ? 0.12 : 0.5; // before the history began, or a time that nobody measured
+    context.fillRect(x(from), top, Math.max(1, x(to) - x(from)), height);
+  }
   context.restore();
 }
 
@@ -567,7 +569,7 @@ export class Lines extends Figure {
           size: BOTTOM, gap: 6, stroke: () => color("quiet"), font: "11px system-ui, sans-serif", ticks: { show: false },
           grid: { stroke: () => color("grid"), width: 1 },
           splits: () => instants(this.frame, this.room).found,
-          values: (_, found) => found.map((at) => (at - this.frame.from < 12 * (this.frame.to - this.frame.from) / this.room ? "" : clock(at, view.window < 600 && at % 60 !== 0))),
+          values: (_, found) => found.map((at) => (this.x(at) < LEFT + 16 || this.x(at) > LEFT + this.room - 10 ? "" : clock(at, view.window < 600 && at % 60 !== 0))),
         },
         {
           size: LEFT, gap: 6, stroke: () => color("quiet"), font: "11px system-ui, sans-serif", ticks: { show: false },
@@ -601,7 +603,8 @@ export class Lines extends Figure {
       return [least / 1.5, Math.max(most, ...targets.filter((value) => value < 20 * most)) * 1.5];
     }
     const limit = this.top?.();
-    return [0, Math.max(high || 0, limit ?? 0, limit ? 0 : 1e-9) * (limit && !(high > limit) ? 1 : 1.1) || 1];
+    const most = Math.max(high || 0, limit ?? 0) || 1;
+    return [0, limit && !(high > limit) ? most : 1.1 * most];
   }
 
   lineTargets(context, x, plot) {
@@ -618,7 +621,14 @@ export class Lines extends Figure {
       context.moveTo(LEFT, at);
       context.lineTo(LEFT + this.room, at);
       context.stroke();
-      context.fillText(name, LEFT + 5, at < 24 ? at + 13 : at - 4);
+      context.save();
+      context.setLineDash([]);
+      context.strokeStyle = color("panel");
+      context.lineWidth = 4;
+      const base = at < 24 ? at + 13 : at - 4;
+      context.strokeText(name, LEFT + 5, base);
+      context.fillText(name, LEFT + 5, base);
+      context.restore();
     }
     context.setLineDash([]);
   }

@@ -25,6 +25,10 @@ export function amount(value) {
 
 export function perSecond(value) {
   if (!known(value)) return MISSING;
+  if (value > 0 && value < 1e-4) {
+    const [digits, power] = value.toExponential(1).split("e-");
+    return `${digits.replace(".0", "")}e-${power.padStart(2, "0")}`;
+  }
   if (value > 0 && value < 0.1) return String(Number(value.toPrecision(2)));
   return value >= 100 ? grouped(value) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
 }
@@ -51,4 +55,13 @@ export function clock(seconds, withSeconds = true) {
 
 export function utc(seconds) {
   return `${new Date(1000 * seconds).toISOString().slice(11, 19)} UTC`;
+}
+
+// Text that somebody else chose, on one line, with what could turn or hide it spelled out: as batchscope.text.shown.
+export function shown(text, longest = 120) {
+  const kept = text.length > longest ? `${text.slice(0, longest)}...` : text;
+  return kept.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (character) => {
+    const code = character.codePointAt(0).toString(16);
+    return code.length < 3 ? `\\x${code.padStart(2, "0")}` : code.length < 5 ? `\\u${code.padStart(4, "0")}` : `\\U${code.padStart(8, "0")}`;
+  });
 }

@@ -1,6 +1,7 @@
 // The figures of now. Each has the place of its number in /snapshot beside it (a JSON pointer), and the server's own text.
 
 import { element, tableOf } from "./charts.js";
+import { shown } from "./format.js";
 
 const escape = (part) => part.replaceAll("~", "~0").replaceAll("/", "~1");
 const pointer = (...path) => path.map((part) => `/${escape(part)}`).join("");
@@ -32,7 +33,7 @@ export class Present {
       this.tile("Batch full while busy", pointer("iteration_stats", "time_weighted_utilization"), "busy ", f("iteration_stats", "busy_ratio"), ", since start"),
       this.tile("Running", pointer("gauges", "requests_running"), "of ", f("limits", "max_running_requests"), " places"),
       this.tile("Waiting", pointer("gauges", "requests_waiting"), "oldest ", f("gauges", "oldest_waiting_seconds"), ", deferred ", f("gauges", "requests_deferred")),
-      this.tile("KV cache in use", pointer("gauges", "kv_cache_usage"), f("totals", "preemptions"), " preemptions, ", f("totals", "recomputed_tokens"), " tokens again"),
+      this.tile("KV cache in use", pointer("gauges", "kv_cache_usage"), "preemptions ", f("totals", "preemptions"), ", tokens computed again ", f("totals", "recomputed_tokens")),
       this.tile("Output tokens/s", pointer("request_stats", "tokens_per_second"), f("totals", "generation_tokens"), " since start"),
       this.tile("Requests/s", pointer("request_stats", "requests_per_second"),
         f("totals", "requests_received"), " came, ", f("request_stats", "completed_requests"), " completed, ", f("request_stats", "failed_requests"), " failed"),
@@ -72,7 +73,7 @@ export class Present {
     const number = (place) => Number(this.texts[place].replaceAll(",", ""));
     found.sort((one, other) => number(other) - number(one));
     const rows = found.slice(0, 25).map((place) => {
-      const name = unescape(place.slice(prefix.length));
+      const name = shown(unescape(place.slice(prefix.length)));
       return [element("th", { scope: "row", textContent: name, title: name, dir: "auto" }), this.field(place, "td")];
     });
     if (!rows.length) return element("p", { className: "note", textContent: "No error was recorded." });

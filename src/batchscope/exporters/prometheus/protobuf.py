@@ -17,7 +17,8 @@ from batchscope.exporters.prometheus.edges import Edges, cumulative_counts, edge
 from batchscope.exporters.prometheus.families import Family
 from batchscope.exporters.prometheus.labels import Labels, clean
 from batchscope.exporters.prometheus.native import ZERO_THRESHOLD, native_buckets
-from batchscope.exporters.prometheus.wire import (
+from batchscope.histograms.exponential_histogram import ExponentialHistogram
+from batchscope.wire import (
     BYTES,
     VARINT,
     delimited,
@@ -30,7 +31,6 @@ from batchscope.exporters.prometheus.wire import (
     uint,
     varint,
 )
-from batchscope.histograms.exponential_histogram import ExponentialHistogram
 
 _TYPES = {MetricKind.COUNTER: 0, MetricKind.GAUGE: 1, MetricKind.INFO: 1, MetricKind.HISTOGRAM: 4}
 _GAUGE, _COUNTER, _HISTOGRAM = 2, 3, 7  # fields of Metric

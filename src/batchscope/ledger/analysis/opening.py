@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
+from batchscope.errors import DecodeError
 from batchscope.ledger.analysis.derived import filled_iterations, filled_requests
 from batchscope.ledger.analysis.tables import RunTables, duckdb_connection
 from batchscope.ledger.analysis.tables import Table as Expression
+from batchscope.ledger.instants import began_at
 from batchscope.ledger.run import Run
 from batchscope.ledger.schema import SCHEMAS, Table
-from batchscope.sinks import RunHeader
+from batchscope.text import shown
 
 
 def open_tables(run: Run, *, memory_limit: str | None = None, threads: int | None = None) -> RunTables:
@@ -32,11 +36,15 @@ def open_tables(run: Run, *, memory_limit: str | None = None, threads: int | Non
     )
 
 
-def began_at(header: RunHeader) -> float:
-    """When counting began, on the run's clock."""
-    if header.started_instant is not None:
-        return header.started_instant
-    return header.anchor_instant + (header.started_at - header.anchor_time).total_seconds()
+@contextlib.contextmanager
+def reading(run: Run) -> Iterator[None]:
+    """What DuckDB cannot do in it is a DecodeError: a file that is damaged inside, or was removed meanwhile."""
+    import duckdb  # noqa: PLC0415  (an extra)
+
+    try:
+        yield
+    except duckdb.Error as error:
+        raise DecodeError(f"{run.path}: cannot be analysed: {shown(str(error).splitlines()[0])}") from error
 
 
 def _ended(run: Run, began: float, *tables: Expression) -> float:

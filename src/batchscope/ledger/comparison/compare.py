@@ -13,6 +13,7 @@ from batchscope.ledger.comparison.measured import Measured, measured_run
 from batchscope.ledger.comparison.pair import FEWEST_REQUESTS, LARGEST_MARGIN, compare_pair
 from batchscope.ledger.comparison.pairing import Pairs, pair
 from batchscope.ledger.comparison.repeats import FEWEST, compare_repeats, spread_of
+from batchscope.ledger.comparison.same_work import with_expected
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -37,16 +38,20 @@ def compare_runs(a: Sequence[Any], b: Sequence[Any], settings: Settings | None =
 def compare_measured(a: Sequence[Measured], b: Sequence[Measured], settings: Settings) -> Comparison:
     """The same of runs whose columns are there already."""
     _check(a, b)
+    runs = with_expected([*a, *b])
+    a, b = runs[: len(a)], runs[len(a) :]
     pairs = pair(a[0], b[0])
     repeats = min(len(a), len(b)) >= FEWEST
     if repeats:
-        in_pairs = len(a) == len(b) and _own_workloads(a, b)
-        figures = compare_repeats(a, b, in_pairs=in_pairs, margin=settings.margin)
+        shared = _shared(a, b)
+        in_pairs = bool(shared) and not pair(a[0], a[1]).shared
+        figures = compare_repeats(a, b, shared, in_pairs=in_pairs, seed=settings.seed, margin=settings.margin)
         notes = _remarks_on_repeats(a, b, pairs, in_pairs=in_pairs)
     else:
         spread = spread_of((a, b))
         figures = compare_pair(a[0], b[0], pairs, seed=settings.seed, margin=settings.margin, spread=spread)
         notes = [*pairs.notes, *_remarks_on_a_pair(a, b, pairs)]
+    notes += _other_settings(a[0], b[0])
     notes += [f"{run.gaps:,} rows are missing in the record of {run.name}" for run in (*a, *b) if run.gaps]
     return Comparison(
         a=[run.name for run in a],
@@ -63,6 +68,16 @@ def compare_measured(a: Sequence[Measured], b: Sequence[Measured], settings: Set
     )
 
 
+def _other_settings(a: Measured, b: Measured) -> list[str]:
+    names = [name for name in a.settings if a.settings[name] != b.settings.get(name)]
+    changes = [f"{name} {_said(a.settings[name])} -> {_said(b.settings.get(name))}" for name in names]
+    return [f"the engine was set otherwise: {', '.join(changes)}"] if changes else []
+
+
+def _said(value: object) -> str:
+    return "not known" if value in {None, ""} else str(value)
+
+
 def _check(a: Sequence[Measured], b: Sequence[Measured]) -> None:
     for side, runs in (("A", a), ("B", b)):
         if not runs:
@@ -72,10 +87,10 @@ def _check(a: Sequence[Measured], b: Sequence[Measured]) -> None:
                 raise ConfigurationError(side, run.name, "a run with requests or iterations in it")
 
 
-def _own_workloads(a: Sequence[Measured], b: Sequence[Measured]) -> bool:
-    """Whether the i-th runs share a workload that the others do not have."""
-    shared = [pair(*runs).shared for runs in zip(a, b, strict=True)]
-    return all(shared) and not pair(a[0], a[1]).shared
+def _shared(a: Sequence[Measured], b: Sequence[Measured]) -> list[Pairs]:
+    """How the i-th runs of both sides are paired; nothing unless all of them are."""
+    found = [pair(*runs) for runs in zip(a, b, strict=False)]
+    return found if len(a) == len(b) and all(pairs.shared for pairs in found) else []
 
 
 def _remarks_on_repeats(a: Sequence[Measured], b: Sequence[Measured], pairs: Pairs, *, in_pairs: bool) -> list[str]:

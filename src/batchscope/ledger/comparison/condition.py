@@ -12,7 +12,6 @@ from batchscope.errors import ConfigurationError
 from batchscope.ledger.comparison.document import Comparison, Difference, Verdict
 from batchscope.ledger.comparison.figures import figure_names
 from batchscope.ledger.comparison.pair import CONFIDENCE
-from batchscope.ledger.comparison.student import quantile
 
 
 class Outcome(StrEnum):
@@ -43,11 +42,10 @@ class Condition(NamedTuple):
         scale = abs(found.a) if self.relative else 1.0
         if not scale:
             return Outcome.INCONCLUSIVE, f"{self.figure} is 0 in A: a share of it says nothing"
-        middle = found.difference / scale
-        half = quantile(1 - (1 - CONFIDENCE) / conditions, found.freedom) * found.error / scale
+        bounds = [bound / scale for bound in found.interval(1 - (1 - CONFIDENCE) / conditions)]
         sign = 1 if self.more else -1
-        low, high = sorted((sign * (middle - half), sign * (middle + half)))
-        interval = f"the difference is in {self._shown(middle - half)} .. {self._shown(middle + half)}"
+        low, high = sorted(sign * bound for bound in bounds)
+        interval = f"the difference is in {self._shown(bounds[0], found.unit)} .. {self._shown(bounds[1], found.unit)}"
         if high <= sign * self.threshold and not self._too_few(found):
             return Outcome.PASS, interval
         if low > sign * self.threshold and found.verdict is Verdict.DIFFERS:
@@ -60,8 +58,10 @@ class Condition(NamedTuple):
     def _floor(self, found: Difference, beyond: bool) -> str:
         return f", no verdict: {found.needs}" if beyond else f": {found.needs}"
 
-    def _shown(self, value: float) -> str:
-        return f"{value:+.2%}" if self.relative else f"{value:+.4g}"
+    def _shown(self, value: float, unit: str) -> str:
+        if self.relative:
+            return f"{100 * value:+.1f} %"
+        return f"{1000 * value:+.3g} ms" if unit == "s" else f"{value:+.3g}"
 
 
 _SYNTAX = re.compile(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 
 import msgspec
+
+from batchscope.ledger.comparison.student import quantile
 
 SCHEMA = "batchscope.comparison/1"
 
@@ -18,8 +21,7 @@ class Verdict(StrEnum):
 
 
 class Difference(msgspec.Struct, kw_only=True):
-    """A figure on both sides, in its ``unit``; ``relative`` and the 95 % interval ``low``..``high`` are shares of
-    ``a``.
+    """A figure on both sides, in its ``unit``; ``relative`` and the 95 % interval ``low``..``high``: shares of ``a``.
 
     They are nan where ``a`` is 0; ``difference`` never is. ``floor``: the relative difference up to which two runs say
     nothing (0 where repeats do). ``within``: with ``equivalent``, the bound that it holds for. ``needed_requests`` a
@@ -41,14 +43,22 @@ class Difference(msgspec.Struct, kw_only=True):
     verdict: Verdict
     n_a: int
     n_b: int
+    error: float
+    """The standard error: of ``difference``, or of the logarithm of b / a where these are ``positive`` throughout."""
+    freedom: float
+    """Degrees of freedom that it is known with."""
+    positive: bool
     better: bool | None = None
     within: float | None = None
     needed_requests: int | None = None
     needed_repeats: int | None = None
-    error: float = float("nan")
-    """The standard error of ``difference``."""
-    freedom: float = float("nan")
-    """Degrees of freedom that it is known with."""
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """What the difference lies between."""
+        half = quantile(confidence, self.freedom) * self.error
+        if self.positive:
+            return self.b * math.exp(-half) - self.a, self.b * math.exp(half) - self.a
+        return self.difference - half, self.difference + half
 
     @property
     def needs(self) -> str:

@@ -8,15 +8,19 @@ from typing import NamedTuple
 import numpy as np
 
 from batchscope.ledger.comparison.measured import Measured, attained, failed, waiting_since
+from batchscope.ledger.comparison.same_work import EXPECTED, SCALE
 from batchscope.rows import Floats, RequestColumn
 
 R = RequestColumn
 MEAN = 0.0
 """Stands for the mean among the shares of percentiles."""
 STEP_FLOOR, TAIL_FLOOR = 0.02, 0.05
-"""What two runs of the same engine may differ by, for a reason that neither of them shows: relative."""
+"""What two runs of the same engine may differ by, for a reason that neither of them shows, relative: of a step for the
+same work, and of tails. Slower steps make fuller batches, so what a step takes in all has more than half again."""
+FULLER = 1.5
 CELLS = 200
 """Pieces that a run's time is cut into."""
+SAME_WORK = "step_time_same_work"
 _ALL = (MEAN, 0.5, 0.9, 0.95, 0.99)
 
 
@@ -51,7 +55,9 @@ class Quantity(NamedTuple):
 
     def floor(self, share: float) -> float:
         """The relative difference that is no verdict, of one run a side."""
-        return TAIL_FLOOR if share > 0.5 or self.unit != "s" else STEP_FLOOR
+        if share > 0.5 or self.unit != "s":
+            return TAIL_FLOOR
+        return STEP_FLOOR if self.name == SAME_WORK else FULLER * STEP_FLOOR
 
 
 def _requests(column: RequestColumn, since: RequestColumn | None, ends: RequestColumn) -> Callable[[Measured], Series]:
@@ -96,6 +102,16 @@ def _of_requests(values: Callable[[Measured], Floats]) -> Callable[[Measured], S
 def _step_times(run: Measured) -> Series:
     at, values, _ = _steps(run, "duration")
     return _series(at, values, added=STEP_FLOOR * values)
+
+
+def _same_work(run: Measured) -> Series:
+    """Each iteration's time over what its work takes, as seconds of a usual iteration; longer ones count for more."""
+    at, usual, _ = _steps(run, SCALE)
+    _, expected, seconds = _steps(run, EXPECTED)
+    if not len(expected) or len(expected) != len(at):
+        return _series(np.empty(0), np.empty(0))
+    values = seconds / expected * usual
+    return _series(at, values, weights=expected, added=STEP_FLOOR * values)
 
 
 def _over_time(column: str) -> Callable[[Measured], Series]:
@@ -145,6 +161,8 @@ def _series(at: Floats, values: Floats, *, weights: Floats | None = None, added:
 
 
 QUANTITIES = (
+    Quantity(SAME_WORK, "an iteration's duration for the same tokens, requests and context", "s", -1, (MEAN,),
+             False, _same_work),
     Quantity("step_time", "an iteration's duration", "s", -1, (MEAN, 0.99), False, _step_times),
     Quantity("tpot", "time per output token", "s", -1, _ALL, False,
              _requests(R.TIME_PER_OUTPUT_TOKEN, None, R.LAST_TOKEN_AT)),
@@ -162,7 +180,7 @@ QUANTITIES = (
              _of_requests(lambda run: run.rows[:, R.PREEMPTIONS])),
     Quantity("requests_per_second", "completed requests a second", "1/s", 1, (MEAN,), True,
              _rate(lambda run: run.completed.astype(np.float64))),
-    Quantity("output_tokens_per_second", "output tokens a second", "1/s", 1, (MEAN,), True,
+    Quantity("tokens_per_second", "output tokens a second", "1/s", 1, (MEAN,), True,
              _rate(lambda run: run.rows[:, R.TOKENS_GENERATED])),
     Quantity("goodput", "requests a second that met all their targets", "1/s", 1, (MEAN,), True, _rate(attained)),
     Quantity("batch_size", "requests in the batch, over busy time", "requests", 0, (MEAN,), True,

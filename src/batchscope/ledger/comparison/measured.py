@@ -35,7 +35,7 @@ class Measured(NamedTuple):
     step_at: Floats
     steps: dict[str, Floats]
     slo: dict[str, SloTargets]
-    places: int | None = None
+    settings: dict[str, Any]
     gaps: int = 0
 
     @property
@@ -56,7 +56,8 @@ class Measured(NamedTuple):
 
 
 _STEP_COLUMNS = (
-    "request_count", "running_requests", "waiting_requests", "kv_cache_usage", "tokens_generated", "scheduled_tokens",
+    "request_count", "running_requests", "waiting_requests", "kv_cache_usage", "scheduled_tokens",
+    "decode_context_tokens",
 )  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def measured_run(run: Any) -> Measured:
         step_at=np.where(np.isnan(started), np.where(np.isnan(finished), _floats(iterations, "at"), finished), started),
         steps=steps,
         slo=run.header.slo,
-        places=run.header.limits.max_running_requests,
+        settings=_settings(run.header),
         gaps=_gaps(run),
     )
 
@@ -96,7 +97,7 @@ def measured(
     *,
     classes: npt.NDArray[np.object_] | None = None,
     slo: dict[str, SloTargets] | None = None,
-    places: int | None = None,
+    settings: dict[str, Any] | None = None,
     gaps: int = 0,
 ) -> Measured:
     """Columns with their instants moved to the run's own origin."""
@@ -110,7 +111,18 @@ def measured(
     if classes is None:
         classes = np.full(len(rows), None, object)
     return Measured(
-        name, origin, end - origin, ids, classes, rows, outcomes, step_at - origin, steps, slo or {}, places, gaps
+        name,
+        origin,
+        end - origin,
+        ids,
+        classes,
+        rows,
+        outcomes,
+        step_at - origin,
+        steps,
+        slo or {},
+        settings or {},
+        gaps,
     )
 
 
@@ -146,6 +158,12 @@ def waiting_since(run: Measured) -> Floats:
     since = np.empty(len(arrived))
     since[order] = arrived[order][np.maximum.accumulate(np.where(begins, np.arange(len(arrived)), 0))]
     return since
+
+
+def _settings(header: Any) -> dict[str, Any]:
+    """What the engine was and what bounded its batch."""
+    limits = {name: getattr(header.limits, name) for name in header.limits.__struct_fields__}
+    return {"engine": header.engine.kind, "version": header.engine.version, **limits}
 
 
 def _gaps(run: Any) -> int:

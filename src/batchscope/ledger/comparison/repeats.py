@@ -10,7 +10,9 @@ import numpy as np
 from batchscope.ledger.comparison.document import Difference
 from batchscope.ledger.comparison.figures import QUANTITIES, Quantity
 from batchscope.ledger.comparison.measured import Measured
-from batchscope.ledger.comparison.pair import LARGEST_MARGIN, difference, figure_of, with_verdicts
+from batchscope.ledger.comparison.pair import LARGEST_MARGIN, compare_pair, difference, figure_of, with_verdicts
+from batchscope.ledger.comparison.pairing import Pairs
+from batchscope.rows import Floats
 
 FEWEST = 3
 
@@ -39,21 +41,31 @@ def spread_of(sides: Sequence[Sequence[Measured]]) -> dict[str, float]:
 
 
 def compare_repeats(
-    a: Sequence[Measured], b: Sequence[Measured], *, in_pairs: bool, margin: float = LARGEST_MARGIN
+    a: Sequence[Measured],
+    b: Sequence[Measured],
+    shared: Sequence[Pairs],
+    *,
+    in_pairs: bool,
+    seed: int = 0,
+    margin: float = LARGEST_MARGIN,
 ) -> list[Difference]:
-    """By Welch's interval between the runs' figures; ``in_pairs``: the i-th of both have the same workload.
+    """By Welch's interval between the runs' figures; ``in_pairs``: the i-th of both have a workload of their own.
 
-    Then it is the interval of the differences within these pairs.
+    Then it is the interval of the differences within these pairs. ``shared``: how the i-th runs are paired, where all
+    of them are: then what each pair of runs says by itself counts, too, beyond a floor that falls as repeats rise.
     """
     sides = [[figures_of(run) for run in side] for side in (a, b)]
-    counts = [min(int(run.completed.sum()) for run in side) for side in (a, b)]
+    counts = (min(int(run.completed.sum()) for run in a), min(int(run.completed.sum()) for run in b))
+    of_pairs = [compare_pair(*each, seed=seed) for each in zip(a, b, shared, strict=False)]
+    within = [{figure.figure: figure for figure in each} for each in of_pairs]
     found = []
     for quantity in QUANTITIES:
         for share in quantity.shares:
             name = quantity.figure(share)
             if all(name in figures for side in sides for figures in side):
                 values = [np.array([figures[name] for figures in side]) for side in sides]
-                found.append(_between(quantity, share, values, counts, in_pairs=in_pairs))
+                between = _between(quantity, share, values, counts, in_pairs=in_pairs)
+                found.append(_surer(quantity, share, between, [each[name] for each in within if name in each]))
     found = with_verdicts(found, margin, {figure.figure: True for figure in found}, min(counts))
     for figure in found:
         if figure.needed_repeats is not None:
@@ -62,17 +74,35 @@ def compare_repeats(
 
 
 def _between(
-    quantity: Quantity, share: float, values: list[np.ndarray], counts: list[int], *, in_pairs: bool
+    quantity: Quantity, share: float, values: list[Floats], counts: tuple[int, int], *, in_pairs: bool
 ) -> Difference:
-    left, right = values
+    figures = (float(values[0].mean()), float(values[1].mean()))
+    positive = min(float(side.min()) for side in values) > 0
+    if positive:  # noise of runs is a factor, not an amount
+        values = [np.log(side) for side in values]
+        figures = (math.exp(values[0].mean()), math.exp(values[1].mean()))
     if in_pairs:
-        error, freedom = float(np.std(right - left, ddof=1)) / math.sqrt(len(left)), len(left) - 1.0
+        known = float(np.std(values[1] - values[0], ddof=1)) / math.sqrt(len(values[0])), len(values[0]) - 1.0
     else:
-        error, freedom = welch(left, right)
-    return difference(quantity, share, float(left.mean()), float(right.mean()), error, freedom, 0.0, *counts)
+        known = welch(*values)
+    return difference(quantity, share, figures, known, positive=positive, floor=0.0, counts=counts)
 
 
-def welch(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+def _surer(quantity: Quantity, share: float, between: Difference, within: list[Difference]) -> Difference:
+    """What the pairs say together, where that is surer than what lies between runs, and beyond what runs differ by."""
+    if not within or any(figure.positive is not between.positive for figure in within):
+        return between
+    count = len(within)
+    error = math.sqrt(sum(figure.error**2 for figure in within)) / count
+    together = difference(
+        quantity, share, (between.a, between.b), (error, sum(figure.freedom for figure in within)),
+        positive=between.positive, floor=max(figure.floor for figure in within) / math.sqrt(count),
+        counts=(between.n_a, between.n_b),
+    )  # fmt: skip
+    return together if together.p < between.p and abs(together.relative) > together.floor else between
+
+
+def welch(a: Floats, b: Floats) -> tuple[float, float]:
     """The standard error of the difference of two means, and its degrees of freedom (Welch 1947)."""
     parts = [float(np.var(side, ddof=1)) / len(side) for side in (a, b)]
     total = sum(parts)

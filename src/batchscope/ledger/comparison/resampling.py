@@ -19,6 +19,7 @@ Whole = npt.NDArray[np.int64]
 RESAMPLES = 300
 _BINS = 2048
 """Distinct values of a resampled percentile; more of them are taken together."""
+_SHARES = np.concatenate([np.linspace(0, 1, _BINS // 2), 1 - np.geomspace(0.1, 1e-5, _BINS // 2)])
 _EXACT_IN_FLOAT32 = 1 << 21  # a resample has some times as many
 
 
@@ -81,11 +82,7 @@ class ResampledValues:
     """Percentiles of values in each resample, all from one pass."""
 
     def __init__(self, times_drawn: Floats, cell: Whole, values: Floats) -> None:
-        self._bins = (
-            np.unique(np.quantile(values, np.linspace(0, 1, _BINS), method="higher"))
-            if len(values) > _BINS
-            else np.unique(values)
-        )
+        self._bins = np.unique(values if len(values) <= _BINS else np.quantile(values, _SHARES, method="higher"))
         index = np.searchsorted(self._bins, values)
         cells = times_drawn.shape[1]
         counts = np.bincount(cell * len(self._bins) + index, minlength=cells * len(self._bins))

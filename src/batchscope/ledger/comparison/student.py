@@ -57,7 +57,8 @@ def _incomplete_beta(a: float, b: float, x: float) -> float:
 def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
     """Which hypotheses are rejected so that any is wrongly in at most ``level`` of all cases (Holm 1979)."""
     rejected = [False] * len(p_values)
-    for count, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+    ordered = sorted(range(len(p_values)), key=lambda index: (math.isnan(p_values[index]), p_values[index]))
+    for count, index in enumerate(ordered):
         if not p_values[index] <= level / (len(p_values) - count):
             break
         rejected[index] = True

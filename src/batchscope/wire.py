@@ -1,4 +1,4 @@
-"""Protocol buffers' wire format: as much as metrics need.
+"""Protocol buffers' wire format: as much as metrics and traces need.
 
 Source: https://protobuf.dev/programming-guides/encoding/. Fields are written in the order of their numbers and
 always, zeros included, as a runtime writes fields with explicit presence.
@@ -69,12 +69,17 @@ def packed_sints(field: int, values: npt.NDArray[np.int64]) -> bytes:
     unsigned = ((values << 1) ^ (values >> 63)).view(np.uint64)
     if unsigned.max() < 0x80:
         return message(field, unsigned.astype(np.uint8).tobytes())
-    width = -(-int(unsigned.max()).bit_length() // 7)
-    septets = unsigned[:, None] >> np.arange(0, 7 * width, 7, dtype=np.uint64)
+    encoded, used = varints(unsigned)
+    return message(field, encoded[used].tobytes())
+
+
+def varints(values: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Many unsigned integers at once: a row of bytes each, and which of them are used."""
+    width = max(-(-int(values.max(initial=0)).bit_length() // 7), 1)
+    septets = values[:, None] >> np.arange(0, 7 * width, 7, dtype=np.uint64)
     used = septets != 0
     used[:, 0] = True
-    last = np.zeros_like(used)
-    last[:, :-1] = used[:, :-1] & ~used[:, 1:]
-    last[:, -1] = used[:, -1]
-    encoded = (septets & np.uint64(0x7F)).astype(np.uint8) | np.where(last, 0, 0x80).astype(np.uint8)
-    return message(field, encoded[used].tobytes())
+    more = np.zeros_like(used)
+    more[:, :-1] = used[:, 1:]
+    encoded = (septets & np.uint64(0x7F)).astype(np.uint8) | np.where(more, 0x80, 0).astype(np.uint8)
+    return encoded, used

@@ -1,0 +1,137 @@
+"""``batchscope explain RUN`` and ``batchscope trace RUN``: a recorded run, asked from a shell."""
+
+import gzip
+import json
+import re
+
+import pytest
+from command_line import Run, batchscope, refused
+from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as protos
+
+from batchscope import BatchLimiter, CompletionReason, RequestTracker, SchedulerLimits, SchedulerMetricsCollector, cli
+
+ESCAPE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202eevil"
+
+
+def record(folder, ids=("a", "b", "c"), level="default", *, finish=True):
+    """Requests that come at once: each waits for the KV cache until the one before it is done."""
+    now = [0.0]
+    collector = SchedulerMetricsCollector(
+        limits=SchedulerLimits(max_running_requests=4, kv_cache_blocks=7), clock=lambda: now[0]
+    )
+    collector.record_to(folder, level=level)
+    tracker = RequestTracker(collector)
+    slots = [tracker.arrived(name, prompt_tokens=8, at=0.0) for name in ids]
+    for place, slot in enumerate(slots):
+        for step in range(4):
+            now[0] += 0.25
+            tracker.iteration(
+                [slot], scheduled_tokens=[1 if step else 8], started_at=now[0] - 0.25, finished_at=now[0],
+                limited_by=BatchLimiter.KV_CACHE if place + 1 < len(slots) else BatchLimiter.DEMAND,
+            )  # fmt: skip
+        if finish:
+            tracker.finished(slot, CompletionReason.EOS_TOKEN_REACHED, at=now[0])
+    collector.close()
+    return folder
+
+
+@pytest.fixture
+def inside(capfd):
+    """The command in this process: a process of its own takes a second."""
+
+    def run(*arguments):
+        code = cli.run([str(argument) for argument in arguments])
+        return Run(code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    return record(tmp_path_factory.mktemp("runs"))
+
+
+def test_the_slowest_are_explained_in_words_and_figures(recorded):
+    run = batchscope("explain", recorded)
+    assert run.code == 0, run.errors
+    said = " ".join(run.output.split())
+    assert "The slowest 1 % of TTFT (1 of 3 requests) spent 88.9 % of it queued, held by the KV cache" in said
+    assert "behind it: kv_cache_blocks, now 7" in said
+    assert re.search(r"c \(#3\) +2.25 s +queued: KV cache +88.9 %", run.output)
+
+
+def test_a_request_is_explained_by_its_id_and_its_parts_add_up(recorded, inside):
+    run = inside("explain", recorded, "--request", "b", "--json")
+    assert run.code == 0
+    request = json.loads(run.output)["request"]
+    assert {part["part"]: part["seconds"] for part in request["parts"]} == {
+        "queued": 1.0, "decode": 0.75, "prefill": 0.25,
+    }  # fmt: skip
+    assert request["total_time"] == 2.0
+
+
+def test_a_wrong_request_metric_or_share_is_refused_in_one_line(recorded, tmp_path, inside):
+    assert refused(inside("explain", recorded, "--request", "nobody"), "--request", "'nobody'", "--worst e2e")
+    assert refused(inside("explain", recorded, "--worst", "speed"), "ttft, tpot, e2e, gap")
+    assert refused(inside("explain", recorded, "--share", "0"), "--share 0", "0.01 for the slowest 1 %")
+    assert refused(inside("explain", recorded, "--worst", "e2e", "--request", "a"), "one of them")
+    assert refused(inside("explain", tmp_path), "no run")
+
+
+def test_a_lean_run_shows_what_it_has_and_ends_with_3(tmp_path, inside):
+    run = inside("explain", record(tmp_path, level="lean"))
+    assert run.code == 3
+    assert "queued, held by the KV cache" in " ".join(run.output.split())
+    assert "without spans" in run.output
+
+
+def test_a_run_in_which_nothing_finished_ends_with_3(tmp_path, inside):
+    run = inside("explain", record(tmp_path, finish=False))
+    assert (run.code, run.output) == (3, "")
+    assert run.errors == "not known: no request finished in this run: there is nothing to explain yet\n"
+
+
+def test_an_id_never_steers_the_terminal(tmp_path, inside):
+    record(tmp_path, (ESCAPE, "[red]b[/red]", "c\nd"))
+    for arguments in (("--worst", "e2e"), ("--request", "#1"), ("--request", ESCAPE), ("--request", "\x1b[2J")):
+        run = inside("explain", tmp_path, *arguments)
+        assert all(line.isprintable() for line in (run.output + run.errors).splitlines()), run
+    assert "[red]b[/red]" in inside("explain", tmp_path, "--share", "1").output
+
+
+def test_a_trace_is_written_packed_or_not_and_named_with_its_viewer(recorded, tmp_path):
+    for name, opened in (("t.pftrace", open), ("t.pftrace.gz", gzip.open)):
+        run = batchscope("trace", recorded, "--out", tmp_path / name)
+        assert (run.code, run.output) == (0, "")
+        assert "3 requests" in run.errors
+        assert "https://ui.perfetto.dev" in run.errors
+        with opened(tmp_path / name, "rb") as file:
+            document = protos.Trace.FromString(file.read())
+        assert len(document.packet) > 30
+
+
+def test_a_trace_as_json_of_a_part(recorded, tmp_path, inside):
+    out = tmp_path / "t.json"
+    run = inside("trace", recorded, "--out", out, "--format", "chrome", "--from", "1", "--to", "2", "--requests", "b")
+    assert run.code == 0, run.errors
+    slices = [event for event in json.loads(out.read_text())["traceEvents"] if event["ph"] == "X"]
+    assert {event["name"] for event in slices} >= {"b", "prefill", "decode"}
+    assert all(event["ts"] >= 1e6 and event["ts"] + event["dur"] <= 2e6 for event in slices)
+
+
+def test_more_events_than_allowed_are_left_out_with_a_word(recorded, tmp_path, inside):
+    run = inside("trace", recorded, "--out", tmp_path / "t", "--max-events", "20")
+    assert run.code == 0
+    assert "at most 20 are written" in run.errors
+
+
+def test_what_cannot_be_written_or_is_not_there_is_refused(recorded, tmp_path, inside):
+    out = tmp_path / "t"
+    (run,) = recorded.iterdir()
+    assert refused(inside("trace", recorded, "--out", tmp_path), "is a directory")
+    assert refused(inside("trace", recorded, "--out", tmp_path / "no" / "t"), "cannot be written")
+    assert refused(inside("trace", recorded, "--out", run / "run.json"), "the run's own folder")
+    assert refused(inside("trace", recorded, "--out", out, "--from", "3", "--to", "2"), "--from 3 is not before --to 2")
+    assert refused(inside("trace", recorded, "--out", out, "--format", "svg"), "perfetto, chrome")
+    empty = inside("trace", recorded, "--out", out, "--requests", "nobody")
+    assert (empty.code, out.exists()) == (3, False)
