@@ -10,6 +10,7 @@ from batchscope.cli.check import check
 from batchscope.cli.compare import Sides, compare
 from batchscope.cli.demo import demo
 from batchscope.cli.explain import explain
+from batchscope.cli.fit import fit_command
 from batchscope.cli.imports import import_
 from batchscope.cli.replay import replay
 from batchscope.cli.report import report
@@ -18,6 +19,7 @@ from batchscope.cli.serve import serve
 from batchscope.cli.top import top
 from batchscope.cli.trace import trace
 from batchscope.cli.watch import watch
+from batchscope.cli.whatif import whatif
 from batchscope.version import __version__
 
 application = typer.Typer(
@@ -48,6 +50,7 @@ def _root(
 
 
 LIVE, RUNS = "An engine at work", "A run that was recorded, or is to be"
+PREDICTION = "What if: a recorded run under other settings"
 
 application.command(
     epilog="Examples: [bold]batchscope demo[/bold]\n\n"
@@ -123,3 +126,16 @@ application.command(
     "[bold]batchscope compare main -- branch --fail-if 'p99_ttft > +5%' --fail-if 'goodput < -2%'[/bold]",
     rich_help_panel=RUNS,
 )(compare)
+
+application.command(
+    "fit",
+    epilog="Examples: [bold]batchscope fit runs/20261128T181500Z-1f3a --out model.json[/bold]\n\n"
+    "[bold]batchscope fit RUN --until 0.5[/bold]   (the other half is there to check it)",
+    rich_help_panel=PREDICTION,
+)(fit_command)
+application.command(
+    epilog="Examples: [bold]batchscope whatif RUN --set max_running_requests=128[/bold]\n\n"
+    "[bold]batchscope whatif RUN --model model.json --from 0.5[/bold]   (how well did the fit foretell the rest?)\n\n"
+    "[bold]batchscope whatif RUN --rate-scale 1.5 --json | jq .predicted.time_to_first_token[/bold]",
+    rich_help_panel=PREDICTION,
+)(whatif)

@@ -15,14 +15,20 @@ from batchscope.cli import INTERRUPTED
 from batchscope.cli.browser import open_page
 from batchscope.cli.demo_engine import BLOCKS, DISTURBANCES, PLACES, SLO, TOKENS, demo_options, demo_workload
 from batchscope.cli.options import (
+    DEFAULTS,
+    BlockSize,
     CommandError,
     Json,
     KvCacheBlocks,
     MaxRunningRequests,
     MaxScheduledTokens,
+    MaxSequence,
+    Policy,
     Record,
     Speed,
     Svg,
+    Watermark,
+    check_block_size,
     check_svg,
 )
 from batchscope.cli.simulation import Plan, note, serve, show
@@ -38,6 +44,10 @@ def demo(
     max_running_requests: MaxRunningRequests = PLACES,
     max_scheduled_tokens: MaxScheduledTokens = TOKENS,
     kv_cache_blocks: KvCacheBlocks = BLOCKS,
+    block_size: BlockSize = DEFAULTS.block_size,
+    watermark: Watermark = DEFAULTS.watermark_ratio,
+    max_sequence: MaxSequence = None,
+    policy: Policy = DEFAULTS.policy,
     speed: Speed = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Another seed, another workload.")] = 0,
     serve_page: Annotated[
@@ -59,7 +69,14 @@ def demo(
 
     Nothing else is needed, no GPU and no engine: the embedded scheduler runs in simulated time.
     """
-    options = demo_options(max_running_requests, max_scheduled_tokens, kv_cache_blocks)
+    check_block_size(block_size)
+    options = msgspec.structs.replace(
+        demo_options(max_running_requests, max_scheduled_tokens, kv_cache_blocks),
+        block_size=block_size,
+        watermark_ratio=watermark,
+        max_sequence_tokens=max_sequence,
+        policy=policy,
+    )
     if terminal:
         if record is not None:
             raise CommandError(f"--record {record}: expected no --top beside it")

@@ -11,6 +11,7 @@ from rich.console import RenderableType
 
 from batchscope.errors import BatchscopeError, ConfigurationError
 from batchscope.simulator import SchedulerOptions
+from batchscope.simulator.policies import POLICIES
 from batchscope.views.rendering import picture
 
 DEFAULTS = SchedulerOptions()
@@ -19,6 +20,13 @@ OPTION_OF = {
     "max_running_requests": "--max-running-requests",
     "max_scheduled_tokens": "--max-scheduled-tokens",
     "kv_cache_blocks": "--kv-cache-blocks",
+    "block_size": "--block-size",
+    "watermark_ratio": "--watermark",
+    "max_sequence_tokens": "--max-sequence",
+    "policy": "--policy",
+    "set": "--set",
+    "until": "--until",
+    "from": "--from",
     "time_to_first_token": "--slo-ttft",
     "time_per_output_token": "--slo-tpot",
     "e2e_latency": "--slo-e2e",
@@ -69,7 +77,26 @@ MaxScheduledTokens = Annotated[
         help="Token budget of an iteration; at least --max-running-requests.",
     ),
 ]
-KvCacheBlocks = Annotated[int, typer.Option("--kv-cache-blocks", metavar="N", help="KV-cache blocks of 16 tokens.")]
+KvCacheBlocks = Annotated[
+    int, typer.Option("--kv-cache-blocks", metavar="N", help="KV-cache blocks of --block-size tokens.")
+]
+BlockSize = Annotated[int, typer.Option("--block-size", metavar="N", help="Tokens of a KV-cache block.")]
+Watermark = Annotated[
+    float,
+    typer.Option(
+        "--watermark", metavar="X", help="Share of the blocks that an admission leaves free (sarathi, prefill-first)."
+    ),
+]
+MaxSequence = Annotated[
+    int | None,
+    typer.Option(
+        "--max-sequence", metavar="N", help="Tokens of prompt and answer together; a longer answer is cut.",
+        show_default="no bound",
+    ),
+]  # fmt: skip
+Policy = Annotated[
+    str, typer.Option("--policy", metavar="NAME", help=f"Whose scheduling rules: {', '.join(POLICIES)}.")
+]
 Speed = Annotated[
     float | None,
     typer.Option(
@@ -84,6 +111,12 @@ Record = Annotated[
         "--record", metavar="DIR", help="Also keep every request and iteration, in a folder of its own in DIR."
     ),
 ]
+
+
+def check_block_size(block_size: int) -> None:
+    """A trace's prefix hashes stand for 512 tokens each: blocks of the cache have to divide them."""
+    if block_size > 0 and DEFAULTS.hash_block_tokens % block_size:
+        raise ConfigurationError("block_size", block_size, f"a divisor of {DEFAULTS.hash_block_tokens}")
 
 
 def check_svg(path: Path | None, source: Path | None = None) -> None:

@@ -10,13 +10,18 @@ import typer
 from batchscope.cli import INTERRUPTED
 from batchscope.cli.options import (
     DEFAULTS,
+    BlockSize,
     Json,
     KvCacheBlocks,
     MaxRunningRequests,
     MaxScheduledTokens,
+    MaxSequence,
+    Policy,
     Record,
     Speed,
     Svg,
+    Watermark,
+    check_block_size,
     check_svg,
 )
 from batchscope.cli.simulation import Plan, note, serve, show
@@ -44,6 +49,10 @@ def replay(
     max_running_requests: MaxRunningRequests = DEFAULTS.max_running_requests,
     max_scheduled_tokens: MaxScheduledTokens = DEFAULTS.max_scheduled_tokens,
     kv_cache_blocks: KvCacheBlocks = DEFAULTS.kv_cache_blocks,
+    block_size: BlockSize = DEFAULTS.block_size,
+    watermark: Watermark = DEFAULTS.watermark_ratio,
+    max_sequence: MaxSequence = None,
+    policy: Policy = DEFAULTS.policy,
     slo_ttft: Annotated[float | None, typer.Option(metavar="S", help="Target: seconds to the first token.")] = None,
     slo_tpot: Annotated[
         float | None, typer.Option(metavar="S", help="Target: seconds an output token, a request's mean.")
@@ -64,10 +73,15 @@ def replay(
 
     Time is simulated, a default run does not wait: an iteration takes what it takes Qwen-2-7B on one A30.
     """
+    check_block_size(block_size)
     options = SchedulerOptions(
         max_running_requests=max_running_requests,
         max_scheduled_tokens=max_scheduled_tokens,
         kv_cache_blocks=kv_cache_blocks,
+        block_size=block_size,
+        watermark_ratio=watermark,
+        max_sequence_tokens=max_sequence,
+        policy=policy,
     )
     slo = SloTargets(time_to_first_token=slo_ttft, time_per_output_token=slo_tpot, e2e_latency=slo_e2e)
     check_svg(svg, trace)

@@ -16,10 +16,11 @@ import numpy.typing as npt
 from batchscope.checks import check_positive
 from batchscope.errors import ConfigurationError
 from batchscope.prediction.blocks import blocks_of, resampled_weights
-from batchscope.prediction.model import FittedModel, Range, constants_of, cost_of
+from batchscope.prediction.model import CONSTANTS, FittedModel, Range, constants_of, cost_of
 from batchscope.prediction.observed import IterationsSeen, NotEnoughError, Observed
 from batchscope.prediction.search import minimize
 from batchscope.simulator import LinearCostModel, RequestSpec
+from batchscope.simulator.cost import non_negative_least_squares
 from batchscope.simulator.instants import simulate_instants
 
 Floats = npt.NDArray[np.float64]
@@ -27,6 +28,10 @@ Floats = npt.NDArray[np.float64]
 FEWEST_REQUESTS = 100
 FEWEST_ITERATIONS = 500
 DRAWS = 200
+ABOUT_AS_GOOD = 1.05
+MOST_PROPOSALS = 10
+PRIOR = 0.003
+"""What the first guess weighs in a regression, beside as many decode times."""
 FARTHEST_DRAW = 1.5
 """Of the logarithm of a constant: beyond, one linear step says nothing."""
 SEARCHED_REQUESTS = 1500
@@ -107,7 +112,7 @@ def _regressed(seen: IterationsSeen, weights: Floats | None = None) -> Floats:
         seen.seconds * scale,
         ones=scale,
     )
-    return np.array([getattr(model, name) for name in LinearCostModel.CONSTANTS])
+    return np.array([getattr(model, name) for name in CONSTANTS])
 
 
 def step_times(cost: LinearCostModel, seen: IterationsSeen) -> Floats:
@@ -124,27 +129,50 @@ def step_times(cost: LinearCostModel, seen: IterationsSeen) -> Floats:
 
 
 class _Search:
-    """The constants whose schedule comes closest to the recorded instants."""
+    """The constants whose schedule comes closest to the recorded instants.
+
+    Two ways lead there, and the better end counts. Given a simulated schedule, decode times are linear in the
+    constants: a regression proposes others, as long as that helps. And a simplex goes its way from the first guess.
+    A simplex ends both, over the beginning of a long run first.
+    """
 
     def __init__(self, observed: Observed, horizon: float) -> None:
         self._observed = observed
         self._horizon = horizon
 
     def run(self, random: np.random.Generator) -> tuple[Floats, Floats, float]:
-        """First through the beginning of a long run, then through all of it."""
+        """The constants, some that are as likely, and the mean error of the instants."""
         short = _Misfit(self._observed, self._short_horizon())
-        start = START + min(MULTIPLES, key=lambda multiple: short(START + multiple))
-        found = minimize(short, start, step=0.3, most_calls=150)
-        found = minimize(short, found.point, step=0.1, most_calls=120)
-        whole = _Misfit(self._observed, self._horizon)
-        if whole.horizon > short.horizon:
+        guess = START + min(MULTIPLES, key=lambda multiple: short(START + multiple))
+        ways = [
+            minimize(short, _proposed(short, guess), step=0.2, most_calls=110),
+            minimize(short, guess, step=0.3, most_calls=150),
+        ]
+        found = minimize(short, min(ways, key=lambda way: way.value).point, step=0.1, most_calls=110)
+        whole = short
+        if self._horizon > short.horizon:
+            whole = _Misfit(self._observed, self._horizon)
             found = minimize(whole, found.point, step=0.05, most_calls=25)
+        around = whole.about_as_good(found.value)
         draws = _one_step_draws(whole, found.point, random)
-        return np.exp(found.point), np.exp(draws), whole(found.point) / len(PARTS)
+        draws += around[random.integers(len(around), size=len(draws))] - found.point
+        return np.exp(found.point), np.exp(draws), found.value / len(PARTS)
 
     def _short_horizon(self) -> float:
         ends = np.sort(self._observed.instants.last_token)
         return min(self._horizon, float(ends[min(len(ends), SEARCHED_REQUESTS) - 1]))
+
+
+def _proposed(misfit: _Misfit, guess: Floats) -> Floats:
+    """From ``guess`` on what a regression over the simulated schedule says, whole or half, while that is better."""
+    point, value = guess, misfit(guess)
+    for _ in range(MOST_PROPOSALS):
+        target = misfit.regressed(point, guess)
+        better = min(((point + target) / 2, target), key=misfit)
+        if misfit(better) >= value:
+            break
+        point, value = better, misfit(better)
+    return point
 
 
 PARTS = ("first token", "decode", "last token")
@@ -166,10 +194,34 @@ class _Misfit:
         self.at = np.concatenate([self._first[self._begun], self._last[self._ended], self._last[self._ended]])
         self.parts = np.repeat(np.arange(3), [self._begun.sum(), self._ended.sum(), self._ended.sum()])
         self._scales = self._relative_to()
+        self._values: dict[bytes, float] = {}
 
     def __call__(self, point: Floats) -> float:
-        errors = np.abs(self.errors(point))
-        return float(sum(errors[self.parts == part].mean() for part in range(len(PARTS))))
+        key = point.tobytes()
+        if key not in self._values:
+            errors = np.abs(self.errors(point))
+            self._values[key] = float(sum(errors[self.parts == part].mean() for part in range(len(PARTS))))
+        return self._values[key]
+
+    def about_as_good(self, value: float) -> Floats:
+        """The points that were tried and are hardly worse than ``value``; a row each."""
+        return np.array([np.frombuffer(key) for key, at in self._values.items() if at <= ABOUT_AS_GOOD * value])
+
+    def regressed(self, point: Floats, guess: Floats) -> Floats:
+        """The constants with which the schedule that ``point`` gives has the recorded decode times.
+
+        ``guess`` holds, weakly, those that these times do not tell; none falls by more than a factor of three.
+        """
+        work = simulate_instants(
+            self._workload, self._options, cost_of(np.exp(point)), until=1.3 * self.horizon
+        ).decode_work
+        decoded = self._last - self._first
+        known = self._ended & ~np.isnan(work[:, 0]) & (decoded > 0)
+        weights = 1 / (decoded[known] + 0.1 * decoded[known].mean())
+        prior = PRIOR * np.sqrt(known.sum()) * np.ones(len(point))
+        rows = np.vstack([work[known] * weights[:, None], np.diag(prior / np.exp(guess))])
+        constants = non_negative_least_squares(rows, np.concatenate([decoded[known] * weights, prior]))
+        return np.log(np.maximum(constants, np.exp(point) / 3))
 
     def errors(self, point: Floats) -> Floats:
         """Of each request its first token, its decode time and its last token; ``point``: logarithms of constants."""

@@ -16,6 +16,8 @@ from batchscope.simulator import LinearCostModel, SchedulerOptions
 Floats = npt.NDArray[np.float64]
 
 SCHEMA = "batchscope.model/1"
+CONSTANTS = LinearCostModel.__struct_fields__
+"""What is fitted."""
 IDENTIFIED_WITHIN = 3.0
 """A constant whose interval spans more than this factor is not identified."""
 
@@ -65,7 +67,7 @@ class FittedModel(msgspec.Struct, frozen=True):
     @property
     def cost(self) -> LinearCostModel:
         """The cost of an iteration."""
-        return cost_of([self.constants[name].value for name in LinearCostModel.CONSTANTS])
+        return cost_of([self.constants[name].value for name in CONSTANTS])
 
     @property
     def drawn_costs(self) -> list[LinearCostModel]:
@@ -83,7 +85,7 @@ class FittedModel(msgspec.Struct, frozen=True):
 
 
 def cost_of(constants: Sequence[float] | Floats) -> LinearCostModel:
-    """The cost with these constants, in the order of ``LinearCostModel.CONSTANTS``."""
+    """The cost with these constants, in the order of ``CONSTANTS``."""
     fixed, per_prefill_token, per_decoding_request, per_kv_token_read = map(float, constants)
     return LinearCostModel(fixed, per_prefill_token, per_decoding_request, per_kv_token_read)
 
@@ -113,5 +115,5 @@ def constants_of(point: Floats, draws: Floats, work: Floats) -> dict[str, Consta
             share=float(point[index] * work[index] / total),
             identified=bool(low[index] > 0 and high[index] / low[index] <= IDENTIFIED_WITHIN),
         )
-        for index, name in enumerate(LinearCostModel.CONSTANTS)
+        for index, name in enumerate(CONSTANTS)
     }

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from batchscope.configuration import SchedulerLimits
 from batchscope.ledger import Run, open_run
+from batchscope.ledger.prefixes import read_prefixes
 from batchscope.prediction.figures import RequestInstants
 from batchscope.prediction.observed import IterationsSeen, NotEnoughError, Observed
 from batchscope.simulator import RequestSpec, SchedulerOptions
@@ -43,19 +44,19 @@ def observed_run(run: Run, **settings: Any) -> Observed:
     origin = columns["arrived_at"][0] if len(order) else 0.0
     preemptions = columns["preemptions"]
     counted = None if np.isnan(preemptions).all() else int(np.nansum(preemptions))
-    prefix_block, blocks_by_request = _prefixes(run)
-    options, assumed = _options(run, counted, prefix_block, settings)
-    blocks = [blocks_by_request.get(int(number), ()) for number in columns["request"]]
+    prefixes = read_prefixes(run.path)
+    options, assumed = _options(run, counted, prefixes.block_tokens, settings)
+    blocks = [prefixes.blocks.get(int(number), ()) for number in columns["request"]]
     return Observed(
         name=run.path.name,
         engine=f"{run.header.engine.kind} {run.header.engine.version}".strip(),
         workload=tuple(_specs(columns, origin, blocks, options)),
         instants=RequestInstants(
-            *(
-                columns[name] - origin
-                for name in ("arrived_at", "first_scheduled_at", "first_token_at", "last_token_at")
-            ),
-            columns["tokens_generated"],
+            arrived=columns["arrived_at"] - origin,
+            first_scheduled=columns["first_scheduled_at"] - origin,
+            first_token=columns["first_token_at"] - origin,
+            last_token=columns["last_token_at"] - origin,
+            output_tokens=columns["tokens_generated"],
         ),
         options=options,
         preemptions=counted,
@@ -70,14 +71,6 @@ _COLUMNS = (
     "request", "arrived_at", "first_scheduled_at", "first_token_at", "last_token_at", "tokens_generated",
     "prompt_tokens", "cached_tokens", "preemptions",
 )  # fmt: skip
-
-
-def _prefixes(run: Run) -> tuple[int, dict[int, tuple[int, ...]]]:
-    try:
-        from batchscope.ledger.prefixes import read_prefixes  # noqa: PLC0415
-    except ImportError:
-        return 0, {}
-    return read_prefixes(run.path)
 
 
 def _floats(table: Any, name: str) -> Floats:
@@ -150,7 +143,9 @@ def _options(
     policy = settings.get("policy") or POLICY_OF_ENGINE.get(run.header.engine.kind.lower())
     if policy is None:
         policy = "sarathi"
-        assumed.append(f"the policy of {run.header.engine.kind or 'this engine'} is not known: sarathi (--policy)")
+        assumed.append(
+            f"the policy of {run.header.engine.kind or 'this engine'} is not known: sarathi (--assume policy=...)"
+        )
     block = limits.kv_block_size or (1 if policy == "sglang" else 16)
     known: dict[str, Any] = {
         "policy": policy,
@@ -164,7 +159,7 @@ def _options(
     if known["kv_cache_blocks"] is None and preemptions:
         raise NotEnoughError(
             f"{run.path}: {preemptions} preemptions, but the size of the KV cache is not recorded: "
-            "name it with --set kv_cache_blocks=N"
+            "name it with --assume kv_cache_blocks=N"
         )
     return _complete(known, assumed)
 

@@ -27,7 +27,6 @@ class Batch:
         self.admitted: list[LiveRequest] = []
         self.prefill_tokens = 0
         self.prefill_context_tokens = 0
-        self.prefill_attention = 0.0
         self.unscheduled_prefill_tokens = 0
         self.cached_prompt_tokens = 0
         self.recomputed_tokens = 0
@@ -50,7 +49,6 @@ class Batch:
             self.recomputed_tokens += recomputed
             self.prefill_tokens += tokens
             self.prefill_context_tokens += start
-            self.prefill_attention += tokens * (start + tokens / 2)
             self.chunks.append(Chunk(request, tokens, tokens == missing))
         return tokens
 

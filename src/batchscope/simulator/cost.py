@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from itertools import combinations
-from typing import ClassVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.checks import LARGEST, check_not_negative, check_whole
+from batchscope.checks import check_not_negative
 
 _Floats = npt.NDArray[np.float64]
 
@@ -19,10 +18,6 @@ class LinearCostModel(msgspec.Struct, frozen=True):
     """Seconds of an iteration: ``fixed``, plus so much a prefill token, decoding request and KV token read.
 
     A KV token read is a token of context that a request of the batch had before this iteration.
-    Two more are 0 unless measurements ask for them. ``per_prefill_attention``: a token of a chunk times a token
-    of context that it is computed against (of a chunk of n tokens behind c: n (c + n/2)).
-    ``beyond_captured_batch``: more than ``largest_captured_batch`` requests decode, which is the largest batch for
-    which the engine has captured its kernels as a CUDA graph.
 
     The defaults are a Qwen-2-7B on one NVIDIA A30: a least-squares fit (``fit``) to the 4,292 batches that
     microsoft/vidur's Sarathi scheduler formed from its measured profile of that pair (chunks of 512
@@ -31,40 +26,23 @@ class LinearCostModel(msgspec.Struct, frozen=True):
     it extrapolates: a chunk read against 100,000 tokens of context takes longer on a real A30.
     """
 
-    CONSTANTS: ClassVar[tuple[str, ...]] = (
-        "fixed", "per_prefill_token", "per_decoding_request", "per_kv_token_read",
-    )  # fmt: skip
-    """Those that ``fit`` finds."""
-
     fixed: float = 18.23e-3
     per_prefill_token: float = 124.3e-6
     per_decoding_request: float = 60.6e-6
     per_kv_token_read: float = 131.4e-9
-    per_prefill_attention: float = 0.0
-    beyond_captured_batch: float = 0.0
-    largest_captured_batch: int | None = None
 
     def __post_init__(self) -> None:
-        for field in self.__struct_fields__[:-1]:
+        for field in self.__struct_fields__:
             check_not_negative(field, getattr(self, field), "seconds")
-        if self.largest_captured_batch is not None:
-            check_whole("largest_captured_batch", self.largest_captured_batch, 1, LARGEST, ", or None for any")
 
-    def iteration_time(
-        self, prefill_tokens: int, decoding_requests: int, kv_tokens_read: int, prefill_attention: float = 0.0
-    ) -> float:
+    def iteration_time(self, prefill_tokens: int, decoding_requests: int, kv_tokens_read: int) -> float:
         """Seconds that an iteration with this batch takes."""
-        seconds = (
+        return (
             self.fixed
             + self.per_prefill_token * prefill_tokens
             + self.per_decoding_request * decoding_requests
             + self.per_kv_token_read * kv_tokens_read
         )
-        if self.per_prefill_attention:
-            seconds += self.per_prefill_attention * prefill_attention
-        if self.largest_captured_batch is not None and decoding_requests > self.largest_captured_batch:
-            seconds += self.beyond_captured_batch
-        return seconds
 
     def decode_time(self, decoding_requests: int) -> float:
         """Seconds of an iteration that only decodes, all but the reading of the KV cache."""
@@ -89,11 +67,11 @@ class LinearCostModel(msgspec.Struct, frozen=True):
         target = np.asarray(seconds, np.float64)
         fixed = np.ones_like(target) if ones is None else np.asarray(ones, np.float64)
         matrix = np.column_stack([fixed, *columns])
-        constants = _non_negative_least_squares(matrix, target)
+        constants = non_negative_least_squares(matrix, target)
         return cls(float(constants[0]), float(constants[1]), float(constants[2]), float(constants[3]))
 
 
-def _non_negative_least_squares(matrix: _Floats, target: _Floats) -> _Floats:
+def non_negative_least_squares(matrix: _Floats, target: _Floats) -> _Floats:
     """Exact, by trying every set of columns: the best one whose own solution has no negative part."""
     width = matrix.shape[1]
     best, least = np.zeros(width), math.inf

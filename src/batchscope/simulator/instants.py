@@ -38,6 +38,8 @@ class Instants:
         self.busy_seconds: dict[str, float] = {}
         self.work = [0.0, 0.0, 0.0, 0.0]
         """What the first four constants of the cost were multiplied with, all iterations together."""
+        self.decode_work: Floats = np.full((requests, 4), math.nan)
+        """The part of ``work`` that fell between the first and the last token of each request."""
         self.largest_batch = 0
         self.largest_context = 0
         self.largest_chunk = 0
@@ -87,6 +89,7 @@ class _Run:
         self._scheduler = Scheduler(options)
         self.instants = Instants(len(workload))
         self.now = 0.0
+        self._work_at_first: dict[int, tuple[float, ...]] = {}
 
     def step(self) -> bool:
         """An iteration and those that repeat it, or a wait; False when there is nothing left."""
@@ -120,17 +123,18 @@ class _Run:
         for slot in batch.preempted:
             instants.preemptions[slot] += 1
         self._note_extremes(batch)
-        seconds = self._cost.iteration_time(
-            batch.prefill_tokens, len(batch.decode_slots), batch.kv_tokens_read, batch.prefill_attention
-        )
+        seconds = self._cost.iteration_time(batch.prefill_tokens, len(batch.decode_slots), batch.kv_tokens_read)
         self.now += seconds * self._pace(self.now) if self._pace else seconds
         instants.iterations += 1
         ended = self._scheduler.complete(batch)
         for chunk in batch.chunks:
             if chunk.ends_prefill and chunk.request.emitted == 1:
                 instants.first_token[chunk.request.slot] = self.now
+                self._work_at_first[chunk.request.slot] = tuple(instants.work)
         for request in ended:
             instants.last_token[request.slot] = self.now
+            before = self._work_at_first.pop(request.slot)
+            instants.decode_work[request.slot] = [now - then for now, then in zip(instants.work, before, strict=True)]
         return not (ended or batch.chunks)
 
     def _repeat(self, batch: Batch) -> None:

@@ -162,7 +162,7 @@ class Simulator:
         """When the iteration starts and ends; it has ended now."""
         started = self.clock()
         finished = started + self._cost.iteration_time(
-            batch.prefill_tokens, len(batch.decode_slots), batch.kv_tokens_read, batch.prefill_attention
+            batch.prefill_tokens, len(batch.decode_slots), batch.kv_tokens_read
         )
         if self._paced:
             self._pacer.wait_until(finished, stopped)

@@ -1,0 +1,130 @@
+"""``batchscope whatif RUN``: the recorded requests under other settings."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from batchscope.cli import stdout
+from batchscope.cli.fit import RunPath, Settings, parsed_settings
+from batchscope.prediction import Figure, Prediction, fit, read_model, what_if
+from batchscope.prediction.whatif import Scenario
+from batchscope.text import readable_document
+from batchscope.views.numbers import count, duration, percent
+from batchscope.views.rendering import for_stdout
+from batchscope.views.words import limiter_name, short_name
+
+SCHEMA = "batchscope.whatif/1"
+
+
+def whatif(
+    run: RunPath,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What 'batchscope fit' wrote.", show_default="fitted to RUN first"),
+    ] = None,
+    settings: Settings = [],  # noqa: B006  (typer copies it)
+    rate_scale: Annotated[float, typer.Option(metavar="X", help="2 = everything arrives twice as fast.")] = 1.0,
+    since: Annotated[
+        float, typer.Option("--from", metavar="X", help="Only requests that finished after this share of the run.")
+    ] = 0.0,
+    assume: Annotated[
+        list[str],
+        typer.Option(
+            "--assume", metavar="NAME=VALUE", help="A setting that the run does not say, e.g. kv_cache_blocks=2588."
+        ),
+    ] = [],  # noqa: B006
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")] = False,
+) -> int:
+    """Predict the recorded requests under other settings, beside what was recorded.
+
+    The fitted model replays the run under its own settings first: what it gets wrong there, it gets wrong elsewhere.
+    """
+    from batchscope.prediction.recorded import read_observed  # noqa: PLC0415  (needs the extra ledger)
+
+    observed = read_observed(run, **parsed_settings(assume, "--assume"))
+    changed = parsed_settings(settings)
+    fitted = read_model(model) if model is not None else fit(observed)
+    prediction = what_if(observed, fitted, changed, rate_scale=rate_scale, since=since)
+    stdout.write(document(prediction) if as_json else for_stdout(shown_prediction(prediction)))
+    return 0
+
+
+def document(prediction: Prediction) -> bytes:
+    """One JSON object: ``recorded``, ``replayed``, ``predicted``, each with its latencies; ``null``: not measured."""
+    scenarios = {
+        name: {**scenario.figures, **{field: getattr(scenario, field) for field in _BESIDE}}
+        for name in ("recorded", "replayed", "predicted")
+        for scenario in [getattr(prediction, name)]
+    }
+    rest = {name: getattr(prediction, name) for name in prediction.__struct_fields__ if name not in scenarios}
+    return msgspec.json.encode(readable_document(msgspec.to_builtins({"schema": SCHEMA, **scenarios, **rest}))) + b"\n"
+
+
+_BESIDE = ("limited_by", "preemptions", "seconds")
+
+
+def shown_prediction(prediction: Prediction) -> Group:
+    """The prediction as people read it."""
+    settings = ", ".join(f"{name} = {value}" for name, value in prediction.settings.items()) or "the recorded settings"
+    if prediction.rate_scale != 1.0:
+        settings += f", requests {prediction.rate_scale:g} times as fast"
+    lines = [Text(f"What if: {settings}", style="bold"), Text(f"{prediction.requests:,} requests"), Text("")]
+    marks = [Text(f"extrapolated: {each}", style="yellow") for each in prediction.extrapolated]
+    notes = [Text(f"note: {each}") for each in prediction.notes]
+    return Group(
+        *lines, _latencies(prediction), Text(""), _batch(prediction), Text(""), *_errors(prediction), *marks, *notes
+    )
+
+
+def _latencies(prediction: Prediction) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("", "", "recorded", "replayed", "off", "predicted", "change", "95 % interval"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name in prediction.recorded.figures:
+        figures = (getattr(prediction, each).figures[name] for each in ("recorded", "replayed", "predicted"))
+        _add_rows(table, short_name(name), *figures)
+    return table
+
+
+def _add_rows(table: Table, name: str, recorded: Figure, replayed: Figure, predicted: Figure) -> None:
+    for index, statistic in enumerate(("mean", "p50", "p90", "p95", "p99")):
+        was, again, then = (figure.values[index] for figure in (recorded, replayed, predicted))
+        interval = f"{duration(predicted.low)} .. {duration(predicted.high)}" if statistic == "mean" else ""
+        title = name if statistic == "mean" else ""
+        off, change = _change(again, was), _change(then, again)
+        table.add_row(title, statistic, duration(was), duration(again), off, duration(then), change, interval)
+
+
+def _change(now: float, before: float) -> str:
+    return "" if math.isnan(now) or not before > 0 else f"{100 * (now / before - 1):+.1f} %"
+
+
+def _batch(prediction: Prediction) -> Table:
+    """What limits the batch, and who is evicted, recorded, replayed, predicted."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("limited by", "recorded", "replayed", "predicted"):
+        table.add_column(heading, justify="left" if heading == "limited by" else "right")
+    scenarios: list[Scenario] = [prediction.recorded, prediction.replayed, prediction.predicted]
+    causes = sorted({cause for scenario in scenarios for cause, share in scenario.limited_by.items() if share})
+    for cause in causes:
+        shares = [percent(each.limited_by.get(cause, 0.0)) if each.limited_by else "-" for each in scenarios]
+        table.add_row(limiter_name(cause), *shares)
+    table.add_row("preemptions", *(count(each.preemptions) for each in scenarios))
+    return table
+
+
+def _errors(prediction: Prediction) -> list[Text]:
+    errors = prediction.errors
+    split = "" if math.isnan(errors.step_time) else (
+        f"; the time of iterations, given the real batches: {100 * errors.step_time:+.1f} %; "
+        f"the schedule, given the real times: {100 * errors.schedule:.1f} %"
+    )  # fmt: skip
+    return [Text(f"error of the replay (a request's total time): {100 * errors.both:.1f} %{split}")]
