@@ -5,6 +5,7 @@
 #   make lint          ruff, mypy, the import contracts                                        10 s
 #   make check         lint, the wheel in an empty environment, then every test                5 min on two cores
 #   make soak          what recording promises, at length                                      minutes
+#   make terminal      `batchscope top` in a pty, in tmux, with 200 engines                    2 min
 #   make browser       the page in a real Chromium, axe-core included (Debian: chromium, npm)  2 min
 #   make assets        uPlot for the page's line charts, from the npm registry                 3 s
 #   make pictures      the pictures of the documentation
@@ -25,7 +26,8 @@ USABLE := $(VENV)/.usable
 SPARK := build/spark
 
 .DELETE_ON_ERROR:
-.PHONY: demo help test soak crash check lint package proofs spark browser assets pictures engines foreign bench bench-docs report-image clean
+.PHONY: demo help test soak crash terminal check lint package proofs spark browser assets pictures engines foreign bench bench-docs \
+  report-image clean
 
 demo: $(USABLE)
 	@$(BIN)/batchscope demo
@@ -39,6 +41,10 @@ test: $(READY)
 # What an engine, a signal or the garbage collector can do to recording, at length: many minutes.
 soak: $(READY)
 	BATCHSCOPE_SOAK=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/recording
+
+# `batchscope top` in real terminals: a pty, tmux, 200 engines.
+terminal: $(READY)
+	BATCHSCOPE_TERMINAL=1 $(BIN)/python -m pytest tests/terminal/test_in_a_terminal.py
 
 # Runs of engines that are killed, and files that are cut, anywhere: what was written is read, what is missing is named.
 crash: $(READY)
@@ -71,10 +77,11 @@ assets:
 # Deterministic: seeded, at a time that stands still.
 pictures: $(READY) assets
 	$(BIN)/python browser_tests/pictures.py docs/images
+	$(BIN)/python tests/terminal/pictures.py docs/images
 
 # In an environment of its own: Spark has 400 MB, and needs Java.
 spark: $(SPARK)/.ready
-	$(SPARK)/bin/python -m pytest tests/ledger/analysis/test_spark.py
+	$(SPARK)/bin/python -m pytest -W default --disable-warnings tests/ledger/analysis/test_spark.py  # pandas calls old what it uses
 
 $(SPARK)/.ready: pyproject.toml
 	@command -v java > /dev/null || { \

@@ -16,6 +16,10 @@ _PIP = ("-m", "pip", "--disable-pip-version-check", "--quiet", "install")
 _INSTALL_SECONDS = 1200
 
 
+LEDGER = ("pyarrow>=20,<27",)
+"""What recording a run needs, as the extra ``ledger`` has it."""
+
+
 class Unavailable(Exception):  # noqa: N818  (not an error of the program)
     """A package that cannot be installed here; the text says which and what pip said."""
 

@@ -6,17 +6,26 @@ Prints a line a check. Needs torch and transformers 5.23 beside batchscope.
 
 from __future__ import annotations
 
+import math
+import os
 import random
+import shutil
 import sys
+import tempfile
 import threading
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from batchscope import MetricsSnapshot, SchedulerMetricsCollector
 from batchscope.engines.transformers import Attachment, attach
+from batchscope.ledger import open_run
 from batchscope.testing import violations
 
 REQUESTS, PROMPT, NEW_TOKENS = 24, 60, 64
@@ -58,6 +67,7 @@ def prompts() -> list[list[int]]:
 def manager_with_preemptions(model: Any) -> None:
     """Requests come one after the other; the last is cancelled while it waits or runs."""
     collector = SchedulerMetricsCollector()
+    os.environ["BATCHSCOPE_RECORD"] = tempfile.mkdtemp()
     generation = GenerationConfig(max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=-1)
     manager = model.init_continuous_batching(generation_config=generation, continuous_batching_config=configuration(48))
     attachment = attach(manager, collector)
@@ -80,6 +90,7 @@ def manager_with_preemptions(model: Any) -> None:
     manager.stop(block=True)
     manager.destroy()
     report_manager(collector, attachment, emitted)
+    report_run(collector, Path(os.environ.pop("BATCHSCOPE_RECORD")), emitted)
 
 
 def report_manager(collector: SchedulerMetricsCollector, attachment: Attachment, emitted: dict[str, int]) -> None:
@@ -109,6 +120,37 @@ def report_manager(collector: SchedulerMetricsCollector, attachment: Attachment,
     check("manager: the limiter was reported", snapshot.iteration_stats.limiter_reported_ratio, 1.0)
     print(f"    {snapshot.totals.iterations} iterations, {snapshot.totals.preemptions} preemptions, limited by "
           f"{sorted(limited)}, TTFT p50 {snapshot.request_stats.time_to_first_token.p50:.4f} s")  # fmt: skip
+
+
+def report_run(collector: SchedulerMetricsCollector, root: Path, emitted: dict[str, int]) -> None:
+    """The run that ``attach`` recorded, because the environment asked for it, says what the live snapshot says."""
+    snapshot = collector.get_snapshot()
+    collector.close()
+    run = open_run(root)
+    shutil.rmtree(root)
+    requests, iterations, tokens = run.requests(), run.iterations(), run.tokens()
+    done = requests.filter(pc.equal(requests.column("reason"), "max_tokens_reached"))
+    check("run: state and problems", (run.state, run.problems), ("finished", []))
+    check("run: engine and limits", (run.header.engine, run.header.limits), (snapshot.engine, snapshot.limits))
+    check("run: requests", len(requests), snapshot.request_stats.total_requests)
+    check("run: completed", len(done), snapshot.request_stats.completed_requests)
+    check("run: iterations", len(iterations), snapshot.totals.iterations)
+    check(
+        "run: tokens of iterations",
+        pc.sum(iterations.column("tokens_generated")).as_py(),
+        snapshot.totals.generation_tokens,
+    )
+    check("run: tokens with an instant", len(tokens), snapshot.totals.generation_tokens)
+    check("run: preemptions", pc.sum(requests.column("preemptions")).as_py(), snapshot.totals.preemptions)
+    names = dict(zip(requests.column("request").to_pylist(), requests.column("request_id").to_pylist(), strict=True))
+    counted = Counter(names[number] for number in tokens.column("request").to_pylist())
+    check("run: tokens of every request", {name: counted[name] for name in emitted} == emitted, True)
+    for name in ("time_to_first_token", "time_per_output_token", "total_time", "queue_time"):
+        found = float(np.percentile(done.column(name).to_numpy(), 99))
+        check(f"run: p99 of {name}", math.isclose(found, getattr(snapshot.request_stats, name).p99, rel_tol=1e-9), True)
+    summary = run.document.summary
+    check("run: its line in batchscope runs", (summary.requests, summary.completed, summary.iterations),
+          (len(requests), len(done), len(iterations)))  # fmt: skip
 
 
 def generate_batch(model: Any) -> None:

@@ -20,11 +20,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import pyarrow.compute as pc
 from checks import Checks
 from load import requests, serve_all
 from model import write_model
@@ -32,6 +34,7 @@ from theirs import Exposed
 from throughput import measure
 
 from batchscope import MetricsSnapshot, decode_snapshot
+from batchscope.ledger import open_run
 from batchscope.publishing import SnapshotDirectory
 from server import BLOCKS, ENVIRONMENT, MAX_RUNNING, MAX_TOKENS, Server, fetch, free_port
 
@@ -136,12 +139,41 @@ def compare_histograms(checks: Checks, ours: MetricsSnapshot, theirs: Exposed) -
     )
 
 
+def compare_run(checks: Checks, ours: MetricsSnapshot, root: Path) -> None:
+    """What the plug-in recorded of the server that has ended by now."""
+    run = open_run(root)
+    requests, iterations = run.requests(), run.iterations()
+    checks.equal("run: state and problems", (run.state, run.problems), ("finished", []))
+    reasons = Counter(requests.column("reason").to_pylist())
+    counted = {str(reason): count for reason, count in ours.totals.requests_by_reason.items() if count}
+    checks.equal("run: finished requests by reason", dict(reasons), counted)
+    checks.equal("run: iterations", len(iterations), ours.totals.iterations)
+    for what, table, column, count in (
+        ("tokens of iterations", iterations, "tokens_generated", ours.totals.generation_tokens),
+        ("tokens of requests", requests, "tokens_generated", ours.totals.generation_tokens_of_requests),
+        ("preemptions", iterations, "preemptions", ours.totals.preemptions),
+    ):
+        checks.equal(f"run: {what}", pc.sum(table.column(column)).as_py(), count)
+    busy = math.fsum(iterations.column("busy_time").to_pylist())
+    same = math.isclose(busy, ours.totals.busy_seconds, rel_tol=1e-9)
+    checks.holds("run: busy time", f"{busy:.6f} s of {ours.totals.busy_seconds:.6f} s", same)
+    checks.equal("run: limits and engine", (run.header.limits, run.header.engine), (ours.limits, ours.engine))
+    slo, summary = ours.slo_stats["default"], run.document.summary
+    checks.equal("run: its line in batchscope runs", (summary.requests, summary.attainment),
+                 (ours.request_stats.total_requests, slo.attainment))  # fmt: skip
+    known = run.document.configuration
+    sections = (known["cache_config"]["num_gpu_blocks"], known["scheduler_config"]["max_num_seqs"])
+    checks.equal("run: blocks and places of the resolved configuration", sections, (BLOCKS, MAX_RUNNING))
+    checks.equal("run: paths in its configuration", "/" in json.dumps(known), False)
+
+
 def switched_on(checks: Checks, home: Path) -> None:
-    port, snapshots = free_port(), home / "snapshots"
-    shutil.rmtree(snapshots, ignore_errors=True)
+    port, snapshots, runs = free_port(), home / "snapshots", home / "runs"
+    for folder in (snapshots, runs):
+        shutil.rmtree(folder, ignore_errors=True)
     environment = {
         "BATCHSCOPE_VLLM": "1", "BATCHSCOPE_PORT": str(port), "BATCHSCOPE_SNAPSHOT_DIR": str(snapshots),
-        "BATCHSCOPE_SLO": "time_to_first_token=0.5,time_per_output_token=0.05",
+        "BATCHSCOPE_SLO": "time_to_first_token=0.5,time_per_output_token=0.05", "BATCHSCOPE_RECORD": str(runs),
     }  # fmt: skip
     url = f"http://127.0.0.1:{port}"
 
@@ -160,6 +192,7 @@ def switched_on(checks: Checks, home: Path) -> None:
             until(lambda: counts(directory.get_snapshot()) == counts(ours), 5.0)
             published = directory.get_snapshot()
     compare_counts(checks, ours, theirs)
+    compare_run(checks, ours, runs)
     compare_histograms(checks, ours, theirs)
     checks.equal("/metrics says lost requests", own.total("batchscope_requests_lost_total"), float(LEAVING))
     checks.equal("the published snapshot's counts", counts(published), counts(ours))

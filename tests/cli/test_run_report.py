@@ -155,6 +155,19 @@ def test_a_part_that_cannot_be_read_is_named_and_left_out(report, tmp_path, reco
     assert found.request_stats.total_requests == 400
 
 
+def test_a_file_that_is_damaged_inside_is_one_line_and_exit_code_2(report, tmp_path, recorded):
+    (only,) = recorded[0].iterdir()
+    shutil.copytree(only, tmp_path / "run")
+    file = tmp_path / "run" / "iterations-000001.parquet"
+    content = bytearray(file.read_bytes())
+    content[100 : len(content) // 2] = bytes(len(content) // 2 - 100)
+    file.write_bytes(content)
+    result = report(tmp_path / "run", "--json")
+    assert (result.code, result.out) == (2, "")
+    assert "cannot be analysed" in result.err
+    assert result.err.count("\n") == 1
+
+
 def test_the_page_holds_no_name_as_html_and_all_figures_without_a_script(report, tmp_path, recorded):
     file = tmp_path / "report.html"
     result = report(recorded[0], "--html", file)

@@ -1,5 +1,6 @@
 """``batchscope top`` where there is no screen: one look as text, as JSON, as an exit code; and wrong use."""
 
+import contextlib
 import json
 import os
 import signal
@@ -123,12 +124,29 @@ def test_several_engines_have_a_row_each_and_one_for_all(capsysbinary):
     assert "80.0 %" in merged  # 80 of 100 requests in time
 
 
-def test_what_processes_publish_is_one_engine(capsysbinary, tmp_path):
+def test_each_process_that_publishes_is_an_engine_and_all_are_merged(capsysbinary, tmp_path):
+    engines = [Endpoint(), Endpoint(late=20), Endpoint()]
+    with contextlib.ExitStack() as living:
+        for engine in engines[:2]:
+            living.enter_context(SnapshotPublisher(engine.collector, tmp_path))
+        with SnapshotPublisher(engines[2].collector, tmp_path):
+            pass
+        code, text, errors = top(capsysbinary, tmp_path, "--once", "--json")
+    document = json.loads(text)
+    assert errors == ""
+    states = [one["state"] for one in document["engines"]]
+    assert len(states) in {2, 3}  # who has ended may be in the archive already
+    assert states.count("gone") == len(states) - 2
+    assert code == (1 if "gone" in states else 0)
+    assert document["merged"]["snapshot"]["request_stats"]["total_requests"] == 150
+
+
+def test_what_one_process_publishes_is_one_engine(capsysbinary, tmp_path):
     engine = Endpoint()
     with SnapshotPublisher(engine.collector, tmp_path):
         pass  # the last one at the end
-    code, text, errors = top(capsysbinary, tmp_path, "--once")
-    assert (code, errors) == (0, "")
+    _, text, errors = top(capsysbinary, tmp_path, "--once")
+    assert errors == ""
     assert "n=50" in text
     assert str(tmp_path)[:40] in text
 

@@ -13,8 +13,8 @@ from batchscope.catalog import CATALOG, MetricKind, values
 from batchscope.exporters.prometheus import render_protobuf
 from batchscope.exporters.prometheus.edges import cumulative_counts, edges_of
 from batchscope.exporters.prometheus.native import ZERO_THRESHOLD, infinite_bucket, native_buckets
-from batchscope.wire import packed_sints, sint, varint
 from batchscope.histograms.layout import bucket_layout
+from batchscope.wire import packed_sints, sint, varint
 
 descriptor_pb2 = pytest.importorskip("google.protobuf.descriptor_pb2")
 Field = descriptor_pb2.FieldDescriptorProto

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from random_histories import random_run
 from scripted_engine import Scripted, simulated
 
-from batchscope import BatchLimiter, RequestResult, SchedulerMetricsCollector
+from batchscope import BatchLimiter, RequestResult, RequestTracker, SchedulerLimits, SchedulerMetricsCollector
+from batchscope.ledger import open_run, perfetto
 from batchscope.ledger.explain import Explainer, Explanation, Metric, NotToldError, UnknownRequestError
 from batchscope.ledger.request_parts import Part
+from batchscope.ledger.trace import trace
 from batchscope.records import CompletionReason
-from batchscope.simulator import RequestSpec
+from batchscope.simulator import RequestSpec, SchedulerOptions, Simulator, VirtualClock
 from batchscope.testing import RecordingSink
 from batchscope.views.explanation import sentence
 
@@ -210,6 +212,19 @@ def test_the_document_is_json_with_null_for_what_is_not_known():
     assert document["schema"] == "batchscope.explain/1"
     assert document["slowest"]["metric"] == "ttft"
     assert document["request"] is None
+
+
+def test_a_run_that_was_written_and_read_again_is_explained_and_drawn_the_same(tmp_path):
+    clock, sink = VirtualClock(), RecordingSink()
+    options = SchedulerOptions(max_running_requests=16, kv_cache_blocks=300)
+    with SchedulerMetricsCollector(limits=SchedulerLimits(max_running_requests=16), clock=clock) as collector:
+        collector.subscribe(sink)
+        collector.record_to(tmp_path)
+        Simulator(requests(120, 300, 60, every=0.05), RequestTracker(collector), options=options, clock=clock).run()
+    heard, written = HeardRun(sink.runs[0]), open_run(tmp_path)
+    for metric in Metric:
+        assert Explainer(written).worst(metric, 0.1).slowest.parts == Explainer(heard).worst(metric, 0.1).slowest.parts
+    assert b"".join(perfetto.encode(trace(written))) == b"".join(perfetto.encode(trace(heard)))
 
 
 def test_requests_and_spans_may_come_in_any_order():

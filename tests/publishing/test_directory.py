@@ -500,7 +500,7 @@ def test_a_publication_is_decoded_once(tmp_path, clock, monkeypatch):
     Engine(tmp_path).serve().publish()
     reader = reader_of(tmp_path, clock)
     served(reader)
-    monkeypatch.setattr("batchscope.publishing.directory.decode", lambda data: 1 / 0)
+    monkeypatch.setattr("batchscope.publishing.reader.decode", lambda data: 1 / 0)
     clock.now += 5.0
     assert served(reader) == 1
 

@@ -12,7 +12,7 @@ from batchscope.cli.instants import instant_of
 from batchscope.cli.options import CommandError, write_svg
 from batchscope.cli.simulation import note
 from batchscope.ledger import Run, open_run
-from batchscope.ledger.analysis.opening import open_tables
+from batchscope.ledger.analysis.opening import open_tables, reading
 from batchscope.ledger.analysis.report import RunReport, report_of
 from batchscope.ledger.analysis.snapshot import snapshot_of
 from batchscope.ledger.analysis.tables import RunTables
@@ -47,8 +47,9 @@ def report_run(path: Path, wanted: Wanted) -> int:
     if not run.headers:
         note(f"{run.path.name}: nothing was recorded in this run")
         return NOTHING_RECORDED
-    tables = stretch(open_tables(run), wanted.first, wanted.last)
-    snapshot = _json(tables) if wanted.as_json else _shown(run, tables, wanted)
+    with reading(run):
+        tables = stretch(open_tables(run), wanted.first, wanted.last)
+        snapshot = _json(tables) if wanted.as_json else _shown(run, tables, wanted)
     if not (snapshot.request_stats.total_requests or snapshot.totals.iterations):
         note("nothing was recorded in this time")
         return NOTHING_RECORDED

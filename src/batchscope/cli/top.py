@@ -18,17 +18,21 @@ from batchscope.cli import INTERRUPTED, stdout
 from batchscope.cli.demo_engine import running_demo
 from batchscope.cli.options import CommandError
 from batchscope.cli.scraping import MaxMib, Timeout, TokenFile, limits_of, seconds
+from batchscope.collector import SchedulerMetricsCollector
 from batchscope.errors import ConfigurationError, MissingExtraError
-from batchscope.scraping.fetch import Fetcher, metrics_url
+from batchscope.scraping.fetch import Fetcher, ScrapeLimits, metrics_url
 from batchscope.scraping.watcher import MAX_TARGETS
 from batchscope.simulator import SchedulerOptions
 from batchscope.terminal import once
+from batchscope.terminal.player import is_run, play
+from batchscope.terminal.processes import Published
 from batchscope.terminal.session import Session
-from batchscope.terminal.sources import Directory, Endpoint, Local, Source
+from batchscope.terminal.sources import Endpoint, Local
 from batchscope.terminal.styles import colors_of
 from batchscope.tokens import find_token
 
 LONGEST_INTERVAL = 3600
+FASTEST = 1000.0
 ENGINES_A_SECOND = 20
 """So many are asked each second at most, unless somebody says otherwise."""
 _GRACE = 1.0
@@ -38,8 +42,8 @@ def top(
     targets: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[URL...|DIRECTORY]",
-            help="Addresses of batchscope's endpoint or of an engine's metrics page; or where processes publish.",
+            metavar="[URL...|DIRECTORY|RUN]",
+            help="Addresses of batchscope's endpoint or of an engine's page; where processes publish; a recorded run.",
             show_default=False,
         ),
     ] = None,
@@ -58,6 +62,7 @@ def top(
     objective: Annotated[
         float, typer.Option(metavar="R", help="With --check: the share of requests that is to meet its SLO.")
     ] = once.OBJECTIVE,
+    speed: Annotated[float, typer.Option(metavar="X", help="Of a recorded run: 10 = ten times as fast.")] = 1.0,
     timeout: Timeout = 2.0,
     max_mib: MaxMib = 16.0,
     token_file: TokenFile = None,
@@ -72,16 +77,51 @@ def top(
         raise CommandError("--json: expected --once beside it")
     if not 0 < objective <= 1:
         raise ConfigurationError("--objective", objective, "a share > 0, at most 1")
+    if targets and len(targets) == 1 and is_run(Path(targets[0])):
+        return _played(Path(targets[0]), speed, once_only=once_only or check)
     with ExitStack() as held:
-        sources = _sources(targets or [], held, demo=demo, timeout=timeout, max_mib=max_mib, token_file=token_file)
-        pause = max(1.0, len(sources) / ENGINES_A_SECOND) if interval is None else interval
-        seconds("--interval", pause, LONGEST_INTERVAL)
-        session = Session(sources, pause, label="demo" if demo else "")
+        limits, token = limits_of(timeout, max_mib), find_token(token_file=token_file)
+        session = _session(targets or [], interval, held, demo=demo, limits=limits, token=token)
         if once_only or check:
             return _once(session, timeout + _GRACE, objective, as_json=as_json, check=check)
-        if not _is_screen():
-            return _every_interval(session, pause, timeout + _GRACE)
-        return show(session)
+        return show(session) if _is_screen() else _every_interval(session, timeout + _GRACE)
+
+
+def _session(
+    targets: Sequence[str],
+    interval: float | None,
+    held: ExitStack,
+    *,
+    demo: bool,
+    limits: ScrapeLimits,
+    token: bytes | None,
+) -> Session:
+    """What is looked at, how often; ``interval`` None: as often as suits."""
+    if interval is not None:
+        seconds("--interval", interval, LONGEST_INTERVAL)
+    if demo:
+        if targets:
+            raise CommandError(f"--demo: expected no address beside it, got {targets[0]}")
+        return _demo_session(held.enter_context(running_demo()), interval or 1.0)
+    directories = [target for target in targets if Path(target).is_dir()]
+    if directories and len(targets) > 1:
+        raise CommandError(f"top {directories[0]}: expected one directory, or addresses only")
+    if directories:
+        return Published(Path(directories[0]), interval or 1.0)
+    sources = _endpoints(targets, limits, token)
+    return Session(sources, interval or max(1.0, len(sources) / ENGINES_A_SECOND))
+
+
+def _demo_session(collector: SchedulerMetricsCollector, interval: float) -> Session:
+    return Session([Local("the demo's engine", collector.get_snapshot)], interval, label="demo")
+
+
+def _played(path: Path, speed: float, *, once_only: bool) -> int:
+    if not 0 < speed <= FASTEST:
+        raise ConfigurationError("--speed", speed, f"a factor > 0, at most {FASTEST:g}")
+    if once_only or not _is_screen():
+        raise CommandError(f"top {path}: a recorded run is played on a screen; batchscope report {path} prints it")
+    return show(play(path, speed=speed))
 
 
 def show(session: Session) -> int:
@@ -99,27 +139,15 @@ def show(session: Session) -> int:
 def show_demo(options: SchedulerOptions, seed: int) -> int:
     """``batchscope demo --top``."""
     with running_demo(options, seed) as collector:
-        session = Session([Local("the demo's engine", collector.get_snapshot)], 1.0, label="demo")
-        return show(session) if _is_screen() else _every_interval(session, 1.0, _GRACE)
+        session = _demo_session(collector, 1.0)
+        return show(session) if _is_screen() else _every_interval(session, _GRACE)
 
 
-def _sources(
-    targets: Sequence[str], held: ExitStack, *, demo: bool, timeout: float, max_mib: float, token_file: Path | None
-) -> Sequence[Source]:
-    if demo:
-        if targets:
-            raise CommandError(f"--demo: expected no address beside it, got {targets[0]}")
-        return [Local("the demo's engine", held.enter_context(running_demo()).get_snapshot)]
+def _endpoints(targets: Sequence[str], limits: ScrapeLimits, token: bytes | None) -> list[Endpoint]:
     if not targets:
         raise CommandError("top: expected URL..., a DIRECTORY, a RUN or --demo")
-    directories = [target for target in targets if Path(target).is_dir()]
-    if directories:
-        if len(targets) > 1:
-            raise CommandError(f"top {directories[0]}: expected one directory, or addresses only")
-        return [Directory(Path(directories[0]))]
     if len(targets) > MAX_TARGETS:
         raise ConfigurationError("URL", f"({len(targets)} of them)", f"at most {MAX_TARGETS}")
-    limits, token = limits_of(timeout, max_mib), find_token(token_file=token_file)
     urls = [metrics_url(target) for target in targets]
     for place, url in enumerate(urls):
         if url in urls[:place]:
@@ -158,7 +186,7 @@ def _once(session: Session, patience: float, objective: float, *, as_json: bool,
     return code if check or code == once.NOT_REACHED else once.REACHED
 
 
-def _every_interval(session: Session, interval: float, patience: float) -> int:
+def _every_interval(session: Session, patience: float) -> int:
     """Where there is no screen: one page after the other."""
     try:
         with _started(session):
@@ -166,7 +194,7 @@ def _every_interval(session: Session, interval: float, patience: float) -> int:
             while True:
                 lines = once.lines_of(scene, session, _width(), ascii_only=_ascii_only())
                 stdout.write_on(once.printed(lines, _console(), colors_of()) + b"\n")
-                time.sleep(interval)
+                time.sleep(session.interval)
                 session.update()
                 scene = session.scene()
     except stdout.NobodyReadsError:

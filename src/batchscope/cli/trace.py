@@ -14,6 +14,7 @@ from batchscope.cli.explain import UNDECIDED, told
 from batchscope.cli.options import CommandError
 from batchscope.cli.simulation import note
 from batchscope.text import quoted
+from batchscope.views.numbers import counted
 
 if TYPE_CHECKING:
     from batchscope.ledger import Run
@@ -81,7 +82,9 @@ def trace(
     for left_out in found.left_out:
         note(left_out)
     size = out.stat().st_size
-    note(f"{out}: {found.events:,} events, {found.drawn_requests:,} requests, {size:,} bytes; {_VIEWERS[form]}")
+    note(
+        f"{out}: {found.events:,} events, {counted(found.drawn_requests, 'request')}, {size:,} bytes; {_VIEWERS[form]}"
+    )
     return 0
 
 

@@ -17,6 +17,8 @@ from batchscope.views.words import limiter_name, short_name
 Floats = npt.NDArray[np.float64]
 _DIGITS = 4
 _HEAT_ROWS = 28
+_LEAST_RATIO = 4.0
+"""From the bottom of a heat map to its top, at least: where all is the same, it is in the middle."""
 _CDF_POINTS = 160
 _SHOWN = (50, 95, 99)
 _ENOUGH = FEWEST["p99"]
@@ -121,7 +123,10 @@ def heat(buckets: Buckets, cells: int) -> dict[str, Any]:
     if not len(values):
         return {"low": 1.0, "high": 1.0, "count": 0, "rows": [], "most": 0}
     low, high = float(values.min()), float(values.max()) * (1 + RELATIVE_ERROR)
-    place = np.floor(np.log(values / low) / max(math.log(high / low), 1e-9) * _HEAT_ROWS).astype(np.int64)
+    if high < _LEAST_RATIO * low:
+        middle, reach = math.sqrt(low * high), math.sqrt(_LEAST_RATIO)
+        low, high = middle / reach, middle * reach
+    place = np.floor(np.log(values / low) / math.log(high / low) * _HEAT_ROWS).astype(np.int64)
     table = np.zeros((cells, _HEAT_ROWS), dtype=np.int64)
     np.add.at(table, (at, np.minimum(place, _HEAT_ROWS - 1)), counts)
     rows = []

@@ -106,16 +106,16 @@ def _body(report: RunReport) -> Iterable[str]:
     yield '<section class="charts" aria-label="Over time">\n'
     yield from (_figure(*each) for each in _FIGURES[1:])
     yield "</section>\n"
-    yield _panel("Steady state", about_steady(report), steady_rows(report))
+    yield _panel("Steady state", about_steady(report), steady_rows(report), "panel few")
     yield _facts(report)
     yield f"</main>\n<footer><p class=quiet>batchscope {escape(__version__)}; no part of this file asks a network for "
     yield "anything. Ratios are of 1, durations in their units; - where nothing was measured.</p></footer>\n"
 
 
-def _panel(title: str, about: str, body: Iterable[str]) -> str:
+def _panel(title: str, about: str, body: Iterable[str], kind: str = "panel") -> str:
     content = "".join(body)
     return (
-        f'<section class="panel"><header><h2>{escape(title)}</h2><p class="reading">{escape(about)}</p></header>'
+        f'<section class="{kind}"><header><h2>{escape(title)}</h2><p class="reading">{escape(about)}</p></header>'
         f'<div class="scroll">{content}</div></section>\n'
     )
 
@@ -162,4 +162,4 @@ def _facts(report: RunReport) -> str:
     body = "".join(
         f"<tr><th scope=row>{escape(name)}</th><td class=words>{escape(text)}</td></tr>" for name, text in rows
     )
-    return _panel("Limits, and how this engine measures", "", [f"<table><tbody>{body}</tbody></table>"])
+    return _panel("Limits, and how this engine measures", "", [f"<table><tbody>{body}</tbody></table>"], "panel few")

@@ -103,7 +103,7 @@ class ComparedPart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stretch(msgspec.Struct, frozen=True, kw_only=True):
-    """A time in which the slow ones were slow together: seconds since the run began, and its iterations.
+    """A time in which the slow ones were slow together: seconds since the run began, its iterations where of one rank.
 
     ``requests`` of the slowest lie in it, ``most_at_once`` at the same moment, first reached at ``busiest``.
     """
@@ -487,6 +487,7 @@ def _stretch(facts: _Facts, begins: Floats, ends: Floats) -> Stretch:
     busiest = int(at_once.argmax())
     lines = facts.histories.lines
     within = np.flatnonzero((facts.since(lines.starts) < end) & (facts.since(lines.ends) > begin))
+    of_one_line = len(set(lines.line[within].tolist())) == 1
     return Stretch(
         begin=begin,
         end=end,
@@ -495,6 +496,6 @@ def _stretch(facts: _Facts, begins: Floats, ends: Floats) -> Stretch:
         most_at_once=int(at_once[busiest]),
         busiest=float(instants[order][busiest]),
         iterations=len(within),
-        first_iteration=int(lines.ordinal[within[0]]) if len(within) else None,
-        last_iteration=int(lines.ordinal[within[-1]]) if len(within) else None,
+        first_iteration=int(lines.ordinal[within[0]]) if of_one_line else None,
+        last_iteration=int(lines.ordinal[within[-1]]) if of_one_line else None,
     )

@@ -30,14 +30,14 @@ _ATTEMPTS = 5
 class _Contents:
     """All parts of a run, as they were when it was opened, and what is wrong with them.
 
+    Converted files are looked at, and read when their rows are asked for: a run may be larger than memory.
     ``live``: it is being written. Then a write that is not in all its files yet is left for later.
     """
 
     def __init__(self, folder: Path, told: Mapping[str, int], *, live: bool) -> None:
         self.problems: list[str] = []
         self.until = -math.inf
-        self.converted: dict[Table, list[Path]] = {table: [] for table in Table}
-        self._tables: dict[Table, list[pa.Table]] = {table: [] for table in Table}
+        self._in_order: dict[Table, list[Path | Staged]] = {table: [] for table in Table}
         self._staged: list[tuple[Table, Staged]] = []
         self._marks: list[Mark] = []
         self._written: dict[Table, int] = dict.fromkeys(Table, 0)
@@ -48,16 +48,22 @@ class _Contents:
                 self._read_converted(part)
         while live and self.missing({}) and self._forget_last_write():
             pass
-        for table, staged in self._staged:
-            self._tables[table].append(pa.Table.from_batches(staged.batches, schema=SCHEMAS[table]))
         self.absent = self.missing({} if live else told)
 
     def table(self, table: Table) -> pa.Table:
         """All rows of a table, as they are stored."""
-        return pa.concat_tables([SCHEMAS[table].empty_table(), *self._tables[table]])
+        found = [
+            _rows_of(part, table) if isinstance(part, Path) else pa.Table.from_batches(part.batches, SCHEMAS[table])
+            for part in self._in_order[table]
+        ]
+        return pa.concat_tables([SCHEMAS[table].empty_table(), *found])
+
+    def converted(self, table: Table) -> list[Path]:
+        """Its Parquet files that can be read."""
+        return [part for part in self._in_order[table] if isinstance(part, Path)]
 
     def staged(self, table: Table) -> pa.Table:
-        """Its rows that are in no converted file yet."""
+        """Its rows that are in none of them yet."""
         batches = [batch for of, staged in self._staged if of is table for batch in staged.batches]
         return pa.Table.from_batches(batches, schema=SCHEMAS[table])
 
@@ -84,18 +90,20 @@ class _Contents:
     def _read_staged(self, part: Part, *, live: bool) -> None:
         staged = read_staged(part.path)
         self._staged.append((part.table, staged))
+        self._in_order[part.table].append(staged)
         if staged.torn_bytes and not live:
             self.problems.append(f"{part.path.name}: {staged.torn_bytes} bytes at its end are of no whole write")
 
     def _read_converted(self, part: Part) -> None:
         try:
-            table = pq.read_table(part.path)
+            with pq.ParquetFile(part.path) as file:
+                stored, count = file.schema_arrow, file.metadata.num_rows
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError) as error:
             self._leave_out(part, f"cannot be read: {str(error).splitlines()[0]}")
             return
-        metadata = table.schema.metadata or {}
+        metadata = stored.metadata or {}
         schema = metadata.get(b"schema", b"").decode(errors="replace")
         if not schema.startswith(f"{SCHEMA.partition('/')[0]}/"):
             self._leave_out(part, "was not written by batchscope")
@@ -105,18 +113,25 @@ class _Contents:
                 f"{part.path}: schema = {quoted(schema)}: expected {SCHEMA!r}; read it with the version that wrote it"
             )
         try:
-            table = table.select(SCHEMAS[part.table].names).cast(SCHEMAS[part.table])
+            stored.empty_table().select(SCHEMAS[part.table].names).cast(SCHEMAS[part.table])
             marks = marks_of(metadata)
         except (pa.ArrowException, KeyError, ValueError, msgspec.MsgspecError) as error:
             self._leave_out(part, f"its columns are not those of {part.table.value} ({error})")
             return
         self._marks += marks
-        self._written[part.table] += max((mark.of_file(part.table) for mark in marks), default=len(table))
-        self._tables[part.table].append(table)
-        self.converted[part.table].append(part.path)
+        self._written[part.table] += max((mark.of_file(part.table) for mark in marks), default=count)
+        self._in_order[part.table].append(part.path)
 
     def _leave_out(self, part: Part, why: str) -> None:
         self.problems.append(f"{part.path.name}: left out: {shown(why)}")
+
+
+def _rows_of(path: Path, table: Table) -> pa.Table:
+    """What a converted file holds."""
+    try:
+        return pq.read_table(path, columns=SCHEMAS[table].names).cast(SCHEMAS[table])
+    except (pa.ArrowException, OSError) as error:
+        raise DecodeError(f"{path}: cannot be read: {shown(str(error).splitlines()[0])}; open the run again") from error
 
 
 class Run:
@@ -172,7 +187,7 @@ class Run:
 
     def stored(self, table: Table) -> tuple[list[Path], pa.Table]:
         """As it lies on the disk: the Parquet files of a table that can be read, and its rows that are in none yet."""
-        return self._contents.converted[table], self._contents.staged(table)
+        return self._contents.converted(table), self._contents.staged(table)
 
     def requests(self) -> pa.Table:
         """Finished requests, in the order of their ends."""

@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from batchscope.background import Periodic, RateLimitedLog
+import msgspec
+
+from batchscope.background import Closing, Periodic, RateLimitedLog, forked
+from batchscope.checks import checked_labels
 from batchscope.clock import Clock
-from batchscope.errors import ConfigurationError
-from batchscope.publishing import archive
+from batchscope.errors import BusyError, ConfigurationError
+from batchscope.publishing.archive import Archive
 from batchscope.publishing.compaction import Compactor
-from batchscope.publishing.files import (
-    Listing,
-    Published,
-    archive_name,
-    listing,
-    make_directory,
-    read_whole,
-    usable_path,
-    writable_by_everybody,
-)
-from batchscope.publishing.frame import FOREIGN, UNREADABLE, FrameError
-from batchscope.publishing.publication import Publication, decode
-from batchscope.publishing.reader import FleetReader
+from batchscope.publishing.files import Listing, Published, listing, make_directory, usable_path, writable_by_everybody
+from batchscope.publishing.frame import FOREIGN
+from batchscope.publishing.liveness import Members, Processes
+from batchscope.publishing.merge_fleet import combine, steady
+from batchscope.publishing.publication import Publication
+from batchscope.publishing.reader import PublishedFiles
+from batchscope.publishing.skipped import SkippedFiles, Untold
+from batchscope.statistics.cumulative import CumulativeState, cumulative_of
+from batchscope.statistics.merge_parts import common
+from batchscope.statistics.snapshot import MetricsSnapshot
 
 OVERLAPPING = "overlapping"
 _LOOKS = 20
 
 
-class SnapshotDirectory(FleetReader):
-    """Reads, merges and tidies a directory that ``SnapshotPublisher`` writes into.
+class SnapshotDirectory(Closing):
+    """Reads, merges and tidies a directory that ``SnapshotPublisher`` writes into: a source as a collector is one.
+
+    Its counters never fall while it lives. A scrape within ``max_age`` seconds of the one before gets the same
+    merge. ``skipped`` counts, by reason, what could not be used; snapshots show it among ``rejected_records``.
+    Its labels are those that all processes agree on, dead or alive: they only ever become fewer. ``labels`` are
+    what they are instead, from the start: then no series of the sum ever changes its name.
 
     A process whose sequence has not grown for ``dead_after`` seconds of this reader's clock is dead, or for twice
     as long as it said it may be silent where that is more (8 s with the publisher's own interval): its counts stay,
@@ -57,19 +64,24 @@ class SnapshotDirectory(FleetReader):
         labels: Mapping[str, str] | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        super().__init__(dead_after, max_age, clock, labels)
-        self._directory = Path(usable_path("directory", directory))
-        try:
-            make_directory(self._directory)
-            listing(self._directory)
-            open_to_all = writable_by_everybody(self._directory)
-        except OSError as error:
-            allowed = f"a directory that can be read or made ({error})"
-            raise ConfigurationError("directory", str(self._directory), allowed) from error
-        self._decoded: dict[Published, Publication] = {}
-        self._unusable: dict[Published, tuple[int, int]] = {}
-        self._archive: tuple[int, archive.Archive] = (0, archive.Archive())
-        self._trusted = True
+        for field, value, least in (("dead_after", dead_after, 0.0), ("max_age", max_age, -1.0)):
+            if not (isinstance(value, int | float) and least < value < threading.TIMEOUT_MAX):
+                raise ConfigurationError(field, value, "seconds > 0" if least == 0 else "seconds >= 0")
+        self._clock = clock
+        self._fixed = None if labels is None else checked_labels(labels)
+        self._common: dict[str, str] | None = None
+        self._trouble = ""
+        self._max_age = float(max_age)
+        self._members = Members(float(dead_after))
+        self._untold = Untold()
+        self._skips = SkippedFiles(self._untold)
+        self._closed = False
+        self._sequence = 0
+        self._merged: MetricsSnapshot | None = None
+        self._merged_at = 0.0
+        self._lock = threading.RLock()
+        self._directory, open_to_all = _made(directory)
+        self._files = PublishedFiles(self._directory, self._skips)
         self._log = RateLimitedLog(self._untold, clock=clock)
         if open_to_all:
             self._log.warning(
@@ -80,23 +92,100 @@ class SnapshotDirectory(FleetReader):
             self._untold.tell()
         self._compactor = Compactor(self._directory, self._log) if compact else None
         self._periodic = None if interval is None else Periodic(self.get_snapshot, interval, "batchscope-directory")
+        forked(self)
         if self._periodic is not None:
             self._periodic.start()
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """What could not be used, by reason, each file or peer once."""
+        return dict(self._skips.counts)
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called: the last merge stays readable."""
+        return self._closed
+
+    def get_snapshot(self) -> MetricsSnapshot:
+        """The merge of all: counts of the living and the dead, gauges and rates of the living."""
+        with self._reading():
+            now = self._clock()
+            if self._merged is None or (now - self._merged_at >= self._max_age and not self._closed):
+                self._merged, self._merged_at = self._merge(now), now
+            return self._merged
+
+    def read_totals(self) -> CumulativeState:
+        """The cumulative part of the same merge."""
+        return cumulative_of(self.get_snapshot())
+
+    def living(self) -> list[str]:
+        """The instances that were alive at the last look."""
+        with self._reading():
+            return [snapshot.instance_id for snapshot in self._members.living(self._clock())]
+
+    def snapshots(self) -> list[tuple[MetricsSnapshot, bool]]:
+        """Each process's own snapshot as of the last look, and whether it lives; not those in the archive."""
+        with self._reading():
+            now, members = self._clock(), self._members
+            gone = [member.publication.snapshot for member in members.gone(now)]
+            living = members.living(now)
+        alive = {snapshot.instance_id for snapshot in living}
+        return [(one, True) for one in living] + [(one, False) for one in gone if one.instance_id not in alive]
+
+    def processes(self) -> Processes:
+        """Who lives and how many are gone, as of the last look, and why that look failed if it did."""
+        with self._reading():
+            return self._members.processes(self._clock())._replace(trouble=self._trouble)
 
     def close(self) -> None:
         """Stop reading, after a last look when there is a thread; it can be called again."""
         if self._periodic is not None:
             self._periodic.close()
-        super().close()
+        self._closed = True
+
+    def _merge(self, now: float) -> MetricsSnapshot:
+        if not self._closed:
+            self._refresh(now)
+        self._sequence += 1
+        archived = self._members.archive.counts
+        gone = [member.publication.snapshot for member in self._members.gone(now)]
+        whole = combine(
+            self._members.living(now), [*([archived] if archived is not None else []), *gone],
+            lambda instance, why: self._skips.skip(instance, "unmergeable", why),
+        )  # fmt: skip
+        whole = self._skips.shown_in(whole)
+        whole = msgspec.structs.replace(whole, generation=0, sequence=self._sequence, labels=self._labels(whole))
+        return whole if self._merged is None else steady(whole, self._merged)
+
+    def _labels(self, whole: MetricsSnapshot) -> dict[str, str]:
+        """The labels of the sum: fixed, or those that nobody who was ever seen contradicts."""
+        if self._fixed is not None:
+            return self._fixed
+        if self._members.archive.counts is not None or len(self._members):
+            known = [whole.labels] if self._common is None else [self._common, whole.labels]
+            self._common = common(known)
+        return self._common or {}
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """What holds the lock; BusyError where this thread does already: a signal handler or a finalizer."""
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001  (see ``Draining``)
+            raise BusyError("this thread reads these processes already: read them after the handler or finalizer")
+        with self._lock:
+            yield
+        self._untold.tell()
+
+    def _after_fork(self) -> None:
+        self._lock = threading.RLock()
 
     def _refresh(self, now: float) -> None:
         listed = self._look(now)
-        if listed is None or self._compactor is None or not self._trusted:
+        if listed is None or self._compactor is None or not self._files.trusted:
             return
         self._compactor.sweep(listed, now, self._members.dead_after)
         if self._compactor.fold(self._members, listed, now):
             listed = self._look(now)
-        if listed is not None and self._trusted:
+        if listed is not None and self._files.trusted:
             self._compactor.delete(self._members, listed)
 
     def _look(self, now: float) -> Listing | None:
@@ -108,8 +197,8 @@ class SnapshotDirectory(FleetReader):
         for _ in range(_LOOKS):
             try:
                 listed = listing(self._directory)
-                held = self._read_archive(listed)
-                publications = self._read_published(listed, held)
+                held = self._files.archive(listed)
+                publications = self._files.publications(listed, held)
                 if listing(self._directory)[:2] == listed[:2]:
                     self._take(listed, publications, held, now)
                     self._trouble = ""
@@ -126,10 +215,8 @@ class SnapshotDirectory(FleetReader):
         self._log.warning("look", "batchscope: %s", self._trouble)
         return None
 
-    def _take(
-        self, listed: Listing, publications: dict[Published, Publication], held: archive.Archive, now: float
-    ) -> None:
-        self._decoded = publications
+    def _take(self, listed: Listing, publications: dict[Published, Publication], held: Archive, now: float) -> None:
+        self._files.decoded = publications
         for name in listed.foreign:
             self._skips.skip(name, FOREIGN, "not a name of this directory's files")
         seen = [(publication, published.claimed) for published, publication in publications.items()]
@@ -137,64 +224,13 @@ class SnapshotDirectory(FleetReader):
             why = f"publications {publication.base}..{publication.sequence} are in the archive in part"
             self._skips.skip(publication.instance, OVERLAPPING, why)
 
-    def _read_published(self, listed: Listing, held: archive.Archive) -> dict[Published, Publication]:
-        """All that count, decoded once each. FileNotFoundError when one has gone since it was listed."""
-        found: dict[Published, Publication] = {}
-        self._unusable = {one: sign for one, sign in self._unusable.items() if one in listed.published}
-        for published in listed.published:
-            if held.covers(published.instance, published.sequence):
-                continue
-            publication = self._known(published) or self._read(published)
-            if publication is not None:
-                found[published] = publication
-            else:  # what its process published before, while we remember it: a counter must not fall
-                found |= {one: last for one, last in self._decoded.items() if one.instance == published.instance}
-        return found
 
-    def _known(self, published: Published) -> Publication | None:
-        """Decoded before: the content of a name never changes, and claiming changes only the name."""
-        return self._decoded.get(published) or self._decoded.get(published._replace(claimed=False))
-
-    def _read(self, published: Published) -> Publication | None:
-        path = self._directory / published.name
-        status = path.lstat()
-        sign = (status.st_mtime_ns, status.st_size)
-        if self._unusable.get(published) == sign:
-            return None
-        try:
-            return _decoded(published, read_whole(path))
-        except FileNotFoundError:
-            raise
-        except FrameError as error:
-            self._unusable[published] = sign
-            self._skips.skip(published.name, error.reason, error)
-        except OSError as error:
-            self._skips.skip(published.name, UNREADABLE, error)
-        return None
-
-    def _read_archive(self, listed: Listing) -> archive.Archive:
-        """The highest revision; the one known before when it cannot be read, and then nothing is tidied."""
-        revision, known = self._archive
-        highest = max(listed.archives, default=0)
-        self._trusted = True
-        if highest == revision and (not revision or archive.exists(self._directory, revision)):
-            return known
-        try:
-            found = archive.read(self._directory, highest) if highest else archive.Archive()
-        except (FrameError, OSError) as error:
-            if isinstance(error, FileNotFoundError) and max(listing(self._directory).archives, default=0) != highest:
-                raise  # replaced by a newer one
-            self._trusted = False
-            reason = error.reason if isinstance(error, FrameError) else UNREADABLE
-            self._skips.skip(archive_name(highest), reason, error)
-            return known
-        self._archive = (highest, found)
-        return found
-
-
-def _decoded(published: Published, data: bytes) -> Publication:
-    """The publication in ``data``; FrameError if it is not the one that the name promises."""
-    publication = decode(data)
-    if (publication.instance, publication.sequence) != published[:2]:
-        raise FrameError(FOREIGN, f"publication {publication.sequence} of {publication.instance!r}")
-    return publication
+def _made(directory: str | os.PathLike[str]) -> tuple[Path, bool]:
+    """The directory, which is there now, and whether everybody can write to it."""
+    path = Path(usable_path("directory", directory))
+    try:
+        make_directory(path)
+        listing(path)
+        return path, writable_by_everybody(path)
+    except OSError as error:
+        raise ConfigurationError("directory", str(path), f"a directory that can be read or made ({error})") from error

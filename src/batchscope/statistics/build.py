@@ -23,7 +23,7 @@ from batchscope.statistics.iterations import (
     processing_times,
 )
 from batchscope.statistics.producer_counts import Counted
-from batchscope.statistics.requests import request_statistics, slo_statistics
+from batchscope.statistics.requests import outcomes, request_statistics, samples_of_completed, slo_statistics
 from batchscope.statistics.resources import energy_statistics, resource_statistics
 from batchscope.statistics.snapshot import Histograms, MetricsSnapshot
 from batchscope.statistics.summaries import ErrorStatistics, WindowStatistics
@@ -123,14 +123,15 @@ def build_snapshot(cut: Cut, identity: CollectorIdentity, definitions: dict[str,
     state = cut.state
     cumulative = cut.totals(identity.name)
     window = window_totals(state, cut.configuration, cut.classes.names, cut.now, identity.name)
-    request_stats, means = request_statistics(state, window, cut.counted.rejected, cut.elapsed)
+    summaries, means = samples_of_completed(state, cut.elapsed)
     means |= iteration_means(state.iterations) | batch_means(state.batches)
+    counts = outcomes(cumulative.requests_by_reason)
     windowed_histograms = {name: cut.windowed(seconds) for name, seconds in WINDOWS.items()}
     return MetricsSnapshot(
-        request_stats=request_stats,
+        request_stats=request_statistics(counts, means, window, summaries, cut.counted.rejected),
         iteration_stats=iteration_statistics(cumulative, means, window, processing_times(state.iterations)),
         batch_stats=batch_statistics(state.batches.count, means, *batch_sizes(state.batches)),
-        error_stats=_errors(cut, identity, request_stats.total_requests),
+        error_stats=_errors(cut, identity, counts["total_requests"]),
         slo_stats=slo_statistics(state.requests, cut.classes.targets, window),
         resource_stats=resource_statistics(state.resources, cut.now, summarized=True),
         resource_facts=dict(state.resources.facts),

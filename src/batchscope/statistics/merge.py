@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -23,7 +23,7 @@ from batchscope.statistics.distributions import merged, summarize_histogram
 from batchscope.statistics.iterations import batch_statistics, iteration_statistics
 from batchscope.statistics.merge_gauges import merge_gauges, merge_limits
 from batchscope.statistics.merge_parts import added, common, measured, same, sums
-from batchscope.statistics.requests import PROCESSING_MEAN, QUEUE_MEAN, TOKENS_MEAN, attainment
+from batchscope.statistics.requests import attainment, request_statistics
 from batchscope.statistics.resources import merge_energy, merge_facts, merge_resources
 from batchscope.statistics.snapshot import Histograms, MetricsSnapshot
 from batchscope.statistics.totals import Mean, Totals, WindowTotals, chosen, counted_once, engine_name
@@ -171,22 +171,9 @@ def _window(found: Sequence[WindowTotals]) -> WindowTotals:
 
 
 def _request_statistics(snapshots: Sequence[MetricsSnapshot], parts: _Parts) -> summaries.RequestStatistics:
-    means, window, totals = parts.means, parts.window, parts.totals
-    latencies: dict[str, Any] = {name: parts.summary(name) for name in _LATENCIES}
-    total_time = latencies["total_time"]
-    return summaries.RequestStatistics(
-        **sums([snapshot.request_stats for snapshot in snapshots], _OUTCOMES),
-        average_tokens_per_request=means[TOKENS_MEAN].value,
-        p50_latency=total_time.p50,
-        p95_latency=total_time.p95,
-        p99_latency=total_time.p99,
-        requests_per_second=window.rate(window.requests),
-        tokens_per_second=window.rate(counted_once(window.tokens_by_engine)),
-        average_queue_time=means[QUEUE_MEAN].value,
-        average_processing_time=means[PROCESSING_MEAN].value,
-        rejected_records=dict(totals.rejected_records),
-        **latencies,
-    )
+    counts = sums([snapshot.request_stats for snapshot in snapshots], _OUTCOMES)
+    latencies = {name: parts.summary(name) for name in _LATENCIES}
+    return request_statistics(counts, parts.means, parts.window, latencies, parts.totals.rejected_records)
 
 
 def _iteration_statistics(parts: _Parts, limits: SchedulerLimits) -> summaries.IterationStatistics:

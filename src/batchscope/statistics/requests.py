@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -10,11 +11,11 @@ from batchscope.aggregation.requests import AT_FINISH, AT_START, RequestAggregat
 from batchscope.aggregation.slo import COMPLETED, OUTCOME_OF_REASON, SloResult, wilson_interval
 from batchscope.aggregation.state import State
 from batchscope.configuration import SloTargets
-from batchscope.records import Outcome
-from batchscope.rows import REASONS, RequestColumn
+from batchscope.records import CompletionReason, Outcome
+from batchscope.rows import RequestColumn
 from batchscope.statistics.distributions import mean_of, span_of, summarize, summarize_histogram
 from batchscope.statistics.merge_parts import added
-from batchscope.statistics.summaries import RequestStatistics, SloStatistics
+from batchscope.statistics.summaries import DistributionSummary, RequestStatistics, SloStatistics
 from batchscope.statistics.totals import Mean, WindowTotals, counted_once
 
 TOKENS_MEAN = "tokens_per_request"
@@ -23,12 +24,40 @@ QUEUE_MEAN = "queue_time"
 
 
 def request_statistics(
-    state: State, window: WindowTotals, rejected: Mapping[str, int], elapsed: float
-) -> tuple[RequestStatistics, dict[str, Mean]]:
-    """The statistics, and their means with parts."""
-    requests = state.requests
-    outcomes = outcome_counts(requests)
-    samples = requests.samples
+    counts: Mapping[str, int],
+    means: Mapping[str, Mean],
+    window: WindowTotals,
+    summaries: Mapping[str, DistributionSummary],
+    rejected: Mapping[str, int] = {},
+) -> RequestStatistics:
+    """The statistics from their parts, wherever those are from; ``counts``: see ``outcomes``."""
+    total_time = summaries["total_time"]
+    as_they_are: dict[str, Any] = {**counts, **summaries}
+    return RequestStatistics(
+        average_tokens_per_request=means[TOKENS_MEAN].value,
+        p50_latency=total_time.p50,
+        p95_latency=total_time.p95,
+        p99_latency=total_time.p99,
+        requests_per_second=window.rate(window.requests),
+        tokens_per_second=window.rate(counted_once(window.tokens_by_engine)),
+        average_queue_time=means[QUEUE_MEAN].value,
+        average_processing_time=means[PROCESSING_MEAN].value,
+        rejected_records=dict(rejected),
+        **as_they_are,
+    )
+
+
+def outcomes(by_reason: Mapping[str, int]) -> dict[str, int]:
+    """Finished requests, all and by outcome, as the statistics call them."""
+    counts = dict.fromkeys(Outcome, 0)
+    for reason, count in by_reason.items():
+        counts[CompletionReason(reason).outcome] += count
+    return {"total_requests": sum(counts.values())} | {f"{one}_requests": count for one, count in counts.items()}
+
+
+def samples_of_completed(state: State, elapsed: float) -> tuple[dict[str, DistributionSummary], dict[str, Mean]]:
+    """Distributions and means over the last completed requests; of latencies between tokens over all, as estimates."""
+    samples = state.requests.samples
     completed = OUTCOME_OF_REASON[samples.column(RequestColumn.REASON).astype(np.int64)] == COMPLETED
     span = span_of(samples.column(RequestColumn.AT)[completed])
     summaries = {
@@ -39,34 +68,9 @@ def request_statistics(
         PROCESSING_MEAN: mean_of(samples.column(RequestColumn.PROCESSING_TIME)[completed]),
         QUEUE_MEAN: mean_of(samples.column(RequestColumn.QUEUE_TIME)[completed]),
     }
-    total_time = summaries["total_time"]
-    statistics = RequestStatistics(
-        total_requests=sum(outcomes.values()),
-        completed_requests=outcomes[Outcome.COMPLETED],
-        failed_requests=outcomes[Outcome.FAILED],
-        cancelled_requests=outcomes[Outcome.CANCELLED],
-        average_tokens_per_request=means[TOKENS_MEAN].value,
-        p50_latency=total_time.p50,
-        p95_latency=total_time.p95,
-        p99_latency=total_time.p99,
-        requests_per_second=window.rate(window.requests),
-        tokens_per_second=window.rate(counted_once(window.tokens_by_engine)),
-        average_queue_time=means[QUEUE_MEAN].value,
-        average_processing_time=means[PROCESSING_MEAN].value,
-        inter_token_latency=summarize_histogram(state.inter_token_latency.lifetime, elapsed),
-        inter_emission_latency=summarize_histogram(state.inter_emission_latency.lifetime, elapsed),
-        rejected_records=dict(rejected),
-        **summaries,
-    )
-    return statistics, means
-
-
-def outcome_counts(requests: RequestAggregate) -> dict[Outcome, int]:
-    """Finished requests by outcome."""
-    counts = dict.fromkeys(Outcome, 0)
-    for reason, count in zip(REASONS, requests.by_reason.tolist(), strict=True):
-        counts[reason.outcome] += count
-    return counts
+    summaries["inter_token_latency"] = summarize_histogram(state.inter_token_latency.lifetime, elapsed)
+    summaries["inter_emission_latency"] = summarize_histogram(state.inter_emission_latency.lifetime, elapsed)
+    return summaries, means
 
 
 def slo_statistics(

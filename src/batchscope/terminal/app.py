@@ -103,10 +103,14 @@ class Top(App[Exception | None]):
         elif event.key == "ctrl+l":
             self.refresh(layout=True, repaint=True)
             self._canvas.refresh()
-        elif not self._session.press(event.key, event.character):
-            self.exit()
         else:
-            self._guarded(self._canvas.draw)
+            self._guarded(lambda: self._press(event.key, event.character))
+
+    def _press(self, key: str, character: str | None) -> None:
+        if self._session.press(key, character):
+            self._canvas.draw()
+        else:
+            self.exit()
 
     def on_click(self, event: events.Click) -> None:
         address = self._canvas.drawn.rows.get(event.y)
@@ -121,8 +125,7 @@ class Top(App[Exception | None]):
         self._scroll("up")
 
     def _scroll(self, key: str) -> None:
-        self._session.press(key)
-        self._guarded(self._canvas.draw)
+        self._guarded(lambda: self._press(key, None))
 
     def on_app_blur(self) -> None:
         self._pace(UNSEEN_TICK)

@@ -128,8 +128,8 @@ class Engine:
         self.error = ""
         self.histograms: MetricsSnapshot | None = None
         self.last: Look | None = None
-        self._gone = self._late = self._ended = False
-        self._at = self._begin = nan
+        self._gone = self._ended = False
+        self._at = self._seen = nan
         self._earlier: MetricsSnapshot | None = None
         self._restarted_at = -math.inf
         self._marks: dict[float, deque[tuple[float, MetricsSnapshot]]] = {window: deque() for window in WINDOWS}
@@ -155,20 +155,20 @@ class Engine:
         if look.snapshot.histograms:
             self.histograms = _merging(look.snapshot)
         self.last = look._replace(snapshot=_without(look.snapshot))
-        self._at, self.error, self._gone, self._late, self._ended = at, "", False, False, ended
-        self._figures = None
+        self._at, self._ended, self._figures = at, ended, None
+        self.seen(at)
+
+    def seen(self, at: float) -> None:
+        """It is there, and has told nothing new since the last look."""
+        self._seen, self.error, self._gone = at, "", False
 
     def failed(self, error: str, *, late: bool = False) -> None:
         """It did not answer; ``late``: not in time, else not at all."""
-        self.error, self._gone, self._late = error, not late, late
-
-    def forget(self) -> None:
-        """Begin anew: what is played is somewhere else."""
-        self.__init__(self.name, self.address, self.interval)  # type: ignore[misc]
+        self.error, self._gone = error, not late
 
     def shown(self, now: float) -> Shown:
         """As it is at ``now``."""
-        figures, age = self._of_now(now), now - self._at
+        figures, age = self._of_now(now), now - self._seen
         return Shown(
             self.name, self.address, self._state(now, age), age, self.interval, self.error, figures,
             tuple(self._cells), now, self.window,

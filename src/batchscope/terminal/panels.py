@@ -67,7 +67,7 @@ def items(look: Look, name: str, parts: Sequence[tuple[str, str]], width: int, m
     line: Line = []
     room = width - LABEL
     for figure, words in parts:
-        spans: Line = [(figure, look.value), (f" {words}" if words else "", "")]
+        spans: Line = [(figure, look.value), (f" {words}" if figure and words else words, "")]
         taken = sum(cell_len(text) for text, _ in spans)
         if line and taken + 3 > room:
             lines.append(line)
@@ -161,7 +161,7 @@ def band(engine: Shown, number: int, step: float = 1.0) -> Line:
 
 def _live(engine: Shown, found: list[Cell | None], step: float) -> list[Cell | None]:
     """A cell over an outage tells of no second of it; the one that a look is still to come for is like the last."""
-    longest = (STALE_INTERVALS + 0.5) * engine.interval
+    longest = STALE_INTERVALS * engine.interval
     told = [None if cell is not None and cell.end - cell.begin > longest else cell for cell in found]
     if engine.fresh and engine.cells:
         missing = min(len(told), math.ceil((engine.at - engine.cells[-1].end) / step))
@@ -201,7 +201,8 @@ def _named(look: Look, one: Held) -> Line:
     idle = one.limiter in {BatchLimiter.DEMAND, BatchLimiter.UNKNOWN}
     cost = "" if math.isnan(lost) or idle else f", {amount(lost)} slot-s lost"
     name = limiter_name(safe(one.limiter, _LONGEST_NAME))
-    return [(mark.letter, f"{LIMITER}{one.limiter}"), (f" {name} ", ""), (percent(one.share), look.value), (cost, "")]
+    sign = mark.letter.upper() if look.figures.now.reported_ratio >= 0.5 else mark.letter
+    return [(sign, f"{LIMITER}{one.limiter}"), (f" {name} ", ""), (percent(one.share), look.value), (cost, "")]
 
 
 def _over(look: Look) -> str:

@@ -22,7 +22,7 @@ HISTOGRAMS_EVERY = 0.3
 
 
 class Found(NamedTuple):
-    """What came of one look at the source in this ``place``, asked for at ``at``: ``look``, or why there is none."""
+    """What came of one look at the source in this ``place``, answered at ``at``: ``look``, or why there is none."""
 
     place: int
     at: float
@@ -85,13 +85,13 @@ class Poller:
 
     def _ask(self) -> None:
         while (index := self._work.get()) is not None and not self._closed.is_set():
-            at = self._clock()
             try:
-                self._found.put(Found(index, at, self._look(index, at)))
+                look = self._look(index, self._clock())
+                self._found.put(Found(index, self._clock(), look))
             except LookError as error:
-                self._found.put(Found(index, at, None, str(error), error.late))
+                self._found.put(Found(index, self._clock(), None, str(error), error.late))
             except Exception as error:  # noqa: BLE001  (one engine's figures must not end the view of the others)
-                self._found.put(Found(index, at, None, f"{type(error).__name__}: {error}"))
+                self._found.put(Found(index, self._clock(), None, f"{type(error).__name__}: {error}"))
             finally:
                 self._in_flight[index] = False
 

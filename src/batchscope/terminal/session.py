@@ -14,7 +14,7 @@ from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.terminal.engine import WINDOWS, Engine, Shown
 from batchscope.terminal.fleet import MERGED, SORTS, mergeable, merged, ranked, short_names
 from batchscope.terminal.frame import Scene, Viewing
-from batchscope.terminal.polling import Poller
+from batchscope.terminal.polling import Found, Poller
 from batchscope.terminal.sources import Look, Source
 
 _PAGE = 10
@@ -79,13 +79,17 @@ class Session:
 
     def update(self) -> None:
         """Take what was found since the last call."""
-        for place, at, look, error, late in self._poller.found():
-            if look is None:
-                self.engines[place].failed(error, late=late)
-            else:
-                self.engines[place].looked(look, at)
+        for found in self._poller.found():
+            self._take(found)
         self._merge()
         self._measure()
+
+    def _take(self, found: Found) -> None:
+        engine = self.engines[found.place]
+        if found.look is None:
+            engine.failed(found.error, late=found.late)
+        else:
+            engine.looked(found.look, found.at)
 
     def _merge(self) -> None:
         """All engines as one, in a thread of its own: 200 take a tenth of a second."""

@@ -112,16 +112,18 @@ class Endpoint:
 
 
 class Directory:
-    """A directory that processes publish into, added up; it is only read."""
+    """A directory that processes publish into; it is only read. ``processes``: those of the last look."""
 
     def __init__(self, path: Path) -> None:
         self.name = self.address = str(path)
+        self.processes: list[tuple[MetricsSnapshot, bool]] = []
         self._reader = SnapshotDirectory(path, compact=False)
 
     def look(self, *, histograms: bool) -> Look:  # noqa: ARG002  (merged ones are there in any case)
-        """All processes, the living and the dead."""
+        """All processes, the living and the dead, added up."""
         snapshot = self._reader.get_snapshot()
-        if not snapshot.merged_from and not snapshot.instance_id:
+        self.processes = self._reader.snapshots()
+        if not self.processes and not snapshot.merged_from:
             raise LookError("no process has published here yet")
         return Look(snapshot)
 

@@ -24,7 +24,7 @@ from batchscope.ledger.request_parts import HELD, Part
 from batchscope.records import BatchLimiter
 from batchscope.text import shown
 from batchscope.views import palette
-from batchscope.views.numbers import MISSING, bar, count, duration, percent
+from batchscope.views.numbers import MISSING, bar, count, counted, duration, percent
 from batchscope.views.words import holder, limiter_name, origin, setting_of
 
 _PART = {
@@ -241,9 +241,8 @@ def _slowest(slowest: Slowest, *, ascii_only: bool) -> Iterator[Text | Table]:
     for stretch in slowest.stretches:
         yield Text(_stretch(stretch, slowest.requests))
     if slowest.stretches_in_all > len(slowest.stretches):
-        yield Text(
-            f"and {count(slowest.stretches_in_all - len(slowest.stretches))} other times, with fewer of them each"
-        )
+        rest = slowest.stretches_in_all - len(slowest.stretches)
+        yield Text(f"and {counted(rest, 'other time')}, with no more of them each")
     worst = _table("the worst", name, "largest part", "")
     for one in slowest.worst:
         worst.add_row(
@@ -306,11 +305,6 @@ def _parts(explanation: Explanation) -> tuple[TimePart | ComparedPart, ...]:
     if explanation.request is not None:
         return explanation.request.parts
     return explanation.slowest.parts if explanation.slowest is not None else ()
-
-
-def counted(number: int | None, noun: str) -> str:
-    """``1 preemption``, ``2 preemptions``."""
-    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def _seconds(value: float | None) -> str:

@@ -18,6 +18,11 @@ def count(value: float | None) -> str:
     return MISSING if value is None or not math.isfinite(value) else f"{value:,.0f}"
 
 
+def counted(number: int | None, noun: str) -> str:
+    """``1 preemption``, ``2 preemptions``."""
+    return f"{count(number)} {noun}{'' if number == 1 else 's'}"
+
+
 def percent(ratio: float) -> str:
     """A ratio 0..1 as per cent, one digit behind the point; little is not nothing, and nearly all not all."""
     if not math.isfinite(ratio):

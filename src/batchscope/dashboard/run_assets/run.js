@@ -263,7 +263,8 @@ function distributions(plot, node) {
   const known = Object.values(data.latencies).filter((each) => each.cdf[0].length > 1);
   if (!known.length) return null;
   const height = HEIGHT + 20, draw = canvasIn(plot, height);
-  const low = Math.min(...known.map((each) => each.cdf[0].find((value) => value > 0) ?? 1));
+  const early = (each) => each.cdf[0].find((value, place) => value > 0 && each.cdf[1][place] >= 0.005) ?? 1; // few are far below
+  const low = Math.min(...known.map(early));
   const high = Math.max(...known.map((each) => each.cdf[0].at(-1)));
   legend(node, known.map((each, index) => [each.name, `key d${index % 3}`, `var(--series-${index % 4})`]));
   return {

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
+from batchscope.errors import DecodeError
 from batchscope.ledger.analysis.derived import filled_iterations, filled_requests
 from batchscope.ledger.analysis.tables import RunTables, duckdb_connection
 from batchscope.ledger.analysis.tables import Table as Expression
 from batchscope.ledger.instants import began_at
 from batchscope.ledger.run import Run
 from batchscope.ledger.schema import SCHEMAS, Table
+from batchscope.text import shown
 
 
 def open_tables(run: Run, *, memory_limit: str | None = None, threads: int | None = None) -> RunTables:
@@ -30,6 +34,17 @@ def open_tables(run: Run, *, memory_limit: str | None = None, threads: int | Non
         began=began,
         ended=_ended(run, began, requests, iterations),
     )
+
+
+@contextlib.contextmanager
+def reading(run: Run) -> Iterator[None]:
+    """What DuckDB cannot do in it is a DecodeError: a file that is damaged inside, or was removed meanwhile."""
+    import duckdb  # noqa: PLC0415  (an extra)
+
+    try:
+        yield
+    except duckdb.Error as error:
+        raise DecodeError(f"{run.path}: cannot be analysed: {shown(str(error).splitlines()[0])}") from error
 
 
 def _ended(run: Run, began: float, *tables: Expression) -> float:

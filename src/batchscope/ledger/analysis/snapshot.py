@@ -7,7 +7,6 @@ histograms of the last minutes, requests lost, records refused) is not in it, no
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,16 +19,15 @@ from batchscope.ledger.analysis.gaps import inter_emission_latencies, inter_toke
 from batchscope.ledger.analysis.selection import Column, summarize, summarize_columns
 from batchscope.ledger.analysis.tables import RunTables, Table
 from batchscope.ledger.instants import instant_to_time
-from batchscope.records import BatchLimiter, CompletionReason, Outcome
+from batchscope.records import BatchLimiter, CompletionReason
 from batchscope.sinks import RunHeader
 from batchscope.statistics.iterations import batch_statistics, iteration_statistics
-from batchscope.statistics.requests import PROCESSING_MEAN, QUEUE_MEAN, TOKENS_MEAN, attainment
+from batchscope.statistics.requests import attainment, outcomes, request_statistics
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.statistics.summaries import (
     DistributionSummary,
     ErrorStatistics,
     IterationStatistics,
-    RequestStatistics,
     SloStatistics,
 )
 from batchscope.statistics.totals import Gauges, Mean, Totals, WindowTotals, counted_once, engine_name
@@ -58,7 +56,9 @@ def snapshot_of(tables: RunTables) -> MetricsSnapshot:
     means = _means(found)
     times = _span(found.iterations)
     return MetricsSnapshot(
-        request_stats=_request_statistics(found, tables, means, window),
+        request_stats=request_statistics(
+            outcomes(found.by_reason), means, window, latencies(tables, _span(found.means_of_requests))
+        ),
         iteration_stats=_iteration_statistics(tables, totals, means, window, times),
         batch_stats=batch_statistics(totals.batches, means, found.iterations["smallest"], found.iterations["largest"]),
         error_stats=_errors(found, header),
@@ -235,31 +235,6 @@ def _window(found: Found, tables: RunTables) -> WindowTotals:
         tokens_of_requests=found.requests["tokens_generated"] or 0,
         tokens_by_engine={engine_name(tables.header.role, tables.header.labels): _tokens(found)},
         slo_met={name: found.slo[name]["met"] if name in found.slo else 0 for name in tables.header.request_classes},
-    )
-
-
-def _request_statistics(
-    found: Found, tables: RunTables, means: Mapping[str, Mean], window: WindowTotals
-) -> RequestStatistics:
-    outcomes = dict.fromkeys(Outcome, 0)
-    for reason, count in found.by_reason.items():
-        outcomes[CompletionReason(reason).outcome] += count
-    summaries = latencies(tables, _span(found.means_of_requests))
-    total_time = summaries["total_time"]
-    return RequestStatistics(
-        total_requests=sum(outcomes.values()),
-        completed_requests=outcomes[Outcome.COMPLETED],
-        failed_requests=outcomes[Outcome.FAILED],
-        cancelled_requests=outcomes[Outcome.CANCELLED],
-        average_tokens_per_request=means[TOKENS_MEAN].value,
-        p50_latency=total_time.p50,
-        p95_latency=total_time.p95,
-        p99_latency=total_time.p99,
-        requests_per_second=window.rate(window.requests),
-        tokens_per_second=window.rate(counted_once(window.tokens_by_engine)),
-        average_queue_time=means[QUEUE_MEAN].value,
-        average_processing_time=means[PROCESSING_MEAN].value,
-        **summaries,
     )
 
 

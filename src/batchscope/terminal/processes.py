@@ -1,0 +1,61 @@
+"""A view of the processes that publish into one directory: they come and go, and are merged by whoever reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from batchscope.statistics.snapshot import MetricsSnapshot
+from batchscope.terminal.engine import Engine
+from batchscope.terminal.polling import Found
+from batchscope.terminal.session import Session
+from batchscope.terminal.sources import Directory, Look
+
+_SHORT = 8
+ENDED = "its process has ended, or is silent"
+
+
+class Published(Session):
+    """As any view; an engine is a process. One that has ended stays, and is gone, as long as its counts are kept."""
+
+    def __init__(self, path: Path, interval: float, **clocks: Any) -> None:
+        self._directory = Directory(path)
+        super().__init__([self._directory], interval, **clocks)
+        self._whole = self.engines[0]
+        self._by_id: dict[str, Engine] = {}
+        self._told: dict[str, tuple[int, int]] = {}
+
+    def _take(self, found: Found) -> None:
+        super()._take(found)
+        if found.look is None:
+            return
+        for snapshot, living in list(self._directory.processes):
+            self._process(snapshot, found.at, living=living)
+        several = len(self._by_id) > 1
+        self._merged = self._whole if several else None
+        if several and len(self.engines) == 1:
+            self.viewing = self.viewing._replace(detail=False)
+        self.engines = list(self._by_id.values()) if several else [self._whole]
+
+    def _process(self, snapshot: MetricsSnapshot, at: float, *, living: bool) -> None:
+        name = snapshot.instance_id
+        if name not in self._by_id:
+            labels = " ".join(f"{key}={value}" for key, value in snapshot.labels.items())
+            self._by_id[name] = Engine(f"{name[:_SHORT]} {labels}".strip(), name, self.interval)
+            self._by_id[name].choose(self._whole.window)
+        engine, told = self._by_id[name], (snapshot.generation, snapshot.sequence)
+        if self._told.get(name) != told:
+            engine.looked(Look(snapshot), at)
+            self._told[name] = told
+        if living:
+            engine.seen(at)
+        else:
+            engine.failed(ENDED)
+
+    def _merge(self) -> None:
+        """Whoever reads the directory merges."""
+
+    @property
+    def merging(self) -> bool:
+        """Never: what was read is merged."""
+        return False
