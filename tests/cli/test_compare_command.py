@@ -1,6 +1,7 @@
 """``batchscope compare``, ``import`` and ``replay RUN`` as users type them: exit codes, lines of errors, documents."""
 
 import json
+import shutil
 from typing import NamedTuple
 
 import pytest
@@ -178,3 +179,19 @@ def test_a_folder_that_is_no_run_is_one_line(batchscope, tmp_path):
     assert run.code == 2
     assert "no run" in run.errors
     assert run.errors.count("\n") == 1
+
+
+def test_a_run_that_was_cut_off_is_named(batchscope, runs, tmp_path):
+    shutil.copytree(runs / "same", tmp_path / "cut")
+    document = tmp_path / "cut/run.json"
+    document.write_text(document.read_text().replace('"finished"', '"recording"'))
+    run = batchscope("compare", runs / "a", "--", tmp_path / "cut")
+    assert run.code == 0
+    assert "cut is cut off: its process was killed" in run.output
+
+
+def test_all_runs_of_a_folder_are_taken(batchscope, runs, tmp_path):
+    for number in range(3):
+        shutil.copytree(runs / "slow", tmp_path / f"slow{number}")
+    comparison = json.loads(batchscope("compare", runs / "a", "--", tmp_path, "--json").output)
+    assert comparison["b"] == ["slow0", "slow1", "slow2"]
