@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import math
 import shutil
+import subprocess
+import sys
 from typing import NamedTuple
 
 import msgspec
@@ -130,6 +132,17 @@ def test_a_snapshot_has_no_stretch_and_no_page(report, tmp_path, recorded):
         assert result.code == 2
         assert f"{option[0]}: expected a recorded run" in result.err
     assert decode_snapshot(report(file, "--json").out) == decode_snapshot(file.read_bytes())
+
+
+@pytest.mark.parametrize(("package", "extra"), [("pyarrow", "ledger"), ("ibis", "analysis"), ("duckdb", "analysis")])
+def test_what_is_not_installed_is_named_with_its_extra(recorded, package, extra):
+    code = f"import sys; sys.modules[{package!r}] = None; from batchscope.cli import run; sys.exit(run(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "report", recorded[0]], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"pip install 'batchscope[{extra}]'" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_several_runs_are_named_and_one_has_to_be_chosen(report, tmp_path, recorded):
