@@ -17,7 +17,6 @@ from batchscope.scraping.remote import read_snapshot, snapshot_url
 from batchscope.scraping.watcher import Watcher
 from batchscope.statistics.snapshot import MetricsSnapshot
 
-
 _ALL = 0.9
 """Of the time that an answer may take: an error after so much of it is that there was none."""
 
@@ -92,7 +91,7 @@ class Endpoint:
             raise LookError(message or "no answer", late=late()) from None
 
     def _own(self, late: Callable[[], bool], *, histograms: bool) -> Look | None:
-        """None where there is no ``/snapshot``, perhaps a page; what was there before, or has no answer, is an error."""
+        """None where there is no ``/snapshot``, perhaps a page; an error where there was one, or no answer in time."""
         if self._is_page:
             return None
         try:
