@@ -222,7 +222,7 @@ def test_a_read_only_file_system_is_refused_at_once(tmp_path):
     try:
         with (
             SchedulerMetricsCollector() as collector,
-            pytest.raises(ConfigurationError, match="can be written .*Read-only file system"),
+            pytest.raises(ConfigurationError, match=r"can be written .*Read-only file system"),
         ):
             collector.record_to(tmp_path / "runs")
         assert collector.recordings == ()
