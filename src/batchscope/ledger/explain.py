@@ -120,14 +120,13 @@ def _notes(histories: Histories, *, unknown: bool) -> Iterable[str]:
     """What the run does not hold, and what follows from that."""
     if not histories.has_spans:
         yield (
-            "recorded without spans (level lean, or without a RequestTracker): who took part in which iteration is not "
-            "known, so after its queue a request's time cannot be told apart, and stays unknown"
+            "recorded without spans (level lean, an import, or without a RequestTracker): who took part in which "
+            "iteration is not known, so after its queue a request's time is by phase, not split further"
         )
     elif unknown:
-        yield (
-            "unknown: iterations of that time are not in the record (rejected, lost, or before it began), or nobody "
-            "knows which rank a request waited for"
-        )
+        yield "unknown: iterations of that time are not in the record (rejected, lost, or before it began)"
+    if not len(histories.lines):
+        yield "recorded without iterations: what held those who waited is not known"
     if missing := len(histories.requests) - len(histories.told):
         yield f"{missing:,} of {len(histories.requests):,} requests have no instants, and are left out"
     if histories.has_spans and histories.cost is None:
