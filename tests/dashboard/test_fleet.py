@@ -38,7 +38,7 @@ def looked(ranks, looks=8, gone=()):
     for _ in range(looks):
         for rank in ranks:
             if rank.name not in gone:
-                rank.work()
+                rank.work(2)
         found = [(rank.snapshot(), rank.name not in gone) for rank in ranks]
         engines.look(found, merged(found))
     return engines, found

@@ -86,6 +86,7 @@ application.command(
 application.command(
     epilog="Examples: [bold]batchscope replay AzureLLMInferenceTrace_conv.csv --slo-ttft 1 --slo-tpot 0.05[/bold]\n\n"
     "[bold]batchscope replay conversation_trace.jsonl.gz --rate-scale 2 --kv-cache-blocks 20000[/bold]\n\n"
+    "[bold]batchscope replay runs/20261128T180000Z-1a2b3c4d --rate-scale 1.5[/bold]   (a recorded run)\n\n"
     "[bold]batchscope replay trace.csv --json > snapshot.json[/bold]",
     rich_help_panel=RUNS,
 )(replay)

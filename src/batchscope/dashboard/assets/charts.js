@@ -128,6 +128,17 @@ class Figure {
     this.makePlot();
     this.plot.append(this.range, this.line);
     this.listen();
+    // What is out of sight is painted when it comes into sight.
+    this.seen = true;
+    new IntersectionObserver(([entry]) => {
+      this.seen = entry.isIntersecting;
+      if (this.seen && this.late) this.paintLate();
+    }, { rootMargin: "200px" }).observe(this.plot);
+  }
+
+  paintLate() {
+    this.late = false;
+    this.paintAll();
   }
 
   makePlot() {
@@ -208,7 +219,9 @@ class Figure {
   draw(frame) {
     this.frame = frame;
     if (!this.plot.clientWidth) return;
-    this.paintAll();
+    this.prepare();
+    if (this.seen) this.paintLate();
+    else this.late = true;
     this.place(view.range);
     this.pointed();
     if (this.details.open && !this.details.contains(document.activeElement)) this.fill();
@@ -241,6 +254,8 @@ class Figure {
   summary() {
     return "";
   }
+
+  prepare() {}
 
   paintAll() {
     const ratio = devicePixelRatio || 1;
@@ -372,12 +387,7 @@ export class Band extends Figure {
     context.textAlign = "left";
   }
 
-  paintAll() {
-    super.paintAll();
-    this.tell();
-  }
-
-  tell() {
+  prepare() {
     const { store, cells } = this.frame;
     const total = store.sum(cells);
     const value = (column) => store.value(total, column);
@@ -530,9 +540,9 @@ export class Heat extends Figure {
 
 // Lines over time. `lines` are [name, cell => value]; `form` writes a value.
 export class Lines extends Figure {
-  constructor({ lines, form, targets = () => [], logarithmic = false, top = null, ...rest }) {
+  constructor({ lines, form, targets = () => [], logarithmic = false, top = null, before = null, ...rest }) {
     super(rest);
-    Object.assign(this, { lines, form, targets, logarithmic, top });
+    Object.assign(this, { lines, form, targets, logarithmic, top, before });
     this.legend = element("ul", { className: "legend" });
     this.body.append(this.legend);
     this.legends();
@@ -633,10 +643,11 @@ export class Lines extends Figure {
     context.setLineDash([]);
   }
 
-  prepare() {}
+  prepare() {
+    this.before?.(this.frame);
+  }
 
   paintAll() {
-    this.prepare();
     const { from, to, width, store } = this.frame;
     const x = [];
     const columns = this.lines.map(() => []);
