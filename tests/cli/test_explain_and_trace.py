@@ -90,7 +90,9 @@ def test_a_lean_run_shows_what_it_has_and_ends_with_3(tmp_path, inside):
 def test_a_run_in_which_nothing_finished_ends_with_3(tmp_path, inside):
     run = inside("explain", record(tmp_path, finish=False))
     assert (run.code, run.output) == (3, "")
-    assert run.errors == "not known: no request finished in this run: there is nothing to explain yet\n"
+    noted, told = run.errors.splitlines()
+    assert noted.endswith("3 requests took part and did not finish: not in what follows")
+    assert told == "not known: no request finished in this run: there is nothing to explain yet"
 
 
 def test_an_id_never_steers_the_terminal(tmp_path, inside):
@@ -99,6 +101,15 @@ def test_an_id_never_steers_the_terminal(tmp_path, inside):
         run = inside("explain", tmp_path, *arguments)
         assert all(line.isprintable() for line in (run.output + run.errors).splitlines()), run
     assert "[red]b[/red]" in inside("explain", tmp_path, "--share", "1").output
+
+
+def test_an_id_is_found_as_it_was_given_however_odd_it_is(tmp_path, inside):
+    odd = ("x" * 300, "\udcff\udcfe", "é ü")
+    record(tmp_path / "runs", odd)
+    for name in odd:
+        assert inside("explain", tmp_path / "runs", "--request", name).code == 0
+        assert inside("trace", tmp_path / "runs", "--out", tmp_path / "t", "--requests", name).code == 0
+    assert refused(inside("explain", tmp_path / "runs", "--request", "\udcfe"), "no finished request")
 
 
 def test_a_trace_is_written_packed_or_not_and_named_with_its_viewer(recorded, tmp_path, inside):

@@ -214,11 +214,21 @@ def test_an_id_that_is_not_there_or_not_unique_is_refused_and_a_number_tells_the
         engine.step("twin", prefill={"twin": 8})
         engine.finish("twin")
     explainer = Explainer(engine.run())
-    with pytest.raises(UnknownRequestError, match="no finished request"):
-        explainer.request("nobody")
+    for nobody in ("nobody", "", "#", "#3", "#-1", "#\u00b2", "#" + "9" * 40):
+        with pytest.raises(UnknownRequestError, match="no finished request"):
+            explainer.request(nobody)
     with pytest.raises(UnknownRequestError, match="2 requests have this id: ask for one of '#1', '#2'"):
         explainer.request("twin")
     assert explainer.request("#2").request.request == 2
+
+
+def test_a_request_that_did_not_finish_is_said_to_have_not():
+    engine = Scripted()
+    engine.arrive("done", "stuck")
+    engine.step("done", "stuck", prefill={"done": 8, "stuck": 8})
+    engine.finish("done")
+    with pytest.raises(UnknownRequestError, match="did not finish in this run"):
+        Explainer(engine.run()).request("#2")
 
 
 def test_iterations_that_are_missing_make_time_unknown_not_idle():
