@@ -179,3 +179,4 @@ def test_the_page_holds_no_name_as_html_and_all_figures_without_a_script(report,
     assert page.count("</script>") == 2  # the data's and the code's
     assert "SLO met, default" in page
     assert "first token - arrived" in page
+    assert "The slowest 1 % of TTFT (4 of 400 requests) spent" in page

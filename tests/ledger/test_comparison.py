@@ -89,14 +89,13 @@ def test_a_few_unpaired_requests_near_capacity_are_inconclusive_and_say_what_is_
     assert "needs" in ttft.needs
 
 
-def test_repeats_with_requests_of_their_own_are_compared_pair_by_pair_and_their_floor_falls():
+def test_repeats_with_requests_of_their_own_are_compared_pair_by_pair_too():
     a = [run(0.5, seed, noise=seed) for seed in (1, 2, 3)]
     b = [run(0.5, seed, noise=10 + seed, factor=1.03) for seed in (1, 2, 3)]
     comparison = compared(a, b)
     assert comparison.repeats
     step = figure(comparison, "mean_tpot")
     assert step.verdict is DIFFERS
-    assert step.floor < 0.03
     assert any(each.freedom == 2 and each.floor == 0 for each in comparison.figures)  # others are known between runs
 
 

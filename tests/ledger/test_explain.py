@@ -166,6 +166,17 @@ def test_without_spans_only_the_queue_is_split_and_it_says_so():
     assert queued[0] == queued[1]
 
 
+def test_a_gap_that_no_span_tells_of_is_unknown_and_the_answer_not_complete():
+    run = HeardRun(random_run(3, 60))
+    run._iterations = run.iterations().slice(0, 0)
+    for spans in (run.spans(), run.spans().slice(0, 0)):
+        run._spans = spans
+        explanation = Explainer(run).worst(Metric.GAP, 0.1)
+        assert [part.part for part in explanation.slowest.parts] == [Part.UNKNOWN]
+        assert explanation.slowest.parts[0].mean == pytest.approx(explanation.slowest.mean)
+        assert not explanation.complete
+
+
 def test_requests_without_instants_are_counted_and_a_run_of_them_is_refused():
     sink = RecordingSink()
     with SchedulerMetricsCollector(clock=lambda: 1.0) as collector:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from random_histories import random_run
 from split_by_instants import split
 
-from batchscope.ledger.request_parts import Histories, Part
+from batchscope.ledger.histories import Histories
+from batchscope.ledger.request_parts import Part
 
 
 def cut(histories: Histories) -> dict[int, dict]:

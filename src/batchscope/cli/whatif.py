@@ -14,6 +14,8 @@ from rich.text import Text
 
 from batchscope.cli import stdout
 from batchscope.cli.fit import RunPath, Settings, parsed_settings
+from batchscope.cli.options import CommandError
+from batchscope.errors import ConfigurationError
 from batchscope.prediction import Figure, Prediction, fit, read_model, what_if
 from batchscope.prediction.whatif import Scenario
 from batchscope.text import readable_document
@@ -52,7 +54,14 @@ def whatif(
     observed = read_observed(run, **parsed_settings(assume, "--assume"))
     changed = parsed_settings(settings)
     fitted = read_model(model) if model is not None else fit(observed)
-    prediction = what_if(observed, fitted, changed, rate_scale=rate_scale, since=since)
+    try:
+        prediction = what_if(observed, fitted, changed, rate_scale=rate_scale, since=since)
+    except ConfigurationError as error:
+        if error.field == "set":
+            raise CommandError(f"--set {error.value}: no such setting, expected {error.allowed}") from None
+        if error.field in changed:
+            raise CommandError(f"--set {error.field}={error.value}: expected {error.allowed}") from None
+        raise
     stdout.write(document(prediction) if as_json else for_stdout(shown_prediction(prediction)))
     return 0
 

@@ -56,8 +56,11 @@ class Ticks(NamedTuple):
 
     def of(self, seconds: Floats) -> Ints:
         """Instants in ticks; those that are not known as 0: ask beforehand."""
-        since = np.ldexp(np.nan_to_num(seconds - self.origin), self.power)
-        return np.rint(since).astype(np.int64)
+        return self.lasting(seconds - self.origin)
+
+    def lasting(self, seconds: Floats) -> Ints:
+        """Durations in ticks; those that are not known as 0."""
+        return np.rint(np.ldexp(np.nan_to_num(seconds), self.power)).astype(np.int64)
 
     def seconds(self, ticks: Ints) -> Floats:
         """Durations in seconds."""

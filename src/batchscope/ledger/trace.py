@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from batchscope.ledger.explain import Recorded
+from batchscope.ledger.histories import Histories
 from batchscope.ledger.instants import began_at, instant_to_time
 from batchscope.ledger.iteration_lines import Floats, Ints, Mask, numbers
-from batchscope.ledger.request_parts import PHASES, Histories
+from batchscope.ledger.request_parts import PHASES
 from batchscope.text import shown
 
 COUNTERS = {

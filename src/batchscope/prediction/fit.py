@@ -28,10 +28,11 @@ Floats = npt.NDArray[np.float64]
 FEWEST_REQUESTS = 100
 FEWEST_ITERATIONS = 500
 DRAWS = 200
-ABOUT_AS_GOOD = 1.05
+ABOUT_AS_GOOD = 1.2
 MOST_PROPOSALS = 10
 PRIOR = 0.003
 """What the first guess weighs in a regression, beside as many decode times."""
+ENTANGLED = 1e-6
 FARTHEST_DRAW = 1.5
 """Of the logarithm of a constant: beyond, one linear step says nothing."""
 SEARCHED_REQUESTS = 1500
@@ -58,7 +59,9 @@ def fit(observed: Observed, *, until: float = 1.0, seed: int = 0) -> FittedModel
         )
     seen = observed.iterations.until(horizon) if observed.iterations is not None else None
     random = np.random.default_rng(seed)
+    unknown: list[str] = []
     if seen is not None and len(seen) >= FEWEST_ITERATIONS:
+        unknown = entangled(seen)
         depth, (point, draws, error) = "iterations", _from_iterations(seen, random)
     else:
         depth, (point, draws, error) = "requests", _Search(observed, horizon).run(random)
@@ -69,7 +72,7 @@ def fit(observed: Observed, *, until: float = 1.0, seed: int = 0) -> FittedModel
         depth=depth,
         requests=finished,
         until=until,
-        constants=constants_of(point, draws, np.array(replayed.work)),
+        constants=constants_of(point, draws, np.array(replayed.work), unknown),
         seen=Range(replayed.largest_batch, replayed.largest_context, replayed.largest_chunk),
         options=observed.options,
         assumed=observed.assumed,
@@ -94,6 +97,21 @@ def _from_iterations(seen: IterationsSeen, random: np.random.Generator) -> tuple
     draws = np.array([_regressed(kept, row[blocks]) for row in weights])
     error = float(np.mean(np.abs(step_times(cost_of(point), kept) - kept.seconds)) / kept.seconds.mean())
     return point, draws, error
+
+
+def entangled(seen: IterationsSeen) -> list[str]:
+    """Constants whose work always came in the same proportion to others': no iteration tells them apart."""
+    columns = np.column_stack(
+        [np.ones(len(seen)), seen.prefill_tokens, seen.decoding_requests, seen.kv_tokens_read]
+    )  # fmt: skip
+    columns /= np.maximum(np.abs(columns).max(axis=0), 1e-12)
+    names = []
+    for index, name in enumerate(CONSTANTS):
+        others = np.delete(columns, index, axis=1)
+        rest = columns[:, index] - others @ np.linalg.lstsq(others, columns[:, index], rcond=None)[0]
+        if float(np.abs(rest).max()) < ENTANGLED:
+            names.append(name)
+    return names
 
 
 def _regular(seen: IterationsSeen) -> IterationsSeen:
@@ -155,7 +173,8 @@ class _Search:
             found = minimize(whole, found.point, step=0.05, most_calls=25)
         around = whole.about_as_good(found.value)
         draws = _one_step_draws(whole, found.point, random)
-        draws += around[random.integers(len(around), size=len(draws))] - found.point
+        draws[: len(draws) // 2] += around[random.integers(len(around), size=len(draws) // 2)] - found.point
+        draws[0], draws[1] = around.min(axis=0), around.max(axis=0)
         return np.exp(found.point), np.exp(draws), found.value / len(PARTS)
 
     def _short_horizon(self) -> float:

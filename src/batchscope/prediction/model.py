@@ -103,8 +103,11 @@ def read_model(path: Path) -> FittedModel:
     return model
 
 
-def constants_of(point: Floats, draws: Floats, work: Floats) -> dict[str, Constant]:
-    """By name, from the values found, resampled ones (a row each) and how much work each was multiplied with."""
+def constants_of(point: Floats, draws: Floats, work: Floats, unknown: Sequence[str] = ()) -> dict[str, Constant]:
+    """By name, from the values found, resampled ones (a row each) and how much work each was multiplied with.
+
+    ``unknown`` ones cannot be told apart from others.
+    """
     total = float(point @ work) or math.nan
     low, high = np.percentile(draws, [2.5, 97.5], axis=0)
     return {
@@ -113,7 +116,7 @@ def constants_of(point: Floats, draws: Floats, work: Floats) -> dict[str, Consta
             low=float(min(low[index], point[index])),
             high=float(max(high[index], point[index])),
             share=float(point[index] * work[index] / total),
-            identified=bool(low[index] > 0 and high[index] / low[index] <= IDENTIFIED_WITHIN),
+            identified=bool(name not in unknown and low[index] > 0 and high[index] / low[index] <= IDENTIFIED_WITHIN),
         )
         for index, name in enumerate(CONSTANTS)
     }

@@ -98,7 +98,7 @@ class KvCache:
                 self._holders[name] = 1
                 holding.shared.append(name)
                 holding.private -= self._per_hash
-        holding.considered = max(holding.considered, computed)
+        holding.considered = max(holding.considered, min(computed, len(prefix)))
 
     def release(self, holding: Holding) -> None:
         """Take everything back; the end of a prefix becomes idle first, so it is evicted before its start."""

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from batchscope.configuration import SchedulerLimits
-from batchscope.ledger.explain import (
+from batchscope.ledger.explanation import (
     ComparedPart,
     ExplainedRequest,
     Explanation,

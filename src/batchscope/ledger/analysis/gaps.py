@@ -72,10 +72,10 @@ def _own(tables: RunTables) -> Table:
 
 
 def _ends(tables: RunTables) -> Table:
-    return tables.all_iterations.select("iteration", "finished_at")
+    return tables.run.iterations.select("iteration", "finished_at")
 
 
 def _in_time(tables: RunTables, gaps: Table) -> Table:
-    if tables.whole:
+    if tables.cut_of is None:
         return gaps
     return gaps.filter((gaps.at > tables.began) & (gaps.at <= tables.ended))

@@ -1,0 +1,75 @@
+"""``fit`` and ``whatif`` on a run that was recorded: what they print, what they write, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from command_line import Run, batchscope, refused
+
+from batchscope.cli import run as command
+
+FIGURES = {"mean", "p50", "p90", "p95", "p99", "low", "high"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The demo, recorded."""
+    root = tmp_path_factory.mktemp("runs")
+    assert batchscope("demo", "--requests", 400, "--policy", "vllm", "--record", root).code == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    path = run / "model.json"
+    done = batchscope("fit", run, "--assume", "policy=vllm", "--out", path)
+    assert done.code == 0, done
+    for part in ("per_prefill_token", "95 % interval", "share of time", "seen in an iteration", "regression"):
+        assert part in done.output
+    return path
+
+
+def test_whatif_prints_recorded_replayed_predicted_and_what_limits(run, model):
+    done = batchscope("whatif", run, "--model", model, "--assume", "policy=vllm", "--set", "max_running_requests=16")
+    assert done.code == 0, done
+    for part in ("TTFT", "TPOT", "recorded", "replayed", "predicted", "limited by", "request slots", "given the real"):
+        assert part in done.output
+    assert "nan" not in done.output
+
+
+def test_whatif_json_has_three_scenarios_with_seven_figures_each(run, model):
+    done = batchscope("whatif", run, "--model", model, "--assume", "policy=vllm", "--json", "--from", 0.5)
+    document = json.loads(done.output)
+    for scenario in ("recorded", "replayed", "predicted"):
+        for latency in ("time_to_first_token", "time_per_output_token", "total_time"):
+            assert set(document[scenario][latency]) == FIGURES
+    recorded, replayed = (document[name]["total_time"]["mean"] for name in ("recorded", "replayed"))
+    assert replayed == pytest.approx(recorded, rel=0.1)
+    assert document["errors"]["step_time"] == pytest.approx(0, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("--set", "max_num_seqs=8"), ("--set max_num_seqs", "expected one of max_running_requests")),
+        (("--set", "max_running_requests"), ("expected NAME=VALUE",)),
+        (("--set", "max_running_requests=0"), ("--set max_running_requests=0",)),
+        (("--rate-scale", "0"), ("--rate-scale 0",)),
+        (("--from", "2"), ("--from 2",)),
+        (("--model", "nowhere.json"), ("nowhere.json", "batchscope fit")),
+    ],
+)
+def test_what_cannot_be_foretold_is_refused_in_one_line(run, model, arguments, parts, capsys):
+    code = command(["whatif", str(run), "--model", str(model), "--assume", "policy=vllm", *arguments])
+    told = capsys.readouterr()
+    assert refused(Run(code, told.out, told.err), *parts)
+
+
+def test_a_short_run_is_refused(tmp_path, capsys):
+    assert command(["demo", "--requests", "40", "--record", str(tmp_path)]) == 0
+    capsys.readouterr()
+    for path, part in ((tmp_path, "at least 100"), (tmp_path / "nowhere", "nowhere")):
+        code = command(["fit", str(path)])
+        told = capsys.readouterr()
+        assert refused(Run(code, told.out, told.err), part)

@@ -1,0 +1,95 @@
+"""A fit finds the constants of an engine, says how well it knows them, and refuses where it knows too little."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from recorded_engines import OPTIONS, TRUTH, recorded
+
+from batchscope.errors import ConfigurationError, DecodeError
+from batchscope.prediction import NotEnoughError, fit, read_model
+from batchscope.prediction.model import CONSTANTS
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return recorded()
+
+
+@pytest.fixture(scope="module")
+def from_requests(engine):
+    return fit(replace(engine, iterations=None))
+
+
+def test_iterations_give_the_constants_within_a_few_per_cent(engine):
+    model = fit(engine)
+    assert model.depth == "iterations"
+    for name in ("fixed", "per_prefill_token"):
+        assert getattr(model.cost, name) == pytest.approx(getattr(TRUTH, name), rel=0.05)
+    assert model.error < 0.03
+
+
+def test_requests_alone_give_iterations_that_take_as_long(from_requests):
+    assert from_requests.depth == "requests"
+    assert from_requests.error < 0.02
+    for work in ((0, 4, 3000), (0, 20, 15_000), (1000, 10, 8000)):
+        assert from_requests.cost.iteration_time(*work) == pytest.approx(TRUTH.iteration_time(*work), rel=0.05)
+
+
+def test_every_constant_lies_in_its_interval(from_requests):
+    for constant in from_requests.constants.values():
+        assert 0 <= constant.low <= constant.value <= constant.high
+    assert sum(constant.share for constant in from_requests.constants.values()) == pytest.approx(1)
+
+
+def test_a_constant_of_which_nothing_was_seen_is_named(engine):
+    four = np.full(len(engine.iterations), 4.0)  # a batch of four, over and over
+    alike = replace(engine, iterations=replace(engine.iterations, decoding_requests=four))
+    assert fit(alike).not_identified == ["fixed", "per_decoding_request"]
+    assert not {"fixed", "per_prefill_token"} & set(fit(engine).not_identified)
+
+
+def test_equal_runs_give_equal_models(engine):
+    assert fit(engine, seed=3) == fit(engine, seed=3)
+
+
+def test_too_few_requests_are_refused(engine):
+    with pytest.raises(NotEnoughError, match="requests finished in what is to be fitted: expected at least 100"):
+        fit(engine, until=0.2)
+
+
+@pytest.mark.parametrize("until", [0, -1, 1.5, float("nan")])
+def test_a_share_outside_the_run_is_refused(engine, until):
+    with pytest.raises(ConfigurationError, match="until"):
+        fit(engine, until=until)
+
+
+def test_a_compilation_in_between_does_not_move_the_constants(engine):
+    seconds = engine.iterations.seconds.copy()
+    seconds[100] = 30.0
+    held_up = replace(engine, iterations=replace(engine.iterations, seconds=seconds))
+    assert fit(held_up).cost.fixed == pytest.approx(fit(engine).cost.fixed, rel=0.01)
+
+
+def test_a_model_comes_back_from_its_file(engine, tmp_path):
+    model = fit(engine)
+    path = tmp_path / "model.json"
+    path.write_bytes(model.to_json())
+    assert read_model(path) == model
+    assert len(model.draws[0]) == len(CONSTANTS)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"schema": "x"}'])
+def test_another_file_is_no_model(tmp_path, content):
+    path = tmp_path / "model.json"
+    path.write_bytes(content)
+    with pytest.raises(DecodeError, match="no model"):
+        read_model(path)
+    with pytest.raises(DecodeError, match="cannot be read"):
+        read_model(tmp_path / "missing.json")
+
+
+def test_the_settings_of_the_run_are_the_models(engine):
+    assert fit(engine).options == OPTIONS
+    assert np.isfinite(fit(engine).draws).all()

@@ -1,0 +1,104 @@
+"""A prediction stands beside what was recorded and the model's own replay, and says where it errs."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from msgspec.structs import replace
+from recorded_engines import OPTIONS, TRUTH, recorded
+
+from batchscope.errors import ConfigurationError
+from batchscope.prediction import NotEnoughError, fit, what_if
+from batchscope.prediction.split import split_errors
+from batchscope.simulator import LinearCostModel
+from batchscope.simulator.instants import simulate_instants
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return recorded(rate=3.0)
+
+
+@pytest.fixture(scope="module")
+def model(engine):
+    return fit(engine)
+
+
+def test_the_recorded_settings_give_the_recorded_figures_again(engine, model):
+    prediction = what_if(engine, model)
+    assert prediction.predicted == prediction.replayed
+    for name in ("time_to_first_token", "time_per_output_token", "total_time"):
+        ours, theirs = prediction.replayed.figures[name], prediction.recorded.figures[name]
+        assert ours.mean == pytest.approx(theirs.mean, rel=0.03)
+        assert ours.low <= ours.mean <= ours.high
+        assert math.isnan(theirs.low)
+    assert not prediction.extrapolated
+
+
+def test_other_settings_come_close_to_the_engine_under_these_settings(engine, model):
+    options = replace(OPTIONS, max_running_requests=8)
+    truth = recorded(rate=3.0, options=options)
+    prediction = what_if(engine, model, {"max_running_requests": 8})
+    really = what_if(truth, fit(truth)).recorded
+    for name in ("time_to_first_token", "time_per_output_token", "total_time"):
+        assert prediction.predicted.figures[name].mean == pytest.approx(really.figures[name].mean, rel=0.05)
+    assert prediction.predicted.limited_by["request_slots"] > 0.5
+    assert prediction.settings == {"max_running_requests": 8}
+
+
+def test_a_higher_rate_leaves_what_was_seen_and_says_so(engine, model):
+    small = fit(recorded(rate=0.3, requests=150))
+    prediction = what_if(recorded(rate=0.3, requests=150), small, rate_scale=20.0)
+    assert any("requests in a batch" in each for each in prediction.extrapolated)
+
+
+def test_figures_after_a_share_of_the_run_are_of_the_same_requests(engine, model):
+    late = what_if(engine, model, since=0.5)
+    assert 0 < late.requests < what_if(engine, model).requests
+    with pytest.raises(NotEnoughError, match="no request finished after"):
+        what_if(engine, model, since=1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"max_num_seqs": 8}, "max_num_seqs.*expected one of max_running_requests"),
+        ({"max_running_requests": 0}, "max_running_requests = 0"),
+        ({"policy": "orca"}, "expected one of sarathi, vllm"),
+    ],
+)
+def test_an_unknown_setting_or_one_out_of_range_is_refused(engine, model, settings, match):
+    with pytest.raises(ConfigurationError, match=match):
+        what_if(engine, model, settings)
+
+
+def test_a_model_of_another_engine_is_refused(engine, model):
+    with pytest.raises(NotEnoughError, match=r"the model is of sglang 0.5, the run engine 0 of vllm 0.19.0"):
+        what_if(engine, replace(model, engine="sglang 0.5"))
+
+
+def _split(engine, cost, options):
+    asked = replace(engine, options=options)
+    return split_errors(asked, cost, simulate_instants(asked.workload, options, cost))
+
+
+def test_a_wrong_step_time_is_put_into_the_step_time(engine):
+    slower = LinearCostModel(*(1.2 * getattr(TRUTH, name) for name in TRUTH.__struct_fields__))
+    split = _split(engine, slower, OPTIONS)
+    assert split.step_time == pytest.approx(0.2, abs=0.02)
+    assert split.schedule < 0.05 < split.both
+
+
+@pytest.mark.parametrize("wrong", [{"policy": "prefill-first"}, {"kv_cache_blocks": 500}, {"max_running_requests": 8}])
+def test_a_wrong_schedule_is_put_into_the_schedule(engine, wrong):
+    split = _split(engine, TRUTH, replace(OPTIONS, **wrong))
+    assert abs(split.step_time) < 0.02
+    assert split.schedule > 0.04
+
+
+def test_without_iterations_only_both_together_are_known(engine):
+    split = _split(replace(engine, iterations=None), TRUTH, OPTIONS)
+    assert math.isnan(split.step_time)
+    assert math.isnan(split.schedule)
+    assert split.both < 0.05

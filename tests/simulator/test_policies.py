@@ -1,0 +1,162 @@
+"""Each policy keeps its engine's rules, loses nobody, and gives the same run whichever way it is simulated."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulator_doubles import ONE_SECOND, RecordingTracker, simulate, specs
+from test_simulator_properties import BLOCK, COST, HASH_BLOCK, workloads
+
+from batchscope.errors import ConfigurationError
+from batchscope.records import BatchLimiter, CompletionReason
+from batchscope.simulator import SchedulerOptions, Simulator
+from batchscope.simulator.instants import simulate_instants
+from batchscope.simulator.policies import POLICIES
+from batchscope.simulator.scheduler import Scheduler
+
+some = settings(max_examples=60, deadline=None)
+
+
+@st.composite
+def policy_options(draw):
+    places = draw(st.integers(1, 6))
+    return SchedulerOptions(
+        policy=draw(st.sampled_from(list(POLICIES))),
+        max_running_requests=places,
+        max_scheduled_tokens=places + draw(st.integers(0, 40)),
+        kv_cache_blocks=draw(st.integers(20, 60)),
+        block_size=BLOCK,
+        hash_block_tokens=draw(st.sampled_from([BLOCK, HASH_BLOCK])),
+        prefix_caching=draw(st.booleans()),
+        max_sequence_tokens=draw(st.sampled_from([None, None, 50])),
+    )
+
+
+@some
+@given(workloads(failures=False), policy_options())
+def test_everybody_is_served_and_every_block_comes_back(workload, options):
+    tracker = RecordingTracker()
+    simulator = Simulator(workload, tracker, options=options, cost=COST)
+    result = simulator.run()
+    assert result.in_flight == 0
+    assert result.completed + result.failed == len(workload)
+    assert simulator._scheduler.cache.held == 0
+    for spec, request in zip(workload, tracker.requests, strict=True):
+        longest = options.max_sequence_tokens or math.inf
+        if request.reason is not CompletionReason.REJECTED:
+            assert len(request.emitted_at) == min(spec.output_tokens, longest - spec.prompt_tokens)
+
+
+@some
+@given(workloads(failures=False), policy_options())
+def test_instants_alone_are_those_of_the_whole_simulation(workload, options):
+    tracker, result = simulate(workload, options=options, cost=COST)
+    instants = simulate_instants(workload, options, COST)
+    assert instants.iterations == result.iterations
+    assert instants.preemptions.sum() == result.preemptions
+    for index, request in enumerate(tracker.requests):
+        seen = (request.scheduled_at[:1], request.emitted_at[:1], request.emitted_at[-1:])
+        ours = (instants.first_scheduled[index], instants.first_token[index], instants.last_token[index])
+        assert np.array_equal(ours, [each[0] if each else math.nan for each in seen], equal_nan=True)
+
+
+@some
+@given(workloads(failures=False), policy_options())
+def test_going_through_repeated_iterations_at_once_changes_nothing(workload, options):
+    at_once, result = simulate(workload, options=options, cost=COST)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scheduler, "steady_stretch", lambda self, batch: [])
+        one_by_one, expected = simulate(workload, options=options, cost=COST)
+    assert result == expected
+    assert at_once.iterations == one_by_one.iterations
+
+
+def _options(policy: str, **changed: object) -> SchedulerOptions:
+    defaults = {"block_size": 1, "hash_block_tokens": 1, "max_scheduled_tokens": 64, "max_running_requests": 8}
+    return SchedulerOptions(policy=policy, **{**defaults, **changed})
+
+
+def test_vllm_evicts_who_was_admitted_last_and_serves_it_first_again():
+    tracker, _ = simulate(
+        specs((0.0, 8, 12), (0.0, 8, 12), (8.5, 8, 2)), options=_options("vllm", kv_cache_blocks=30), cost=ONE_SECOND
+    )
+    first, second, third = tracker.requests
+    assert not first.preempted_at
+    assert second.preempted_at
+    again = next(instant for instant in second.scheduled_at if instant > second.preempted_at[0])
+    assert again <= third.scheduled_at[0]
+
+
+def test_what_vllm_evicts_finds_its_blocks_again_where_nobody_took_them():
+    options = _options("vllm", kv_cache_blocks=30)
+    with_cache, _ = simulate(specs((0.0, 8, 12), (0.0, 8, 12)), options=options, cost=ONE_SECOND)
+    without, _ = simulate(
+        specs((0.0, 8, 12), (0.0, 8, 12)),
+        options=_options("vllm", kv_cache_blocks=30, prefix_caching=False),
+        cost=ONE_SECOND,
+    )
+    assert with_cache.requests[1].preempted_at == without.requests[1].preempted_at
+    assert with_cache.requests[1].recomputed_tokens < without.requests[1].recomputed_tokens
+
+
+def test_sarathi_admits_what_vllm_admits_only_above_its_watermark():
+    crowd = specs((0.0, 8, 4), (0.0, 8, 4))
+    vllm, _ = simulate(crowd, options=_options("vllm", kv_cache_blocks=17, watermark_ratio=0.5), cost=ONE_SECOND)
+    sarathi, _ = simulate(crowd, options=_options("sarathi", kv_cache_blocks=17, watermark_ratio=0.5), cost=ONE_SECOND)
+    assert vllm.requests[1].scheduled_at[0] == 0.0
+    assert sarathi.requests[1].scheduled_at[0] > 0.0
+
+
+def test_sglang_keeps_room_for_the_answers_that_are_still_to_come():
+    crowd = specs((0.0, 8, 40), (0.0, 8, 40))
+    options = _options("sglang", kv_cache_blocks=60)
+    tracker, _ = simulate(crowd, options=options, cost=ONE_SECOND)
+    assert not any(request.preempted_at for request in tracker.requests)
+    assert tracker.requests[1].scheduled_at[0] >= tracker.requests[0].finished_at
+    vllm, _ = simulate(crowd, options=_options("vllm", kv_cache_blocks=60), cost=ONE_SECOND)
+    assert vllm.requests[1].preempted_at
+
+
+def test_sglang_evicts_who_has_answered_least_until_the_others_have_room_for_twenty_tokens():
+    crowd = specs((0.0, 4, 100), (40.0, 4, 60))
+    tracker, _ = simulate(crowd, options=_options("sglang", kv_cache_blocks=150), cost=ONE_SECOND)
+    first, second = tracker.requests
+    assert not first.preempted_at
+    assert len(second.preempted_at) == 1
+    assert second.scheduled_at[-1] > first.finished_at
+
+
+def test_prefill_first_computes_a_prompt_whole_while_who_decodes_stands_still():
+    crowd = specs((0.0, 10, 6), (1.5, 200, 3))
+    tracker, _ = simulate(crowd, options=_options("prefill-first", kv_cache_blocks=400), cost=ONE_SECOND)
+    alone = [each for each in tracker.iterations if 200 in each.scheduled_tokens]
+    assert [each.slots for each in alone] == [[1]]
+    assert alone[0].limited_by is BatchLimiter.POLICY
+    chunked, _ = simulate(crowd, options=_options("sarathi", kv_cache_blocks=400), cost=ONE_SECOND)
+    assert max(max(each.scheduled_tokens) for each in chunked.iterations) < 64
+
+
+def test_a_longer_sequence_than_the_engine_takes_is_cut_and_a_longer_prompt_refused():
+    tracker, _ = simulate(
+        specs((0.0, 10, 50), (0.0, 30, 5)), options=_options("vllm", kv_cache_blocks=400, max_sequence_tokens=30)
+    )
+    cut, refused = tracker.requests
+    assert (cut.reason, len(cut.emitted_at)) == (CompletionReason.LENGTH_REACHED, 20)
+    assert refused.reason is CompletionReason.REJECTED
+
+
+def test_what_was_cached_when_it_was_recorded_is_not_computed():
+    from msgspec.structs import replace
+
+    known = [replace(spec, cached_tokens=30) for spec in specs((0.0, 40, 2))]
+    tracker, result = simulate(known, options=_options("vllm", kv_cache_blocks=400))
+    assert (tracker.iterations[0].scheduled_tokens, result.cached_prompt_tokens) == ([10], 30)
+
+
+def test_an_unknown_policy_is_refused_with_those_there_are():
+    with pytest.raises(ConfigurationError, match="expected one of sarathi, vllm, sglang, prefill-first"):
+        SchedulerOptions(policy="fifo")
