@@ -27,7 +27,7 @@ from batchscope.ledger.comparison.document import Verdict
 
 LOADS = (0.5, 0.8, 0.95)
 DRIFT = {"drift": 0.01, "jitter": 0.02}
-REQUESTS = 800
+REQUESTS = 1000
 SLOWER = 1.03
 MOST_FALSE, LEAST_FOUND, LEAST_FALSE_OF_INDEPENDENT = 0.07, 0.90, 0.25
 STEPS = ("step_time_same_work", "mean_step_time", "mean_tpot")
