@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from batchscope.ledger.explain import Recorded
-from batchscope.ledger.histories import Histories
+from batchscope.ledger.histories import Histories, recorded_id
 from batchscope.ledger.instants import began_at, instant_to_time
 from batchscope.ledger.iteration_lines import Floats, Ints, Mask, numbers
 from batchscope.ledger.request_parts import PHASES
@@ -127,11 +127,12 @@ def _chosen(histories: Histories, window: Window, began: float) -> Ints:
     rows = histories.told[(begin[histories.told] < window.end) & (end[histories.told] > window.begin)]
     if window.requests is None:
         return rows
+    asked = {recorded_id(name) for name in window.requests}
     ids = histories.requests.column("request_id").take(rows).to_pylist() if len(rows) else []
     wanted = [
         row
         for row, name in zip(rows.tolist(), ids, strict=True)
-        if name in window.requests or f"#{histories.number[row]}" in window.requests
+        if name in asked or f"#{histories.number[row]}" in asked
     ]
     return np.array(wanted, dtype=np.int64)
 
