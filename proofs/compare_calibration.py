@@ -87,10 +87,11 @@ def main() -> int:
     """Run all, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     options = parser.parse_args()
     began = time.monotonic()
-    tasks = [(load, first) for first in range(0, options.seeds, 6) for load in LOADS]
+    tasks = [(load, first) for first in range(options.first, options.first + options.seeds, 6) for load in LOADS]
     totals: dict[tuple[float, str], Counter] = {}
     with multiprocessing.Pool(options.processes) as pool:
         for load, found in pool.imap_unordered(six_seeds, tasks):
