@@ -185,6 +185,7 @@ def test_resets_other_limits_and_engines_are_segments_of_one_run_without_a_wrong
     assert iterations.groupby("segment")["utilization"].first().tolist() == [0.25, 0.5, 0.5, 0.5]
     assert [header.limits.max_running_requests for header in run.headers] == [None, 4, 2, 2, 2]
     assert run.events().column("kind").to_pylist() == ["limits", "limits", "reset", "engine"]
+    assert run.events().column("at").to_pylist()[2] == pytest.approx(1.5)  # when it was, not when it was heard of
     assert iterations["iteration"].tolist() == list(range(1, 13))
     assert run.header.engine.kind == "other"
 
