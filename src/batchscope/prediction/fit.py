@@ -29,6 +29,9 @@ FEWEST_REQUESTS = 100
 FEWEST_ITERATIONS = 500
 DRAWS = 200
 ABOUT_AS_GOOD = 1.2
+"""A point whose misfit is hardly larger is as likely."""
+TIMES_EXTREME = 6
+"""So often among the draws is each of the farthest such points: inside of 95 % of them."""
 MOST_PROPOSALS = 10
 PRIOR = 0.003
 """What the first guess weighs in a regression, beside as many decode times."""
@@ -174,7 +177,9 @@ class _Search:
         around = whole.about_as_good(found.value)
         draws = _one_step_draws(whole, found.point, random)
         draws[: len(draws) // 2] += around[random.integers(len(around), size=len(draws) // 2)] - found.point
-        draws[0], draws[1] = around.min(axis=0), around.max(axis=0)
+        extremes = around[np.concatenate([around.argmin(axis=0), around.argmax(axis=0)])]
+        draws[: TIMES_EXTREME * len(extremes)] = np.tile(extremes, (TIMES_EXTREME, 1))
+        random.shuffle(draws)
         return np.exp(found.point), np.exp(draws), found.value / len(PARTS)
 
     def _short_horizon(self) -> float:
