@@ -95,6 +95,7 @@ def test_the_backlog_grows_by_what_comes_and_is_not_served(served):
     growth = backlog_growth(arrived, arrived / served + 20)
     assert growth.value == pytest.approx(1 - served, abs=0.01)
     assert growth.low <= growth.value <= growth.high
+    assert growth.certain == (served < 1)
 
 
 def test_an_engine_that_fills_and_then_keeps_up_does_not_grow():

@@ -57,6 +57,11 @@ class Growth(msgspec.Struct, frozen=True):
     low: float
     high: float
 
+    @property
+    def certain(self) -> bool:
+        """Whether the requests show a growth that is not tolerated: not that one cannot be excluded."""
+        return self.low > TOLERATED_GROWTH
+
 
 def nearness(workload: Sequence[RequestSpec], instants: RequestInstants, slo: Mapping[str, SloTargets]) -> Floats:
     """Of each request, its worst latency over that one's target: at most 1 where it met all of them.
@@ -65,7 +70,7 @@ def nearness(workload: Sequence[RequestSpec], instants: RequestInstants, slo: Ma
     in a collector, an answer of one token has no time per output token to miss, and the limit itself is met.
     """
     worst = np.full(len(workload), math.nan)
-    classes = np.array([targets_class(spec, slo) for spec in workload])
+    classes = np.array([targets_class(spec.request_class, slo) for spec in workload])
     measured = _measured(instants)
     for name, targets in slo.items():
         for target, limit in targets.declared.items():
@@ -76,9 +81,9 @@ def nearness(workload: Sequence[RequestSpec], instants: RequestInstants, slo: Ma
     return worst
 
 
-def targets_class(spec: RequestSpec, slo: Mapping[str, SloTargets]) -> str:
-    """The class whose targets hold for the request: its own, or that of all where classes are not told apart."""
-    return DEFAULT_CLASS if set(slo) == {DEFAULT_CLASS} else spec.request_class or DEFAULT_CLASS
+def targets_class(request_class: str | None, slo: Mapping[str, SloTargets]) -> str:
+    """The class whose targets hold for a request: its own, or that of all where classes are not told apart."""
+    return DEFAULT_CLASS if set(slo) == {DEFAULT_CLASS} else request_class or DEFAULT_CLASS
 
 
 def _measured(instants: RequestInstants) -> dict[str, Floats]:
