@@ -160,7 +160,7 @@ def backlog_growth(arrived: Floats, ended: Floats) -> Growth:
     blocks = block_count(len(arrived))
     instants = np.linspace(since, arrived[-1], blocks * SAMPLES_PER_BLOCK + 1)[1:]
     backlog = np.searchsorted(arrived, instants, "right") - np.searchsorted(ended, instants, "right")
-    rate = (len(arrived) - np.searchsorted(arrived, since)) / (arrived[-1] - since)
+    rate = float((len(arrived) - np.searchsorted(arrived, since)) / (arrived[-1] - since))
     slope, error = _slope(*(values.reshape(blocks, -1).mean(axis=1) for values in (instants, backlog)))
     return Growth(slope / rate, (slope - Z95 * error) / rate, (slope + Z95 * error) / rate)
 
