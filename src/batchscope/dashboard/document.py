@@ -93,9 +93,15 @@ def present(
     interval: float,
     before: MetricsSnapshot | None = None,
     recent: MetricsSnapshot | None = None,
+    *,
+    silent: float | None = None,
 ) -> Told:
-    """The verdict (``before`` and ``recent`` as it has them), the figures and what they are called."""
-    judged = verdict(snapshot, before=before, recent=recent, interval=interval)
+    """The verdict (``before`` and ``recent`` as it has them), the figures and what they are called.
+
+    ``silent``: for how many seconds nobody has lived whose figures these are; None: somebody does.
+    """
+    age = 0.0 if silent is None else max(0.0, silent)
+    judged = verdict(snapshot, before=before, recent=recent, interval=interval, age=age, gone=silent is not None)
     texts = figures(snapshot)
     names = shown_document(readable_document(_names(snapshot, interval)), LONGEST_NAME + 20)
     fields = readable_document(list(texts))

@@ -13,7 +13,7 @@ import msgspec
 from batchscope.background import Closing, Periodic, forked
 from batchscope.clock import Clock
 from batchscope.dashboard.document import Cursor, Told, Wanted, document, present
-from batchscope.dashboard.fleet import Engines, EngineSource, details
+from batchscope.dashboard.fleet import Engines, EngineSource, LivingSource, details
 from batchscope.dashboard.history import SECONDS, History
 from batchscope.errors import BatchscopeError
 from batchscope.statistics.cumulative import StateSource
@@ -86,7 +86,14 @@ class Recorder(Closing):
         with self._costing():
             snapshot, looks = self._source.get_snapshot(), list(self._looks)
             recent = next(filter(None, (since(look, snapshot) for look in looks)), None)
-            return present(snapshot, float(SECONDS), looks[max(len(looks) - 2, 0)] if looks else None, recent)
+            before = looks[max(len(looks) - 2, 0)] if looks else None
+            silent = self._wall() - snapshot.snapshot_time.timestamp() if self._all_gone() else None
+            return present(snapshot, float(SECONDS), before, recent, silent=silent)
+
+    def _all_gone(self) -> bool:
+        """Of several processes: whether none lives any more; their counts can be read as ever."""
+        found = self._source.processes() if isinstance(self._source, LivingSource) else None
+        return found is not None and not found.living and found.gone > 0
 
     def answer(self, told: Told, cursor: Cursor, wanted: Wanted) -> bytes:
         """The document for who has ``cursor``, as ``wanted``."""
