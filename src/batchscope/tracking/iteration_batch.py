@@ -53,7 +53,7 @@ class IterationBatch(NamedTuple):
     @property
     def ranks(self) -> Floats:
         """The rank of each iteration; not given is 0."""
-        return np.nan_to_num(self.fields[:, FIELDS.index(C.RANK)])
+        return np.fmax(self.fields[:, FIELDS.index(C.RANK)], 0.0)
 
 
 def gather(positions: Sequence[int], events: Sequence[Iteration], reject: Reject) -> IterationBatch:

@@ -92,7 +92,7 @@ def _plain(elements: Elements) -> Mask | None:
         plain &= ~elements.evicted
     if elements.scheduled is not None:
         plain &= (elements.scheduled == 1) | (elements.scheduled == UNKNOWN_TOKENS)
-    return plain
+    return None if plain.all() else plain
 
 
 def _flagged_runs(elements: Elements, slots: int, iterations: int) -> Runs | None:
