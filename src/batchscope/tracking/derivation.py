@@ -155,9 +155,9 @@ class Derivation:
         """The elements whose handle means a request in flight."""
         index = self.table.rows(batch.handles)
         elements = Elements(index, batch.iteration, batch.tokens, batch.scheduled, batch.evicted)
-        valid = index != FREE
-        if valid.all():
+        if index.min(initial=0) != FREE:
             return elements
+        valid = index != FREE
         stale = ~valid & ~(batch.formed[batch.iteration] & self.table.issued(batch.handles))
         if stale.any():
             self.reject(RejectReason.STALE_SLOT, int(np.count_nonzero(stale)), detail=f"slot {batch.handles[stale][0]}")
