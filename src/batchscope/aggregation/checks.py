@@ -133,8 +133,8 @@ class Verdict:
             return False
         if not all(full[column] for column in due):
             return False
-        given = [self._rows[:, column] for column in whole if high[column] > 0]
-        return not any((counts > np.floor(counts)).any() for counts in given)
+        counts = self._rows.T[[column for column in whole if high[column] > 0]]
+        return not (counts > np.floor(counts)).any()
 
     def instants(self, columns: tuple[IntEnum, ...]) -> None:
         """The instants that are given are finite and in this order."""

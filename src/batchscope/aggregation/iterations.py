@@ -38,9 +38,8 @@ class Integral:
 
     def add(self, busy: Floats, requests: Floats) -> None:
         """More busy time, with as many requests each; ``nan`` where it is not said."""
-        said = ~np.isnan(requests)
-        self.total = (0.0 if isnan(self.total) else self.total) + float((busy * requests)[said].sum())
-        self.seconds += float(busy[said].sum())
+        self.total = (0.0 if isnan(self.total) else self.total) + total_of(busy * requests)
+        self.seconds += float((busy * ~np.isnan(requests)).sum())
 
 
 class IterationHistograms:
@@ -173,7 +172,8 @@ class IterationAggregate:
         size = values[:, C.REQUEST_COUNT]
         self.busy_by_limiter += np.bincount(limiter, weights=busy, minlength=len(LIMITERS))
         self.busy_reported += float((busy * values[:, C.LIMITER_REPORTED]).sum())
-        self.scheduled_seconds += float((busy * size).sum())
+        used = float((busy * size).sum())
+        self.scheduled_seconds += used
         for integral, column in ((self.running, C.RUNNING_REQUESTS), (self.waiting, C.WAITING_REQUESTS)):
             if known.high[column] >= 0:
                 integral.add(busy, values[:, column])
@@ -183,7 +183,7 @@ class IterationAggregate:
         places = self.limits.batch_places
         if places is not None:
             self.slot_seconds += places * float(busy.sum())
-            self.used_slot_seconds += float((busy * size).sum())
+            self.used_slot_seconds += used
             lost = np.maximum(places - size, 0.0) * busy
             self.lost_slots_by_limiter += np.bincount(limiter, weights=lost, minlength=len(LIMITERS))
 
