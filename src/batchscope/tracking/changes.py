@@ -222,10 +222,10 @@ class Moves:
 
     def _by_rank(self, rows: Floats, *others: Floats) -> Iterator[tuple[float, slice | Indices, bool]]:
         """Each rank of ``rows``, where its rows are, and whether nothing happened on any other."""
-        ranks = set(distinct(rows[:, C.RANK]))
-        known = (each[~np.isnan(each)] for each in (self._held, self._taken.rank, *others))
-        if len(ranks) == 1 and all(ranks.issuperset(distinct(each)) for each in known):
-            yield ranks.pop(), slice(None), True
+        ranks = distinct(rows[:, C.RANK])
+        known = (self._held, self._taken.rank, *others)
+        if len(ranks) == 1 and all(((each == ranks[0]) | np.isnan(each)).all() for each in known):
+            yield ranks[0], slice(None), True
             return
         for rank in ranks:
             yield rank, np.flatnonzero(rows[:, C.RANK] == rank), False
