@@ -40,7 +40,8 @@ TARGETS = {"first_viewer": 0.01, "further_viewer": 0.002, "tick_ms": 30.0}
 def collector(clock=time.monotonic):
     slo = {"interactive": SloTargets(time_to_first_token=1.0, time_per_output_token=0.05)}
     limits = SchedulerLimits(max_running_requests=64, max_scheduled_tokens=2048, kv_cache_blocks=5000)
-    return SchedulerMetricsCollector(MetricsConfiguration(slo=slo), limits=limits, clock=clock)
+    few = {f"max_{kind}_samples": 1000 for kind in ("request", "iteration", "batch")}  # full long before half an hour
+    return SchedulerMetricsCollector(MetricsConfiguration(slo=slo, **few), limits=limits, clock=clock)
 
 
 def record(into, number, now):

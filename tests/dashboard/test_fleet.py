@@ -101,3 +101,4 @@ def test_a_directory_tells_of_each_process(tmp_path):
             identity = table["engines"][1]["id"]
             assert ask(app, "/fleet", query=f"engine={identity}").json()["name"] == "rank=a"
             assert ask(app, "/fleet", query="engine=nobody").status == 404
+            assert ask(make_asgi_app(reader, token="s3cret"), "/fleet").status == 401

@@ -75,6 +75,7 @@ def test_near_capacity_a_floor_is_what_slower_steps_would_do_to_what_queues():
     idle, busy = (compared(run(load, 3, noise=3), run(load, 3, noise=5)) for load in (0.5, 0.95))
     assert figure(idle, "mean_ttft").floor < 0.06
     assert figure(busy, "mean_ttft").floor > 0.1
+    assert figure(busy, "waiting").floor >= figure(busy, "mean_queue_time").floor > 0.1
     assert figure(busy, "mean_step_time").floor == pytest.approx(0.03, rel=0.1)
     assert figure(busy, "step_time_same_work").floor == pytest.approx(0.02, rel=0.1)
 

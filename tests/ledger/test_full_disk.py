@@ -212,3 +212,19 @@ def test_what_a_slow_disk_had_no_room_for_is_a_gap_that_says_how_much(tmp_path):
     assert any(f"{missed['iterations']} rows of iterations were not written" in problem for problem in run.problems)
     last = run.iterations().column("iteration").to_pylist()[-5:]
     assert last == list(range(3021, 3026))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_read_only_file_system_is_refused_at_once(tmp_path):
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,ro", "tmpfs", tmp_path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs here: {mounted.stderr.decode().strip()}")
+    try:
+        with (
+            SchedulerMetricsCollector() as collector,
+            pytest.raises(ConfigurationError, match=r"can be written .*Read-only file system"),
+        ):
+            collector.record_to(tmp_path / "runs")
+        assert collector.recordings == ()
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)

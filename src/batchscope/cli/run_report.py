@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import pyarrow as pa
 from rich.console import Group
 
 from batchscope.cli import stdout
@@ -26,6 +25,9 @@ from batchscope.views.rendering import for_stdout
 from batchscope.views.report import Report
 from batchscope.views.steady import steady_section
 from batchscope.views.timeline import Timeline, timeline_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 NOTHING_RECORDED = 3
 MOST_EXPLAINED = 300_000

@@ -106,7 +106,7 @@ class History:
     def _keep(self, number: int, added: Read) -> None:
         self._newest = max(self._newest, number)
         self._rings[SECONDS].add(number, added)
-        self._rings[TENS].add(number // TENS, added)
+        self._rings[TENS].add(-(-number // TENS), added)  # a cell ends at its number's instant, of either width
 
     def since(self, number: int = 0, *, seconds: int = SECONDS) -> Extract:
         """The cells of ``seconds`` seconds from ``number`` on."""

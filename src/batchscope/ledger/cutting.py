@@ -10,6 +10,7 @@ import numpy as np
 
 from batchscope.ledger.iteration_lines import Ints, Mask
 from batchscope.ledger.request_parts import PHASES, Column, Cut, Part, Pieces, Spans
+from batchscope.records import BatchLimiter
 
 if TYPE_CHECKING:
     from batchscope.ledger.histories import Histories
@@ -166,7 +167,8 @@ class Cutting:
         begin[self.groups] = could
         *held, between, unknown = lines.held(begin, end, line)
         self._head(Part.BETWEEN, between)
-        self._head(Part.UNKNOWN, unknown)
+        self._head(Part.QUEUED, np.where(self.opens, unknown, 0), BatchLimiter.UNKNOWN)  # it waited, for whatever
+        self._head(Part.UNKNOWN, np.where(self.opens, 0, unknown))
         for part, mine in (
             (Part.QUEUED, self.opens),
             (Part.PREEMPTED, was_evicted),
@@ -219,7 +221,8 @@ class Cutting:
                     into[:, self.column[Column(part, limiter)]] += np.where(mine, ticks, 0)
             into[:, self.column[Column(Part.ARRIVING)]] += np.where(none & rows, could - behind, 0)
             into[:, self.column[Column(Part.BETWEEN)]] += np.where(waits & rows, between, 0)
-            into[:, self.column[Column(Part.UNKNOWN)]] += np.where(waits & rows, unknown, 0)
+            into[:, self.column[Column(Part.QUEUED, BatchLimiter.UNKNOWN)]] += np.where(none & rows, unknown, 0)
+            into[:, self.column[Column(Part.UNKNOWN)]] += np.where(out & rows, unknown, 0)
             into[:, self.column[Column(Part.AFTER)]] += np.where(~waits & rows, self.finished - behind, 0)
         self._untold(before, after, scheduled, until)
 
@@ -228,10 +231,9 @@ class Cutting:
         emitted = scheduled & self.histories.emitted[self.rows]
         first = np.where(emitted, np.clip(self.first_token, since, self.finished), self.finished)
         last = np.where(emitted, np.clip(self.last_token, first, self.finished), self.finished)
-        unknown, behind = self.column[Column(Part.UNKNOWN)], self.column[Column(Part.AFTER)]
-        before[:, unknown] += np.where(scheduled, first - since, 0)
-        after[:, unknown] += np.where(emitted, last - first, 0)
-        after[:, behind] += np.where(emitted, self.finished - last, 0)
+        before[:, self.column[Column(Part.PREFILL_PHASE)]] += np.where(scheduled, first - since, 0)
+        after[:, self.column[Column(Part.DECODE_PHASE)]] += np.where(emitted, last - first, 0)
+        after[:, self.column[Column(Part.AFTER)]] += np.where(emitted, self.finished - last, 0)
 
     @property
     def _only_line(self) -> int:

@@ -23,7 +23,7 @@ from batchscope.ledger.explanation import (
     Slowest,
     TimePart,
 )
-from batchscope.ledger.histories import Histories
+from batchscope.ledger.histories import Histories, recorded_id
 from batchscope.ledger.instants import began_at
 from batchscope.ledger.iteration_lines import Ints, numbers
 from batchscope.ledger.request_parts import Cut, Part
@@ -33,6 +33,7 @@ from batchscope.sinks import RunHeader
 
 __all__ = ["Explainer", "Explanation", "Metric", "NotToldError", "Recorded", "UnknownRequestError"]
 
+_LONGEST_NUMBER = 19
 _LITTLE = 0.01
 """Of the time: if more of it is unknown, the answer is not complete."""
 
@@ -120,14 +121,13 @@ def _notes(histories: Histories, *, unknown: bool) -> Iterable[str]:
     """What the run does not hold, and what follows from that."""
     if not histories.has_spans:
         yield (
-            "recorded without spans (level lean, or without a RequestTracker): who took part in which iteration is not "
-            "known, so after its queue a request's time cannot be told apart, and stays unknown"
+            "recorded without spans (level lean, an import, or without a RequestTracker): who took part in which "
+            "iteration is not known, so after its queue a request's time is by phase, not split further"
         )
     elif unknown:
-        yield (
-            "unknown: iterations of that time are not in the record (rejected, lost, or before it began), or nobody "
-            "knows which rank a request waited for"
-        )
+        yield "unknown: iterations of that time are not in the record (rejected, lost, or before it began)"
+    if not len(histories.lines):
+        yield "recorded without iterations: what held those who waited is not known"
     if missing := len(histories.requests) - len(histories.told):
         yield f"{missing:,} of {len(histories.requests):,} requests have no instants, and are left out"
     if histories.has_spans and histories.cost is None:
@@ -139,9 +139,12 @@ def _notes(histories: Histories, *, unknown: bool) -> Iterable[str]:
 
 def _found(histories: Histories, name: str) -> int:
     """The row of the request that is meant."""
-    rows = np.flatnonzero(pc.equal(histories.requests.column("request_id"), name).fill_null(False).to_numpy())
-    if not len(rows) and name.startswith("#") and name[1:].isdigit():
+    ids = histories.requests.column("request_id")
+    rows = np.flatnonzero(pc.equal(ids, recorded_id(name)).fill_null(False).to_numpy())
+    if not len(rows) and name.startswith("#") and name[1:].isdecimal() and len(name) < _LONGEST_NUMBER:
         rows = np.flatnonzero(histories.number == int(name[1:]))
+        if not len(rows) and int(name[1:]) in histories.spans.request:
+            raise UnknownRequestError("it did not finish in this run, and only finished requests are explained")
     if not len(rows):
         raise UnknownRequestError("no finished request has this id; --worst e2e shows ids")
     if len(rows) > 1:

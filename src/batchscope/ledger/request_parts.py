@@ -37,10 +37,14 @@ class Part(StrEnum):
     """Modelled: what prefill of other requests took of the iterations in which it decoded."""
     BETWEEN = "between_iterations"
     """Nothing ran: the engine idled, or did something else than iterate."""
+    PREFILL_PHASE = "prefill_phase"
+    """No span says what it did: from first scheduled to its first token, whatever it was."""
+    DECODE_PHASE = "decode_phase"
+    """Likewise from its first to its last token."""
     AFTER = "after_last_token"
     """From its last part in an iteration to its end."""
     UNKNOWN = "unknown"
-    """The record does not say: iterations of that time are missing, or nobody knows which rank it waited for."""
+    """The record does not say: iterations of that time are missing."""
 
 
 HELD = (Part.QUEUED, Part.STOOD_STILL, Part.PREEMPTED)

@@ -69,8 +69,17 @@ def compare_pair(
     for quantity in QUANTITIES:
         if quantity.name in samples:
             found += _differences(quantity, *samples[quantity.name], blocks, spread or {})
+    _apply_littles_law(found)
     enough = {figure.figure: blocks.enough(figure.figure) for figure in found}
     return with_verdicts(found, margin, enough, requests)
+
+
+def _apply_littles_law(found: list[Difference]) -> None:
+    """How many wait follows from how long they do (Little 1961): it is as sensitive."""
+    floors = {figure.figure: figure.floor for figure in found}
+    for figure in found:
+        if figure.figure == "waiting":
+            figure.floor = max(figure.floor, floors.get("mean_queue_time", 0.0), floors.get("mean_ttft", 0.0))
 
 
 def _chosen(run: Measured, requests: Whole) -> Measured:
