@@ -51,7 +51,7 @@ class IterationHistograms:
     def observe(self, rows: Floats) -> None:
         """Iterations, as ``IterationColumn`` has them."""
         for name, column in _OBSERVED.items():
-            self.instruments[name].hold_numbers(rows[:, column], rows[:, C.AT])
+            self.instruments[name].add_numbers(rows[:, column], rows[:, C.AT])
 
 
 class IterationAggregate:

@@ -72,11 +72,11 @@ class RequestHistograms:
     def _add(self, name: str, values: Floats, at: Floats, classes: Floats) -> None:
         instruments = list(self.instruments[name].values())
         if len(instruments) == 1:
-            instruments[0].hold_numbers(values, at)
+            instruments[0].add_numbers(values, at)
             return
         for code, instrument in enumerate(instruments):
             of_class = classes == code
-            instrument.hold_numbers(values[of_class], at[of_class])
+            instrument.add_numbers(values[of_class], at[of_class])
 
 
 def _edges(targets: SloTargets, target: str | None) -> tuple[float, ...]:

@@ -13,6 +13,7 @@ from batchscope.aggregation.observed_rows import ObservedRows
 from batchscope.aggregation.request_histograms import RequestHistograms
 from batchscope.aggregation.slo import COMPLETED, SloResult, evaluate, outcomes_of
 from batchscope.configuration import DEFAULT_CLASS, OTHER_CLASS, MetricsConfiguration, SloTargets
+from batchscope.histograms.held_values import CAPACITY
 from batchscope.histograms.instrument import Instrument
 from batchscope.histograms.sliding_window import SlidingWindowCounter
 from batchscope.reasons import RejectReason
@@ -74,9 +75,10 @@ class RequestAggregate:
     ) -> None:
         self._classes = classes
         self._rejections = rejections
-        self.histograms = RequestHistograms(classes.targets, configuration.histogram_scale)
-        observe = self.histograms.observe
-        self.samples = ObservedRows(configuration.max_request_samples, len(COLUMNS[RowKind.REQUEST]), observe)
+        self._histograms = histograms = RequestHistograms(classes.targets, configuration.histogram_scale)
+        most = configuration.max_request_samples
+        self.samples = ObservedRows(most, len(COLUMNS[RowKind.REQUEST]), histograms.observe)
+        self._starts = ObservedRows(CAPACITY, len(COLUMNS[RowKind.START]), histograms.started)
         self._finished = np.zeros(2 * len(REASONS), dtype=np.int64)  # by reason; untracked ones, then a tracker's
         self.lost = 0
         self.tokens_generated = 0
@@ -94,8 +96,9 @@ class RequestAggregate:
     @property
     def instruments(self) -> dict[str, dict[str, Instrument]]:
         """Every histogram, by name and request class, with all requests counted so far."""
+        self._starts.settle()
         self.samples.settle()
-        return self.histograms.instruments
+        return self._histograms.instruments
 
     @property
     def by_reason(self) -> npt.NDArray[np.int64]:
@@ -184,6 +187,10 @@ class RequestAggregate:
             from_cache += self._claimed(int(prompts[np.isnan(cached)].sum()))
         self.cached_tokens += from_cache
         self.prompt_tokens += total
+
+    def started(self, values: Floats) -> None:
+        """Count what is known of requests that have not finished yet."""
+        self._starts.append(values)
 
     def cached_by_iterations(self, cached: Floats) -> None:
         """What iterations said came from a prefix cache; the requests it was for count it when they finish."""

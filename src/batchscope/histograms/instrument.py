@@ -16,7 +16,7 @@ from batchscope.errors import ConfigurationError
 from batchscope.histograms.bucketed import Observations, bucketed_groups, checked
 from batchscope.histograms.cells import CellGroups, cell_grid, group_by_cell
 from batchscope.histograms.exponential_histogram import ExponentialHistogram
-from batchscope.histograms.held_values import MANY, Pending
+from batchscope.histograms.held_values import Pending
 from batchscope.histograms.layout import Floats, bucket_layout
 from batchscope.histograms.windowed_histogram import WindowedHistogram
 
@@ -95,20 +95,22 @@ class Instrument:
 
     def hold(self, seen: Observations) -> None:
         """Add observations, at least one, that were checked, their instants too; they are copied."""
-        if len(seen.values) >= MANY or not self._pending.add(seen):
+        if not self._pending.add(seen):
             self._sort()
-            self._sort_in(seen)
+            if not self._pending.add(seen):
+                self._sort_in(seen)
 
-    def hold_numbers(self, values: Floats, at: Floats) -> None:
-        """Likewise ``values`` with an instant each, any number of them; ``nan`` is left out."""
+    def add_numbers(self, values: Floats, at: Floats) -> None:
+        """Likewise ``values`` with an instant each, any number of them, sorted at once; ``nan`` is left out."""
         if not len(values):
             return
         low = float(values.min())
         if isnan(low):
             numbers = ~np.isnan(values)
-            self.hold_numbers(values[numbers], at[numbers])
+            self.add_numbers(values[numbers], at[numbers])
             return
-        self.hold(Observations(values, None, at, low + 0.0, float(values.max()) + 0.0))  # no negative zero
+        self._sort()
+        self._sort_in(Observations(values, None, at, low + 0.0, float(values.max()) + 0.0))  # no negative zero
 
     def _sort(self) -> None:
         if self._sorting:
