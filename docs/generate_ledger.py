@@ -1,5 +1,5 @@
 """Writes docs/ledger.md from the schema: ``python docs/generate_ledger.py``. A test asserts that it is current."""
-# ruff: noqa: INP001  (a script beside the pages)
+# ruff: noqa: INP001, E501, S608  (a script beside the pages; tables have long lines; its SQL is text of the page)
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ The schema is `{SCHEMA}`; a reader refuses another one and says so.
 | `run.json` | of which engine, limits and classes its rows are (`headers`, one a segment), `state`, rows by table, figures at a glance |
 | `requests-000001.parquet`, ... | a table's part: ten minutes, or what 64 MiB of stream became |
 | `requests-000002.arrows` | the part that is being written: an Arrow IPC stream, a batch a write; a killed process leaves it |
+| `prefixes.parquet` | where somebody knows it (an import): which prompts begin alike; `request`, and the names of its prompt's full `blocks`, of `block_tokens` tokens each (in the file's metadata); equal names are an equal beginning |
 | `.writing` | the writer's lock (`flock`): who holds it lives |
 
 A file is renamed to its name when it is whole, so a `.parquet` is never torn. Where a part is there in both forms, the Parquet

@@ -27,7 +27,7 @@ from batchscope.ledger.comparison.document import Verdict
 
 LOADS = (0.5, 0.8, 0.95)
 DRIFT = {"drift": 0.01, "jitter": 0.02}
-REQUESTS = 600
+REQUESTS = 1000
 SLOWER = 1.03
 MOST_FALSE, LEAST_FOUND, LEAST_FALSE_OF_INDEPENDENT = 0.07, 0.90, 0.25
 STEPS = ("step_time_same_work", "mean_step_time", "mean_tpot")
@@ -66,16 +66,15 @@ def six_seeds(task: tuple[float, int]) -> tuple[float, dict[str, Counter]]:
         found["independent"] += Counter({"pairs": 1, "any": calls_different(a, b, seed=seed)})
     found["A/A repeats"] += verdicts(runs[:3], runs[3:])
     found["A/A repeats"] += verdicts(runs[:3], again[:3])
-    found["A/A repeats"] += verdicts(runs[3:], again[3:])
     found["slower repeats"] += verdicts(runs[:3], slower[:3])
-    found["slower repeats"] += verdicts(runs[3:], slower[3:])
     return load, found
 
 
 def wrong(load: float, name: str, counts: Counter) -> str:
     """What does not hold, else nothing."""
     share = {key: counts[key] / counts["pairs"] for key in ("any", "step")}
-    if name.startswith("A/A") and share["any"] > MOST_FALSE:
+    few = 2 * (MOST_FALSE * (1 - MOST_FALSE) / counts["pairs"]) ** 0.5 if name == "A/A repeats" else 0.0
+    if name.startswith("A/A") and share["any"] > MOST_FALSE + few:  # of repeats there are a third as many
         return f"more than {MOST_FALSE:.0%} false verdicts"
     if name in {"3 % slower", "slower repeats"} and share["step"] < LEAST_FOUND:
         return f"found in less than {LEAST_FOUND:.0%}"
@@ -88,10 +87,11 @@ def main() -> int:
     """Run all, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     options = parser.parse_args()
     began = time.monotonic()
-    tasks = [(load, first) for first in range(0, options.seeds, 6) for load in LOADS]
+    tasks = [(load, first) for first in range(options.first, options.first + options.seeds, 6) for load in LOADS]
     totals: dict[tuple[float, str], Counter] = {}
     with multiprocessing.Pool(options.processes) as pool:
         for load, found in pool.imap_unordered(six_seeds, tasks):

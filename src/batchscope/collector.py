@@ -201,12 +201,12 @@ class SchedulerMetricsCollector(Closing):
         ``batchscope.ledger.open_run``. MissingExtraError without the extra ``ledger``; ConfigurationError where the
         folder cannot be made.
         """
-        from batchscope.ledger.recording import Retention, record  # noqa: PLC0415  (an extra)
+        from batchscope.ledger.recording import record  # noqa: PLC0415  (an extra)
 
         recording = record(
             self, root, instance_id=self._draining.instance_id, clock=self._draining.clock,
             level=level, interval=interval, configuration=configuration,
-            retention=Retention(keep_seconds, keep_bytes),
+            keep_seconds=keep_seconds, keep_bytes=keep_bytes,
         )  # fmt: skip
         self._recordings.append(recording)
         return recording

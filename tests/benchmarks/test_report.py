@@ -92,5 +92,5 @@ def test_the_command_fills_the_page(documents, tmp_path, monkeypatch, capsys):
         write(each, tmp_path / f"{name}.json")
     monkeypatch.setattr("sys.argv", ["report.py", str(tmp_path), "--docs", str(page)])
     report.main()
-    assert "4 of 8 targets are met." in page.read_text(encoding="utf-8")
+    assert "5 of 10 targets are met." in page.read_text(encoding="utf-8")
     assert str(page) in capsys.readouterr().out

@@ -3,12 +3,14 @@
 import gzip
 import json
 import re
+import time
 
 import pytest
 from command_line import Run, batchscope, refused
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as protos
 
 from batchscope import BatchLimiter, CompletionReason, RequestTracker, SchedulerLimits, SchedulerMetricsCollector, cli
+from batchscope.ledger import open_run
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202eevil"
 
@@ -88,7 +90,9 @@ def test_a_lean_run_shows_what_it_has_and_ends_with_3(tmp_path, inside):
 def test_a_run_in_which_nothing_finished_ends_with_3(tmp_path, inside):
     run = inside("explain", record(tmp_path, finish=False))
     assert (run.code, run.output) == (3, "")
-    assert run.errors == "not known: no request finished in this run: there is nothing to explain yet\n"
+    noted, told = run.errors.splitlines()
+    assert noted.endswith("3 requests took part and did not finish: not in what follows")
+    assert told == "not known: no request finished in this run: there is nothing to explain yet"
 
 
 def test_an_id_never_steers_the_terminal(tmp_path, inside):
@@ -99,9 +103,18 @@ def test_an_id_never_steers_the_terminal(tmp_path, inside):
     assert "[red]b[/red]" in inside("explain", tmp_path, "--share", "1").output
 
 
-def test_a_trace_is_written_packed_or_not_and_named_with_its_viewer(recorded, tmp_path):
-    for name, opened in (("t.pftrace", open), ("t.pftrace.gz", gzip.open)):
-        run = batchscope("trace", recorded, "--out", tmp_path / name)
+def test_an_id_is_found_as_it_was_given_however_odd_it_is(tmp_path, inside):
+    odd = ("x" * 300, "\udcff\udcfe", "é ü")
+    record(tmp_path / "runs", odd)
+    for name in odd:
+        assert inside("explain", tmp_path / "runs", "--request", name).code == 0
+        assert inside("trace", tmp_path / "runs", "--out", tmp_path / "t", "--requests", name).code == 0
+    assert refused(inside("explain", tmp_path / "runs", "--request", "\udcfe"), "no finished request")
+
+
+def test_a_trace_is_written_packed_or_not_and_named_with_its_viewer(recorded, tmp_path, inside):
+    for name, opened, command in (("t.pftrace", open, inside), ("t.pftrace.gz", gzip.open, batchscope)):
+        run = command("trace", recorded, "--out", tmp_path / name)
         assert (run.code, run.output) == (0, "")
         assert "3 requests" in run.errors
         assert "https://ui.perfetto.dev" in run.errors
@@ -133,5 +146,29 @@ def test_what_cannot_be_written_or_is_not_there_is_refused(recorded, tmp_path, i
     assert refused(inside("trace", recorded, "--out", run / "run.json"), "the run's own folder")
     assert refused(inside("trace", recorded, "--out", out, "--from", "3", "--to", "2"), "--from 3 is not before --to 2")
     assert refused(inside("trace", recorded, "--out", out, "--format", "svg"), "perfetto, chrome")
-    empty = inside("trace", recorded, "--out", out, "--requests", "nobody")
-    assert (empty.code, out.exists()) == (3, False)
+    for nothing in (("--requests", "nobody"), ("--from", "5000")):
+        empty = inside("trace", recorded, "--out", out, *nothing)
+        assert (empty.code, out.exists()) == (3, False)
+
+
+def test_a_trace_may_go_to_stdout(recorded, capfdbinary):
+    assert cli.run(["trace", str(recorded), "--out", "-"]) == 0
+    assert len(protos.Trace.FromString(capfdbinary.readouterr().out).packet) > 30
+
+
+def test_a_run_that_is_still_being_written_is_explained_as_far_as_it_is(tmp_path, inside):
+    now = [0.0]
+    with SchedulerMetricsCollector(clock=lambda: now[0]) as collector:
+        collector.record_to(tmp_path, interval=0.02)
+        tracker = RequestTracker(collector)
+        slot = tracker.arrived("a", prompt_tokens=8, at=0.0)
+        now[0] = 1.0
+        tracker.iteration([slot], started_at=0.5, finished_at=1.0)
+        tracker.finished(slot, CompletionReason.EOS_TOKEN_REACHED, at=1.0)
+        deadline = time.monotonic() + 30
+        while not len(open_run(tmp_path).requests()):  # its thread writes
+            assert time.monotonic() < deadline
+        run = inside("explain", tmp_path, "--request", "a")
+    assert run.code == 0, run.errors
+    assert "still being written" in run.errors
+    assert "50.0 % in its own prefill" in " ".join(run.output.split())

@@ -38,7 +38,7 @@ def looked(ranks, looks=8, gone=()):
     for _ in range(looks):
         for rank in ranks:
             if rank.name not in gone:
-                rank.work()
+                rank.work(2)
         found = [(rank.snapshot(), rank.name not in gone) for rank in ranks]
         engines.look(found, merged(found))
     return engines, found
@@ -101,3 +101,4 @@ def test_a_directory_tells_of_each_process(tmp_path):
             identity = table["engines"][1]["id"]
             assert ask(app, "/fleet", query=f"engine={identity}").json()["name"] == "rank=a"
             assert ask(app, "/fleet", query="engine=nobody").status == 404
+            assert ask(make_asgi_app(reader, token="s3cret"), "/fleet").status == 401

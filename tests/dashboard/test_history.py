@@ -2,12 +2,14 @@
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from page_doubles import Hands, collector, second, seeded
 
-from batchscope.dashboard.counts import BUCKETS, LATENCIES, LIMITERS, RELATIVE_ERROR, place
+from batchscope.dashboard.counts import BUCKETS, LATENCIES, LIMITERS, RELATIVE_ERROR, nothing, place
 from batchscope.dashboard.history import COARSE_CELLS, FINE_CELLS, TENS, History
+from batchscope.dashboard.ring import Ring
 
 WALL = 1_700_000_000.0
 
@@ -52,7 +54,7 @@ def test_ten_cells_of_a_second_are_one_of_ten_exactly():
     history, _, _ = recorded(40)
     fine, coarse = history.since(), history.since(seconds=TENS)
     for at, number in enumerate(coarse.cells.numbers):
-        own = fine.cells.numbers // TENS == number
+        own = -(-fine.cells.numbers // TENS) == number
         np.testing.assert_allclose(fine.cells.counts[own].sum(axis=0), coarse.cells.counts[at], rtol=1e-12, atol=1e-9)
         assert (fine.cells.slo[own].sum(axis=0) == coarse.cells.slo[at]).all()
         for kept, wide in zip(fine.cells.latencies, coarse.cells.latencies, strict=True):
@@ -118,24 +120,49 @@ def test_a_reset_is_a_mark_and_nothing_is_counted_twice():
 
 
 def test_the_oldest_cells_make_room():
-    history = History()
-    source = collector(Hands())
-    state = source.read_totals()
-    for at in range(COARSE_CELLS * TENS + 50):
-        history.take(state, float(at), WALL)
-    fine, coarse = history.since(), history.since(seconds=TENS)
-    assert len(fine.cells) == FINE_CELLS
-    assert len(coarse.cells) == COARSE_CELLS
-    assert np.diff(fine.cells.numbers).tolist() == [1] * (FINE_CELLS - 1)
-    assert history.nbytes == History().nbytes
+    ring, added = Ring(10, 1), nothing()
+    before = ring.nbytes
+    for number in range(25):
+        ring.add(number, added)
+    assert ring.since(0).numbers.tolist() == list(range(15, 25))
+    assert ring.since(20).numbers.tolist() == list(range(20, 25))
+    assert ring.nbytes == before
+    assert (FINE_CELLS, COARSE_CELLS * TENS) == (600, 7200)
+
+
+def test_a_bucket_of_a_second_that_is_full_says_so():
+    ring, added = Ring(2, 1, narrow=True), nothing()
+    added.latencies[0, 5] = 70_000
+    ring.add(1, added)
+    assert ring.since(0).latencies[0][0, 5] == 65_535
+    assert ring.cut_off == 70_000 - 65_535
 
 
 def test_present_values_and_the_budget_are_kept_as_sums_and_counts():
-    history, _, _ = recorded(5, gpus=2)
+    history, source, _ = recorded(5, gpus=2)
     extract = history.since()
     assert column(extract, "samples").tolist() == [1.0] * 5
     assert (column(extract, "running.sum") / column(extract, "running.count")).tolist() == [60.0] * 5
     assert column(extract, "budget_tokens").tolist() == [20 * 2048.0] * 5
-    assert extract.gpus == ["gpu.0", "gpu.1"]
-    assert np.isfinite(extract.cells.gpus[:, :2]).all()
-    assert np.isnan(extract.cells.gpus[:, 2:]).all()
+    lowest, mean, highest, fullest, watts = extract.cells.gpus[-1].tolist()
+    stats = source.get_snapshot().resource_stats
+    busy = [stats[f"gpu.{gpu}.utilization_ratio"].last for gpu in range(2)]
+    assert (lowest, mean, highest) == pytest.approx((min(busy), sum(busy) / 2, max(busy)), rel=1e-6)
+    assert fullest == pytest.approx(
+        max(stats[f"gpu.{gpu}.memory_used_bytes"].last for gpu in range(2)) / 8e10, rel=1e-6
+    )
+    assert watts == pytest.approx(sum(stats[f"gpu.{gpu}.power_watts"].last for gpu in range(2)), rel=1e-6)
+
+
+def test_a_limiter_of_a_later_version_is_not_known_and_not_left_out():
+    clock = Hands()
+    source = collector(clock)
+    history = History()
+    history.take(source.read_totals(), clock.now, WALL)
+    second(source, clock, seeded())
+    state = source.read_totals()
+    busy = {**dict.fromkeys(state.totals.busy_seconds_by_limiter, 0.0), "solar_wind": state.totals.busy_seconds}
+    history.take(
+        state._replace(totals=msgspec.structs.replace(state.totals, busy_seconds_by_limiter=busy)), clock.now, WALL
+    )
+    assert column(history.since(), "busy.unknown").tolist() == [state.totals.busy_seconds]

@@ -11,7 +11,7 @@ NO_ROOMS = {"__init__", "__main__", "py.typed", "version", "__pycache__"}
 def test_the_map_of_rooms_is_the_folder():
     found = {path.stem if path.suffix == ".py" else path.name for path in (ROOT / "src" / "batchscope").iterdir()}
     ground, *lines = re.search(r"^src/batchscope/\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[1].splitlines()
-    named = {*ground.split("     ")[0].split(), *(re.match(r"  (\w+)", line)[1] for line in lines)}
+    named = {*ground.split("     ")[0].split(), *re.findall(r"^  (\w+)", "\n".join(lines), re.MULTILINE)}
     assert named == found - NO_ROOMS
 
 

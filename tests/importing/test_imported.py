@@ -139,6 +139,18 @@ def test_an_older_benchmark_has_durations_only(tmp_path):
     assert "durations only" in run.document.configuration["imported"]["missing"][0]
 
 
+def test_a_packed_benchmark_of_one_line_or_many_is_the_same(tmp_path):
+    for name, indent, packed in (("line", None, True), ("lines", 1, True), ("plain", 1, False)):
+        import_run(
+            [written(tmp_path / name, json.dumps(BENCHMARK, indent=indent), packed=packed)], tmp_path / f"run {name}"
+        )
+        assert open_run(tmp_path / f"run {name}").requests().num_rows == 3
+    torn = tmp_path / "torn"
+    torn.write_bytes((tmp_path / "lines").read_bytes()[:-20])
+    with pytest.raises(WorkloadError, match="torn"):
+        import_run([torn], tmp_path / "run torn")
+
+
 @pytest.mark.parametrize(
     "changes", [{"ttfts": [0.5]}, {"itls": None}, {"input_lens": []}, {"output_lens": ["many", 1, 2]}]
 )
@@ -202,8 +214,8 @@ def test_forward_passes_become_iterations_and_what_lies_between_them_is_a_gap(tm
     gaps = run.events().to_pylist()
     assert [(gap["kind"], gap["name"], gap["count"]) for gap in gaps] == [("gap", "iterations", 1)]
     assert done.notes == [
-        "1 iterations are missing between those of the trace",
-        "1 heartbeats of an idle engine are no iterations",
+        "iterations missing between those of the trace: 1",
+        "heartbeats of an idle engine, which are no iterations: 1",
     ]
     assert run.header.anchor_time.timestamp() == pytest.approx(START / 1000)
     assert run.requests().num_rows == 0
@@ -293,6 +305,15 @@ def test_a_folder_that_holds_something_is_not_written_to(tmp_path):
     written(tmp_path / "run/notes", "mine")
     with pytest.raises(ConfigurationError, match="not there yet"):
         import_run([written(tmp_path / "r", lines(REQUEST))], tmp_path / "run")
+
+
+def test_a_request_of_vidur_that_never_ended_is_no_completed_one(tmp_path):
+    header = (
+        "request_id,arrived_at,scheduled_at,prefill_completed_at,completed_at,num_prefill_tokens,num_decode_tokens\n"
+    )
+    log = written(tmp_path / "log.csv", header + "0,0,1,2,3,4,5\n1,1,2,3,,4,5\n")
+    done = import_run([log], tmp_path / "run")
+    assert done.rows["requests"] == 1
 
 
 def test_a_value_that_is_no_number_names_its_file(tmp_path):

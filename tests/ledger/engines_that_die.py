@@ -43,10 +43,10 @@ def engine(root: str, interval: float, part_seconds: float) -> None:
 
 def record_and_kill(
     root: Path, after: float, *, interval: float = 0.1, part_seconds: float = 600.0
-) -> tuple[int, int, float]:
-    """Let an engine record for ``after`` seconds from its first line on, then kill it; its last line.
+) -> tuple[int, int, float, float]:
+    """Let an engine record for ``after`` seconds from its first line on, then kill it.
 
-    Here a test waits: what is killed is a process, and its clock is the machine's.
+    Its steps, how many finished, and the instants of its first and last line. Here a test waits: what is killed is a process, and its clock is the machine's.
     """
     command = [sys.executable, __file__, str(root), str(interval), str(part_seconds)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -57,8 +57,9 @@ def record_and_kill(
             lines.append(process.stdout.readline())
         process.send_signal(signal.SIGKILL)
         lines += process.stdout.readlines()
-    steps, finished, at = [line for line in lines if line.endswith("\n") and line.count(" ") == 2][-1].split()
-    return int(steps), int(finished), float(at)
+    whole = [line.split() for line in lines if line.endswith("\n") and line.count(" ") == 2]
+    steps, finished, at = whole[-1]
+    return int(steps), int(finished), float(whole[0][2]), float(at)
 
 
 if __name__ == "__main__":

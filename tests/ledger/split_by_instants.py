@@ -66,7 +66,7 @@ def _meaning(at: float, row: dict, parts: list[Part], lines: dict[int, list[dict
     if parts and not to_come and not was_evicted:
         return "after_last_token", None, window
     if not parts and len(lines) > 1:
-        return "unknown", None, window
+        return "queued", "unknown", window
     following = (to_come or past or parts or [None])[0] if not was_evicted or to_come else past[-1]
     line = next(iter(lines.values())) if following is None else lines[_line(following)]
     held = _held(at, line)

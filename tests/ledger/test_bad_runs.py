@@ -185,6 +185,7 @@ def test_resets_other_limits_and_engines_are_segments_of_one_run_without_a_wrong
     assert iterations.groupby("segment")["utilization"].first().tolist() == [0.25, 0.5, 0.5, 0.5]
     assert [header.limits.max_running_requests for header in run.headers] == [None, 4, 2, 2, 2]
     assert run.events().column("kind").to_pylist() == ["limits", "limits", "reset", "engine"]
+    assert run.events().column("at").to_pylist()[2] == pytest.approx(1.5)  # when it was, not when it was heard of
     assert iterations["iteration"].tolist() == list(range(1, 13))
     assert run.header.engine.kind == "other"
 
@@ -202,6 +203,7 @@ def test_a_clock_that_jumps_ahead_or_stands_still_changes_no_number(tmp_path):
     assert (run.state, run.problems, run.requests().num_rows, run.tokens().num_rows) == ("finished", [], 4, 12)
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_forked_child_leaves_the_run_to_its_parent(engine):
     engine.work(2)
     engine.look()
@@ -246,3 +248,49 @@ def _forgets_to_close(root):
         handle = tracker.arrived("r", prompt_tokens=1)
         tracker.iteration([handle])
         tracker.finished(handle, CompletionReason.EOS_TOKEN_REACHED)
+
+
+def test_a_writer_that_fails_for_whatever_reason_leaves_a_run_that_says_it_was_stopped(engine, monkeypatch):
+    engine.work(2)
+    engine.look()
+
+    def fail(*_):
+        raise ValueError("cannot be")
+
+    monkeypatch.setattr("batchscope.ledger.writer.request_batch", fail)
+    engine.work(3)
+    engine.look()
+    assert "cannot be" in engine.recording.failure
+    engine.close()
+    run = open_run(engine.path)
+    assert (run.state, run.requests().num_rows, run.iterations().num_rows) == ("stopped", 2, 15)
+    assert any("ValueError: cannot be" in problem for problem in run.problems)
+    assert run.document.missed["requests"] == 3
+
+
+def test_closing_in_the_middle_of_a_drain_waits_for_another_moment(tmp_path):
+    """A listener may close the collector: nobody hangs, and the run is closed by the next close."""
+    collector = SchedulerMetricsCollector()
+    recording = collector.record_to(tmp_path)
+    collector.subscribe(lambda _: collector.close())
+    collector.record_error("late")
+    collector.drain()
+    assert collector.closed
+    assert open_run(tmp_path).state == "recording"
+    recording.close()
+    run = open_run(tmp_path)
+    assert (run.state, run.events().column("name").to_pylist()) == ("finished", ["late"])
+
+
+def test_a_part_that_has_grown_large_is_converted_whatever_its_age(tmp_path):
+    engine = Engine(tmp_path, part_bytes=20_000)
+    for _ in range(6):
+        engine.work(40)
+        engine.look()
+    converted = sorted(path.name for path in engine.path.glob("requests-*.parquet"))
+    assert len(converted) >= 2
+    assert open_run(engine.path).requests().num_rows == 240
+    engine.close()
+    run = open_run(engine.path)
+    assert (run.problems, run.requests().num_rows, run.tokens().num_rows) == ([], 240, 720)
+    assert not list(engine.path.glob("*.arrows"))

@@ -25,6 +25,8 @@ ALL = bool(os.environ.get("BATCHSCOPE_CRASH"))
 POSITIONS = 200 if ALL else 12
 MOMENTS = 50 if ALL else 1
 INTERVAL = 0.1
+LATE = 1.0
+"""Seconds that the writer's thread may wait for a core that others use."""
 
 
 class Killed(BaseException):
@@ -124,16 +126,17 @@ def test_an_engine_killed_at_any_moment_loses_no_more_than_the_interval(tmp_path
     for moment in range(MOMENTS):
         root = tmp_path / str(moment)
         after = generator.uniform(0.2, 1.5)
-        steps, finished, at = record_and_kill(root, after, interval=INTERVAL, part_seconds=generator.choice([0.3, 600]))
+        steps, finished, began, at = record_and_kill(
+            root, after, interval=INTERVAL, part_seconds=generator.choice([0.3, 600])
+        )
         run = open_run(root)
         assert run.state == "interrupted"
         assert any("interrupted" in problem for problem in run.problems)
         iterations = run.iterations()
         numbers = iterations.column("iteration").to_numpy()
         np.testing.assert_array_equal(numbers, np.arange(1, len(numbers) + 1))
-        ended = iterations.column("finished_at").to_numpy()
-        # 0.5 s: two processes and the test share two cores; the writer's thread may be late by so much
-        assert ended[-1] >= at - INTERVAL - 0.5
+        ended = [began, *iterations.column("finished_at").to_pylist()]
+        assert ended[-1] >= at - INTERVAL - LATE
         assert len(numbers) <= steps + 10 + 1
         requests = run.requests()
         assert len(requests) <= finished + 8 * 11

@@ -158,12 +158,39 @@ def test_without_spans_only_the_queue_is_split_and_it_says_so():
     assert whole.complete
     assert not bare.complete
     assert "without spans" in bare.notes[0]
-    assert {part.part for part in bare.slowest.parts} <= {Part.QUEUED, Part.ARRIVING, Part.BETWEEN, Part.UNKNOWN}
+    assert {part.part for part in bare.slowest.parts} <= {Part.QUEUED, Part.ARRIVING, Part.BETWEEN, Part.PREFILL_PHASE}
     queued = [
         {part.limiter: round(part.mean, 9) for part in one.slowest.parts if part.part is Part.QUEUED}
         for one in (whole, bare)
     ]
     assert queued[0] == queued[1]
+
+
+def test_of_requests_alone_the_queue_and_the_phases_are_known_and_not_who_held_it():
+    run = simulated(requests(60, 900, 100), kv_cache_blocks=200)
+    run._iterations, run._spans = run.iterations().slice(0, 0), run.spans().slice(0, 0)
+    explanation = Explainer(run).worst(Metric.E2E, 1.0)
+    means = {(part.part, part.limiter): part.mean for part in explanation.slowest.parts}
+    recorded = {
+        name: np.mean(run.requests().column(name).to_pylist()) for name in ("queue_time", "prefill_time", "decode_time")
+    }
+    assert means == pytest.approx({
+        (Part.QUEUED, BatchLimiter.UNKNOWN): recorded["queue_time"], (Part.PREFILL_PHASE, None): recorded["prefill_time"],
+        (Part.DECODE_PHASE, None): recorded["decode_time"],
+    }, abs=1e-9)  # fmt: skip
+    assert not explanation.complete
+    assert any("without iterations" in note for note in explanation.notes)
+
+
+def test_a_gap_that_no_span_tells_of_is_unknown_and_the_answer_not_complete():
+    run = HeardRun(random_run(3, 60))
+    run._iterations = run.iterations().slice(0, 0)
+    for spans in (run.spans(), run.spans().slice(0, 0)):
+        run._spans = spans
+        explanation = Explainer(run).worst(Metric.GAP, 0.1)
+        assert [part.part for part in explanation.slowest.parts] == [Part.UNKNOWN]
+        assert explanation.slowest.parts[0].mean == pytest.approx(explanation.slowest.mean)
+        assert not explanation.complete
 
 
 def test_requests_without_instants_are_counted_and_a_run_of_them_is_refused():
@@ -187,11 +214,21 @@ def test_an_id_that_is_not_there_or_not_unique_is_refused_and_a_number_tells_the
         engine.step("twin", prefill={"twin": 8})
         engine.finish("twin")
     explainer = Explainer(engine.run())
-    with pytest.raises(UnknownRequestError, match="no finished request"):
-        explainer.request("nobody")
+    for nobody in ("nobody", "", "#", "#3", "#-1", "#\u00b2", "#" + "9" * 40):
+        with pytest.raises(UnknownRequestError, match="no finished request"):
+            explainer.request(nobody)
     with pytest.raises(UnknownRequestError, match="2 requests have this id: ask for one of '#1', '#2'"):
         explainer.request("twin")
     assert explainer.request("#2").request.request == 2
+
+
+def test_a_request_that_did_not_finish_is_said_to_have_not():
+    engine = Scripted()
+    engine.arrive("done", "stuck")
+    engine.step("done", "stuck", prefill={"done": 8, "stuck": 8})
+    engine.finish("done")
+    with pytest.raises(UnknownRequestError, match="did not finish in this run"):
+        Explainer(engine.run()).request("#2")
 
 
 def test_iterations_that_are_missing_make_time_unknown_not_idle():
@@ -201,8 +238,9 @@ def test_iterations_that_are_missing_make_time_unknown_not_idle():
     kept[len(kept) // 3 : len(kept) // 2] = False
     run._iterations = iterations.filter(kept)
     explainer = Explainer(run)
-    shares = [part.share for part in explainer.worst(Metric.E2E, 1.0).slowest.parts if part.part is Part.UNKNOWN]
-    assert shares[0] > 0.05
+    parts = {(part.part, part.limiter): part.share for part in explainer.worst(Metric.E2E, 1.0).slowest.parts}
+    assert parts[Part.UNKNOWN, None] > 0.02
+    assert parts[Part.QUEUED, BatchLimiter.UNKNOWN] > 0.02
     assert any("not in the record" in note for note in explainer.worst(Metric.E2E, 1.0).notes)
 
 

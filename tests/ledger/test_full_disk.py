@@ -192,3 +192,39 @@ def test_a_table_of_which_nothing_was_written_is_empty(tmp_path):
     assert run.events().schema.names[0] == "at"
     assert run.unfinished() == []
     assert Table.REQUESTS not in {part.table for part in parts_module.parts(run.path)}
+
+
+def test_what_a_slow_disk_had_no_room_for_is_a_gap_that_says_how_much(tmp_path):
+    engine = Engine(tmp_path, max_bytes=40_000)
+    engine.work(20)
+    engine.look()
+    engine.work(3000)  # before the writer looks again
+    engine.collector.drain()
+    engine.look()
+    engine.work(5)
+    engine.close()
+    run = open_run(tmp_path)
+    missed = run.document.missed
+    assert run.iterations().num_rows + missed["iterations"] == 3025
+    assert run.requests().num_rows + missed.get("requests", 0) == 3025
+    gaps = [event for event in run.events().to_pylist() if event["kind"] == "gap"]
+    assert sum(event["count"] for event in gaps if event["name"] == "iterations") == missed["iterations"]
+    assert any(f"{missed['iterations']} rows of iterations were not written" in problem for problem in run.problems)
+    last = run.iterations().column("iteration").to_pylist()[-5:]
+    assert last == list(range(3021, 3026))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_read_only_file_system_is_refused_at_once(tmp_path):
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,ro", "tmpfs", tmp_path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs here: {mounted.stderr.decode().strip()}")
+    try:
+        with (
+            SchedulerMetricsCollector() as collector,
+            pytest.raises(ConfigurationError, match=r"can be written .*Read-only file system"),
+        ):
+            collector.record_to(tmp_path / "runs")
+        assert collector.recordings == ()
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)

@@ -11,6 +11,7 @@ from batchscope import CompletionReason, MetricsConfiguration, RequestTracker, S
 from batchscope.ledger import open_run
 from batchscope.ledger.document import NAME
 from batchscope.ledger.listing import list_runs
+from batchscope.ledger.recording import record
 from batchscope.records import EngineInfo
 from batchscope.views.runs import view
 
@@ -89,3 +90,23 @@ def test_the_json_of_a_list_has_what_the_lines_have(root):
 
 def test_a_folder_without_runs_has_none_and_names_the_next_step(tmp_path):
     assert "no runs; batchscope demo --record" in view(list_runs(tmp_path))
+
+
+def test_a_killed_run_is_listed_with_what_it_had_written(tmp_path):
+    """Its document is a second behind its rows, or a thousand times as long as it takes to write it."""
+    now = [0.0]
+    collector = SchedulerMetricsCollector(clock=lambda: now[0])
+    recording = record(
+        collector, tmp_path, instance_id="killed", clock=lambda: now[0], interval=60, pace=lambda: now[0]
+    )  # fmt: skip
+    tracker = RequestTracker(collector)
+    for _ in range(5):
+        now[0] += 100.0
+        handle = tracker.arrived("r", prompt_tokens=1)
+        tracker.iteration([handle])
+        tracker.finished(handle, CompletionReason.EOS_TOKEN_REACHED)
+        recording._hand_over._hand_over()
+    shutil.copytree(recording.path, tmp_path / "left")
+    left = next(run for run in list_runs(tmp_path).runs if run.name == "left")
+    assert (left.state, left.summary.requests, left.summary.iterations) == ("interrupted", 5, 5)
+    recording.close()

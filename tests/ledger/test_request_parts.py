@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from random_histories import random_run
 from split_by_instants import split
 
-from batchscope.ledger.request_parts import Histories, Part
+from batchscope.ledger.histories import Histories
+from batchscope.ledger.request_parts import Part
 
 
 def cut(histories: Histories) -> dict[int, dict]:
@@ -29,7 +30,7 @@ def cut(histories: Histories) -> dict[int, dict]:
     return found
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from((1, 1, 2)), st.integers(1, 9))
 def test_each_part_is_what_the_instants_of_the_record_say(seed, ranks, drains):
     run = tables(random_run(seed, ranks=ranks, drains=drains))
@@ -40,7 +41,7 @@ def test_each_part_is_what_the_instants_of_the_record_say(seed, ranks, drains):
         assert found[request] == pytest.approx(parts, abs=1e-9), request
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from((1, 2, 3)))
 def test_the_parts_add_up_to_the_e2e_latency_the_ttft_and_the_longest_gap(seed, ranks):
     requests, iterations, spans = tables(random_run(seed, 60, ranks=ranks))

@@ -76,7 +76,7 @@ def origin(run: HeardRun) -> float:
     return began_at(run.headers[0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from((1, 2)))
 def test_slices_nest_lanes_do_not_overlap_and_requests_are_where_they_were(seed, ranks):
     run = HeardRun(random_run(seed, 50, ranks=ranks))
@@ -103,7 +103,7 @@ def test_slices_nest_lanes_do_not_overlap_and_requests_are_where_they_were(seed,
             ends = end
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from((1, 2)))
 def test_counters_are_the_ledgers_at_every_iterations_start(seed, ranks):
     run = HeardRun(random_run(seed, 40, ranks=ranks))

@@ -15,6 +15,7 @@ import pytest
 from scrape_doubles import Site
 
 from batchscope.errors import ConfigurationError
+from batchscope.scraping import fetch as fetching
 from batchscope.scraping.fetch import Fetcher, ScrapeError, ScrapeLimits, metrics_url, wait_for
 from batchscope.scraping.watcher import UnknownEngineError, scrape
 
@@ -271,3 +272,27 @@ def test_a_page_that_is_too_much_is_let_go_at_once():
     with Site(answer=endless) as site:
         assert refused(f"{site.url}/metrics", "larger than 1 MiB", max_bytes=MIB)
         assert left.wait(10)
+
+
+def test_threads_that_begin_at_once_and_forked_children_each_have_one_loop(monkeypatch):
+    monkeypatch.setattr(fetching, "_loops", {})
+    together, found, before = threading.Barrier(8), [], set(threading.enumerate())
+
+    def begin():
+        together.wait()
+        found.append(fetching._loop())
+
+    threads = [threading.Thread(target=begin) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(map(id, found))) == 1
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    assert fetching._loop() is not found[0]
+    for loop in fetching._loops.values():
+        loop.call_soon_threadsafe(loop.stop)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+    for loop in fetching._loops.values():
+        loop.close()

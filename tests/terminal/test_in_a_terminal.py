@@ -71,8 +71,9 @@ def test_the_first_line_of_a_screen_of_80x24_is_the_verdict_and_q_leaves_the_ter
 def test_the_demo_has_it_too():
     with Terminal([*COMMAND, "demo", "--top", "--max-running-requests", "32"]) as terminal:
         terminal.until("of 32 running")
-        terminal.press("q")
-        assert terminal.ended() == 0
+        terminal.press(b"\x03")
+        assert terminal.ended() == 130
+        assert terminal.restored
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,10 @@ def press(one, *keys):
 
 def test_q_and_control_c_end_it_and_no_other_key_does():
     one = session(Source("a"), Source("b"))
-    assert press(one, "q", "ctrl+c") == [False, False]
+    assert (press(one, "q"), one.interrupted) == ([False], False)
+    assert (press(one, "ctrl+c"), one.interrupted) == ([False], True)
+    assert press(one, "slash", "ctrl+c") == [True, False]
+    one.press("escape")
     others = ["up", "down", "enter", "escape", "s", "w", "p", "p", "question_mark", "f5", "home", "end", "x", "left"]
     assert all(press(one, *others))
 

@@ -7,7 +7,7 @@ import datetime as dt
 import pytest
 
 from batchscope import SchedulerLimits
-from batchscope.ledger.explain import (
+from batchscope.ledger.explanation import (
     ComparedPart,
     ExplainedRequest,
     Explanation,

@@ -87,6 +87,7 @@ application.command(
 application.command(
     epilog="Examples: [bold]batchscope replay AzureLLMInferenceTrace_conv.csv --slo-ttft 1 --slo-tpot 0.05[/bold]\n\n"
     "[bold]batchscope replay conversation_trace.jsonl.gz --rate-scale 2 --kv-cache-blocks 20000[/bold]\n\n"
+    "[bold]batchscope replay runs/20261128T180000Z-1a2b3c4d --rate-scale 1.5[/bold]   (a recorded run)\n\n"
     "[bold]batchscope replay trace.csv --json > snapshot.json[/bold]",
     rich_help_panel=RUNS,
 )(replay)
@@ -95,11 +96,6 @@ application.command(
     "[bold]batchscope runs runs --json | jq '.runs[] | {name, state, p99: .summary.p99_total_time}'[/bold]",
     rich_help_panel=RUNS,
 )(runs)
-application.command(
-    epilog="Examples: [bold]batchscope trace runs --out run.pftrace.gz[/bold]   (open it at https://ui.perfetto.dev)\n\n"
-    "[bold]batchscope trace runs --out run.pftrace --from 720 --to 800[/bold]\n\n"
-    "[bold]batchscope trace runs --out slow.pftrace --requests chatcmpl-17 --requests '#2253'[/bold]"
-)(trace)
 application.command(
     "import",
     epilog="Examples: [bold]batchscope import result.json --to runs/bench[/bold]   (of vllm bench serve)\n\n"
@@ -120,6 +116,12 @@ application.command(
     "[bold]batchscope explain runs --request chatcmpl-17 --json | jq .request.parts[/bold]",
     rich_help_panel=RUNS,
 )(explain)
+application.command(
+    epilog="Examples: [bold]batchscope trace runs --out run.pftrace.gz[/bold]   (open it at https://ui.perfetto.dev)\n\n"
+    "[bold]batchscope trace runs --out run.pftrace --from 720 --to 800[/bold]\n\n"
+    "[bold]batchscope trace runs --out slow.pftrace --requests chatcmpl-17 --requests '#2253'[/bold]",
+    rich_help_panel=RUNS,
+)(trace)
 application.command(
     cls=Sides,
     epilog="Examples: [bold]batchscope compare runs/before -- runs/after[/bold]\n\n"

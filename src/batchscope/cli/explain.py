@@ -13,6 +13,7 @@ from batchscope.cli import LONGEST_LINE, stdout
 from batchscope.cli.options import CommandError
 from batchscope.cli.simulation import note
 from batchscope.text import quoted, shown
+from batchscope.views.numbers import counted
 from batchscope.views.rendering import for_stdout
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def told(run: Run) -> bool:
         note(f"{run.path.name}: {problem}")
     if run.state == "recording":
         note(f"{run.path.name}: is still being written; this is what it holds so far")
+    if unfinished := len(run.unfinished()):
+        note(f"{run.path.name}: {counted(unfinished, 'request')} took part and did not finish: not in what follows")
     if not run.headers:
         note(f"{run.path.name}: nothing was recorded in this run")
     return bool(run.headers)

@@ -62,5 +62,5 @@ def import_(
     for remark in done.notes:
         note(remark)
     for reason, count in done.rejected.items():
-        note(f"{count:,} records were wrong, and left out: {reason}")
+        note(f"records that cannot be true, left out: {count:,} ({reason})")
     return 0

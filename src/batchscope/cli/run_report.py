@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Group
 
@@ -16,7 +16,9 @@ from batchscope.ledger.analysis.opening import open_tables, reading
 from batchscope.ledger.analysis.report import RunReport, report_of
 from batchscope.ledger.analysis.snapshot import snapshot_of
 from batchscope.ledger.analysis.tables import RunTables
+from batchscope.ledger.explain import Explainer, Explanation, Metric, NotToldError
 from batchscope.ledger.instants import instant_to_time
+from batchscope.sinks import RunHeader
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.views.numbers import duration
 from batchscope.views.rendering import for_stdout
@@ -24,7 +26,12 @@ from batchscope.views.report import Report
 from batchscope.views.steady import steady_section
 from batchscope.views.timeline import Timeline, timeline_of
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 NOTHING_RECORDED = 3
+MOST_EXPLAINED = 300_000
+"""Requests whose way through the iterations is held in memory for a page."""
 _DRAWN = ("finished_at", "busy_time", "request_count", "kv_cache_usage", "waiting_requests")
 _ROWS = 100_000
 
@@ -65,13 +72,49 @@ def _json(tables: RunTables) -> MetricsSnapshot:
 def _shown(run: Run, tables: RunTables, wanted: Wanted) -> MetricsSnapshot:
     report = report_of(tables, problems=run.problems, name=run.path.name)
     if wanted.html is not None:
-        _write_html(report, wanted.html)
+        _write_html(report._replace(explanations=_explained(run, tables)), wanted.html)
         return report.snapshot
     text = Group(Report(report.snapshot, _timeline(tables), title=_title(report)), steady_section(report))
     if wanted.svg is not None:
         write_svg(text, wanted.svg)
     stdout.write(for_stdout(text))
     return report.snapshot
+
+
+class _Stretch(NamedTuple):
+    """A run, of whose requests only those that finished in a stretch are looked at."""
+
+    run: Run
+    tables: RunTables
+
+    @property
+    def headers(self) -> list[RunHeader]:
+        """All of them."""
+        return self.run.headers
+
+    def requests(self) -> pa.Table:
+        """Those that finished in it."""
+        return self.tables.requests.to_pyarrow()
+
+    def iterations(self) -> pa.Table:
+        """All: a request may have begun before."""
+        return self.run.iterations()
+
+    def spans(self) -> pa.Table:
+        """All, too."""
+        return self.run.spans()
+
+
+def _explained(run: Run, tables: RunTables) -> list[Explanation]:
+    """Why the slowest were slow; nothing where that cannot be told, or takes more memory than a report should."""
+    if tables.requests.count().to_pyarrow().as_py() > MOST_EXPLAINED:
+        note(f"more than {MOST_EXPLAINED:,} requests: why the slowest were slow, tells batchscope explain")
+        return []
+    try:
+        explainer = Explainer(_Stretch(run, tables))
+        return [explainer.worst(metric) for metric in (Metric.TTFT, Metric.TPOT, Metric.E2E)]
+    except NotToldError:
+        return []
 
 
 def _title(report: RunReport) -> str:

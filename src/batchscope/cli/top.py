@@ -133,7 +133,7 @@ def show(session: Session) -> int:
             raise
         raise MissingExtraError("batchscope top", "terminal") from error
     run(session, colors_of(), ascii_only=_ascii_only())
-    return 0
+    return INTERRUPTED if session.interrupted else 0
 
 
 def show_demo(options: SchedulerOptions, seed: int) -> int:

@@ -34,10 +34,9 @@ LATENCIES = {
     "queue_time": -8,
 }
 """By the histogram's name: where its buckets begin, as a power of two seconds (3.9 ms, 0.49 ms)."""
-MOST_CLASSES, MOST_GPUS = 9, 8
-GPU_COLUMNS = {"utilization_ratio": 2, "memory_ratio": 2, "power_watts": 0}
-"""With the digits behind the point that a chart can show."""
-_GPU_QUANTITIES = {"utilization_ratio", "memory_used_bytes", "memory_total_bytes", "power_watts"}
+MOST_CLASSES = 9
+GPU_COLUMNS = {"busy.lowest": 2, "busy.mean": 2, "busy.highest": 2, "memory.highest": 2, "power.watts": 0}
+"""Over all GPUs at the last sample, ratios and their power together; with the digits that a chart can show."""
 
 COLUMNS = (
     "wall_seconds",  # covered by samples
@@ -82,7 +81,7 @@ _PLACE = {name: place for place, name in enumerate(COLUMNS)}
 class Read(NamedTuple):
     """Everything that a history takes of one state: cumulative, but for ``present`` and ``gpus``.
 
-    ``slo``: met and missed by class, shape (MOST_CLASSES, 2). ``gpus``: by GPU and quantity, ``nan`` unknown.
+    ``slo``: met and missed by class, shape (MOST_CLASSES, 2). ``gpus``: as in GPU_COLUMNS, ``nan`` unknown.
     """
 
     counts: Floats
@@ -99,7 +98,7 @@ def nothing() -> Read:
         np.zeros((MOST_CLASSES, 2), dtype=np.int64),
         np.zeros((len(LATENCIES), BUCKETS), dtype=np.int64),
         {},
-        np.full((MOST_GPUS, len(GPU_COLUMNS)), np.nan),
+        np.full(len(GPU_COLUMNS), np.nan),
     )
 
 
@@ -108,8 +107,8 @@ def place(column: str) -> int:
     return _PLACE[column]
 
 
-def read(state: CumulativeState, classes: Iterable[str], gpus: Iterable[str]) -> Read:
-    """What ``state`` says; ``classes`` and ``gpus`` are those with a place, in its order."""
+def read(state: CumulativeState, classes: Iterable[str]) -> Read:
+    """What ``state`` says; ``classes`` are those with a place, in its order."""
     totals = state.totals
     counts = np.zeros(len(COLUMNS))
     for name, value in _counted(totals):
@@ -119,14 +118,7 @@ def read(state: CumulativeState, classes: Iterable[str], gpus: Iterable[str]) ->
         results = totals.slo_requests.get(name, {})
         slo[row] = results.get("met", 0), results.get("missed", 0)
     latencies = np.stack([_buckets(state.histograms.get(name, {}), first) for name, first in LATENCIES.items()])
-    return Read(counts, slo, latencies, dict(_present(state)), _gpus(state, gpus))
-
-
-def gpu_names(state: CumulativeState) -> Iterator[str]:
-    """The GPUs among the resources: ``gpu.0``, behind their instance in a merge."""
-    for name, one in state.resources.items():
-        if one.resource == "gpu" and one.quantity in _GPU_QUANTITIES:
-            yield name.removesuffix(f".{one.quantity}")
+    return Read(counts, slo, latencies, dict(_present(state)), _gpus(state))
 
 
 def _counted(totals: Totals) -> Iterator[tuple[str, float | None]]:
@@ -138,14 +130,20 @@ def _counted(totals: Totals) -> Iterator[tuple[str, float | None]]:
     )  # fmt: skip
     for name in same:
         yield name, getattr(totals, name)
-    for limiter in LIMITERS:
-        yield f"busy.{limiter}", totals.busy_seconds_by_limiter.get(limiter)
-        yield f"lost.{limiter}", totals.lost_slot_seconds_by_limiter.get(limiter)
+    yield from _by_limiter("busy", totals.busy_seconds_by_limiter)
+    yield from _by_limiter("lost", totals.lost_slot_seconds_by_limiter)
     for outcome in (Outcome.COMPLETED, Outcome.FAILED, Outcome.CANCELLED):
         number = sum(totals.requests_by_reason.get(one.value, 0) for one in CompletionReason if one.outcome is outcome)
         yield outcome.value, number
     yield "errors", sum(totals.errors_by_type.values())
     yield "lost_records", totals.dropped_records + sum(totals.rejected_records.values())
+
+
+def _by_limiter(name: str, seconds: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    """Of each limiter; those of a later version are not known here."""
+    for limiter in LIMITERS:
+        newer = sum(value for other, value in seconds.items() if other not in LIMITERS)
+        yield f"{name}.{limiter}", seconds.get(limiter, 0.0) + (newer if limiter == BatchLimiter.UNKNOWN else 0.0)
 
 
 def _present(state: CumulativeState) -> Iterator[tuple[str, float]]:
@@ -175,15 +173,23 @@ def _buckets(by_class: Mapping[str, ExponentialHistogram], first_octave: int) ->
     return found
 
 
-def _gpus(state: CumulativeState, names: Iterable[str]) -> Floats:
-    found = np.full((MOST_GPUS, len(GPU_COLUMNS)), np.nan)
-    for row, name in enumerate(names):
-        last = {
-            quantity: state.resources[f"{name}.{quantity}"].last
-            for quantity in _GPU_QUANTITIES
-            if f"{name}.{quantity}" in state.resources
-        }
-        total = last.get("memory_total_bytes", 0.0)
-        used = last.get("memory_used_bytes", math.nan) / total if total > 0 else math.nan
-        found[row] = last.get("utilization_ratio", math.nan), used, last.get("power_watts", math.nan)
-    return found
+def _gpus(state: CumulativeState) -> Floats:
+    """The present readings of all GPUs in the few numbers that a chart shows."""
+    found: dict[str, list[float]] = {"utilization_ratio": [], "power_watts": []}
+    memory: dict[str, dict[str, float]] = {}
+    for name, one in state.resources.items():
+        if one.resource == "gpu" and math.isfinite(one.last):
+            if one.quantity in found:
+                found[one.quantity].append(one.last)
+            elif one.quantity in {"memory_used_bytes", "memory_total_bytes"}:
+                memory.setdefault(name.removesuffix(one.quantity), {})[one.quantity] = one.last
+    busy, power = found["utilization_ratio"], found["power_watts"]
+    used = [
+        one["memory_used_bytes"] / one["memory_total_bytes"]
+        for one in memory.values()
+        if one.get("memory_total_bytes", 0.0) > 0 and "memory_used_bytes" in one
+    ]
+    return np.array([
+        min(busy, default=math.nan), sum(busy) / len(busy) if busy else math.nan, max(busy, default=math.nan),
+        max(used, default=math.nan), sum(power) if power else math.nan,
+    ])  # fmt: skip

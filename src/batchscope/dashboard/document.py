@@ -23,7 +23,6 @@ from batchscope.dashboard.counts import (
     LATENCIES,
     LIMITERS,
     MOST_CLASSES,
-    MOST_GPUS,
     RELATIVE_ERROR,
     SCALE,
 )
@@ -127,6 +126,7 @@ def document(history: History, told: Told, cursor: Cursor, wanted: Wanted, cost:
         "texts": list(told.texts.values()),
         "cells": _cells(extract),
         "cost": round(cost, 5),
+        "cut_off": history.cut_off,
     }
     if not same or cursor.names != fingerprint:
         answer["names"] = {**told.names, **columns}
@@ -176,7 +176,6 @@ def _names_of_columns(extract: Extract) -> dict[str, Any]:
     return {
         "columns": COLUMNS,
         "classes": [shown_name[:LONGEST_NAME] for shown_name in readable_document(extract.classes)],
-        "gpus": readable_document(extract.gpus),
         "gpu_columns": list(GPU_COLUMNS),
         "histograms": {"scale": SCALE, "buckets": BUCKETS, "first_octave": LATENCIES, "relative_error": RELATIVE_ERROR},
     }
@@ -186,24 +185,23 @@ def _cells(extract: Extract) -> dict[str, Any]:
     cells = extract.cells
     return {
         "numbers": cells.numbers.tolist(),
-        "counts": [_column(_rounded(cells.counts[:, place])) for place in range(len(COLUMNS))],
+        "counts": [_column(column) for column in _rounded(cells.counts)],
         "slo": [
             [_column(cells.slo[:, row, result].tolist()) for result in range(2)]
             for row in range(min(len(extract.classes), MOST_CLASSES))
         ],
-        "gpus": [
-            [_column(_short(cells.gpus[:, row, place], digits)) for place, digits in enumerate(GPU_COLUMNS.values())]
-            for row in range(min(len(extract.gpus), MOST_GPUS))
-        ],
+        "gpus": [_column(_short(cells.gpus[:, place], digits)) for place, digits in enumerate(GPU_COLUMNS.values())],
         "latencies": [_packed(table) for table in cells.latencies],
     }
 
 
-def _rounded(values: np.ndarray[Any, np.dtype[np.float64]]) -> list[float]:
-    """Four digits behind the point, so that any sum over neighbours is right to four digits, too."""
-    sums = np.round(np.cumsum(values), _DIGITS)
-    steps = np.round(np.diff(sums, prepend=0.0), _DIGITS)
-    return [int(step) if step == int(step) else step for step in steps.tolist()]
+def _rounded(counts: np.ndarray[Any, np.dtype[np.float64]]) -> list[list[float]]:
+    """By column, four digits behind the point, so that any sum over neighbours is right to four digits, too."""
+    sums = np.round(np.cumsum(counts, axis=0), _DIGITS)
+    steps = np.round(np.diff(sums, axis=0, prepend=0.0), _DIGITS)
+    whole = (steps == np.trunc(steps)).all(axis=0).tolist()
+    columns = zip(steps.T.tolist(), whole, strict=True)
+    return [list(map(int, column)) if is_whole else column for column, is_whole in columns]
 
 
 def _short(values: np.ndarray[Any, np.dtype[np.float32]], digits: int) -> list[float | None]:

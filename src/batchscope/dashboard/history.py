@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from batchscope.dashboard.counts import MOST_CLASSES, MOST_GPUS, Read, gpu_names, nothing, place, read
+from batchscope.dashboard.counts import MOST_CLASSES, Read, nothing, place, read
 from batchscope.dashboard.ring import Cells, Ring
 from batchscope.statistics.cumulative import CumulativeState
 
@@ -40,7 +40,6 @@ class Extract(NamedTuple):
     newest: int
     marks: list[Mark]
     classes: list[str]
-    gpus: list[str]
 
 
 class History:
@@ -55,7 +54,6 @@ class History:
         self._rings = {SECONDS: Ring(FINE_CELLS, SECONDS, narrow=True), TENS: Ring(COARSE_CELLS, TENS)}
         self._lock = threading.Lock()
         self._classes: list[str] = []
-        self._gpus: list[str] = []
         self._marks: deque[Mark] = deque(maxlen=_MOST_MARKS)
         self._first: tuple[float, int] | None = None
         self._last: tuple[Read, tuple[str, int], float] | None = None
@@ -83,7 +81,7 @@ class History:
         """
         with self._lock:
             self._name(state)
-            found = read(state, self._classes, self._gpus)
+            found = read(state, self._classes)
             identity = (state.instance_id, state.generation)
             number = self._number(now, wall)
             if self._last is not None:
@@ -95,14 +93,10 @@ class History:
             self._last = (found, identity, now)
 
     def _name(self, state: CumulativeState) -> None:
-        """Give each class and GPU that has none a row, as long as there are rows."""
-        for names, seen, most in (
-            (self._classes, state.totals.slo_requests, MOST_CLASSES),
-            (self._gpus, gpu_names(state), MOST_GPUS),
-        ):
-            for name in seen:
-                if name not in names and len(names) < most:
-                    names.append(name)
+        """Give each class that has none a row, as long as there are rows."""
+        for name in state.totals.slo_requests:
+            if name not in self._classes and len(self._classes) < MOST_CLASSES:
+                self._classes.append(name)
 
     def _number(self, now: float, wall: float) -> int:
         if self._first is None:
@@ -112,14 +106,14 @@ class History:
     def _keep(self, number: int, added: Read) -> None:
         self._newest = max(self._newest, number)
         self._rings[SECONDS].add(number, added)
-        self._rings[TENS].add(number // TENS, added)
+        self._rings[TENS].add(-(-number // TENS), added)  # a cell ends at its number's instant, of either width
 
     def since(self, number: int = 0, *, seconds: int = SECONDS) -> Extract:
         """The cells of ``seconds`` seconds from ``number`` on."""
         with self._lock:
             return Extract(
                 self.identity, seconds, self._rings[seconds].since(number), self._newest, list(self._marks),
-                list(self._classes), list(self._gpus),
+                list(self._classes),
             )  # fmt: skip
 
     def _after_fork(self) -> None:

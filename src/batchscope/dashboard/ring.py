@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.dashboard.counts import BUCKETS, COLUMNS, GPU_COLUMNS, LATENCIES, MOST_CLASSES, MOST_GPUS, Read
+from batchscope.dashboard.counts import BUCKETS, COLUMNS, GPU_COLUMNS, LATENCIES, MOST_CLASSES, Read
 
 _NONE = -1
 _WIDE = {"inter_token_latency"}
@@ -26,7 +26,7 @@ class Ring:
         self._numbers = np.full(cells, _NONE, dtype=np.int64)
         self._counts = np.zeros((cells, len(COLUMNS)))
         self._slo = np.zeros((cells, MOST_CLASSES, 2), dtype=np.uint32)
-        self._gpus = np.full((cells, MOST_GPUS, len(GPU_COLUMNS)), np.nan, dtype=np.float32)
+        self._gpus = np.full((cells, len(GPU_COLUMNS)), np.nan, dtype=np.float32)
         self._latencies = [
             np.zeros((cells, BUCKETS), dtype=np.uint16 if narrow and name not in _WIDE else np.uint32)
             for name in LATENCIES

@@ -13,7 +13,14 @@ import msgspec
 from batchscope.dashboard.colors import stylesheet
 from batchscope.dashboard.files import CHARTS, charts_present, files
 from batchscope.dashboard.run_data import chart_data
-from batchscope.dashboard.run_tables import latency_rows, limiter_rows, slo_rows, steady_rows, tiles
+from batchscope.dashboard.run_tables import (
+    latency_rows,
+    limiter_rows,
+    slo_rows,
+    slowest_panel,
+    steady_rows,
+    tiles,
+)
 from batchscope.ledger.analysis.report import RunReport
 from batchscope.text import readable_document, shown, shown_document
 from batchscope.version import __version__
@@ -106,6 +113,8 @@ def _body(report: RunReport) -> Iterable[str]:
     yield '<section class="charts" aria-label="Over time">\n'
     yield from (_figure(*each) for each in _FIGURES[1:])
     yield "</section>\n"
+    for explanation in report.explanations:
+        yield _panel(*slowest_panel(explanation))
     yield _panel("Steady state", about_steady(report), steady_rows(report), "panel few")
     yield _facts(report)
     yield f"</main>\n<footer><p class=quiet>batchscope {escape(__version__)}; no part of this file asks a network for "

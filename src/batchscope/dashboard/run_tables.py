@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 
 from batchscope.ledger.analysis.report import RunReport
+from batchscope.ledger.explain import Explanation, Metric
 from batchscope.scraping.table import Quantity
 from batchscope.statistics.snapshot import MetricsSnapshot
+from batchscope.text import shown
 from batchscope.views import palette
 from batchscope.views.board import Board, Latency, Slo
+from batchscope.views.explanation import METRIC, part_name, sentence
 from batchscope.views.numbers import (
+    MISSING,
     amount,
     count,
     duration,
@@ -36,6 +40,7 @@ DEFINITIONS = {
     Quantity.ITERATION_DURATION: "end - start, every iteration",
 }
 _PERCENTILES = tuple(FEWEST)
+_WORST = 5
 _WORDS = {"which is", "targets"}
 
 
@@ -136,6 +141,39 @@ def _targets(slo: Slo) -> str:
                 ((slo.not_evaluated, "not evaluated"), (slo.unmeasured, "not measured")) if number]  # fmt: skip
     parts = [", ".join(told), f"missed by {', '.join(missed)}" if missed else "", ", ".join(left_out)]
     return "; ".join(filter(None, parts))
+
+
+def slowest_panel(explanation: Explanation) -> tuple[str, str, Iterator[str]]:
+    """Why the slowest by one metric were slow: title, sentence, and each part of their time beside the others'."""
+    slowest = explanation.slowest
+    name = METRIC[slowest.metric] if slowest is not None else ""
+    return f"Why the slowest were slow: {name}", sentence(explanation), _slowest(explanation)
+
+
+def _slowest(explanation: Explanation) -> Iterator[str]:
+    slowest = explanation.slowest
+    if slowest is None:
+        return
+    per = " an output token" if slowest.metric is Metric.TPOT else ""
+    yield _head("part of the time", "of theirs", "of the others'", f"their mean{per}", "the others' mean")
+    for part in slowest.parts:
+        yield _row(
+            escape(part_name(part.part, part.limiter, modelled=part.modelled)), percent(part.share),
+            _known(part.share_of_others, percent), duration(part.mean), _known(part.mean_of_others, duration),
+        )  # fmt: skip
+    yield "</tbody></table>"
+    worst = ", ".join(f"{shown(each.request_id, 60)} ({duration(each.value)})" for each in slowest.worst[:_WORST])
+    among = (
+        f"n={count(slowest.requests)} of {count(slowest.requests + slowest.others)}, from {duration(slowest.threshold)}"
+    )
+    yield _note(
+        f"{among} on. The worst: {worst}. batchscope explain tells more of each, and when they were slow together."
+    )
+    yield from (_note(text) for text in explanation.notes)
+
+
+def _known(value: float | None, form: Callable[[float], str]) -> str:
+    return MISSING if value is None else form(value)
 
 
 def steady_rows(report: RunReport) -> Iterator[str]:

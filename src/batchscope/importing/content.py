@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import zlib
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -93,10 +95,12 @@ def _names(first_line: str, path: Path) -> set[str] | None:
 def document(path: Path) -> dict[str, Any]:
     """A file that is one JSON object; ``WorkloadError`` where it is not."""
     try:
-        if is_packed(path) or path.stat().st_size > LARGEST_DOCUMENT:
-            raise WorkloadError(f"{path}: packed, or larger than {LARGEST_DOCUMENT >> 20} MiB: expected plain JSON")
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        with gzip.open(path) if is_packed(path) else path.open("rb") as file:
+            text = file.read(LARGEST_DOCUMENT + 1)
+        if len(text) > LARGEST_DOCUMENT:
+            raise WorkloadError(f"{path}: larger than {LARGEST_DOCUMENT >> 20} MiB, expected one JSON document")
+        return msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise WorkloadError(f"{path}: not JSON ({error}), expected {_expected()}") from None
-    except OSError as error:
-        raise WorkloadError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise WorkloadError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None

@@ -87,9 +87,9 @@ def source(contents: dict[Path, Content]) -> Source:
     notes = []
     if found.gaps:
         sampled = " (the trace was sampled)" if found.modes["sampled"] else ""
-        notes.append(f"{found.gaps:,} iterations are missing between those of the trace{sampled}")
+        notes.append(f"iterations missing between those of the trace: {found.gaps:,}{sampled}")
     if found.idle:
-        notes.append(f"{found.idle:,} heartbeats of an idle engine are no iterations")
+        notes.append(f"heartbeats of an idle engine, which are no iterations: {found.idle:,}")
     return Source(
         format=Content.FORWARD_PASSES.value,
         replay=found.replay,

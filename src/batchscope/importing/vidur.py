@@ -62,7 +62,9 @@ def source(contents: dict[Path, Content]) -> Source:
             if whole:
                 yield from _events(requests, batches, members, collector, clock)
             else:
-                yield from _completions(map(_logged, rows(requests)), collector, clock)
+                yield from _completions(
+                    (_logged(row) for row in rows(requests) if row["completed_at"]), collector, clock
+                )
 
     return Source(
         format=Content.VIDUR_REQUESTS.value,

@@ -34,10 +34,9 @@ _WHOLE_OF_SPAN = tuple(SpanColumn)[SpanColumn.REQUEST : SpanColumn.EVICTED]
 
 def request_batch(rows: Floats, request_ids: list[Any] | None, segment: int, header: RunHeader) -> pa.RecordBatch:
     """Finished requests of one segment."""
-    ids = ["" if each is None else readable(str(each)) for each in request_ids or [None] * len(rows)]
     columns = {
         "request": _ints(rows[:, RequestColumn.NUMBER]),
-        "request_id": pa.array(ids, pa.string()),
+        "request_id": _texts(request_ids, len(rows)),
         "request_class": _names(rows[:, RequestColumn.REQUEST_CLASS], pa.array(header.request_classes, pa.string())),
         "reason": _names(rows[:, RequestColumn.REASON], _REASONS),
     }
@@ -107,14 +106,28 @@ def _batch(table: Table, rows: Floats, kind: RowKind, others: dict[str, pa.Array
 
 
 def _floats(values: Floats) -> pa.Array:
-    return pa.array(np.ascontiguousarray(values), from_pandas=True)
+    missing = np.isnan(values)
+    if missing.all():
+        return pa.nulls(len(values), pa.float64())
+    return pa.array(np.ascontiguousarray(values), mask=missing)
 
 
 def _ints(values: Floats, kind: npt.DTypeLike = np.int64) -> pa.Array:
     missing = np.isnan(values)
     if not missing.any():
         return pa.array(values.astype(kind))
-    return pa.array(np.nan_to_num(values).astype(kind), mask=missing)
+    if missing.all():
+        return pa.nulls(len(values), pa.from_numpy_dtype(kind))
+    return pa.array(np.where(missing, 0.0, values).astype(kind), mask=missing)
+
+
+def _texts(ids: list[Any] | None, count: int) -> pa.Array:
+    """Ids as texts; most are."""
+    ids = [None] * count if ids is None else ids
+    try:
+        return pa.array(ids, pa.string()).fill_null("")
+    except (pa.ArrowException, TypeError, UnicodeError):
+        return pa.array(["" if each is None else readable(str(each)) for each in ids], pa.string())
 
 
 def _names(codes: Floats, names: pa.Array) -> pa.Array:

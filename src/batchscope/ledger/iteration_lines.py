@@ -56,8 +56,11 @@ class Ticks(NamedTuple):
 
     def of(self, seconds: Floats) -> Ints:
         """Instants in ticks; those that are not known as 0: ask beforehand."""
-        since = np.ldexp(np.nan_to_num(seconds - self.origin), self.power)
-        return np.rint(since).astype(np.int64)
+        return self.lasting(seconds - self.origin)
+
+    def lasting(self, seconds: Floats) -> Ints:
+        """Durations in ticks; those that are not known as 0."""
+        return np.rint(np.ldexp(np.nan_to_num(seconds), self.power)).astype(np.int64)
 
     def seconds(self, ticks: Ints) -> Floats:
         """Durations in seconds."""
@@ -105,7 +108,9 @@ class Lines:
         """Before this one there was another, of which nothing is known."""
         codes = _limiters(iterations).take(pa.array(self.rows))
         self.limiters: list[str] = codes.dictionary.to_pylist()
-        """The limiters that occur, in the order of ``columns``."""
+        """The limiters that occur, and ``unknown``."""
+        if BatchLimiter.UNKNOWN not in self.limiters:
+            self.limiters.append(BatchLimiter.UNKNOWN)
         self._code = codes.indices.to_numpy()
         self._cumulate()
 
@@ -160,7 +165,7 @@ class Lines:
         They add up to ``end - begin``, for ``end >= begin``.
         """
         if not len(self):
-            return [np.zeros(len(begin), dtype=np.int64), end - begin]
+            return [np.zeros(len(begin), dtype=np.int64)] * (len(self.limiters) + 1) + [end - begin]
         until, since = self._until(end, line), self._until(begin, line)
         found = [after - before for after, before in zip(until, since, strict=True)]
         rest = (end - begin) - np.sum(found, axis=0)  # before the line's first iteration

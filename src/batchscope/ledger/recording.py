@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from batchscope.background import forked
 from batchscope.checks import is_number
 from batchscope.clock import Clock
-from batchscope.errors import ConfigurationError, DecodeError
+from batchscope.errors import BusyError, ConfigurationError, DecodeError
 from batchscope.ledger.document import RunDocument
 from batchscope.ledger.retention import Retention
 from batchscope.ledger.schema import Level
@@ -66,12 +66,15 @@ class RunRecording(Recording):
         """Write what there is and end the run, within ``timeout`` seconds; says whether all of it was written."""
         if self._closed or self._of_the_parent:
             return not (self.failure or self.lost)
+        try:
+            self._unsubscribe()
+        except BusyError:  # a sink or a signal handler, in the middle of a drain: the interpreter's end closes it
+            return False
         self._closed = True
         atexit.unregister(self.close)
-        self._unsubscribe()
         complete = self._hand_over.close(timeout)
         if not self._hand_over.running:
-            self._writer.close(self._hand_over.lost)
+            self._writer.close(self._hand_over.lost, self.failure)
         return complete and not self.failure
 
     def _after_fork(self) -> None:
@@ -89,7 +92,8 @@ def record(
     level: str = Level.DEFAULT,
     interval: float = 1.0,
     configuration: Mapping[str, Any] | None = None,
-    retention: Retention = Retention(),  # noqa: B008  (frozen)
+    keep_seconds: float | None = None,
+    keep_bytes: int | None = None,
     max_bytes: int = 64 << 20,
     part_seconds: float = PART_SECONDS,
     part_bytes: int = PART_BYTES,
@@ -104,7 +108,7 @@ def record(
 
     def retain() -> None:
         try:
-            for run in retention.apply(Path(root), dt.datetime.now(dt.UTC)):
+            for run in Retention(keep_seconds, keep_bytes).apply(Path(root), dt.datetime.now(dt.UTC)):
                 logger.info("batchscope: %s was removed: it is too old, or the runs are too large", run)
         except (DecodeError, OSError) as error:
             logger.warning("batchscope: old runs in %s are not removed: %s", root, error)

@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from batchscope.ledger.explain import Recorded
+from batchscope.ledger.histories import Histories, recorded_id
 from batchscope.ledger.instants import began_at, instant_to_time
 from batchscope.ledger.iteration_lines import Floats, Ints, Mask, numbers
-from batchscope.ledger.request_parts import PHASES, Histories
+from batchscope.ledger.request_parts import PHASES
 from batchscope.text import shown
 
 COUNTERS = {
@@ -105,7 +106,7 @@ def trace(run: Recorded, window: Window | None = None) -> Trace:
         low, high = max(low, int(requests.begin.min())), min(high, int(requests.end.max()))
     parts = (drawing.iterations(), requests)
     slices = _clipped(Slices(*map(np.concatenate, zip(*parts, strict=True))), low, high)
-    counts = _changes(drawing.counts(), low, high)
+    counts = _changes(drawing.counts(), low, high if len(slices.begin) else low)  # of no time there are none
     slices, counts, told = _at_most(slices, counts, window.max_events)
     tracks, slices = _used_tracks(drawing.tracks, slices)
     used, names = np.unique(slices.name, return_inverse=True)
@@ -126,11 +127,12 @@ def _chosen(histories: Histories, window: Window, began: float) -> Ints:
     rows = histories.told[(begin[histories.told] < window.end) & (end[histories.told] > window.begin)]
     if window.requests is None:
         return rows
+    asked = {recorded_id(name) for name in window.requests}
     ids = histories.requests.column("request_id").take(rows).to_pylist() if len(rows) else []
     wanted = [
         row
         for row, name in zip(rows.tolist(), ids, strict=True)
-        if name in window.requests or f"#{histories.number[row]}" in window.requests
+        if name in asked or f"#{histories.number[row]}" in asked
     ]
     return np.array(wanted, dtype=np.int64)
 

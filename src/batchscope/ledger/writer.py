@@ -18,6 +18,7 @@ import pyarrow as pa
 from batchscope.clock import Clock
 from batchscope.ledger.batches import iteration_batch, request_batch, span_batch
 from batchscope.ledger.document import RunDocument, State
+from batchscope.ledger.instants import began_at
 from batchscope.ledger.lock import WriterLock
 from batchscope.ledger.parts import convert, part_path, parts
 from batchscope.ledger.schema import SCHEMAS, Table
@@ -31,7 +32,8 @@ logger = logging.getLogger("batchscope")
 
 _TABLE_OF = {RowKind.REQUEST: Table.REQUESTS, RowKind.ITERATION: Table.ITERATIONS, RowKind.SPAN: Table.SPANS}
 _SETTINGS = ("limits", "engine", "definitions")
-_DOCUMENT_SECONDS = 10.0  # what a killed process's summary may be behind its rows
+_DOCUMENT_SECONDS = 1.0  # what a killed process's summary may be behind its rows, or more where that would cost much
+_DOCUMENT_SHARE = 0.001  # of the time
 PART_SECONDS = 600.0
 PART_BYTES = 64 << 20
 
@@ -66,10 +68,10 @@ class RunWriter:
         self._writes = 0
         self._summing = Summing()
         self._header: RunHeader | None = None
-        self._saved_at = pace()
+        self._saved_at, self._saving = pace(), 0.0
         document.started_at = dt.datetime.now(dt.UTC)
+        self._lock = WriterLock(folder)  # first: what is listed and not locked is taken for abandoned
         document.write(folder)
-        self._lock = WriterLock(folder)
 
     # As a sink.
 
@@ -79,7 +81,7 @@ class RunWriter:
         self.document.headers.append(header)
         if before is not None:
             for kind, detail in _changes(before, header):
-                self._event(self._clock(), kind, detail=detail)
+                self._event(began_at(header) if kind == "reset" else self._clock(), kind, detail=detail)
         self._save()
 
     def take(self, block: Drained) -> None:
@@ -113,16 +115,20 @@ class RunWriter:
             raise
         if self._part_is_full():
             self._convert()
-        if self._pace() - self._saved_at >= _DOCUMENT_SECONDS:
+        if self._pace() - self._saved_at >= max(_DOCUMENT_SECONDS, self._saving / _DOCUMENT_SHARE):
             self._save()
 
-    def close(self, lost: Mapping[str, int]) -> None:
-        """Write the rest and end the run; ``lost``: what the hand-over had no room for, or could not hand over."""
+    def close(self, lost: Mapping[str, int], failure: str = "") -> None:
+        """Write the rest and end the run.
+
+        ``lost``: what the hand-over had no room for, or could not hand over, for it had a ``failure``.
+        """
         with contextlib.suppress(OSError):  # the run is stopped, and says so
             if self.document.state is State.RECORDING:
                 self.flush()
                 self._convert()
-                self.document.state = State.FINISHED
+                self.document.state = State.STOPPED if failure else State.FINISHED
+                self.document.stopped_by = readable(failure)
         for kind, count in lost.items():
             name = _name(kind)
             self.document.missed[name] = self.document.missed.get(name, 0) + count
@@ -213,12 +219,14 @@ class RunWriter:
 
     def _save(self) -> None:
         self._saved_at = self._pace()
+        began = time.perf_counter()
         self.document.summary = self._summing.now()
         try:
             self.document.write(self.folder)
         except OSError as error:
             self._stop(error)
             raise
+        self._saving = time.perf_counter() - began
 
     def _stop(self, error: OSError) -> None:
         """The disk takes no more: say so, as far as it takes that."""

@@ -140,7 +140,11 @@ def _options(
     """The recorded settings, what is not recorded as it never binds, and which those are."""
     limits: SchedulerLimits = run.header.limits
     assumed: list[str] = []
-    policy = settings.get("policy") or POLICY_OF_ENGINE.get(run.header.engine.kind.lower())
+    policy = (
+        settings.get("policy")
+        or run.document.configuration.get("policy")
+        or POLICY_OF_ENGINE.get(run.header.engine.kind.lower())
+    )
     if policy is None:
         policy = "sarathi"
         assumed.append(

@@ -16,7 +16,6 @@ the parsing of two hundred pages::
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import socket
 import ssl
@@ -179,20 +178,28 @@ class Fetcher:
 
 def wait_for(work: Coroutine[Any, Any, T]) -> T:
     """What ``work`` gives, done in the loop that reads pages."""
-    return asyncio.run_coroutine_threadsafe(work, _loop(os.getpid())).result()
+    return asyncio.run_coroutine_threadsafe(work, _loop()).result()
 
 
 async def in_background(work: Coroutine[Any, Any, T]) -> T:
     """``wait_for`` for a coroutine of any event loop; cancelled with it."""
-    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, _loop(os.getpid())))
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, _loop()))
 
 
-@functools.cache
-def _loop(_: int) -> asyncio.AbstractEventLoop:
+_loops: dict[int, asyncio.AbstractEventLoop] = {}
+
+
+def _loop() -> asyncio.AbstractEventLoop:
     """The one loop of this process (a forked child has no thread that runs its parent's)."""
-    loop = asyncio.new_event_loop()
-    loop.set_default_executor(_NameThreads())
-    threading.Thread(target=loop.run_forever, name="batchscope-fetch", daemon=True).start()
+    loop = _loops.get(os.getpid())
+    if loop is None:
+        made = asyncio.new_event_loop()
+        made.set_default_executor(_NameThreads())
+        loop = _loops.setdefault(os.getpid(), made)
+        if loop is made:
+            threading.Thread(target=loop.run_forever, name="batchscope-fetch", daemon=True).start()
+        else:  # another thread was quicker
+            made.close()
     return loop
 
 

@@ -31,11 +31,13 @@ from batchscope.text import quoted
 from batchscope.tokens import allows
 from batchscope.version import __version__
 
-_PRESENT_SECONDS = 0.5
+_PRESENT_SECONDS = 0.9
 """For so long what one viewer of the page was told of the present is told to others, who ask once a second each."""
 _LONGEST_INSTANCE = 100
 _SMALLEST_COMPRESSED = 500
 _COMPRESSION = 4
+_LARGE, _COMPRESSION_OF_LARGE = 200_000, 6
+"""A whole history: asked for once."""
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _JSON = "application/json"
 
@@ -102,7 +104,7 @@ class Endpoints:
         cursor, wanted = cursor_of(asked.get("since", "")), wanted_of(asked.get("seconds", ""), asked.get("last", ""))
         told = await self._present.get("present", recorder.present)
         key = ("history", cursor, wanted, id(told))
-        return await self._body(request, key, lambda: recorder.answer(told, cursor, wanted), _JSON)
+        return await self._body(request, key, lambda: recorder.answer(told, cursor, wanted), _JSON, self._present)
 
     async def fleet(self, request: Request) -> Response:
         """Each process of several, worst first; ?engine=INSTANCE for one of them"""
@@ -128,13 +130,21 @@ class Endpoints:
             return judge_processes(gauges, self._source.processes(), self._stall_seconds)
         return judge(gauges, self._stall_seconds)
 
-    async def _body(self, request: Request, key: tuple[Any, ...], render: Callable[[], bytes], kind: str) -> Response:
+    async def _body(
+        self,
+        request: Request,
+        key: tuple[Any, ...],
+        render: Callable[[], bytes],
+        kind: str,
+        shared: SharedWork | None = None,
+    ) -> Response:
+        work = shared or self._shared
         if self._source.closed:
             return _json({"error": CLOSED.reason}, HTTPStatus.SERVICE_UNAVAILABLE)
         headers = {**_HEADERS, "Content-Type": kind, "Vary": "Accept, Accept-Encoding, Authorization"}
         if not accepts_gzip(", ".join(request.headers.getlist("accept-encoding"))):
-            return Response(await self._shared.get(key, render), headers=headers)
-        body, compressed = await self._shared.get((*key, "gzip"), lambda: _compressed(render()))
+            return Response(await work.get(key, render), headers=headers)
+        body, compressed = await work.get((*key, "gzip"), lambda: _compressed(render()))
         return Response(body, headers={**headers, "Content-Encoding": "gzip"} if compressed else headers)
 
 
@@ -226,4 +236,4 @@ def _compressed(body: bytes) -> tuple[bytes, bool]:
     """(body, whether it is compressed): a small one would only grow."""
     if len(body) < _SMALLEST_COMPRESSED:
         return body, False
-    return gzip.compress(body, _COMPRESSION, mtime=0), True
+    return gzip.compress(body, _COMPRESSION if len(body) < _LARGE else _COMPRESSION_OF_LARGE, mtime=0), True

@@ -163,8 +163,10 @@ def sentence(engines: Sequence[Shown], one: Shown | None) -> str:
     if told is not None:
         return begin + told.sentence
     if one is None:
-        errors = [f"{one.name}: {one.error}" for one in engines if one.error][:1]
-        return begin + safe("".join(errors) or "Not merged yet.")
+        together = _together(engines)
+        errors = [f"{each.name}: {each.error}" for each in engines if each.error][:1]
+        known = "run" in together
+        return begin + (f"{together['run']} running, {together['wait']} waiting." if known else safe("".join(errors)))
     return begin + safe(f"No answer yet from {one.address}: {one.error}" if one.error else f"Asking {one.address} ...")
 
 
@@ -284,10 +286,10 @@ def _fleet(
         Cells("held by", strip, "title", right=False),
     ])  # fmt: skip
     lines = [[(cut(f" {head}", width), "")], titles]
-    lines.append(_row(scene.merged, len(scene.engines), columns, name, strip, ascii_only=ascii_only))
+    lines.append(_row(scene.merged, scene.engines, len(scene.engines), columns, name, strip, ascii_only=ascii_only))
     rows = {}
     for one in kept:
-        line = _row(one, 0, columns, name, strip, ascii_only=ascii_only)
+        line = _row(one, (), 0, columns, name, strip, ascii_only=ascii_only)
         if one.address == viewing.selected:
             line = [(text, f"{role}+select" if role else "select") for text, role in fitted(line, width)]
         rows[len(lines)] = one.address
@@ -305,9 +307,35 @@ def _scrolled(found: Sequence[Shown], selected: str, most: int) -> int:
     return max(0, min(place - most // 2, len(found) - most))
 
 
-def _row(one: Shown | None, whole: int, columns: Sequence[_Column], name: int, strip: int, *, ascii_only: bool) -> Line:
+def _together(engines: Sequence[Shown]) -> dict[str, str]:
+    """What adds up of engines that are not merged: of those that answer and tell it."""
+    found = [one.figures.whole for one in engines if one.figures is not None and one.fresh]
+    if not found:
+        return {}
+    return {
+        "run": count(sum(one.batch.running or 0 for one in found)),
+        "wait": count(sum(one.waiting.now or 0 for one in found)),
+        "tok/s": per_second(sum(rate for one in found if not math.isnan(rate := one.recent.output_tokens))),
+        "req/s": per_second(sum(rate for one in found if not math.isnan(rate := one.recent.requests))),
+    }
+
+
+def _row(
+    one: Shown | None,
+    engines: Sequence[Shown],
+    whole: int,
+    columns: Sequence[_Column],
+    name: int,
+    strip: int,
+    *,
+    ascii_only: bool,
+) -> Line:
     if one is None:
-        return [(cut(f"{'':<{_STATE}} {MERGED}: not merged yet", name + _STATE), "")]
+        figures, whole_name = _together(engines), f"all {whole}, not merged"
+        return row([
+            Cells("", _STATE), Cells(whole_name, name, right=False),
+            *(Cells(figures.get(column.title, MISSING), column.width, "value") for column in columns),
+        ])  # fmt: skip
     mark = STATES[str(one.state)]
     sign = mark.ascii if ascii_only else mark.sign
     called = f"all {whole}" if whole else cut_inside(safe(one.name, _LONGEST_NAME), name)

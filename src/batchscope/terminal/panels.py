@@ -45,6 +45,7 @@ _ROWS = (
 )  # fmt: skip
 _PERCENTILES = ("p50", "p95", "p99")
 _LONGEST_NAME = 60
+_UNTOLD = "its page does not tell"
 _GPU = ("utilization_ratio", "memory_used_bytes", "memory_total_bytes", "power_watts", "temperature_celsius")
 
 
@@ -105,10 +106,11 @@ def batch(look: Look, width: int, legend: int = 2) -> list[Line]:
         parts.append((percent(now.batch.busy_ratio), "of the time busy"))
     lines = items(look, "Batch", parts, width, 1)
     cells = width - LABEL
-    if look.engine.cells:
+    banded = bool(look.engine.cells) and look.figures.scraped is None
+    if banded:
         lines.append(_full(look, cells, width))
         lines += _labelled("held by", [band(look.engine, cells)], width)
-    return lines + _labelled("" if look.engine.cells else "held by", _legend(look, now, cells)[:legend], width)
+    return lines + _labelled("" if banded else "held by", _legend(look, now, cells)[:legend], width)
 
 
 def _oldest(board: Board) -> str:
@@ -175,7 +177,7 @@ def _legend(look: Look, board: Board, width: int) -> list[Line]:
     held = board.held
     if not held:
         scraped = look.figures.scraped is not None
-        return [[("its page does not tell what holds the batch" if scraped else "no iteration yet", "")]]
+        return [[(f"{_UNTOLD} what holds the batch" if scraped else "no iteration yet", "")]]
     lines: list[Line] = [[]]
     room = width
     for one in held:
@@ -255,7 +257,8 @@ def _latency(look: Look, name: str, one: Latency, widths: Sequence[int]) -> Line
             found, word = told.pop(MAX), "max "
         texts.append(MISSING if found is None else word + figure(found.value, found.interval))
     over = whole_seconds(one.span_seconds) if one.count else MISSING
-    figures = zip((count(one.count), *texts, over), widths, ("", *[look.value] * 3, ""), strict=True)
+    number = MISSING if not one.count and _untold(look.figures, one.quantity) else count(one.count)
+    figures = zip((number, *texts, over), widths, ("", *[look.value] * 3, ""), strict=True)
     return row([Cells(name, LABEL, right=False), *(Cells(text, wide, role) for text, wide, role in figures)])
 
 
@@ -294,7 +297,7 @@ def chart(look: Look, name: str, width: int, height: int) -> list[Line]:
     found = [cell and _CHARTS[name](cell) for cell in seconds(look.engine, cells)]
     values = [math.nan if value is None else float(value) for value in found]
     known = [value for value in values if math.isfinite(value)]
-    if not known or height < 2:
+    if not any(known) or height < 2:
         return []
     places = look.figures.whole.batch.places
     top = float(places) if name == "running" and places else max(known)
@@ -313,7 +316,9 @@ def kv_cache(look: Look, width: int) -> list[Line]:
     if width >= 70 and math.isfinite(high):
         cells = bar(min(max(high, 0.0), 1.0), 20, ascii_only=look.ascii_only)
         parts.insert(0, (f"{cells:<20}", ""))
-    parts.append((count(now.preemptions), f"preemptions, {_over(look)}"))
+    preemptions = MISSING if _untold(look.figures, Quantity.PREEMPTIONS) else count(now.preemptions)
+    over = _over(look) if look.figures.scraped is None else "since start"
+    parts.append((preemptions, f"preemptions, {over}"))
     again = look.figures.snapshot.totals.recomputed_tokens
     if again:
         parts.append((count(again), "tokens computed again"))
@@ -324,7 +329,8 @@ def slo(look: Look, width: int, most: int = 3) -> list[Line]:
     """Who is served in time: a line a class, the worst first, each with its interval and n."""
     rows = _rated(look.figures)
     if not rows:
-        return items(look, "SLO", [("", "none is set: MetricsConfiguration(slo=SloTargets(...))")], width)
+        none = "none is set: MetricsConfiguration(slo=SloTargets(...))"
+        return items(look, "SLO", [("", none if look.figures.scraped is None else _UNTOLD)], width)
     lines = [_slo(look, one, over, width - LABEL) for one, over in rows[:most]]
     if len(rows) > most:
         lines[-1].append((f"   and {len(rows) - most:,} more", ""))
@@ -366,9 +372,16 @@ def _grade(attainment: float, look: Look) -> str:
 
 def errors(look: Look, width: int, most: int = 2) -> list[Line]:
     """What should be 0 and is not."""
-    found = [(trouble(one), "") for one in look.figures.whole.troubles]
+    scraped = look.figures.scraped is not None
+    found = [] if scraped else [(trouble(one), "") for one in look.figures.whole.troubles]
     found += [(safe(note), "") for note in (*look.figures.notes, *look.figures.whole.notes)]
-    return items(look, "Errors", found or [("", "none")], width, most)
+    nothing = _UNTOLD if scraped else "none"
+    return items(look, "Errors", found or [("", nothing)], width, most)
+
+
+def _untold(figures: Figures, quantity: str) -> bool:
+    """Whether its page has no such number: then 0 is none."""
+    return figures.scraped is not None and quantity in figures.scraped.not_given
 
 
 def gpus(look: Look, width: int, most: int = 2) -> list[Line]:

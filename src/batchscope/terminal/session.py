@@ -47,6 +47,7 @@ class Session:
     ) -> None:
         self.interval, self.label = interval, label
         self.viewing = Viewing(detail=len(sources) == 1)
+        self.interrupted = False
         names = short_names([source.name for source in sources])
         self.engines = [Engine(name, one.address, interval) for name, one in zip(names, sources, strict=True)]
         self._clock, self._wall_clock, self._cpu_clock = clock, wall_clock, cpu_clock
@@ -141,9 +142,10 @@ class Session:
     def press(self, key: str, character: str | None = None) -> bool:
         """Do what a key means; False where the view is to end."""
         viewing = self.viewing
-        if viewing.typing:
+        if viewing.typing and key != "ctrl+c":
             self._type(key, character)
         elif key in {"q", "ctrl+c"}:
+            self.interrupted = key == "ctrl+c"
             return False
         elif key in {"question_mark", "f1"} or character == "?":
             self.viewing = viewing._replace(help=not viewing.help)

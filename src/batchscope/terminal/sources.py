@@ -17,6 +17,9 @@ from batchscope.scraping.remote import read_snapshot, snapshot_url
 from batchscope.scraping.watcher import Watcher
 from batchscope.statistics.snapshot import MetricsSnapshot
 
+_ALL = 0.9
+"""Of the time that an answer may take: an error after so much of it is that there was none."""
+
 
 class LookError(BatchscopeError):
     """Nothing was to be had; ``late``: no answer in time, so nobody knows whether it is gone."""
@@ -77,21 +80,25 @@ class Endpoint:
     def look(self, *, histograms: bool) -> Look:
         """Its ``/snapshot`` where it has one, else its page."""
         begin = self._clock()
-        try:
-            return self._own(histograms=histograms) or self._page()
-        except (BatchscopeError, TimeoutError) as error:
-            late = self._clock() - begin >= 0.9 * self._timeout
-            message = str(error).removeprefix(f"{self.address}: ").removeprefix(f"{self._plain.text}: ")
-            raise LookError(message or "no answer", late=late) from None
 
-    def _own(self, *, histograms: bool) -> Look | None:
-        """None where there is a page and no ``/snapshot`` beside it."""
+        def late() -> bool:
+            return self._clock() - begin >= _ALL * self._timeout
+
+        try:
+            return self._own(late, histograms=histograms) or self._page()
+        except (BatchscopeError, TimeoutError) as error:
+            message = str(error).removeprefix(f"{self.address}: ").removeprefix(f"{self._plain.text}: ")
+            raise LookError(message or "no answer", late=late()) from None
+
+    def _own(self, late: Callable[[], bool], *, histograms: bool) -> Look | None:
+        """None where there is no ``/snapshot``, perhaps a page; an error where there was one, or no answer in time."""
         if self._is_page:
             return None
         try:
             snapshot = wait_for(read_snapshot(self._whole if histograms else self._plain, self._fetcher))
         except ScrapeError:
-            if self._is_own:
+            before, self._is_own = self._is_own, False
+            if before or late():
                 raise
             return None
         self._is_own = True

@@ -19,18 +19,13 @@ _HOW = {
     "order": "paired in order of arrival",
     "no": "not paired: the workloads differ",
 }
-_WANTED = {
-    False: "inconclusive (N): about N requests a side would tell, or 3 repeats a side",
-    True: "inconclusive (N repeats): about so many a side would tell",
-}
 _OUTCOMES = {"pass": GOOD, "fail": BAD, "inconclusive": WARNING}
 
 
 def view(comparison: Comparison) -> RenderableType:
     """All of it, as it may be shown."""
     parts: list[RenderableType] = [_head(comparison), Text(), _figures(comparison)]
-    if any(figure.verdict is Verdict.INCONCLUSIVE for figure in comparison.figures):
-        parts.append(Text(_WANTED[comparison.repeats], style="dim"))
+    parts.append(Text(_legend(comparison), style="dim"))
     parts += [Text(f"- {shown(note)}") for note in comparison.notes]
     if comparison.conditions:
         parts += [Text(), _conditions(comparison)]
@@ -65,26 +60,14 @@ def _head(comparison: Comparison) -> RenderableType:
 
 
 def _figures(comparison: Comparison) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), header_style="bold", pad_edge=False)
-    for title, justify in (
-        ("figure", "left"),
-        ("A", "right"),
-        ("B", "right"),
-        ("B - A", "right"),
-        ("95 % interval", "right"),
-        ("verdict", "left"),
-    ):
-        table.add_column(title, justify=justify, no_wrap=title != "verdict")  # type: ignore[arg-type]
+    """A line a figure, whole from 80 columns on."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False, show_edge=False)
+    for title in ("figure", "A", "B", "B - A %", "95 % interval", "verdict"):
+        table.add_column(title, justify="left" if title in {"figure", "verdict"} else "right", no_wrap=True)
     for figure in comparison.figures:
         if figure.a or figure.b:  # nothing on both sides is nothing to be read
-            table.add_row(
-                figure.figure,
-                _value(figure, figure.a),
-                _value(figure, figure.b),
-                _relative(figure),
-                _interval(figure),
-                _verdict(figure),
-            )
+            a, b = (_value(figure, value) for value in (figure.a, figure.b))
+            table.add_row(figure.figure, a, b, _relative(figure), _interval(figure), _verdict(figure))
     return table
 
 
@@ -95,16 +78,22 @@ def _value(figure: Difference, value: float) -> str:
 
 
 def _relative(figure: Difference) -> str:
-    """The difference as a share of A; where A is 0, as it is."""
+    """The difference as per cent of A; where A is 0, as it is."""
     if math.isfinite(figure.relative):
-        return f"{figure.relative:+.1%}".replace("%", " %")
+        return _signed(figure.relative)
     return f"+{_value(figure, figure.difference)}" if figure.difference else MISSING
 
 
 def _interval(figure: Difference) -> str:
     if not math.isfinite(figure.low + figure.high):
         return MISSING
-    return f"{100 * figure.low:+.1f}..{100 * figure.high:+.1f} %"
+    return f"{_signed(figure.low)}..{_signed(figure.high)}"
+
+
+def _signed(ratio: float) -> str:
+    """Per cent, with as many digits as can be read."""
+    percent = 100 * ratio
+    return f"{percent:+.1f}" if abs(percent) < 1000 else f"{percent:+.0f}" if abs(percent) < 1e5 else f"{percent:+.0e}"
 
 
 def _verdict(figure: Difference) -> Text:
@@ -112,15 +101,21 @@ def _verdict(figure: Difference) -> Text:
         word = {True: "better", False: "worse", None: "differs"}[figure.better]
         return Text(word, style={True: GOOD, False: BAD, None: "bold"}[figure.better])
     if figure.verdict is Verdict.EQUIVALENT:
-        return Text(f"equivalent within {100 * (figure.within or 0):.1f} %", style="dim")
-    return Text(f"inconclusive ({_needs(figure)})", style=WARNING)
+        return Text(f"within {100 * (figure.within or 0):.1f} %", style="dim")
+    wanted = f"{figure.needed_repeats} runs" if figure.needed_requests is None else f"{figure.needed_requests:,}"
+    return Text(f"needs {wanted}", style=WARNING)
 
 
-def _needs(figure: Difference) -> str:
-    """In a few letters; the line under the table says the rest."""
-    if figure.needed_requests is not None:
-        return f"{figure.needed_requests:,}"
-    return f"{figure.needed_repeats} repeats"
+def _legend(comparison: Comparison) -> str:
+    """What the numbers behind the verdicts are, of those that there are."""
+    found = {figure.verdict for figure in comparison.figures}
+    lines = []
+    if Verdict.EQUIVALENT in found:
+        lines.append("within X %: equivalent, the difference is surely less than that")
+    if Verdict.INCONCLUSIVE in found:
+        wanted = "needs N: inconclusive; about N requests a side would tell, or 3 runs a side"
+        lines.append("needs N runs: inconclusive; about so many a side would tell" if comparison.repeats else wanted)
+    return "\n".join(lines)
 
 
 def _conditions(comparison: Comparison) -> RenderableType:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from batchscope.configuration import SchedulerLimits
-from batchscope.ledger.explain import (
+from batchscope.ledger.explanation import (
     ComparedPart,
     ExplainedRequest,
     Explanation,
@@ -37,6 +37,8 @@ _PART = {
     Part.DECODE: "decoding",
     Part.STRETCHED: "others' prefill",
     Part.BETWEEN: "nothing ran",
+    Part.PREFILL_PHASE: "prefill phase, not split",
+    Part.DECODE_PHASE: "decode phase, not split",
     Part.AFTER: "after its last token",
     Part.UNKNOWN: "unknown",
 }
@@ -51,6 +53,8 @@ _SPENT = {
     Part.DECODE: "decoding",
     Part.STRETCHED: "decoding beside other requests' prefill, as modelled",
     Part.BETWEEN: "between iterations, while nothing ran",
+    Part.PREFILL_PHASE: "between being scheduled and its first token",
+    Part.DECODE_PHASE: "between its first and its last token",
     Part.AFTER: "after its last token",
     Part.UNKNOWN: "where the record does not say",
 }

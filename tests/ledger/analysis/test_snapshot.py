@@ -109,7 +109,7 @@ specs = st.lists(
 
 
 @settings(
-    max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+    max_examples=3, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
 )  # to shrink takes minutes
 @given(specs, st.integers(40, 400), st.integers(2, 16), st.sampled_from([0.0, 0.3]))
 def test_every_figure_of_a_run_is_the_live_snapshots(specs, blocks, places, trouble):
@@ -164,4 +164,10 @@ def test_a_stretch_has_what_ended_in_it_and_stretches_add_up():
     assert first.elapsed_seconds == pytest.approx(tables.seconds / 3)
     assert first.request_stats.total_requests + second.request_stats.total_requests == 100
     assert first.request_stats.requests_per_second == first.request_stats.total_requests / first.elapsed_seconds
+    requests = tables.requests.to_pyarrow()
+    arrived, finished = (requests.column(name).to_pylist() for name in ("arrived_at", "at"))
+    assert first.totals.requests_received == sum(at <= middle for at in arrived)
+    assert second.totals.requests_received == 100 - first.totals.requests_received
+    flying = sum(came <= middle < left for came, left in zip(arrived, finished, strict=True))
+    assert first.gauges.requests_in_flight == flying > 0 == second.gauges.requests_in_flight
     assert live.totals.iterations == whole.totals.iterations

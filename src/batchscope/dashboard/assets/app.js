@@ -42,6 +42,8 @@ function told(said) {
   const least = Math.min(said.newest - (said.seconds === 1 ? FINE : 7200), view.pausedAt ?? Infinity) - view.window - 60;
   into.trim(least);
   if (said.names) (names = said.names), (built = false);
+  const oldest = stores[1].cells.keys().next().value;
+  if (oldest !== undefined) view.fit(said.newest - oldest);
   show();
   draw();
   scripting = performance.now() - began;
@@ -93,6 +95,7 @@ function makeFigures() {
     const gauge = ratio(`${name}.sum`, `${name}.count`);
     return names.merged ? gauge : or(mean, gauge);
   };
+  const gpu = (column) => (cell) => cell.gpus[column] ?? NaN;
   const scheduled = (column) => (cell) => {
     const { place } = store();
     const iterations = cell.counts[place.iterations];
@@ -119,20 +122,21 @@ function makeFigures() {
       lines: [["KV cache", ratio("kv_cache_usage.sum", "kv_cache_usage.count")]] }),
     new Lines({ id: "throughput", title: "Tokens a second", form: perSecond,
       lines: [["output", rate("generation_tokens")], ["prompt, computed", rate("prompt_tokens_computed")], ["prompt, cached", rate("prompt_tokens_cached")]] }),
-    new Lines({ id: "slo", title: "SLO met, last minute", form: percent, top: () => 1, lines: sloLines(),
+    new Lines({ id: "slo", title: "SLO met, last minute", form: percent, top: () => 1, lines: sloLines(), before: attain,
       note: "All targets by the same request; below: since start, with the 95 % interval." }),
     new Lines({ id: "ends", title: "Failed, cancelled, errors, preemptions a second", form: perSecond,
       lines: [["failed", rate("failed")], ["cancelled", rate("cancelled")], ["errors", rate("errors")], ["preemptions", rate("preemptions")]] }),
+    new Lines({ id: "gpus", title: "GPUs", wide: true, form: percent, top: () => 1,
+      lines: [["busy, lowest", gpu(0)], ["busy, mean", gpu(1)], ["busy, highest", gpu(2)], ["memory, fullest", gpu(3)]],
+      note: "Over all GPUs; below: each of them now." }),
   ];
+  withTable("gpus", () => present.gpus() ?? "");
   withTable("slo", () => present.slo());
   withTable("ends", () => present.errors());
-  const gpus = element("section", { className: "panel wide", hidden: true, aria: { label: "GPUs" } });
-  $("charts").replaceChildren(...figures.map(({ root }) => root), gpus);
-  tables.push(() => {
-    const table = present.gpus();
-    gpus.hidden = !table;
-    if (table) gpus.replaceChildren(element("h2", { textContent: "GPUs" }), element("div", { className: "scroll", tabIndex: 0, aria: { role: "region", label: "GPUs now" } }, table));
-  });
+  $("charts").replaceChildren(...figures.map(({ root }) => root));
+  // Only where there is one: GPUs came with the first reading of one.
+  const { root } = figures.find((one) => one.id === "gpus");
+  tables.push(() => (root.hidden = !present.gpus()));
   new ResizeObserver(() => draw()).observe($("charts"));
 }
 
@@ -144,22 +148,26 @@ function withTable(id, make) {
 }
 
 // Attainment of the minute before each cell, from exact sums; nothing where nobody was judged.
+let attained = new Map();
+function attain({ store, from, to, width }) {
+  const cells = store.between(from - 60, to);
+  const sums = names.classes.map(() => [0, 0]);
+  const change = (cell, sign) => cell.slo.forEach(([met, missed], row) => ((sums[row][0] += sign * met), (sums[row][1] += sign * missed)));
+  attained = new Map();
+  let oldest = 0;
+  for (const cell of cells) {
+    change(cell, 1);
+    while (cells[oldest].number * width <= cell.number * width - 60) change(cells[oldest++], -1);
+    attained.set(cell.number, sums.map(([met, missed]) => met / (met + missed)));
+  }
+}
+
 function sloLines() {
-  const wanted = Object.keys(names.targets).slice(0, 4);
-  return wanted.map((name) => [name, (cell) => {
-    const row = names.classes.indexOf(name);
-    let met = 0, all = 0;
-    for (const one of store().between(cell.number * store().seconds - 60, cell.number * store().seconds)) {
-      const [good, bad] = one.slo[row] ?? [0, 0];
-      met += good;
-      all += good + bad;
-    }
-    return all ? met / all : NaN;
-  }]);
+  return Object.keys(names.targets).slice(0, 4).map((name) => [name, (cell) => attained.get(cell.number)?.[names.classes.indexOf(name)] ?? NaN]);
 }
 
 function draw() {
-  if (!answer || !store().names) return;
+  if (!built || !answer || !store().names) return;
   const live = Math.max(answer.newest, Math.floor(now() - (behind() > 1.5 ? 0 : 1)));
   const to = view.pausedAt ?? Math.ceil(live / view.seconds) * view.seconds;
   const frame = frameOf(store(), to, answer.newest);
@@ -214,7 +222,7 @@ function pausedBanner() {
 }
 
 function cost() {
-  write($("cost"), `What looking costs: the server ${(100 * answer.cost).toFixed(2)} % of a core for history and viewers; this page ${scripting.toFixed(0)} ms and ${count(link.bytes)} bytes an answer.`);
+  write($("cost"), `What looking costs: the server ${(100 * answer.cost).toFixed(2)} % of a core for history and viewers; this page ${scripting.toFixed(0)} ms and ${count(link.bytes)} bytes an answer.${answer.cut_off ? ` ${count(answer.cut_off)} requests found no room in the buckets of their second.` : ""}`);
 }
 
 function pause() {
@@ -293,5 +301,6 @@ setInterval(() => {
   judge();
   if (answer && behind() > 1.5) draw();
 }, 500);
+addEventListener("beforeprint", () => figures.forEach((figure) => figure.late && figure.paintLate()));
 viewed();
 link.ask();

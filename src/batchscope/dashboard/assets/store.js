@@ -40,7 +40,7 @@ export class Store {
         number,
         counts: counts.map((column) => at(column, index)),
         slo: slo.map((results) => results.map((column) => at(column, index))),
-        gpus: gpus.map((columns) => columns.map((column) => at(column, index))),
+        gpus: gpus.map((column) => at(column, index)),
         latencies: tables.map((rows) => rows[index]),
       });
     });

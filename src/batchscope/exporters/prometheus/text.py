@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from math import isfinite
 
 from batchscope.catalog import Metric, MetricKind
 from batchscope.exporters.prometheus.edges import Edges, cumulative_counts, edges_of
@@ -52,7 +53,7 @@ class TextEncoder:
         with_start = self._openmetrics and family.metric.kind is MetricKind.COUNTER
         for labels, value in family.series:
             template = (kept.get(labels) or self._make(family, labels, None))[1]
-            shown = value if type(value) is int else number(value)
+            shown = value if type(value) is int or isfinite(value) else number(value)  # str() of a float is repr()
             lines.append(template % ((shown, started) if with_start else shown))
         return lines
 
@@ -68,7 +69,8 @@ class TextEncoder:
                 held = kept.get(labels)
                 if held is None or held[0] is not of_series:
                     held = self._make(family, labels, of_series)
-                lines.append(held[1] % (*below, value.count, number(value.sum), value.count, *end))
+                total = value.sum if isfinite(value.sum) else number(value.sum)
+                lines.append(held[1] % (*below, value.count, total, value.count, *end))
             yield lines
 
     def _kept(self, family: Family) -> _Templates:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from batchscope.errors import DecodeError
+from batchscope.errors import DecodeError, MissingExtraError
 from batchscope.ledger.analysis.derived import filled_iterations, filled_requests
 from batchscope.ledger.analysis.tables import RunTables, duckdb_connection
 from batchscope.ledger.analysis.tables import Table as Expression
@@ -39,8 +39,10 @@ def open_tables(run: Run, *, memory_limit: str | None = None, threads: int | Non
 @contextlib.contextmanager
 def reading(run: Run) -> Iterator[None]:
     """What DuckDB cannot do in it is a DecodeError: a file that is damaged inside, or was removed meanwhile."""
-    import duckdb  # noqa: PLC0415  (an extra)
-
+    try:
+        import duckdb  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError("the analysis of recorded runs", "analysis") from error
     try:
         yield
     except duckdb.Error as error:

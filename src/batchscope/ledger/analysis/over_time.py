@@ -138,7 +138,8 @@ def _counts(tables: RunTables, width: float, cells: int) -> dict[str, Floats]:
     """What came and ended, by cell."""
     requests, header = tables.requests, tables.header
     found: dict[str, Floats] = {}
-    inside = requests.filter((requests.arrived_at >= tables.began) & (requests.arrived_at <= tables.ended))
+    everybody = tables.run.requests  # who arrived then may have finished later
+    inside = everybody.filter((everybody.arrived_at >= tables.began) & (everybody.arrived_at <= tables.ended))
     found["arrived"] = _counted(inside, inside.arrived_at, tables, width, cells)
     for outcome in Outcome:
         some = requests.filter(of_requests.ended(requests, outcome))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from batchscope.ledger.analysis.over_time import OverTime, over_time
 from batchscope.ledger.analysis.snapshot import snapshot_of
 from batchscope.ledger.analysis.tables import RunTables
+from batchscope.ledger.explain import Explanation
 from batchscope.ledger.steady_state import SteadyState, steady_state
 from batchscope.statistics.snapshot import MetricsSnapshot
 
@@ -28,6 +29,8 @@ class RunReport(NamedTuple):
     over_time: OverTime
     problems: Sequence[str] = ()
     name: str = ""
+    explanations: Sequence[Explanation] = ()
+    """Of the slowest, by several metrics."""
 
 
 def report_of(tables: RunTables, problems: Sequence[str] = (), name: str = "") -> RunReport:
@@ -35,7 +38,7 @@ def report_of(tables: RunTables, problems: Sequence[str] = (), name: str = "") -
     part = steady_part(tables)
     return RunReport(
         snapshot=snapshot_of(tables),
-        origin=tables.origin,
+        origin=tables.run.began,
         began=tables.began,
         ended=tables.ended,
         steady_part=part,

@@ -15,9 +15,9 @@ from batchscope.aggregation.slo import SloResult
 from batchscope.aggregation.state import TokenSource
 from batchscope.ledger.analysis import iterations as of_iterations
 from batchscope.ledger.analysis import requests as of_requests
-from batchscope.ledger.analysis.gaps import inter_emission_latencies, inter_token_latencies
+from batchscope.ledger.analysis.gaps import emission_gaps, per_emission, per_token
 from batchscope.ledger.analysis.selection import Column, summarize, summarize_columns
-from batchscope.ledger.analysis.tables import RunTables, Table
+from batchscope.ledger.analysis.tables import RunTables, Table, import_ibis
 from batchscope.ledger.instants import instant_to_time
 from batchscope.records import BatchLimiter, CompletionReason
 from batchscope.sinks import RunHeader
@@ -46,7 +46,7 @@ class Found(NamedTuple):
     iterations: Row
     errors: dict[str, int]
     last_error_at: float | None
-    unfinished: int
+    came: Row
 
 
 def snapshot_of(tables: RunTables) -> MetricsSnapshot:
@@ -65,7 +65,7 @@ def snapshot_of(tables: RunTables) -> MetricsSnapshot:
         slo_stats=_slo_statistics(found, header, window),
         totals=totals,
         gauges=Gauges(
-            requests_in_flight=found.unfinished,
+            requests_in_flight=found.came["in_flight"] or 0,
             limit_running_requests=header.limits.max_running_requests,
             limit_scheduled_tokens=header.limits.max_scheduled_tokens,
             limit_kv_cache_blocks=header.limits.kv_cache_blocks,
@@ -100,7 +100,7 @@ def found_in(tables: RunTables) -> Found:
         iterations=one(of_iterations.sums(tables)),
         errors={event["name"]: event["n"] for event in errors},
         last_error_at=max((event["at"] for event in errors), default=None),
-        unfinished=_unfinished(tables) if tables.whole else 0,
+        came=one(came(tables)),
     )
 
 
@@ -116,10 +116,24 @@ def one(expression: Table) -> Row:
     return row
 
 
-def _unfinished(tables: RunTables) -> int:
-    """Requests that ran and did not finish."""
-    ran = tables.spans.select(request=tables.spans.request.cast("int64")).distinct()
-    return int(ran.anti_join(tables.requests, "request").count().to_pyarrow().as_py())
+def came(tables: RunTables) -> Table:
+    """One row: ``received`` requests, and ``in_flight`` at the end.
+
+    They arrived, or were first scheduled if they never finished: who neither finished nor ran is not in the record.
+    """
+    run, ibis = tables.run, import_ibis()
+    finished = run.requests.select(came=ibis.coalesce(run.requests.arrived_at, run.requests.at), left=run.requests.at)
+    ran = run.spans.group_by(request=run.spans.request.cast("int64")).agg(iteration=lambda t: t.first_iteration.min())
+    ran = ran.anti_join(run.requests, "request").left_join(run.iterations, "iteration")
+    t = finished.union(ran.select(came=ran.started_at, left=ibis.literal(math.inf)))
+    if tables.cut_of is None:
+        return t.agg(received=t.count(), in_flight=(t.left == math.inf).sum())
+    before_the_end = t.came <= tables.ended
+    before_it = t.came <= tables.began if tables.began > run.began else ibis.literal(False)
+    return t.agg(
+        received=(before_the_end & ~before_it).sum(),
+        in_flight=(before_the_end & (t.left > tables.ended)).sum(),
+    )
 
 
 def _totals(found: Found, tables: RunTables) -> Totals:
@@ -131,7 +145,7 @@ def _totals(found: Found, tables: RunTables) -> Totals:
     header = tables.header
     waited = iterations["waiting_total"] is not None
     return Totals(
-        requests_received=finished + found.unfinished,
+        requests_received=found.came["received"] or 0,
         requests_by_reason={str(reason): found.by_reason.get(reason, 0) for reason in CompletionReason},
         prompt_tokens_computed=computed,
         prompt_tokens_cached=cached,
@@ -242,10 +256,8 @@ def latencies(tables: RunTables, span_seconds: float) -> dict[str, DistributionS
     """Of completed requests, and of all tokens: exact percentiles, two scans each."""
     chosen = of_requests.completed(tables.requests)
     found = summarize_columns(chosen, of_requests.LATENCIES, span_seconds)
-    for name, gaps in (
-        ("inter_token_latency", inter_token_latencies(tables)),
-        ("inter_emission_latency", inter_emission_latencies(tables)),
-    ):
+    kept = emission_gaps(tables)
+    for name, gaps in (("inter_token_latency", per_token(kept)), ("inter_emission_latency", per_emission(kept))):
         found[name] = msgspec.structs.replace(summarize(Column(gaps, "value", "weight")), span_seconds=tables.seconds)
     return found
 

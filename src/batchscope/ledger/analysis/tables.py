@@ -25,25 +25,13 @@ class RunTables(NamedTuple):
     headers: Sequence[RunHeader]
     began: float
     ended: float
-    uncut_iterations: Table = None
-    """Of a stretch: all iterations of the run, in which its spans began."""
-    run_began: float | None = None
-    """Of a stretch: when the run did."""
+    cut_of: RunTables | None = None
+    """Of a stretch: the whole run."""
 
     @property
-    def origin(self) -> float:
-        """When the run began, whatever stretch of it this is."""
-        return self.began if self.run_began is None else self.run_began
-
-    @property
-    def whole(self) -> bool:
-        """Whether it is all that was recorded."""
-        return self.uncut_iterations is None
-
-    @property
-    def all_iterations(self) -> Table:
-        """Those of the run, whatever stretch of it this is."""
-        return self.iterations if self.uncut_iterations is None else self.uncut_iterations
+    def run(self) -> RunTables:
+        """The whole run, whatever stretch of it this is."""
+        return self if self.cut_of is None else self.cut_of
 
     @property
     def header(self) -> RunHeader:
@@ -78,8 +66,7 @@ class RunTables(NamedTuple):
             events=inside(self.events),
             began=began,
             ended=max(began, ended),
-            uncut_iterations=self.all_iterations,
-            run_began=self.origin,
+            cut_of=self.run,
         )
 
 

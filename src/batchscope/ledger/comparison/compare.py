@@ -52,6 +52,7 @@ def compare_measured(a: Sequence[Measured], b: Sequence[Measured], settings: Set
         figures = compare_pair(a[0], b[0], pairs, seed=settings.seed, margin=settings.margin, spread=spread)
         notes = [*pairs.notes, *_remarks_on_a_pair(a, b, pairs)]
     notes += _other_settings(a[0], b[0])
+    notes += [remark for run in (*a, *b) for remark in run.remarks]
     notes += [f"{run.gaps:,} rows are missing in the record of {run.name}" for run in (*a, *b) if run.gaps]
     return Comparison(
         a=[run.name for run in a],

@@ -20,6 +20,7 @@ same work, and of tails. Slower steps make fuller batches, so what a step takes 
 FULLER = 1.5
 CELLS = 200
 """Pieces that a run's time is cut into."""
+PER_SECOND = "1/s"
 SAME_WORK = "step_time_same_work"
 _ALL = (MEAN, 0.5, 0.9, 0.95, 0.99)
 
@@ -178,11 +179,11 @@ QUANTITIES = (
     Quantity("failed_share", "share of requests that failed", "1", -1, (MEAN,), True, _of_requests(failed)),
     Quantity("preemptions", "preemptions a request", "", -1, (MEAN,), True,
              _of_requests(lambda run: run.rows[:, R.PREEMPTIONS])),
-    Quantity("requests_per_second", "completed requests a second", "1/s", 1, (MEAN,), True,
+    Quantity("requests_per_second", "completed requests a second", PER_SECOND, 1, (MEAN,), True,
              _rate(lambda run: run.completed.astype(np.float64))),
-    Quantity("tokens_per_second", "output tokens a second", "1/s", 1, (MEAN,), True,
+    Quantity("tokens_per_second", "output tokens a second", PER_SECOND, 1, (MEAN,), True,
              _rate(lambda run: run.rows[:, R.TOKENS_GENERATED])),
-    Quantity("goodput", "requests a second that met all their targets", "1/s", 1, (MEAN,), True, _rate(attained)),
+    Quantity("goodput", "requests a second that met all their targets", PER_SECOND, 1, (MEAN,), True, _rate(attained)),
     Quantity("batch_size", "requests in the batch, over busy time", "requests", 0, (MEAN,), True,
              _over_time("request_count")),
     Quantity("waiting", "requests that wait, over busy time", "requests", -1, (MEAN,), True,

@@ -37,6 +37,7 @@ class Measured(NamedTuple):
     slo: dict[str, SloTargets]
     settings: dict[str, Any]
     gaps: int = 0
+    remarks: tuple[str, ...] = ()
 
     @property
     def at(self) -> Floats:
@@ -84,7 +85,7 @@ def measured_run(run: Any) -> Measured:
         slo=run.header.slo,
         settings=_settings(run.header),
         gaps=_gaps(run),
-    )
+    )._replace(remarks=tuple(_remarks(run)))
 
 
 def measured(
@@ -164,6 +165,20 @@ def _settings(header: Any) -> dict[str, Any]:
     """What the engine was and what bounded its batch."""
     limits = {name: getattr(header.limits, name) for name in header.limits.__struct_fields__}
     return {"engine": header.engine.kind, "version": header.engine.version, **limits}
+
+
+def _remarks(run: Any) -> list[str]:
+    """What is wrong with its record."""
+    state = [] if run.state == FINISHED else [f"{run.path.name} is {_STATES.get(run.state, run.state)}"]
+    return [*state, *(f"{run.path.name}: {problem}" for problem in run.problems)]
+
+
+FINISHED = "finished"
+_STATES = {
+    "recording": "still being written: what is there is compared",
+    "interrupted": "cut off: its process was killed while it was recorded",
+    "stopped": "cut off: its record could not be written any more",
+}
 
 
 def _gaps(run: Any) -> int:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from batchscope.ledger.comparison.document import Difference, Verdict
-from batchscope.ledger.comparison.figures import CELLS, MEAN, QUANTITIES, SAME_WORK, Quantity, Series
+from batchscope.ledger.comparison.figures import CELLS, MEAN, PER_SECOND, QUANTITIES, SAME_WORK, Quantity, Series
 from batchscope.ledger.comparison.measured import Measured
 from batchscope.ledger.comparison.pairing import Pairs
 from batchscope.ledger.comparison.resampling import (
@@ -31,6 +31,7 @@ FEWEST_BLOCKS = {True: 5, False: 40}
 """Blocks of time that a verdict needs, of a shared workload and of different ones: fewer hide how long requests hang
 together, and differences of the workload pass for those of the engine."""
 FEWEST_REQUESTS = 20
+ROUNDING = 1e-9
 QUEUE_GROWS = 2.0
 """Slower steps keep requests longer, so batches are fuller, which makes steps slower again: in the simulator the mean
 TTFT of the same requests grows by 1.5 to 2.5 times what follows from the queue alone, at 0.8 to 0.95 of capacity."""
@@ -68,8 +69,17 @@ def compare_pair(
     for quantity in QUANTITIES:
         if quantity.name in samples:
             found += _differences(quantity, *samples[quantity.name], blocks, spread or {})
+    _apply_littles_law(found)
     enough = {figure.figure: blocks.enough(figure.figure) for figure in found}
     return with_verdicts(found, margin, enough, requests)
+
+
+def _apply_littles_law(found: list[Difference]) -> None:
+    """How many wait follows from how long they do (Little 1961): it is as sensitive."""
+    floors = {figure.figure: figure.floor for figure in found}
+    for figure in found:
+        if figure.figure == "waiting":
+            figure.floor = max(figure.floor, floors.get("mean_queue_time", 0.0), floors.get("mean_ttft", 0.0))
 
 
 def _chosen(run: Measured, requests: Whole) -> Measured:
@@ -103,9 +113,9 @@ class _Blocks:
 
     def __init__(self, samples: dict[str, tuple[Sample, Sample]], *, paired: bool, seed: int) -> None:
         self.paired = paired
-        self._lengths = dict.fromkeys((True, False), 1)
+        self._lengths = dict.fromkeys(("queue", "step", "work"), 1)
         for quantity in QUANTITIES:
-            if quantity.name in samples:
+            if quantity.name in samples and quantity.unit != PER_SECOND:  # rates only shift from a cell to the next
                 kind = self._kind(quantity)
                 self._lengths[kind] = max(self._lengths[kind], *self._wanted(quantity, *samples[quantity.name]))
         random = np.random.default_rng(seed)
@@ -117,16 +127,21 @@ class _Blocks:
             quantity.figure(share): self._kind(quantity) for quantity in QUANTITIES for share in quantity.shares
         }
 
-    def _kind(self, quantity: Quantity) -> bool:
-        """Whether what queues decides: of other requests also how long an iteration takes, for the same work not."""
-        return quantity.queues or not (self.paired or quantity.name == SAME_WORK)
+    def _kind(self, quantity: Quantity) -> str:
+        """What queues hangs together longest; of other requests all does that depends on how many there are."""
+        if quantity.name == SAME_WORK:
+            return "work"
+        return "queue" if quantity.queues or not self.paired else "step"
 
     def _wanted(self, quantity: Quantity, a: Sample, b: Sample) -> list[int]:
         lengths = []
         for share in quantity.shares:
             left, right = influence(a, share), influence(b, share)
-            series = [right - left] if self.paired else [left, right]
-            lengths += [math.ceil(block_length(each)) for each in series]
+            apart = right - left
+            if np.std(apart) <= ROUNDING * (np.std(left) + np.std(right)):
+                lengths.append(1)
+                continue
+            lengths += [math.ceil(block_length(each)) for each in ([apart] if self.paired else [left, right])]
         return lengths
 
     def count(self, figure: str) -> float:

@@ -52,7 +52,7 @@ def compare_repeats(
     """By Welch's interval between the runs' figures; ``in_pairs``: the i-th of both have a workload of their own.
 
     Then it is the interval of the differences within these pairs. ``shared``: how the i-th runs are paired, where all
-    of them are: then what each pair of runs says by itself counts, too, beyond a floor that falls as repeats rise.
+    of them are: then what each pair of runs says by itself counts, too, beyond its floor.
     """
     sides = [[figures_of(run) for run in side] for side in (a, b)]
     counts = (min(int(run.completed.sum()) for run in a), min(int(run.completed.sum()) for run in b))
@@ -96,7 +96,7 @@ def _surer(quantity: Quantity, share: float, between: Difference, within: list[D
     error = math.sqrt(sum(figure.error**2 for figure in within)) / count
     together = difference(
         quantity, share, (between.a, between.b), (error, sum(figure.freedom for figure in within)),
-        positive=between.positive, floor=max(figure.floor for figure in within) / math.sqrt(count),
+        positive=between.positive, floor=max(figure.floor for figure in within),
         counts=(between.n_a, between.n_b),
     )  # fmt: skip
     return together if together.p < between.p and abs(together.relative) > together.floor else between

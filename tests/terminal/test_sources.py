@@ -1,0 +1,81 @@
+"""Where figures come from: an endpoint of ours, an engine's page, neither; and how each failure is told."""
+
+import threading
+
+import pytest
+from scenes import demo
+from scrape_doubles import Site, tokens
+
+from batchscope.exporters.prometheus import Exposition, Format
+from batchscope.scraping.fetch import ScrapeLimits, metrics_url
+from batchscope.statistics.cumulative import cumulative_of
+from batchscope.terminal.processes import Published
+from batchscope.terminal.sources import Directory, Endpoint, LookError
+
+OWN = demo()[-1]
+PAGES = {
+    "/metrics": Exposition().render(cumulative_of(OWN), Format.TEXT),
+    "/snapshot": OWN.to_json(),
+    "/snapshot?histograms=1": OWN.to_json(histograms=True),
+}
+
+
+def endpoint(site, path="", seconds=5.0):
+    return Endpoint(metrics_url(site.url + path), ScrapeLimits(timeout_seconds=seconds))
+
+
+@pytest.mark.parametrize("path", ["", "/metrics", "/snapshot"])
+def test_of_our_endpoint_it_reads_the_snapshot_and_histograms_only_where_they_are_wanted(path):
+    with Site(PAGES) as site:
+        source = endpoint(site, path)
+        plain, whole = (source.look(histograms=wanted) for wanted in (False, True))
+        asked = [path for path, _ in site.asked]
+    assert (plain.snapshot.totals, plain.snapshot.histograms, plain.scraped) == (OWN.totals, {}, None)
+    assert whole.snapshot.histograms.keys() == OWN.histograms.keys()
+    assert asked == ["/snapshot", "/snapshot?histograms=1"]
+
+
+def test_of_an_engine_it_reads_the_page_and_does_not_ask_for_a_snapshot_again():
+    with Site({"/metrics": tokens(100, running=3).encode()}) as site:
+        source = endpoint(site)
+        first, second = (source.look(histograms=False) for _ in range(2))
+        asked = [path for path, _ in site.asked]
+    assert first.scraped is not None
+    assert second.snapshot.gauges.requests_running == 3
+    assert asked == ["/snapshot", "/metrics", "/metrics"]
+
+
+def test_an_engine_that_came_back_as_another_is_found_out():
+    with Site(PAGES) as site:
+        source = endpoint(site)
+        assert source.look(histograms=False).scraped is None
+        site.pages = {"/metrics": tokens(100).encode()}
+        with pytest.raises(LookError, match="404"):
+            source.look(histograms=False)
+        assert source.look(histograms=False).scraped is not None
+        site.pages = {}
+        with pytest.raises(LookError):
+            source.look(histograms=False)
+        site.pages = dict(PAGES)
+        assert source.look(histograms=False).snapshot.totals == OWN.totals
+
+
+def test_a_refusal_is_told_from_no_answer_in_time():
+    released = threading.Event()
+    with Site() as site:
+        pass
+    with pytest.raises(LookError) as refused:
+        endpoint(site).look(histograms=False)
+    assert not refused.value.late
+    with Site(answer=lambda handler: released.wait(20)) as site:
+        with pytest.raises(LookError) as hangs:
+            endpoint(site, seconds=0.2).look(histograms=False)
+        released.set()
+    assert hangs.value.late
+
+
+def test_a_directory_where_nobody_has_published_says_so(tmp_path):
+    with pytest.raises(LookError, match="no process has published here yet"):
+        Directory(tmp_path).look(histograms=False)
+    session = Published(tmp_path, 1.0)
+    assert [engine.address for engine in session.engines] == [str(tmp_path)]
