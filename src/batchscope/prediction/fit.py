@@ -293,7 +293,8 @@ def _one_step_draws(misfit: _Misfit, point: Floats, random: np.random.Generator)
     spread = np.linalg.cholesky(held[0, 0] * np.linalg.inv(curvature.sum(axis=0) + held))
     draws = []
     for row in weights:
-        step = spread @ random.standard_normal(len(point)) + np.linalg.solve(np.tensordot(row, curvature, axes=1) + held, row @ pull - centre)
+        resampled = np.linalg.solve(np.tensordot(row, curvature, axes=1) + held, row @ pull - centre)
+        step = resampled + spread @ random.standard_normal(len(point))
         draws.append(point - np.clip(step, -FARTHEST_DRAW, FARTHEST_DRAW))
     return np.array(draws)
 
