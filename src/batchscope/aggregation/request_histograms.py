@@ -92,7 +92,7 @@ def _chosen(rows: Floats, mask: npt.NDArray[np.bool_]) -> Floats:
 def _computed_prompts(rows: Floats) -> Floats:
     """Prompt tokens less the cached ones; those that nobody said are none."""
     prompts = rows[:, C.PROMPT_TOKENS]
-    computed: Floats = prompts - np.fmin(np.nan_to_num(rows[:, C.CACHED_TOKENS]), prompts)
+    computed: Floats = prompts - np.fmin(np.fmax(rows[:, C.CACHED_TOKENS], 0.0), prompts)
     return computed
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.aggregation.checks import Ranges, Rejections, Verdict, fill, ranges
+from batchscope.aggregation.checks import Ranges, Rejections, Verdict, fill, ranges, total_of
 from batchscope.aggregation.observed_rows import ObservedRows
 from batchscope.aggregation.request_histograms import RequestHistograms
 from batchscope.aggregation.slo import COMPLETED, SloResult, evaluate, outcomes_of
@@ -167,7 +167,7 @@ class RequestAggregate:
     def _count_prompts(self, values: Floats, known: Ranges) -> None:
         """Prompts count at the finish of requests whose prefill ended, so that nothing counts twice."""
         if known.high[C.RECOMPUTED_TOKENS] >= 0:
-            self.recomputed_tokens = (self.recomputed_tokens or 0) + int(np.nansum(values[:, C.RECOMPUTED_TOKENS]))
+            self.recomputed_tokens = (self.recomputed_tokens or 0) + int(total_of(values[:, C.RECOMPUTED_TOKENS]))
         self._prompts_said |= known.high[C.PROMPT_TOKENS] >= 0
         self._cached_said |= known.high[C.CACHED_TOKENS] >= 0
         prompts, cached = values[:, C.PROMPT_TOKENS], values[:, C.CACHED_TOKENS]
@@ -175,10 +175,10 @@ class RequestAggregate:
             prefilled = (values[:, C.TOKENS_GENERATED] > 0) | ~np.isnan(values[:, C.FIRST_TOKEN_AT])
             prompts, cached = prompts[prefilled], cached[prefilled]
         if not known.full[C.PROMPT_TOKENS]:
-            prompts = np.nan_to_num(prompts)
+            prompts = np.fmax(prompts, 0.0)
         total, from_cache = int(prompts.sum()), 0
         if known.high[C.CACHED_TOKENS] > 0:
-            from_cache = int(np.minimum(np.nan_to_num(cached), prompts).sum())
+            from_cache = int(np.minimum(np.fmax(cached, 0.0), prompts).sum())
             self._cached_unclaimed -= from_cache
         if self._cached_unclaimed > 0:
             from_cache += self._claimed(int(prompts[np.isnan(cached)].sum()))

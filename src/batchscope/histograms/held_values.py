@@ -11,6 +11,8 @@ from batchscope.histograms.layout import Floats, Ints
 
 CAPACITY = 16_384
 """Observations held at most: sorting that many costs 2 ns each, and their arrays stay in the cache."""
+MANY = 4096
+"""As many need not be held: sorting them costs less than 20 % more each than sorting all that could be."""
 _FIRST_ALLOCATION = 64
 
 

@@ -16,7 +16,7 @@ from batchscope.errors import ConfigurationError
 from batchscope.histograms.bucketed import Observations, bucketed_groups, checked
 from batchscope.histograms.cells import CellGroups, cell_grid, group_by_cell
 from batchscope.histograms.exponential_histogram import ExponentialHistogram
-from batchscope.histograms.held_values import Pending
+from batchscope.histograms.held_values import MANY, Pending
 from batchscope.histograms.layout import Floats, bucket_layout
 from batchscope.histograms.windowed_histogram import WindowedHistogram
 
@@ -95,10 +95,9 @@ class Instrument:
 
     def hold(self, seen: Observations) -> None:
         """Add observations, at least one, that were checked, their instants too; they are copied."""
-        if not self._pending.add(seen):
+        if len(seen.values) >= MANY or not self._pending.add(seen):
             self._sort()
-            if not self._pending.add(seen):
-                self._sort_in(seen)
+            self._sort_in(seen)
 
     def hold_numbers(self, values: Floats, at: Floats) -> None:
         """Likewise ``values`` with an instant each, any number of them; ``nan`` is left out."""
