@@ -94,9 +94,10 @@ $(SPARK)/.ready: pyproject.toml
 engines:
 	$(PYTHON) engine_tests/run.py $(ENGINES)
 
-# What takes too long for the test suite: calibration of comparisons, with its negative control. Minutes.
+# What takes too long for the test suite: calibration of comparisons, with its negative control; predictions. Minutes.
 proofs: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python proofs/compare_calibration.py
+	OMP_NUM_THREADS=1 $(BIN)/python proofs/prediction_accuracy.py
 
 # Schedulers of other engines from their clones: is the inferred cause the one they report? make foreign CLONES=DIR
 foreign: $(READY)

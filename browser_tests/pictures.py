@@ -42,7 +42,7 @@ def main() -> None:
     many = ManyEngines(24)
     recorder = Recorder(many)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, "--disable-partial-raster"])
         with serving(*frozen(SECONDS, gap=range(310, 322))) as url:
             picture(browser, url, folder / "page.png")
             picture(browser, url, folder / "page-question.png", fragment=QUESTION, part="#question", height=2400)

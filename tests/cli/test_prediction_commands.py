@@ -66,6 +66,16 @@ def test_what_cannot_be_foretold_is_refused_in_one_line(run, model, arguments, p
     assert refused(Run(code, told.out, told.err), *parts)
 
 
+def test_score_says_how_far_off_a_model_is(run, model, capsys):
+    arguments = ["score", str(run), str(model), "--assume", "policy=vllm"]
+    assert command([*arguments, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    recorded, replayed = (document[name]["total_time"]["p90"] for name in ("recorded", "replayed"))
+    assert document["off"]["total_time"]["p90"] == pytest.approx(replayed / recorded - 1)
+    assert command(arguments) == 0
+    assert "the worst of these figures is off by" in capsys.readouterr().out
+
+
 def test_a_short_run_is_refused(tmp_path, capsys):
     assert command(["demo", "--requests", "40", "--record", str(tmp_path)]) == 0
     capsys.readouterr()

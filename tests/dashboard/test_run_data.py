@@ -94,9 +94,9 @@ def test_the_longest_run_has_a_page_of_less_than_400_kb():
     """Every limiter, every cell and every row of the heat maps in use, with counts of nine digits."""
     random = np.random.default_rng(1)
     noisy = lambda: random.lognormal(5, 3, CELLS)  # noqa: E731
-    cells = np.repeat(np.arange(CELLS), 4000)
-    full = buckets(cells, random.lognormal(-1, 4, len(cells)))
-    full = full._replace(counts=full.counts * 123_456)
+    of_cell = np.sort(rounded(random.lognormal(-1, 4, (CELLS, 800)), 8), axis=1)
+    counts = random.integers(1, 10**8, of_cell.size)
+    full = Buckets(np.repeat(np.arange(CELLS), 800), of_cell.ravel(), counts)
     names = ("arrived", "completed", "failed", "cancelled", "preemptions", "met", "missed")
     found = OverTime(
         0.0, 360.123456, {str(each): noisy() for each in BatchLimiter}, {str(each): noisy() for each in BatchLimiter},

@@ -185,6 +185,7 @@ def test_resets_other_limits_and_engines_are_segments_of_one_run_without_a_wrong
     assert iterations.groupby("segment")["utilization"].first().tolist() == [0.25, 0.5, 0.5, 0.5]
     assert [header.limits.max_running_requests for header in run.headers] == [None, 4, 2, 2, 2]
     assert run.events().column("kind").to_pylist() == ["limits", "limits", "reset", "engine"]
+    assert run.events().column("at").to_pylist()[2] == pytest.approx(1.5)  # when it was, not when it was heard of
     assert iterations["iteration"].tolist() == list(range(1, 13))
     assert run.header.engine.kind == "other"
 
@@ -279,3 +280,17 @@ def test_closing_in_the_middle_of_a_drain_waits_for_another_moment(tmp_path):
     recording.close()
     run = open_run(tmp_path)
     assert (run.state, run.events().column("name").to_pylist()) == ("finished", ["late"])
+
+
+def test_a_part_that_has_grown_large_is_converted_whatever_its_age(tmp_path):
+    engine = Engine(tmp_path, part_bytes=20_000)
+    for _ in range(6):
+        engine.work(40)
+        engine.look()
+    converted = sorted(path.name for path in engine.path.glob("requests-*.parquet"))
+    assert len(converted) >= 2
+    assert open_run(engine.path).requests().num_rows == 240
+    engine.close()
+    run = open_run(engine.path)
+    assert (run.problems, run.requests().num_rows, run.tokens().num_rows) == ([], 240, 720)
+    assert not list(engine.path.glob("*.arrows"))

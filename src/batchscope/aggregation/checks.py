@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from functools import lru_cache
-from math import nan
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,10 +57,6 @@ class Ranges(NamedTuple):
         """The value that all rows have in ``column``; None where they differ, or one has none."""
         low = self.low[column]
         return low if low == self.high[column] and self.full[column] else None
-
-
-NO_RANGES = Ranges([nan] * 64, [nan] * 64, [False] * 64)
-"""Of no rows, whatever their columns."""
 
 
 def ranges(rows: Floats) -> Ranges:

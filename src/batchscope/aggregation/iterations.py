@@ -8,10 +8,9 @@ import numpy as np
 
 from batchscope.aggregation.checks import Ranges, Rejections, Verdict, fill, ranges
 from batchscope.aggregation.limiter import BusyClock, OtherStages, infer
+from batchscope.aggregation.observed_rows import ObservedRows
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
-from batchscope.histograms.bucketed import Observations
 from batchscope.histograms.instrument import Instrument
-from batchscope.histograms.row_buffer import RowBuffer
 from batchscope.histograms.sliding_window import SlidingWindowCounter
 from batchscope.reasons import RejectReason
 from batchscope.rows import COLUMNS, LIMITERS, Floats, IterationColumn, RowKind, Rows, Trait
@@ -22,6 +21,11 @@ _AMOUNTS = (*_WHOLE, *C.having(Trait.AMOUNT & ~Trait.COUNT))
 _RATIOS = C.having(Trait.RATIO)
 _LAST_RANK = 2**16 - 1  # what is kept of each rank is bounded
 _FULLEST = 1.01  # a usage that was rounded up is still one; 97 is a percentage
+_OBSERVED = {
+    "iteration_duration": C.PROCESSING_TIME,
+    "iteration_scheduled_tokens": C.SCHEDULED_TOKENS,
+    "batch_size": C.REQUEST_COUNT,
+}
 _SUMMED = {column.name.lower(): column for column in C.having(Trait.SUMMED)}
 
 
@@ -39,6 +43,18 @@ class Integral:
         self.seconds += float(busy[said].sum())
 
 
+class IterationHistograms:
+    """``instruments`` by name, fed with good rows."""
+
+    def __init__(self, scale: int) -> None:
+        self.instruments = {name: Instrument(scale) for name in _OBSERVED}
+
+    def observe(self, rows: Floats) -> None:
+        """Iterations, as ``IterationColumn`` has them."""
+        for name, column in _OBSERVED.items():
+            self.instruments[name].hold_numbers(rows[:, column], rows[:, C.AT])
+
+
 class IterationAggregate:
     """All that is known of iterations since the last reset; fed in blocks, in the order of their instants."""
 
@@ -49,7 +65,9 @@ class IterationAggregate:
         self._rejections = rejections
         self.clock = BusyClock()
         self._stages = OtherStages()
-        self.samples = RowBuffer(configuration.max_iteration_samples, len(COLUMNS[RowKind.ITERATION]))
+        self._histograms = IterationHistograms(configuration.histogram_scale)
+        observe = self._histograms.observe
+        self.samples = ObservedRows(configuration.max_iteration_samples, len(COLUMNS[RowKind.ITERATION]), observe)
         self.count = 0
         self.sums = dict.fromkeys((*_SUMMED, "decode_tokens"), 0)
         self._said: set[str] = set()
@@ -65,13 +83,13 @@ class IterationAggregate:
         window = configuration.counter_window_seconds
         self.in_window = SlidingWindowCounter(window, start=now)
         self.tokens_in_window = SlidingWindowCounter(window, start=now)
-        scale = configuration.histogram_scale
-        self.instruments = {
-            "iteration_duration": (C.PROCESSING_TIME, Instrument(scale)),
-            "iteration_scheduled_tokens": (C.SCHEDULED_TOKENS, Instrument(scale)),
-            "batch_size": (C.REQUEST_COUNT, Instrument(scale)),
-        }
         self.last: Floats | None = None
+
+    @property
+    def instruments(self) -> dict[str, Instrument]:
+        """Every histogram, with all iterations counted so far."""
+        self.samples.settle()
+        return self._histograms.instruments
 
     @property
     def busy_seconds(self) -> float:
@@ -140,13 +158,6 @@ class IterationAggregate:
         cells, latest = self.in_window.groups(at, ascending=True), float(at[-1])
         self.in_window.add_groups(cells, now=latest)
         self.tokens_in_window.add_groups(cells, values[:, C.TOKENS_GENERATED], now=latest)
-        for column, instrument in self.instruments.values():
-            if known.full[column]:
-                low, high = known.low[column] + 0.0, known.high[column] + 0.0
-                instrument.hold(Observations(values[:, column], None, at, low, high))
-            elif known.high[column] >= 0:
-                numbers = ~np.isnan(values[:, column])
-                instrument.observe(values[numbers, column], at[numbers])
 
     def _count_decode(self, values: Floats, known: Ranges) -> None:
         """A writer's row has 0 where it is not known, a tracker's what it knows: 0 is a figure where both parts are."""

@@ -1,25 +1,24 @@
-"""Finished requests: durations derived, bad rows refused, counts, samples, histograms, SLO results."""
+"""Finished requests: durations derived, bad rows refused, counts, samples, SLO results."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.aggregation.checks import NO_RANGES, Ranges, Rejections, Verdict, fill, ranges
-from batchscope.aggregation.slo import COMPLETED, OUTCOME_OF_REASON, SloResult, evaluate
+from batchscope.aggregation.checks import Ranges, Rejections, Verdict, fill, ranges
+from batchscope.aggregation.observed_rows import ObservedRows
+from batchscope.aggregation.request_histograms import RequestHistograms
+from batchscope.aggregation.slo import COMPLETED, SloResult, evaluate, outcomes_of
 from batchscope.configuration import DEFAULT_CLASS, OTHER_CLASS, MetricsConfiguration, SloTargets
-from batchscope.histograms.bucketed import Observations
 from batchscope.histograms.instrument import Instrument
-from batchscope.histograms.row_buffer import RowBuffer
 from batchscope.histograms.sliding_window import SlidingWindowCounter
 from batchscope.reasons import RejectReason
 from batchscope.recording.mistakes import shown
 from batchscope.recording.packing import cut_ids
-from batchscope.rows import COLUMNS, REASONS, Floats, RequestColumn, RowKind, Rows, StartColumn
+from batchscope.rows import COLUMNS, REASONS, Floats, RequestColumn, RowKind, Rows
 
 C = RequestColumn
 _AMOUNTS = tuple(column for column in C if C.TOKENS_GENERATED <= column <= C.PREEMPTIONS and column != C.REASON)
@@ -35,28 +34,6 @@ _DERIVED = (
     (C.TOTAL_TIME, C.FINISHED_AT, C.ARRIVED_AT),
 )
 _FIRST_DURATION, _LAST_DURATION = C.PROCESSING_TIME, C.DECODE_TIME
-AT_START = {"queue_time": C.QUEUE_TIME, "time_to_first_token": C.TIME_TO_FIRST_TOKEN}
-"""Observed when they happen, for every request."""
-AT_FINISH = {
-    "total_time": C.TOTAL_TIME,
-    "time_per_output_token": C.TIME_PER_OUTPUT_TOKEN,
-    "prefill_time": C.PREFILL_TIME,
-    "decode_time": C.DECODE_TIME,
-    "preempted_time": C.PREEMPTED_TIME,
-}
-"""Observed at the finish, of completed requests."""
-SIZES = {"request_prompt_tokens": C.PROMPT_TOKENS, "request_generation_tokens": C.TOKENS_GENERATED}
-COMPUTED_PROMPT, INFERENCE = "request_computed_prompt_tokens", "inference_time"
-"""Of completed requests, too: prompt tokens not taken from a cache; prefill and decode time together."""
-SERVER_TPOT = "server_time_per_output_token"
-"""OpenTelemetry's: (request duration - time to first token) / (tokens - 1), of completed requests; for OTLP only."""
-BY_CLASS = {
-    "queue_time": None,
-    "time_to_first_token": "time_to_first_token",
-    "total_time": "e2e_latency",
-    "time_per_output_token": "time_per_output_token",
-}
-"""The histograms kept a class each, and the SLO target that is an exact edge of theirs."""
 
 
 class ClassCodes(dict[str | None, float]):
@@ -97,7 +74,9 @@ class RequestAggregate:
     ) -> None:
         self._classes = classes
         self._rejections = rejections
-        self.samples = RowBuffer(configuration.max_request_samples, len(COLUMNS[RowKind.REQUEST]))
+        self.histograms = RequestHistograms(classes.targets, configuration.histogram_scale)
+        observe = self.histograms.observe
+        self.samples = ObservedRows(configuration.max_request_samples, len(COLUMNS[RowKind.REQUEST]), observe)
         self._finished = np.zeros(2 * len(REASONS), dtype=np.int64)  # by reason; untracked ones, then a tracker's
         self.lost = 0
         self.tokens_generated = 0
@@ -111,7 +90,12 @@ class RequestAggregate:
         self.met_in_window = [SlidingWindowCounter(window, start=now) for _ in classes.names]
         self.slo_results = np.zeros((len(classes.names), len(SloResult)), dtype=np.int64)
         self.missed_by: list[dict[str, int]] = [{} for _ in classes.names]
-        self.instruments = _instruments(classes, configuration.histogram_scale)
+
+    @property
+    def instruments(self) -> dict[str, dict[str, Instrument]]:
+        """Every histogram, by name and request class, with all requests counted so far."""
+        self.samples.settle()
+        return self.histograms.instruments
 
     @property
     def by_reason(self) -> npt.NDArray[np.int64]:
@@ -142,7 +126,7 @@ class RequestAggregate:
             known = ranges(values)
             verdict.amounts(_AMOUNTS, due=(C.TOKENS_GENERATED,), whole=_WHOLE, known=known)
             if not known.full[C.PROCESSING_TIME]:
-                unknown = np.isnan(values[:, C.PROCESSING_TIME]) & (_outcomes(values) == COMPLETED)
+                unknown = np.isnan(values[:, C.PROCESSING_TIME]) & (outcomes_of(values) == COMPLETED)
                 verdict.refuse(unknown, RejectReason.NOT_A_NUMBER, (C.PROCESSING_TIME,))
         if verdict.refused:
             # A tracker's request that cannot be counted as finished is not in flight any more either: it is lost.
@@ -166,15 +150,6 @@ class RequestAggregate:
         """Likewise those that a prefix cache supplied."""
         return self.cached_tokens if self._cached_said or not self.by_reason.any() else None
 
-    def started(self, values: Floats) -> None:
-        """Queue times and TTFTs of requests that have not finished yet."""
-        known = ranges(values)
-        for name, column in (
-            ("queue_time", StartColumn.QUEUE_TIME),
-            ("time_to_first_token", StartColumn.TIME_TO_FIRST_TOKEN),
-        ):
-            self._observe(name, column, values, known, StartColumn.REQUEST_CLASS)
-
     def _count(self, values: Floats, known: Ranges) -> None:
         tokens = values[:, C.TOKENS_GENERATED]
         kind = values[:, C.REASON].astype(np.int64)
@@ -187,19 +162,7 @@ class RequestAggregate:
         self.finished_in_window.add_groups(cells, now=latest)
         self.tokens_in_window.add_groups(cells, tokens, now=latest)
         self._count_prompts(values, known)
-        outcomes = _outcomes(values)
-        self._judge(values, outcomes, known)
-        unobserved, of_them = _chosen(values, values[:, C.OBSERVED] == 0, known)
-        for name, column in AT_START.items():
-            self._observe(name, column, unobserved, of_them, C.REQUEST_CLASS)
-        completed, of_them = _chosen(values, outcomes == COMPLETED, known)
-        for name, column in {**AT_FINISH, **SIZES}.items():
-            self._observe(name, column, completed, of_them, C.REQUEST_CLASS)
-        if len(completed):
-            self._hold(COMPUTED_PROMPT, _computed_prompts(completed), completed)
-            self._hold(INFERENCE, completed[:, C.PREFILL_TIME] + completed[:, C.DECODE_TIME], completed)
-        if of_them.high[C.TIME_TO_FIRST_TOKEN] >= 0:
-            self._observe_server_time(completed)
+        self._judge(values, outcomes_of(values), known)
 
     def _count_prompts(self, values: Floats, known: Ranges) -> None:
         """Prompts count at the finish of requests whose prefill ended, so that nothing counts twice."""
@@ -244,11 +207,11 @@ class RequestAggregate:
                 of_class = values[:, C.REQUEST_CLASS] == code
                 if not of_class.any():
                     continue
-                members, outcomes_of = values.T.compress(of_class, axis=1).T, outcomes[of_class]
+                members, of_them = values.T.compress(of_class, axis=1).T, outcomes[of_class]
             if not targets.declared:
                 self.slo_results[code][SloResult.NOT_EVALUATED] += len(members)
                 continue
-            results, missed_by = evaluate(members, outcomes if members is values else outcomes_of, targets)
+            results, missed_by = evaluate(members, outcomes if members is values else of_them, targets)
             self.slo_results[code] += np.bincount(results, minlength=len(SloResult))
             for target, count in missed_by.items():
                 self.missed_by[code][target] = self.missed_by[code].get(target, 0) + count
@@ -256,70 +219,6 @@ class RequestAggregate:
             self.met_in_window[code].add_many(
                 met[met].astype(np.int64), members[met, C.AT], now=float(members[-1, C.AT])
             )
-
-    def _observe(self, name: str, column: IntEnum, rows: Floats, known: Ranges, class_column: IntEnum) -> None:
-        """Give a column, where it is a number, to its instruments; instants stand in column 0."""
-        if not known.high[column] >= 0:
-            return
-        instruments = self.instruments[name]
-        if known.full[column] and len(instruments) == 1:
-            low, high = known.low[column] + 0.0, known.high[column] + 0.0
-            for instrument in instruments.values():
-                instrument.hold(Observations(rows[:, column], None, rows[:, 0], low, high))
-            return
-        numbers = ~np.isnan(rows[:, column])
-        for code, class_name in enumerate(self._classes.names):
-            chosen = numbers if len(instruments) == 1 else numbers & (rows[:, class_column] == code)
-            if chosen.any():
-                self._instrument(name, class_name).observe(rows[chosen, column], rows[chosen, 0])
-            if len(instruments) == 1:
-                return
-
-    def _hold(self, name: str, values: Floats, rows: Floats) -> None:
-        """Give derived ``values``, a row each, to an instrument without classes; ``nan`` is left out."""
-        known = ~np.isnan(values)
-        if count := int(np.count_nonzero(known)):
-            values, at = (values, rows[:, 0]) if count == len(values) else (values[known], rows[known, 0])
-            found = Observations(values, None, at, float(values.min()), float(values.max()))
-            self.instruments[name][""].hold(found)
-
-    def _observe_server_time(self, rows: Floats) -> None:
-        """What comes after the first token, the end of the request included, over the tokens after the first."""
-        after = rows[:, C.TOTAL_TIME] - rows[:, C.TIME_TO_FIRST_TOKEN]
-        tokens, at = rows[:, C.TOKENS_GENERATED], rows[:, 0]
-        if not (tokens.min() >= 2 and after.min() >= 0):
-            chosen = (tokens >= 2) & (after >= 0)
-            after, tokens, at = after[chosen], tokens[chosen], at[chosen]
-            if not len(after):
-                return
-        values = after / (tokens - 1)
-        instrument = self.instruments[SERVER_TPOT][""]
-        instrument.hold(Observations(values, None, at, float(values.min()), float(values.max())))
-
-    def _instrument(self, name: str, class_name: str) -> Instrument:
-        instruments = self.instruments[name]
-        return instruments[class_name] if class_name in instruments else instruments[""]
-
-
-def _computed_prompts(rows: Floats) -> Floats:
-    """Prompt tokens less the cached ones; those that nobody said are none."""
-    prompts = rows[:, C.PROMPT_TOKENS]
-    computed: Floats = prompts - np.fmin(np.nan_to_num(rows[:, C.CACHED_TOKENS]), prompts)
-    return computed
-
-
-def _outcomes(values: Floats) -> npt.NDArray[np.int64]:
-    outcomes: npt.NDArray[np.int64] = OUTCOME_OF_REASON.take(values[:, C.REASON].astype(np.int64))
-    return outcomes
-
-
-def _chosen(values: Floats, mask: npt.NDArray[np.bool_], known: Ranges) -> tuple[Floats, Ranges]:
-    """The rows of ``mask`` and their ranges; all of them without a copy."""
-    count = np.count_nonzero(mask)
-    if count == len(values):
-        return values, known
-    some = values.T.compress(mask, axis=1).T
-    return some, ranges(some) if count else NO_RANGES
 
 
 def derive_durations(values: Floats) -> None:
@@ -336,22 +235,3 @@ def derive_durations(values: Floats) -> None:
     np.divide(columns[C.DECODE_TIME], tokens - 1, out=per_token)
     if not tokens.min() >= 2:  # one token has no gap; nan is no count at all
         per_token[~(tokens >= 2)] = np.nan
-
-
-def _instruments(classes: ClassNames, scale: int) -> dict[str, dict[str, Instrument]]:
-    instruments: dict[str, dict[str, Instrument]] = {}
-    for name in (*AT_START, *AT_FINISH, *SIZES, COMPUTED_PROMPT, INFERENCE, SERVER_TPOT):
-        if name not in BY_CLASS:
-            instruments[name] = {"": Instrument(scale)}
-            continue
-        target = BY_CLASS[name]
-        instruments[name] = {
-            class_name: Instrument(scale, thresholds=_edges(targets, target))
-            for class_name, targets in classes.targets.items()
-        }
-    return instruments
-
-
-def _edges(targets: SloTargets, target: str | None) -> tuple[float, ...]:
-    limit = targets.declared.get(target) if target else None
-    return () if limit is None else (limit,)

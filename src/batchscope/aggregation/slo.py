@@ -30,6 +30,12 @@ class SloResult(IntEnum):
     NOT_EVALUATED = 3
 
 
+def outcomes_of(rows: Floats) -> npt.NDArray[np.int64]:
+    """The code of each request's outcome."""
+    outcomes: npt.NDArray[np.int64] = OUTCOME_OF_REASON.take(rows[:, RequestColumn.REASON].astype(np.int64))
+    return outcomes
+
+
 def evaluate(
     rows: Floats, outcomes: npt.NDArray[np.int64], targets: SloTargets
 ) -> tuple[npt.NDArray[np.int64], dict[str, int]]:

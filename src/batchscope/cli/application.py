@@ -15,6 +15,7 @@ from batchscope.cli.imports import import_
 from batchscope.cli.replay import replay
 from batchscope.cli.report import report
 from batchscope.cli.runs import runs
+from batchscope.cli.score import score
 from batchscope.cli.serve import serve
 from batchscope.cli.top import top
 from batchscope.cli.trace import trace
@@ -141,3 +142,9 @@ application.command(
     "[bold]batchscope whatif RUN --rate-scale 1.5 --json | jq .predicted.time_to_first_token[/bold]",
     rich_help_panel=PREDICTION,
 )(whatif)
+application.command(
+    epilog="Examples: [bold]batchscope fit runs/monday --out model.json[/bold]   then   "
+    "[bold]batchscope score runs/tuesday model.json[/bold]\n\n"
+    "[bold]batchscope score RUN model.json --json | jq .off.time_to_first_token[/bold]",
+    rich_help_panel=PREDICTION,
+)(score)

@@ -23,6 +23,12 @@ Settings = Annotated[
     list[str],
     typer.Option("--set", metavar="NAME=VALUE", help="A setting, e.g. max_running_requests=128; repeat it for more."),
 ]
+Assumed = Annotated[
+    list[str],
+    typer.Option(
+        "--assume", metavar="NAME=VALUE", help="A setting that the run does not say, e.g. kv_cache_blocks=2588."
+    ),
+]
 DEPTHS = {
     "iterations": "iterations and requests (a regression on what ran)",
     "requests": "requests alone (a search through the simulator)",
@@ -32,12 +38,7 @@ DEPTHS = {
 def fit_command(
     run: RunPath,
     until: Annotated[float, typer.Option(metavar="X", help="Only this share of the run's time, from its start.")] = 1.0,
-    assume: Annotated[
-        list[str],
-        typer.Option(
-            "--assume", metavar="NAME=VALUE", help="A setting that the run does not say, e.g. kv_cache_blocks=2588."
-        ),
-    ] = [],  # noqa: B006  (typer copies it)
+    assume: Assumed = [],  # noqa: B006  (typer copies it)
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the model there, as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the model as one JSON document.")] = False,
 ) -> int:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from batchscope.cli import stdout
-from batchscope.cli.fit import RunPath, Settings, parsed_settings
+from batchscope.cli.fit import Assumed, RunPath, Settings, parsed_settings
 from batchscope.cli.options import CommandError
 from batchscope.errors import ConfigurationError
 from batchscope.prediction import Figure, Prediction, fit, read_model, what_if
@@ -37,12 +37,7 @@ def whatif(
     since: Annotated[
         float, typer.Option("--from", metavar="X", help="Only requests that finished after this share of the run.")
     ] = 0.0,
-    assume: Annotated[
-        list[str],
-        typer.Option(
-            "--assume", metavar="NAME=VALUE", help="A setting that the run does not say, e.g. kv_cache_blocks=2588."
-        ),
-    ] = [],  # noqa: B006
+    assume: Assumed = [],  # noqa: B006
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")] = False,
 ) -> int:
     """Predict the recorded requests under other settings, beside what was recorded.
@@ -89,7 +84,14 @@ def shown_prediction(prediction: Prediction) -> Group:
     marks = [Text(f"extrapolated: {each}", style="yellow") for each in prediction.extrapolated]
     notes = [Text(f"note: {each}") for each in prediction.notes]
     return Group(
-        *lines, _latencies(prediction), Text(""), _batch(prediction), Text(""), *_errors(prediction), *marks, *notes
+        *lines,
+        _latencies(prediction),
+        Text(""),
+        _batch(prediction),
+        Text(""),
+        errors_in_words(prediction),
+        *marks,
+        *notes,
     )
 
 
@@ -108,11 +110,12 @@ def _add_rows(table: Table, name: str, recorded: Figure, replayed: Figure, predi
         was, again, then = (figure.values[index] for figure in (recorded, replayed, predicted))
         interval = f"{duration(predicted.low)} .. {duration(predicted.high)}" if statistic == "mean" else ""
         title = name if statistic == "mean" else ""
-        off, change = _change(again, was), _change(then, again)
-        table.add_row(title, statistic, duration(was), duration(again), off, duration(then), change, interval)
+        off, by_settings = change(again, was), change(then, again)
+        table.add_row(title, statistic, duration(was), duration(again), off, duration(then), by_settings, interval)
 
 
-def _change(now: float, before: float) -> str:
+def change(now: float, before: float) -> str:
+    """In per cent; nothing where there is nothing to compare."""
     return "" if math.isnan(now) or not before > 0 else f"{100 * (now / before - 1):+.1f} %"
 
 
@@ -130,10 +133,11 @@ def _batch(prediction: Prediction) -> Table:
     return table
 
 
-def _errors(prediction: Prediction) -> list[Text]:
+def errors_in_words(prediction: Prediction) -> Text:
+    """Where the replay errs."""
     errors = prediction.errors
     split = "" if math.isnan(errors.step_time) else (
         f"; the time of iterations, given the real batches: {100 * errors.step_time:+.1f} %; "
         f"the schedule, given the real times: {100 * errors.schedule:.1f} %"
     )  # fmt: skip
-    return [Text(f"error of the replay (a request's total time): {100 * errors.both:.1f} %{split}")]
+    return Text(f"error of the replay (a request's total time): {100 * errors.both:.1f} %{split}")

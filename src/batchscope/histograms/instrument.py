@@ -7,7 +7,9 @@ drain brings few values of many quantities, and sorting few costs as much as sor
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import isnan
 
+import numpy as np
 import numpy.typing as npt
 
 from batchscope.errors import ConfigurationError
@@ -15,7 +17,7 @@ from batchscope.histograms.bucketed import Observations, bucketed_groups, checke
 from batchscope.histograms.cells import CellGroups, cell_grid, group_by_cell
 from batchscope.histograms.exponential_histogram import ExponentialHistogram
 from batchscope.histograms.held_values import Pending
-from batchscope.histograms.layout import bucket_layout
+from batchscope.histograms.layout import Floats, bucket_layout
 from batchscope.histograms.windowed_histogram import WindowedHistogram
 
 
@@ -97,6 +99,17 @@ class Instrument:
             self._sort()
             if not self._pending.add(seen):
                 self._sort_in(seen)
+
+    def hold_numbers(self, values: Floats, at: Floats) -> None:
+        """Likewise ``values`` with an instant each, any number of them; ``nan`` is left out."""
+        if not len(values):
+            return
+        low = float(values.min())
+        if isnan(low):
+            numbers = ~np.isnan(values)
+            self.hold_numbers(values[numbers], at[numbers])
+            return
+        self.hold(Observations(values, None, at, low + 0.0, float(values.max()) + 0.0))  # no negative zero
 
     def _sort(self) -> None:
         if self._sorting:

@@ -35,15 +35,15 @@ class RowBuffer:
         """Forget every row and object, and give the memory back."""
         self._rows: Floats = np.empty((self._columns, 0)).T  # columns lie contiguous: they are what is read
         self._objects: list[Any] | None = None  # made when the first object comes
-        self._appended = 0  # ever: one number that says how many there are and where the next goes
+        self.appended = 0  # ever: one number that says how many there are and where the next goes
 
     def __len__(self) -> int:
-        return min(self._appended, self._capacity)
+        return min(self.appended, self._capacity)
 
     @property
     def _next(self) -> int:
         """Where the next row goes; the oldest row once the buffer is full."""
-        return self._appended % self._capacity
+        return self.appended % self._capacity
 
     @property
     def capacity(self) -> int:
@@ -68,13 +68,20 @@ class RowBuffer:
         self._write(first, rows[:fits], None if objects is None else objects[:fits])
         if fits < len(rows):
             self._write(0, rows[fits:], None if objects is None else objects[fits:])
-        self._appended += len(rows)
+        self.appended += len(rows)
 
     def rows(self) -> Floats:
         """Every row, oldest first, shape (len, columns): a view until the buffer wraps, then a copy."""
         if self._wraps():
             return np.concatenate((self._rows[self._next :], self._rows[: self._next]))
         return self._rows[: len(self)]
+
+    def since(self, appended: int) -> list[Floats]:
+        """The rows that are left of those that came after the first ``appended``, oldest first: views, at most two."""
+        count = min(self.appended - appended, self._capacity)
+        start, stop = (self.appended - count) % self._capacity, self._next
+        parts = [(start, stop)] if start < stop else [(start, self._capacity), (0, stop)]
+        return [self._rows[first:last] for first, last in parts if count and first < last]
 
     def column(self, index: int) -> Floats:
         """One column, oldest first, shape (len,): a view until the buffer wraps, then a copy."""
@@ -91,7 +98,7 @@ class RowBuffer:
         return self._objects[: len(self)]
 
     def _wraps(self) -> bool:
-        return self._appended > self._capacity and self._next > 0
+        return self.appended > self._capacity and self._next > 0
 
     def _reserve(self, wanted: int) -> None:
         wanted = min(wanted, self._capacity)

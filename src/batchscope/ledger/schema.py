@@ -166,9 +166,9 @@ COLUMNS: dict[Table, tuple[Column, ...]] = {
         Column("evicted", pa.bool_(), "", "it took no part: the iteration evicted it"),
     ),
     Table.EVENTS: (
-        Column("at", _FLOAT, _INSTANT, "when"),
+        Column("at", _FLOAT, _INSTANT, "when; of other settings: when that was heard, an interval later at most"),
         SEGMENT,
-        Column("kind", _TEXT, "", "engine, limits, definitions, reset, error, gap, resumed or stopped"),
+        Column("kind", _TEXT, "", "reset, limits, engine, definitions, error or gap"),
         Column("name", _TEXT, "", "of an error: its name; of a gap: the table that lacks rows"),
         Column("count", _INT, _NUMBER, "how many of it: errors, rows"),
         Column("detail", _TEXT, "", "more, as JSON"),

@@ -106,7 +106,7 @@ def trace(run: Recorded, window: Window | None = None) -> Trace:
         low, high = max(low, int(requests.begin.min())), min(high, int(requests.end.max()))
     parts = (drawing.iterations(), requests)
     slices = _clipped(Slices(*map(np.concatenate, zip(*parts, strict=True))), low, high)
-    counts = _changes(drawing.counts(), low, high)
+    counts = _changes(drawing.counts(), low, high if len(slices.begin) else low)  # of no time there are none
     slices, counts, told = _at_most(slices, counts, window.max_events)
     tracks, slices = _used_tracks(drawing.tracks, slices)
     used, names = np.unique(slices.name, return_inverse=True)

@@ -18,6 +18,7 @@ import pyarrow as pa
 from batchscope.clock import Clock
 from batchscope.ledger.batches import iteration_batch, request_batch, span_batch
 from batchscope.ledger.document import RunDocument, State
+from batchscope.ledger.instants import began_at
 from batchscope.ledger.lock import WriterLock
 from batchscope.ledger.parts import convert, part_path, parts
 from batchscope.ledger.schema import SCHEMAS, Table
@@ -69,8 +70,8 @@ class RunWriter:
         self._header: RunHeader | None = None
         self._saved_at, self._saving = pace(), 0.0
         document.started_at = dt.datetime.now(dt.UTC)
+        self._lock = WriterLock(folder)  # first: what is listed and not locked is taken for abandoned
         document.write(folder)
-        self._lock = WriterLock(folder)
 
     # As a sink.
 
@@ -80,7 +81,7 @@ class RunWriter:
         self.document.headers.append(header)
         if before is not None:
             for kind, detail in _changes(before, header):
-                self._event(self._clock(), kind, detail=detail)
+                self._event(began_at(header) if kind == "reset" else self._clock(), kind, detail=detail)
         self._save()
 
     def take(self, block: Drained) -> None:

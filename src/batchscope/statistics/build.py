@@ -66,7 +66,7 @@ class Cut(NamedTuple):
                 yield name, class_name, instrument
         yield "inter_token_latency", "", state.inter_token_latency
         yield "inter_emission_latency", "", state.inter_emission_latency
-        for name, (_, instrument) in state.iterations.instruments.items():
+        for name, instrument in state.iterations.instruments.items():
             yield name, "", instrument
 
     def histograms(self) -> Histograms:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from batchscope.aggregation.requests import AT_FINISH, AT_START, RequestAggregate
+from batchscope.aggregation.request_histograms import AT_FINISH, AT_START
+from batchscope.aggregation.requests import RequestAggregate
 from batchscope.aggregation.slo import COMPLETED, OUTCOME_OF_REASON, SloResult, wilson_interval
 from batchscope.aggregation.state import State
 from batchscope.configuration import SloTargets

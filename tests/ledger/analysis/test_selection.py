@@ -35,7 +35,7 @@ def column(con, values, weights=None):
     return Column(con.table("numbers"), "x", None if weights is None else "w")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.one_of(durations, near), min_size=1, max_size=60), st.sampled_from([1, 3, 1 << 17]))
 def test_percentiles_are_those_of_the_sorted_values_to_the_last_bit(con, values, fetched):
     """Whichever pass finds them: buckets too large to fetch are counted again."""
@@ -48,7 +48,7 @@ def test_percentiles_are_those_of_the_sorted_values_to_the_last_bit(con, values,
     assert [together.p50, together.p90, together.p95, together.p99] == found[1:5]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(durations, st.integers(1, 9)), min_size=1, max_size=40))
 def test_a_weight_counts_a_value_as_often(con, pairs):
     values, weights = zip(*pairs, strict=True)

@@ -109,7 +109,7 @@ specs = st.lists(
 
 
 @settings(
-    max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+    max_examples=3, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
 )  # to shrink takes minutes
 @given(specs, st.integers(40, 400), st.integers(2, 16), st.sampled_from([0.0, 0.3]))
 def test_every_figure_of_a_run_is_the_live_snapshots(specs, blocks, places, trouble):

@@ -42,6 +42,8 @@ function told(said) {
   const least = Math.min(said.newest - (said.seconds === 1 ? FINE : 7200), view.pausedAt ?? Infinity) - view.window - 60;
   into.trim(least);
   if (said.names) (names = said.names), (built = false);
+  const oldest = stores[1].cells.keys().next().value;
+  if (oldest !== undefined) view.fit(said.newest - oldest);
   show();
   draw();
   scripting = performance.now() - began;
@@ -165,7 +167,7 @@ function sloLines() {
 }
 
 function draw() {
-  if (!answer || !store().names) return;
+  if (!built || !answer || !store().names) return;
   const live = Math.max(answer.newest, Math.floor(now() - (behind() > 1.5 ? 0 : 1)));
   const to = view.pausedAt ?? Math.ceil(live / view.seconds) * view.seconds;
   const frame = frameOf(store(), to, answer.newest);

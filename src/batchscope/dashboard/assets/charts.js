@@ -314,12 +314,15 @@ export function tableOf(head, rows, caption) {
   return table;
 }
 
+// A capital where the scheduler said it for most of the time, as in the terminal.
+const lettered = (letter, reported) => (reported >= 0.5 ? letter.toUpperCase() : letter);
+
 // What held the batch: shares of busy time a cell, as high as the engine was busy.
 export class Band extends Figure {
   constructor(limiters) {
     super({
       id: "limiter", title: "What held the batch", height: 150, wide: true,
-      note: "Height: busy time. Colours: share of each limiter; paler and striped where inferred. Below: the letter of the largest.",
+      note: "Height: busy time. Colours: share of each limiter; striped where inferred. Below: the letter of the largest, a capital where the scheduler itself said so.",
     });
     this.limiters = limiters;
     this.legend = element("div", { className: "scroll", aria: { label: "Of the time shown", role: "region" }, tabIndex: 0 });
@@ -368,13 +371,15 @@ export class Band extends Figure {
   }
 
   letters(context, x, base) {
-    const { from, to, cells, width } = this.frame;
+    const { from, to, cells, width, store } = this.frame;
+    const told = new Map();
     const step = Math.max(width, Math.ceil(((to - from) * 9) / this.room));
     const sums = new Map();
     for (const cell of cells) {
       const slot = Math.ceil((cell.number * width) / step);
       const sum = sums.get(slot) ?? sums.set(slot, this.limiters.map(() => 0)).get(slot);
       this.shares(cell).forEach((share, index) => (sum[index] += share));
+      told.set(slot, (told.get(slot) ?? 0) + cell.counts[store.place.busy_seconds_reported]);
     }
     context.font = "10px ui-monospace, Menlo, Consolas, monospace";
     context.fillStyle = color("text");
@@ -382,7 +387,8 @@ export class Band extends Figure {
     for (const [slot, sum] of sums) {
       const most = sum.indexOf(Math.max(...sum));
       const at = x((slot - 0.5) * step);
-      if (sum[most] > 0 && at > LEFT + 3 && at < LEFT + this.room) context.fillText(this.limiters[most].letter, at, base);
+      const letter = lettered(this.limiters[most].letter, told.get(slot) / sumOf(sum));
+      if (sum[most] > 0 && at > LEFT + 3 && at < LEFT + this.room) context.fillText(letter, at, base);
     }
     context.textAlign = "left";
   }
@@ -393,6 +399,7 @@ export class Band extends Figure {
     const value = (column) => store.value(total, column);
     const busy = sumOf(this.limiters.map(({ id }) => value(`busy.${id}`)));
     const slots = value("slot_seconds") > 0;
+    const reported = store.ratio(total, "busy_seconds_reported", "busy_seconds");
     const rows = this.limiters
       .map((one) => ({ ...one, busy: value(`busy.${one.id}`), lost: value(`lost.${one.id}`) }))
       .filter((one) => one.busy > 0)
@@ -400,11 +407,10 @@ export class Band extends Figure {
       .map((one) => [
         element("th", { scope: "row", title: one.what },
           element("span", { className: "swatch", style: { "--c": `var(--limiter-${one.id})` } }),
-          element("span", { className: "letter", textContent: one.letter }), one.name),
+          element("span", { className: "letter", textContent: lettered(one.letter, reported) }), one.name),
         element("td", { className: "figure", textContent: percent(one.busy / busy), data: { window: `limited_by/${one.id}` } }),
         element("td", { textContent: slots ? amount(one.lost) : "-", data: { window: `lost_slot_seconds/${one.id}` } }),
       ]);
-    const reported = store.ratio(total, "busy_seconds_reported", "busy_seconds");
     const origin = Number.isNaN(reported) ? "Nothing ran in the time shown." : `${percent(reported)} of it reported by the scheduler.`;
     this.legend.replaceChildren(
       tableOf(["time shown", "share", "slot-s lost"], rows, "What held the batch in the time shown"),

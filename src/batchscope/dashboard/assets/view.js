@@ -26,7 +26,8 @@ class View extends EventTarget {
   read() {
     const said = new URLSearchParams(location.hash.slice(1));
     const window = Number(said.get("window"));
-    this.window = window in WINDOWS ? window : 300;
+    this.chosen = window in WINDOWS; // else it is as long as there is something to show
+    this.window = this.chosen ? window : (this.window ?? 300);
     const paused = Number(said.get("pause"));
     this.pausedAt = Number.isFinite(paused) && paused > 0 ? paused : null;
     this.theme = ["light", "dark"].includes(said.get("theme")) ? said.get("theme") : "system";
@@ -37,14 +38,23 @@ class View extends EventTarget {
 
   set(changes) {
     Object.assign(this, changes);
+    if ("window" in changes) this.chosen = true;
     const said = new URLSearchParams();
-    if (this.window !== 300) said.set("window", this.window);
+    if (this.chosen) said.set("window", this.window);
     if (this.pausedAt !== null) said.set("pause", this.pausedAt);
     if (this.theme !== "system") said.set("theme", this.theme);
     if (this.engine) said.set("engine", this.engine);
     if (this.range) said.set("range", this.range.join("-"));
     const fragment = said.toString();
     history.replaceState(null, "", fragment ? `#${fragment}` : location.pathname + location.search);
+    this.changed();
+  }
+
+  // The window of a young history is a minute, until somebody chooses one.
+  fit(known) {
+    const window = known < 60 ? 60 : 300;
+    if (this.chosen || this.pausedAt !== null || this.window === window) return;
+    this.window = window;
     this.changed();
   }
 

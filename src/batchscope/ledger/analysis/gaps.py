@@ -12,16 +12,30 @@ from batchscope.ledger.analysis.tables import RunTables, Table, import_ibis
 
 def inter_token_latencies(tables: RunTables) -> Table:
     """``at``, ``value`` and ``weight``: an emission of k tokens, gap g after the one before, is g / k, k times."""
-    shared, own = _shared(tables), _own(tables)
-    each = own.mutate(value=own.gap / own.tokens, weight=own.tokens)
-    return _in_time(tables, shared.union(each.select("at", "value", "weight")))
+    return per_token(emission_gaps(tables))
 
 
 def inter_emission_latencies(tables: RunTables) -> Table:
     """Likewise the gaps themselves, one an emission."""
-    shared, own = _shared(tables), _own(tables)
-    each = own.mutate(value=own.gap, weight=import_ibis().literal(1, "int64"))
-    return _in_time(tables, shared.union(each.select("at", "value", "weight")))
+    return per_emission(emission_gaps(tables))
+
+
+def emission_gaps(tables: RunTables) -> Table:
+    """``at``, ``gap`` before an emission of ``tokens``, ``times``: of how many requests; of the run's stretch."""
+    gaps = _shared(tables).union(_own(tables))
+    if tables.cut_of is None:
+        return gaps
+    return gaps.filter((gaps.at > tables.began) & (gaps.at <= tables.ended))
+
+
+def per_token(gaps: Table) -> Table:
+    """Of ``emission_gaps``: ``inter_token_latencies``."""
+    return gaps.select(at=gaps.at, value=gaps.gap / gaps.tokens, weight=gaps.tokens * gaps.times)
+
+
+def per_emission(gaps: Table) -> Table:
+    """Of ``emission_gaps``: ``inter_emission_latencies``."""
+    return gaps.select(at=gaps.at, value=gaps.gap, weight=gaps.times)
 
 
 def emitting(spans: Table) -> Table:
@@ -54,7 +68,12 @@ def _shared(tables: RunTables) -> Table:
         ),
     )
     found = found.filter((found.weight > 0) & found.finished_at.notnull() & found.before.notnull())
-    return found.select(at=found.finished_at, value=found.finished_at - found.before, weight=found.weight)
+    return found.select(
+        at=found.finished_at,
+        gap=found.finished_at - found.before,
+        tokens=ibis.literal(1, "int64"),
+        times=found.weight,
+    )
 
 
 def _own(tables: RunTables) -> Table:
@@ -68,14 +87,10 @@ def _own(tables: RunTables) -> Table:
     first = ends.select(first_iteration=ends.iteration, at=ends.finished_at)
     before = ends.select(last_before=ends.iteration, before=ends.finished_at)
     found = spans.inner_join(first, "first_iteration").inner_join(before, "last_before")
-    return found.select(at=found.at, gap=found.at - found.before, tokens=found.tokens.cast("int64"))
+    return found.select(
+        at=found.at, gap=found.at - found.before, tokens=found.tokens.cast("int64"), times=ibis.literal(1, "int64")
+    )
 
 
 def _ends(tables: RunTables) -> Table:
     return tables.run.iterations.select("iteration", "finished_at")
-
-
-def _in_time(tables: RunTables, gaps: Table) -> Table:
-    if tables.cut_of is None:
-        return gaps
-    return gaps.filter((gaps.at > tables.began) & (gaps.at <= tables.ended))

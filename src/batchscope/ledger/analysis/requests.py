@@ -7,7 +7,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from batchscope.aggregation.requests import AT_FINISH, AT_START
+from batchscope.aggregation.request_histograms import AT_FINISH, AT_START
 from batchscope.aggregation.slo import FAILED_TARGET, SloResult
 from batchscope.configuration import SloTargets
 from batchscope.ledger.analysis.tables import Table, import_ibis

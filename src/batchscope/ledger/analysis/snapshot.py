@@ -15,7 +15,7 @@ from batchscope.aggregation.slo import SloResult
 from batchscope.aggregation.state import TokenSource
 from batchscope.ledger.analysis import iterations as of_iterations
 from batchscope.ledger.analysis import requests as of_requests
-from batchscope.ledger.analysis.gaps import inter_emission_latencies, inter_token_latencies
+from batchscope.ledger.analysis.gaps import emission_gaps, per_emission, per_token
 from batchscope.ledger.analysis.selection import Column, summarize, summarize_columns
 from batchscope.ledger.analysis.tables import RunTables, Table, import_ibis
 from batchscope.ledger.instants import instant_to_time
@@ -256,10 +256,8 @@ def latencies(tables: RunTables, span_seconds: float) -> dict[str, DistributionS
     """Of completed requests, and of all tokens: exact percentiles, two scans each."""
     chosen = of_requests.completed(tables.requests)
     found = summarize_columns(chosen, of_requests.LATENCIES, span_seconds)
-    for name, gaps in (
-        ("inter_token_latency", inter_token_latencies(tables)),
-        ("inter_emission_latency", inter_emission_latencies(tables)),
-    ):
+    kept = emission_gaps(tables)
+    for name, gaps in (("inter_token_latency", per_token(kept)), ("inter_emission_latency", per_emission(kept))):
         found[name] = msgspec.structs.replace(summarize(Column(gaps, "value", "weight")), span_seconds=tables.seconds)
     return found
 

@@ -1,0 +1,47 @@
+"""The last rows of a kind, which wait among the samples until it is worth to observe them.
+
+A drain brings few rows of many quantities, and giving few to their histograms costs as much as giving thousands:
+the calls cost, not the values. So a row is copied once, whatever is known of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from batchscope.histograms.held_values import CAPACITY
+from batchscope.histograms.row_buffer import RowBuffer
+from batchscope.rows import Floats
+
+
+class ObservedRows(RowBuffer):
+    """A ``RowBuffer`` that gives each row to ``observe`` once: at ``settle``, or before it is overwritten.
+
+    At most as many rows wait as one instrument holds back. An exception in the middle of ``observe`` costs the rows
+    that were being observed, and none is observed twice.
+    """
+
+    def __init__(self, capacity: int, columns: int, observe: Callable[[Floats], None]) -> None:
+        super().__init__(capacity, columns)
+        self._observe = observe
+        self._most = min(capacity, CAPACITY)
+
+    def clear(self) -> None:
+        """Forget every row, those that wait, too."""
+        super().clear()
+        self._observed = 0
+
+    def append(self, rows: Floats, objects: Sequence[Any] | None = None) -> None:
+        """As ``RowBuffer.append``; what does not fit beside the rows that wait lets them wait no longer."""
+        if self.appended - self._observed + len(rows) > self._most:
+            self.settle()
+        super().append(rows, objects)
+        if len(rows) > self._most:
+            self._observed = self.appended
+            self._observe(rows)
+
+    def settle(self) -> None:
+        """Observe what waits."""
+        waiting, self._observed = self.since(self._observed), self.appended
+        for rows in waiting:
+            self._observe(rows)

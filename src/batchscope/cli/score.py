@@ -1,0 +1,81 @@
+"""``batchscope score RUN MODEL``: how well a model foretells another run of the engine."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from batchscope.cli import stdout
+from batchscope.cli.fit import Assumed, RunPath, parsed_settings
+from batchscope.cli.whatif import change, errors_in_words
+from batchscope.prediction import Prediction, read_model, what_if
+from batchscope.text import readable_document
+from batchscope.views.numbers import duration
+from batchscope.views.rendering import for_stdout
+from batchscope.views.words import short_name
+
+SCHEMA = "batchscope.score/1"
+STATISTICS = ("mean", "p50", "p90", "p95", "p99")
+
+
+def score(
+    run: RunPath,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="What 'batchscope fit' wrote.", show_default=False)],
+    since: Annotated[
+        float, typer.Option("--from", metavar="X", help="Only requests that finished after this share of the run.")
+    ] = 0.0,
+    assume: Assumed = [],  # noqa: B006  (typer copies it)
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")] = False,
+) -> int:
+    """Check a model: what it says of a run that it was not fitted to, beside what happened there.
+
+    The run is replayed under its own settings, whatever those of the model's run were.
+    """
+    from batchscope.prediction.recorded import read_observed  # noqa: PLC0415  (needs the extra ledger)
+
+    told = what_if(read_observed(run, **parsed_settings(assume, "--assume")), read_model(model), since=since)
+    stdout.write(_document(told) if as_json else for_stdout(_shown(told)))
+    return 0
+
+
+def off(told: Prediction) -> dict[str, dict[str, float]]:
+    """By latency and statistic: foretold over recorded, less 1; ``nan`` where there is nothing to compare."""
+    return {
+        name: {
+            statistic: now / was - 1 if was > 0 else math.nan
+            for statistic, now, was in zip(STATISTICS, told.replayed.figures[name].values, figure.values, strict=True)
+        }
+        for name, figure in told.recorded.figures.items()
+    }
+
+
+def _document(told: Prediction) -> bytes:
+    figures = {name: getattr(told, name).figures for name in ("recorded", "replayed")}
+    rest = {name: getattr(told, name) for name in ("requests", "errors", "extrapolated", "notes")}
+    document = {"schema": SCHEMA, "off": off(told), **figures, **rest}
+    return msgspec.json.encode(readable_document(msgspec.to_builtins(document))) + b"\n"
+
+
+def _shown(told: Prediction) -> Group:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("", "", "recorded", "foretold", "off"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, recorded in told.recorded.figures.items():
+        for statistic, was, now in zip(STATISTICS, recorded.values, told.replayed.figures[name].values, strict=True):
+            title = short_name(name) if statistic == "mean" else ""
+            table.add_row(title, statistic, duration(was), duration(now), change(now, was))
+    worst = max(
+        (abs(error) for each in off(told).values() for error in each.values() if not math.isnan(error)), default=0.0
+    )
+    lines = [
+        Text(f"{told.requests:,} requests; the worst of these figures is off by {100 * worst:.1f} %", style="bold")
+    ]
+    marks = [Text(f"extrapolated: {each}", style="yellow") for each in told.extrapolated]
+    return Group(*lines, table, errors_in_words(told), *marks, *(Text(f"note: {each}") for each in told.notes))

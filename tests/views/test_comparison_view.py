@@ -1,0 +1,77 @@
+"""A comparison as people read it: a line a figure from 80 columns on, every verdict in words, nothing hostile."""
+
+import pytest
+
+from batchscope.ledger.comparison.document import Answer, Comparison, Difference, Verdict
+from batchscope.views.comparison import summary, view
+from batchscope.views.rendering import plain
+
+
+def difference(**changes):
+    given = {
+        "figure": "step_time_same_work", "meaning": "", "unit": "s", "a": 0.0324, "b": 0.0648, "difference": 0.0324,
+        "relative": 1.0, "low": 0.5, "high": 25.1, "floor": 0.02, "p": 0.0, "verdict": Verdict.DIFFERS, "n_a": 9, "n_b": 9,
+        "error": 0.1, "freedom": 9.0, "positive": True, "better": False,
+    }  # fmt: skip
+    return Difference(**{**given, **changes})
+
+
+def comparison(*figures, **changes):
+    given = {
+        "a": ["before"], "b": ["after"], "paired": "id", "pairs": 1200, "only_in_a": 0, "only_in_b": 0, "method": "pair",
+        "seed": 0, "notes": [], "figures": list(figures), "conditions": [],
+    }  # fmt: skip
+    return Comparison(**{**given, **changes})
+
+
+FIGURES = (
+    difference(),
+    difference(figure="p99_ttft", better=True, relative=-0.5, low=-0.6, high=-0.4),
+    difference(figure="batch_size", unit="requests", better=None),
+    difference(figure="mean_e2e", verdict=Verdict.EQUIVALENT, within=0.045),
+    difference(figure="p99_e2e", verdict=Verdict.INCONCLUSIVE, needed_requests=12_000, needed_repeats=3),
+    difference(figure="p95_e2e", verdict=Verdict.INCONCLUSIVE, needed_repeats=3),
+    difference(figure="preemptions", unit="", a=0.0, b=0.25, difference=0.25, relative=float("nan"), low=float("nan"), high=float("nan")),
+    difference(figure="failed_share", unit="1", a=0.0, b=0.0, difference=0.0),
+)  # fmt: skip
+
+
+def lines(shown, width=80):
+    return plain(view(shown), width).splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_figure_is_a_line_with_its_verdict(width):
+    found = {line.split()[0]: line for line in lines(comparison(*FIGURES), width) if line}
+    ends = {
+        "step_time_same_work": "worse", "p99_ttft": "better", "batch_size": "differs", "mean_e2e": "within 4.5 %",
+        "p99_e2e": "needs 12,000", "p95_e2e": "needs 3 runs", "preemptions": "worse",
+    }  # fmt: skip
+    for name, end in ends.items():
+        assert found[name].endswith(end)
+    assert "failed_share" not in found  # 0 on both sides
+    assert "+0.250" in found["preemptions"]
+    assert not any("…" in line for line in found.values())
+
+
+def test_what_the_verdicts_mean_stands_under_them():
+    text = "\n".join(lines(comparison(*FIGURES)))
+    assert "within X %: equivalent" in text
+    assert "needs N: inconclusive" in text
+    assert "needs N runs: inconclusive" in "\n".join(lines(comparison(*FIGURES, method="repeats")))
+
+
+def test_the_result_is_counted():
+    assert summary(comparison(*FIGURES)).startswith(
+        "5 figures differ (1 better, 3 worse), 1 equivalent, 2 inconclusive"
+    )
+    assert "no figure" in summary(comparison())
+
+
+def test_names_and_conditions_cannot_steer_a_terminal():
+    text = plain(
+        view(comparison(a=["\x1b[2Jx"], notes=["\x1b[31m"], conditions=[Answer("c\x07", "fail", "why\n")])), 80
+    )
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "fail" in text
