@@ -125,3 +125,12 @@ def test_a_killed_run_is_listed_with_what_it_had_written(tmp_path):
     left = next(run for run in list_runs(tmp_path).runs if run.name == "left")
     assert (left.state, left.summary.requests, left.summary.iterations) == ("interrupted", 5, 5)
     recording.close()
+
+
+def test_a_run_that_was_stopped_says_why_and_how_many_rows_it_lacks(root):
+    folder, _ = root
+    (run,) = folder.iterdir()
+    told = json.loads((run / NAME).read_bytes())
+    told |= {"state": "stopped", "stopped_by": "No space left on device", "missed": {"requests": 1200, "spans": 3}}
+    (run / NAME).write_text(json.dumps(told))
+    assert list_runs(folder).runs[0].problem == "No space left on device; 1,203 rows were not written"
