@@ -237,7 +237,8 @@ def derive_durations(values: Floats) -> None:
         if lacking[column - _FIRST_DURATION] and some[end - C.ARRIVED_AT] and some[start - C.ARRIVED_AT]:
             fill(columns[column], columns[end] - columns[start])
     if lacking[C.TOTAL_TIME - _FIRST_DURATION]:
-        fill(columns[C.TOTAL_TIME], np.nan_to_num(columns[C.QUEUE_TIME], nan=0.0) + columns[C.PROCESSING_TIME])
+        queued = columns[C.QUEUE_TIME]
+        fill(columns[C.TOTAL_TIME], np.where(np.isnan(queued), 0.0, queued) + columns[C.PROCESSING_TIME])
     tokens, per_token = columns[C.TOKENS_GENERATED], columns[C.TIME_PER_OUTPUT_TOKEN]
     np.divide(columns[C.DECODE_TIME], tokens - 1, out=per_token)
     if not tokens.min() >= 2:  # one token has no gap; nan is no count at all
