@@ -98,6 +98,25 @@ def test_a_cursor_brings_each_cell_of_a_second_once():
     assert json.loads(recorded.answer(second_["cursor"]))["cells"]["numbers"] == []
 
 
+def test_who_asks_twice_in_a_second_misses_no_cell():
+    one = Recorded(5)
+    cursor = json.loads(one.answer())["cursor"]
+    for _ in range(3):
+        again = json.loads(one.answer(cursor))
+        assert (again["whole"], again["cells"]["numbers"], again["cursor"]) == (False, [], cursor)
+    one.go_on()
+    assert json.loads(one.answer(cursor))["cells"]["numbers"] == [one.recorder.history.newest]
+
+
+def test_a_cursor_beyond_the_newest_cell_gets_everything():
+    one = Recorded(5)
+    history, _, names, _ = json.loads(one.answer())["cursor"].split("-")
+    for seconds in (1, 10):
+        answer = json.loads(one.answer(f"{history}-{10**14}-{names}-{seconds}", seconds=str(seconds)))
+        assert answer["whole"]
+        assert answer["cells"]["numbers"]
+
+
 def test_the_last_cell_of_ten_seconds_comes_again_while_it_grows():
     recorded = Recorded(25)
     first = json.loads(recorded.answer(seconds="10"))

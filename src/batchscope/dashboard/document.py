@@ -107,11 +107,13 @@ def present(
 def document(history: History, told: Told, cursor: Cursor, wanted: Wanted, cost: float) -> bytes:
     """The answer to who has ``cursor``, and only ``wanted`` if that is none. ``cost``: of a core, so far."""
     seconds = wanted.seconds
-    same = cursor.history == history.identity and cursor.seconds == seconds
+    following = history.newest // seconds + 1
+    same = cursor.history == history.identity and cursor.seconds == seconds and cursor.number <= following
     oldest = (history.newest - wanted.last) // seconds + 1
     extract = history.since(cursor.number if same else oldest, seconds=seconds)
-    newest = int(extract.cells.numbers[-1]) if len(extract.cells) else cursor.number if same else 0
-    coming = newest if seconds > SECONDS else newest + 1  # of a coarse cell there may be more to come
+    coming = cursor.number if same else 0  # with nothing new: a cell that is not there yet is not to be left out
+    if len(extract.cells):
+        coming = int(extract.cells.numbers[-1]) + (seconds == SECONDS)  # of a coarse cell there may be more to come
     columns = _names_of_columns(extract)
     fingerprint = f"{zlib.crc32(msgspec.json.encode(columns)) ^ int(told.fingerprint, 16):x}"
     answer: dict[str, Any] = {

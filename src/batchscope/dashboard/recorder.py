@@ -23,6 +23,8 @@ from batchscope.views.recent import since
 _LOOK = 10
 """Samples between two looks at everything, which tell the last minute and a restart."""
 _LOOKS = 7
+_LAST_SAMPLE = 1.0
+"""Seconds that the end waits for a sample that is being taken: a source that hangs holds nobody up for longer."""
 
 
 class Recorder(Closing):
@@ -48,19 +50,22 @@ class Recorder(Closing):
         self._samples = 0
         self._spent, self._since = 0.0, clock()
         self._lock = threading.Lock()
+        self._closed = False
         forked(self)
 
     def start(self) -> None:
-        """Begin, in the thread: a source that hangs holds nobody up. Does nothing where it has begun."""
+        """Begin, in the thread: a source that hangs holds nobody up. Does nothing where it has begun, or was closed."""
         with self._lock:
-            if not self._periodic.running:
+            if not self._closed and not self._periodic.running:
                 self._since, self._spent = self._clock(), 0.0
                 self._periodic.start()
 
     def close(self) -> None:
-        """End the thread; it is not waited for, since the source may hang."""
+        """End the thread, for good: who asks while the server ends does not begin it anew."""
+        with self._lock:
+            self._closed = True
         self._periodic.stop()
-        self._periodic.close(timeout=0.0)
+        self._periodic.close(timeout=_LAST_SAMPLE)
 
     def sample(self) -> None:
         """Keep what was counted since the sample before; what cannot be read now (an empty directory) is a gap."""
