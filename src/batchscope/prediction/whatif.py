@@ -95,7 +95,7 @@ def what_if(
         settings={name: getattr(options, name) for name in settings or {}},
         rate_scale=rate_scale,
         errors=split_errors(observed, model.cost, replay.found),
-        extrapolated=_beyond(model, predicted.found),
+        extrapolated=beyond(model, predicted.found),
         notes=_notes(observed, model, predicted.found),
     )
 
@@ -226,7 +226,7 @@ def _check_engine(observed: Observed, model: FittedModel) -> None:
         )
 
 
-def _beyond(model: FittedModel, found: Instants) -> list[str]:
+def beyond(model: FittedModel, found: Instants) -> list[str]:
     """What the prediction does that the run did not show."""
     seen = model.seen
     pairs = (
