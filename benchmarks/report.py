@@ -3,7 +3,7 @@
     python benchmarks/report.py DIR [--docs FILE]
 
 DIR is what `benchmarks/run.py --json DIR` wrote. Text between `<!-- begin: NAME -->` and `<!-- end: NAME -->` is
-replaced; NAME is machine, targets, recording, memory, replay, accuracy or ledger. Quick runs are refused.
+replaced; NAME is machine, targets, recording, memory, replay, simulation, accuracy or ledger. Quick runs are refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other: recording, memory, replay, accuracy, ledger.
+"""All benchmarks, one after the other: recording, memory, replay, simulation, accuracy, ledger.
 
     python benchmarks/run.py [--quick] [--json DIR]
 
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-BENCHMARKS = ("recording", "memory", "replay", "accuracy", "ledger")
+BENCHMARKS = ("recording", "memory", "replay", "simulation", "accuracy", "ledger")
 
 
 def command(name: str, folder: Path | None, *, quick: bool) -> list[str]:

@@ -2,7 +2,8 @@
 
 * vLLM (two real runs of ../shared/traces/vllm_real): fitted to the first half, all 15 figures of the second within 3 %.
 * SGLang (five real runs, of which summaries are known): fitted to two, the figures of the others within 3 % where the
-  KV cache does not bind; where it binds preemptions within 30 % or 5, TTFT p99 within 10 %, TPOT p99 within 15 %; goodput 5 %.
+  KV cache does not bind; where it binds preemptions within 30 % or 5, TTFT p99 within 10 %, TPOT p99 within 15 %;
+  goodput within 5 %.
 * vidur's log: iterations are known; the time of all of them within 1 %, half of them from the other half.
 * 100 made-up engines with known constants: their intervals hold the truth in 90 %.
 * 20 made-up runs for each of three planted faults: step time, policy, KV size: each is put into the right part.

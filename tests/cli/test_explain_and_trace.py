@@ -145,9 +145,18 @@ def test_what_cannot_be_written_or_is_not_there_is_refused(recorded, tmp_path, i
     assert refused(inside("trace", recorded, "--out", tmp_path / "no" / "t"), "cannot be written")
     assert refused(inside("trace", recorded, "--out", run / "run.json"), "the run's own folder")
     assert refused(inside("trace", recorded, "--out", out, "--from", "3", "--to", "2"), "--from 3 is not before --to 2")
+    assert refused(
+        inside("trace", recorded, "--out", out, "--to", "0"), "--to 0: expected a time after the run's start"
+    )
     assert refused(inside("trace", recorded, "--out", out, "--format", "svg"), "perfetto, chrome")
-    empty = inside("trace", recorded, "--out", out, "--requests", "nobody")
-    assert (empty.code, out.exists()) == (3, False)
+    for nothing in (("--requests", "nobody"), ("--from", "5000")):
+        empty = inside("trace", recorded, "--out", out, *nothing)
+        assert (empty.code, out.exists()) == (3, False)
+
+
+def test_a_trace_may_go_to_stdout(recorded, capfdbinary):
+    assert cli.run(["trace", str(recorded), "--out", "-"]) == 0
+    assert len(protos.Trace.FromString(capfdbinary.readouterr().out).packet) > 30
 
 
 def test_a_run_that_is_still_being_written_is_explained_as_far_as_it_is(tmp_path, inside):

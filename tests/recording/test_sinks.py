@@ -464,3 +464,42 @@ def test_in_a_forked_child_a_hand_over_is_off_and_the_parents_goes_on():
 def test_a_hand_over_refuses_what_it_cannot_work_with(sink, options):
     with pytest.raises(ConfigurationError):
         HandOver(sink, **options)
+
+
+def test_before_each_look_rows_are_drained_and_after_it_they_are_flushed():
+    """A hand-over that drains itself needs no reader of the collector; what ``after`` raises, its sink raised."""
+    sink, done = RecordingSink(), []
+    collector = SchedulerMetricsCollector()
+
+    def flush() -> None:
+        done.append(len(sink.runs[0].rows(RowKind.ERROR)))
+        if len(done) == 2:
+            raise OSError(28, "No space left on device")
+
+    hand_over = HandOver(sink, interval=NEVER, before=collector.drain, after=flush)
+    collector.subscribe(hand_over)
+    for _ in range(3):
+        collector.record_error("late")
+        hand_over._hand_over()
+    assert done == [1, 2]  # once it has failed it is not asked again
+    assert "No space left" in hand_over.failure
+    collector.drain()
+    collector.drain()
+    assert collector.get_error_statistics().errors_by_type == {"late": 3, "sink_failed": 1}
+    hand_over.close()
+
+
+def test_what_fails_before_a_look_keeps_no_rows_back():
+    sink = RecordingSink()
+
+    def fail() -> None:
+        raise ValueError("no drain")
+
+    hand_over = HandOver(sink, interval=NEVER, before=fail)
+    with SchedulerMetricsCollector() as collector:
+        collector.subscribe(hand_over)
+        collector.record_error("late")
+    with pytest.raises(ValueError, match="no drain"):
+        hand_over._hand_over()
+    assert len(sink.runs[0].rows(RowKind.ERROR)) == 1
+    hand_over.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 from collections.abc import Iterator
 from io import BufferedWriter
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from batchscope.cli import stdout
 from batchscope.cli.explain import UNDECIDED, told
 from batchscope.cli.options import CommandError
 from batchscope.cli.simulation import note
@@ -19,6 +21,7 @@ from batchscope.views.numbers import counted
 if TYPE_CHECKING:
     from batchscope.ledger import Run
 
+_STDOUT = Path("-")
 FORMATS = ("perfetto", "chrome")
 _VIEWERS = {"perfetto": "open it at https://ui.perfetto.dev", "chrome": "open it in chrome://tracing"}
 
@@ -29,7 +32,10 @@ def trace(
         typer.Argument(metavar="RUN", help="A recorded run's folder, or a folder with one run.", show_default=False),
     ],
     out: Annotated[
-        Path, typer.Option(metavar="FILE", help="What is written; packed where it ends in .gz.", show_default=False)
+        Path,
+        typer.Option(
+            metavar="FILE", help="What is written, - for stdout; packed where it ends in .gz.", show_default=False
+        ),
     ],
     first: Annotated[
         str | None,
@@ -81,10 +87,8 @@ def trace(
     _write(perfetto.encode(found) if form == FORMATS[0] else chrome_trace.encode(found), out)
     for left_out in found.left_out:
         note(left_out)
-    size = out.stat().st_size
-    note(
-        f"{out}: {found.events:,} events, {counted(found.drawn_requests, 'request')}, {size:,} bytes; {_VIEWERS[form]}"
-    )
+    size = "" if out == _STDOUT else f", {out.stat().st_size:,} bytes"
+    note(f"{out}: {found.events:,} events, {counted(found.drawn_requests, 'request')}{size}; {_VIEWERS[form]}")
     return 0
 
 
@@ -96,12 +100,19 @@ def _bounds(run: Run, first: str | None, last: str | None) -> tuple[float, float
     began = began_at(run.headers[0])
     begin = began if first is None else instant_of("--from", first, run.header, began)
     end = float("inf") if last is None else instant_of("--to", last, run.header, began)
+    if end <= began:
+        raise CommandError(f"--to {last}: expected a time after the run's start")
     if begin >= end:
         raise CommandError(f"--from {first} is not before --to {last}: expected an earlier time")
     return begin - began, end - began
 
 
 def _write(content: Iterator[bytes], out: Path) -> None:
+    if out == _STDOUT:
+        with contextlib.suppress(stdout.NobodyReadsError):
+            for piece in content:
+                stdout.write_on(piece)
+        return
     try:
         with _opened(out) as file:
             for piece in content:

@@ -12,18 +12,18 @@ from batchscope.ledger.cutting import INSTANTS, TOLERANCE, Cutting
 from batchscope.ledger.iteration_lines import Ints, Lines, Ticks, numbers
 from batchscope.ledger.prefill_cost import PrefillCost, prefill_cost
 from batchscope.ledger.request_parts import HELD, OTHERS, Column, Cut, Part, Pieces, Spans
+from batchscope.recording.packing import MAX_ID
 from batchscope.text import readable
 
 _BLOCK = 1 << 16
 """Requests that are cut at once: memory does not grow with the run beyond its columns."""
-_LONGEST_ID = 256
 _NONE: Ints = np.empty(0, dtype=np.int64)
 _NO_SPANS = Spans(_NONE, _NONE, _NONE, _NONE, np.empty(0, dtype=np.bool_))
 
 
 def recorded_id(request_id: str) -> str:
     """An id as the ledger keeps it: its first 256 characters, lone surrogates spelled out."""
-    return readable(request_id[:_LONGEST_ID])
+    return readable(request_id[:MAX_ID])
 
 
 class Histories:

@@ -20,6 +20,8 @@ CONSTANTS = LinearCostModel.__struct_fields__
 """What is fitted."""
 IDENTIFIED_WITHIN = 3.0
 """A constant whose interval spans more than this factor is not identified."""
+LEAST_DOUBT = 0.02
+"""However much was recorded, no constant is known better: the model is four numbers, the engine is not."""
 
 
 class Constant(msgspec.Struct, frozen=True):
@@ -113,8 +115,8 @@ def constants_of(point: Floats, draws: Floats, work: Floats, unknown: Sequence[s
     return {
         name: Constant(
             value=float(point[index]),
-            low=float(min(low[index], point[index])),
-            high=float(max(high[index], point[index])),
+            low=float(min(low[index], point[index] * (1 - LEAST_DOUBT))),
+            high=float(max(high[index], point[index] * (1 + LEAST_DOUBT))),
             share=float(point[index] * work[index] / total),
             identified=bool(name not in unknown and low[index] > 0 and high[index] / low[index] <= IDENTIFIED_WITHIN),
         )
