@@ -171,7 +171,8 @@ def _options(
     if policy is None:
         policy = "sarathi"
         assumed.append(
-            f"the policy of {run.header.engine.kind or 'this engine'} is not known: sarathi (--assume policy=...)"
+            f"the policy of {run.header.engine.kind or 'this engine'} is not known: sarathi (name it with "
+            "--policy of replay, --assume policy=... of fit and whatif)"
         )
     block = limits.kv_block_size or (1 if policy == "sglang" else 16)
     known: dict[str, Any] = {
@@ -186,7 +187,7 @@ def _options(
     if known["kv_cache_blocks"] is None and preemptions:
         raise NotEnoughError(
             f"{run.path}: {preemptions} preemptions, but the size of the KV cache is not recorded: "
-            "name it with --assume kv_cache_blocks=N"
+            "name it with --kv-cache-blocks of replay, --assume kv_cache_blocks=N of fit and whatif"
         )
     return _complete(known, assumed)
 
