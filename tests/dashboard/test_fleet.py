@@ -6,7 +6,7 @@ import msgspec
 from page_doubles import Hands, collector, second, seeded
 from server_doubles import ask
 
-from batchscope.dashboard.fleet import STRIP, Engines, EngineSource, details
+from batchscope.dashboard.fleet import STRIP, EngineReader, Engines, details
 from batchscope.publishing import SnapshotDirectory, SnapshotPublisher
 from batchscope.server import make_asgi_app
 from batchscope.statistics.snapshot import MetricsSnapshot
@@ -92,7 +92,7 @@ def test_a_directory_tells_of_each_process(tmp_path):
         publisher = SnapshotPublisher(other.collector, tmp_path, interval=None)
         publisher.close()
         with SnapshotDirectory(tmp_path, compact=False) as reader:
-            assert isinstance(reader, EngineSource)
+            assert isinstance(reader, EngineReader)
             reader.get_snapshot()
             assert [lives for _, lives in reader.snapshots()] == [True, False]
             app = make_asgi_app(reader)

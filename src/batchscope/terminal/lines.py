@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from rich.cells import cell_len, set_cell_size
 
-Span = tuple[str, str]
-Line = list[Span]
+Styled = tuple[str, str]
+Line = list[Styled]
 CUT = "…"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.terminal.engine import Engine
-from batchscope.terminal.polling import Found
+from batchscope.terminal.polling import Looked
 from batchscope.terminal.session import Session
 from batchscope.terminal.sources import Directory, Look
 
@@ -25,7 +25,7 @@ class Published(Session):
         self._by_id: dict[str, Engine] = {}
         self._told: dict[str, tuple[int, int]] = {}
 
-    def _take(self, found: Found) -> None:
+    def _take(self, found: Looked) -> None:
         super()._take(found)
         if found.look is None:
             return
