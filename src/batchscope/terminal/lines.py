@@ -54,11 +54,6 @@ def row(parts: Iterable[Cells], gap: int = 1) -> Line:
     return [span for span in line if span[0]]
 
 
-def text_of(line: Line) -> str:
-    """It without its roles."""
-    return "".join(text for text, _ in line)
-
-
 def width_of(line: Line) -> int:
     """Cells that it takes."""
     return sum(cell_len(text) for text, _ in line)
