@@ -56,6 +56,14 @@ def test_the_worst_comes_first_and_the_merge_is_a_row_of_its_own():
     assert table["rule"].startswith("worst first: gone, stalled")
 
 
+def test_where_nobody_lives_the_merge_is_gone_too():
+    ranks = [Rank(name) for name in ("a", "b")]
+    _, found = looked(ranks)
+    dead = [(snapshot, False) for snapshot, _ in found]
+    assert json.loads(Engines().table(dead, merged(found)))["all"]["state"] == "gone"
+    assert json.loads(Engines().table(found, merged(found)))["all"]["state"] == "live"
+
+
 def test_figures_are_of_the_last_minute_and_the_strip_of_ten():
     rank = Rank("a")
     engines, found = looked([rank], looks=STRIP + 5)
