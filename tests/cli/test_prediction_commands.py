@@ -30,6 +30,15 @@ def model(run):
     return path
 
 
+def test_a_run_of_the_simulator_says_its_rules_and_priorities_so_it_is_replayed_as_it_was(run):
+    """Nothing has to be assumed of the demo; what is left is the requests that were cancelled or timed out."""
+    document = json.loads(batchscope("whatif", run, "--json").output)
+    assert not [note for note in document["notes"] if "policy" in note or "priorities" in note]
+    for name in ("time_to_first_token", "total_time"):
+        recorded, replayed = (document[each][name]["mean"] for each in ("recorded", "replayed"))
+        assert replayed == pytest.approx(recorded, rel=0.1)
+
+
 def test_whatif_prints_recorded_replayed_predicted_and_what_limits(run, model):
     done = batchscope("whatif", run, "--model", model, "--assume", "policy=vllm", "--set", "max_running_requests=16")
     assert done.code == 0, done
@@ -52,7 +61,8 @@ def test_whatif_json_has_three_scenarios_with_seven_figures_each(run, model):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (("--set", "max_num_seqs=8"), ("--set max_num_seqs", "expected one of max_running_requests")),
+        (("--set", "places=8"), ("--set places", "expected one of max_running_requests")),
+        (("--set", "max_num_seqs=8"), ("--set max_num_seqs", "it is called max_running_requests here")),
         (("--set", "max_running_requests"), ("expected NAME=VALUE",)),
         (("--set", "max_running_requests=0"), ("--set max_running_requests=0",)),
         (("--rate-scale", "0"), ("--rate-scale 0",)),

@@ -119,7 +119,7 @@ application.command(
 application.command(
     epilog="Examples: [bold]batchscope trace runs --out run.pftrace.gz[/bold]   (open it at https://ui.perfetto.dev)\n\n"
     "[bold]batchscope trace runs --out run.pftrace --from 720 --to 800[/bold]\n\n"
-    "[bold]batchscope trace runs --out slow.pftrace --requests chatcmpl-17 --requests '#2253'[/bold]",
+    "[bold]batchscope trace runs --out slow.pftrace --request chatcmpl-17 --request '#2253'[/bold]",
     rich_help_panel=RUNS,
 )(trace)
 application.command(

@@ -46,11 +46,16 @@ def observed_run(run: Run, **settings: Any) -> Observed:
     counted = None if np.isnan(preemptions).all() else int(np.nansum(preemptions))
     prefixes = read_prefixes(run.path)
     options, assumed = _options(run, counted, prefixes.block_tokens, settings)
+    classes = np.asarray(table["request_class"].to_pylist(), object)
+    priorities = _priorities(run)
+    if not priorities and len(set(classes)) > 1:
+        assumed = (*assumed, f"priorities of {len(set(classes))} classes are not recorded: first come, first served")
+    priority = [priorities.get(name, 0) for name in classes[order]]
     blocks = [prefixes.blocks.get(int(number), ()) for number in columns["request"]]
     return Observed(
         name=run.path.name,
         engine=f"{run.header.engine.kind} {run.header.engine.version}".strip(),
-        workload=tuple(_specs(columns, origin, blocks, options)),
+        workload=tuple(_specs(columns, origin, blocks, priority, options)),
         instants=RequestInstants(
             arrived=columns["arrived_at"] - origin,
             first_scheduled=columns["first_scheduled_at"] - origin,
@@ -114,7 +119,11 @@ def _usable(run: Run, columns: dict[str, Floats]) -> tuple[npt.NDArray[np.int64]
 
 
 def _specs(
-    columns: dict[str, Floats], origin: float, blocks: list[tuple[int, ...]], options: SchedulerOptions
+    columns: dict[str, Floats],
+    origin: float,
+    blocks: list[tuple[int, ...]],
+    priority: list[int],
+    options: SchedulerOptions,
 ) -> list[RequestSpec]:
     specs = []
     for index, names in enumerate(blocks):
@@ -128,10 +137,19 @@ def _specs(
                 prompt,
                 int(columns["tokens_generated"][index]),
                 known,
+                priority=priority[index],
                 cached_tokens=0 if known or math.isnan(cached) else min(int(cached), prompt - 1),
             )
         )
     return specs
+
+
+def _priorities(run: Run) -> dict[str, int]:
+    """Of request classes, the larger first, where its configuration says them."""
+    told = run.document.configuration.get("priorities")
+    if not isinstance(told, dict):
+        return {}
+    return {name: value for name, value in told.items() if isinstance(value, int)}
 
 
 def _options(
