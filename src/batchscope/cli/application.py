@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Annotated
 
 import typer
@@ -148,3 +149,12 @@ application.command(
     "[bold]batchscope score RUN model.json --json | jq .off.time_to_first_token[/bold]",
     rich_help_panel=PREDICTION,
 )(score)
+
+
+def _flowing(text: str) -> str:
+    """A docstring's paragraphs as one line each: the terminal breaks them where it is wide."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
+for command in application.registered_commands:
+    command.help = _flowing(inspect.getdoc(command.callback) or "")
