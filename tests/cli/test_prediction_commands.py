@@ -8,6 +8,7 @@ import pytest
 from command_line import Run, batchscope, refused
 
 from batchscope.cli import run as command
+from batchscope.cli.fit import in_microseconds
 
 FIGURES = {"mean", "p50", "p90", "p95", "p99", "low", "high"}
 
@@ -93,3 +94,7 @@ def test_a_short_run_is_refused(tmp_path, capsys):
         code = command(["fit", str(path)])
         told = capsys.readouterr()
         assert refused(Run(code, told.out, told.err), part)
+
+
+def test_a_time_in_microseconds_has_no_exponent():
+    assert [in_microseconds(value) for value in (0.0182293, 1.2449e-4, 1.315e-7)] == ["18,229", "124.5", "0.1315"]

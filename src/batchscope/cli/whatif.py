@@ -62,7 +62,7 @@ def whatif(
         prediction = what_if(observed, fitted, changed, rate_scale=rate_scale, since=since)
     except ConfigurationError as error:
         if error.field == "set":
-            known_as = _CALLED.get(error.value)
+            known_as = _CALLED.get(str(error.value))
             hint = f"it is called {known_as} here" if known_as else f"expected {error.allowed}"
             raise CommandError(f"--set {error.value}: no such setting, {hint}") from None
         if error.field in changed:
