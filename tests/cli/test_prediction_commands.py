@@ -7,6 +7,7 @@ import json
 import pytest
 from command_line import Run, batchscope, refused
 
+from batchscope import SchedulerMetricsCollector
 from batchscope.cli import run as command
 from batchscope.cli.fit import in_microseconds
 
@@ -94,6 +95,36 @@ def test_a_short_run_is_refused(tmp_path, capsys):
         code = command(["fit", str(path)])
         told = capsys.readouterr()
         assert refused(Run(code, told.out, told.err), part)
+
+
+@pytest.mark.parametrize("name", ["fit", "whatif"])
+@pytest.mark.parametrize(
+    ("assumed", "parts"),
+    [
+        ("max_num_seqs=8", ("--assume max_num_seqs", "expected one of max_running_requests")),
+        ("kv_cache_blocks=-1", ("--assume kv_cache_blocks=-1", "expected a whole number")),
+        ("policy=fifo", ("--assume policy=fifo", "expected one of sarathi")),
+    ],
+)
+def test_what_cannot_be_assumed_is_refused_in_one_line(run, name, assumed, parts, capsys):
+    code = command([name, str(run), "--assume", assumed])
+    told = capsys.readouterr()
+    assert refused(Run(code, told.out, told.err), *parts)
+
+
+def test_a_cache_in_which_no_request_fits_has_no_figures_and_no_warning(run, model):
+    done = batchscope("whatif", run, "--model", model, "--set", "kv_cache_blocks=1", "--json")
+    assert done.code == 0, done
+    assert "Warning" not in done.errors
+    assert json.loads(done.output)["predicted"]["total_time"]["p99"] is None
+
+
+def test_a_run_without_a_request_cannot_be_replayed(tmp_path, capsys):
+    with SchedulerMetricsCollector() as collector:
+        collector.record_to(tmp_path)
+    code = command(["replay", str(tmp_path)])
+    told = capsys.readouterr()
+    assert refused(Run(code, told.out, told.err), "there is nothing to replay")
 
 
 def test_a_time_in_microseconds_has_no_exponent():

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from batchscope.cli.capacity import capacity_command
 from batchscope.cli.check import check
 from batchscope.cli.compare import Sides, compare
 from batchscope.cli.demo import demo
@@ -149,6 +150,13 @@ application.command(
     "[bold]batchscope score RUN model.json --json | jq .off.time_to_first_token[/bold]",
     rich_help_panel=PREDICTION,
 )(score)
+application.command(
+    "capacity",
+    epilog="Examples: [bold]batchscope capacity RUN --slo-ttft 2 --slo-tpot 0.1[/bold]\n\n"
+    "[bold]batchscope capacity RUN --model model.json --set max_running_requests=128 --svg capacity.svg[/bold]\n\n"
+    "[bold]batchscope capacity trace.csv --model model.json --slo-e2e 30 --json | jq .rate[/bold]",
+    rich_help_panel=PREDICTION,
+)(capacity_command)
 
 
 def _flowing(text: str) -> str:

@@ -31,6 +31,7 @@ OPTION_OF = {
     "time_per_output_token": "--slo-tpot",
     "e2e_latency": "--slo-e2e",
     "rate_scale": "--rate-scale",
+    "attainment": "--attainment",
     "fail_if": "--fail-if",
     "margin": "--margin",
     "to": "--to",

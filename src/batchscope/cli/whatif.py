@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from batchscope.cli import stdout
-from batchscope.cli.fit import Assumed, RunPath, Settings, parsed_settings
+from batchscope.cli.fit import Assumed, RunPath, Settings, observed_with, parsed_settings
 from batchscope.cli.options import CommandError
 from batchscope.errors import ConfigurationError
 from batchscope.prediction import Figure, Prediction, fit, read_model, what_if
@@ -53,9 +53,7 @@ def whatif(
 
     The fitted model replays the run under its own settings first: what it gets wrong there, it gets wrong elsewhere.
     """
-    from batchscope.prediction.recorded import read_observed  # noqa: PLC0415  (needs the extra ledger)
-
-    observed = read_observed(run, **parsed_settings(assume, "--assume"))
+    observed = observed_with(run, assume)
     changed = parsed_settings(settings)
     fitted = read_model(model) if model is not None else fit(observed)
     try:

@@ -95,7 +95,7 @@ def what_if(
         settings={name: getattr(options, name) for name in settings or {}},
         rate_scale=rate_scale,
         errors=split_errors(observed, model.cost, replay.found),
-        extrapolated=_beyond(model, predicted.found),
+        extrapolated=beyond(model, predicted.found),
         notes=_notes(observed, model, predicted.found),
     )
 
@@ -152,7 +152,7 @@ class _Simulated:
             figures=figures,
             limited_by={name: seconds / sum(busy.values()) for name, seconds in sorted(busy.items())},
             preemptions=int(self.found.preemptions.sum()),
-            seconds=float(np.nanmax(self.found.last_token)),
+            seconds=float(np.fmax.reduce(self.found.last_token, initial=np.nan)),  # nan: all were refused
         )
 
     def _simulate(self, cost: LinearCostModel) -> Instants:
@@ -226,7 +226,7 @@ def _check_engine(observed: Observed, model: FittedModel) -> None:
         )
 
 
-def _beyond(model: FittedModel, found: Instants) -> list[str]:
+def beyond(model: FittedModel, found: Instants) -> list[str]:
     """What the prediction does that the run did not show."""
     seen = model.seen
     pairs = (
