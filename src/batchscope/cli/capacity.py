@@ -19,7 +19,7 @@ from rich.text import Text
 from batchscope.checks import LARGEST, check_whole
 from batchscope.cli import stdout
 from batchscope.cli.explain import UNDECIDED
-from batchscope.cli.fit import Assumed, Settings, parsed_settings
+from batchscope.cli.fit import Assumed, Settings, observed_with, parsed_settings
 from batchscope.cli.options import DEFAULTS, CommandError, Svg, check_svg, write_svg
 from batchscope.cli.simulation import note
 from batchscope.configuration import DEFAULT_CLASS, SloTargets
@@ -85,7 +85,7 @@ def capacity_command(
     changed = parsed_settings(settings)
     try:
         if source.is_dir():
-            traffic, declared, notes = _of_run(source, fitted, changed, parsed_settings(assume, "--assume"), limit)
+            traffic, declared, notes = _of_run(source, fitted, changed, assume, limit)
         else:
             traffic, declared, notes = _of_trace(source, fitted, changed, assume, limit)
         slo = {DEFAULT_CLASS: given} if given.declared else declared
@@ -109,11 +109,9 @@ _Source = tuple[Traffic, Mapping[str, SloTargets], list[str]]
 
 
 def _of_run(
-    path: Path, model: FittedModel | None, changed: dict[str, Any], assumed: dict[str, Any], limit: int | None
+    path: Path, model: FittedModel | None, changed: dict[str, Any], assume: list[str], limit: int | None
 ) -> _Source:
-    from batchscope.prediction.recorded import read_observed  # noqa: PLC0415  (needs the extra ledger)
-
-    observed = read_observed(path, **assumed)
+    observed = observed_with(path, assume)
     if model is not None and model.engine != observed.engine:
         raise NotEnoughError(
             f"the model is of {model.engine}, {observed.name} of {observed.engine}: fit one to this run"

@@ -23,6 +23,7 @@ from batchscope.prediction.attainment import (
     attainment_of,
     backlog_growth,
     nearness,
+    nearness_at,
     targets_class,
 )
 from batchscope.prediction.figures import RequestInstants
@@ -72,13 +73,18 @@ class Traffic(msgspec.Struct, frozen=True):
 
 
 class RatePoint(msgspec.Struct, frozen=True):
-    """One simulation: ``rate`` requests a second, ``rate_scale`` times the recorded one. ``holds``: see the module."""
+    """One simulation: ``rate`` requests a second, ``rate_scale`` times the recorded one. ``holds``: see the module.
+
+    ``holds_surely``, ``holds_possibly``: at the worse and at the better end of what these requests tell, 95 %.
+    """
 
     rate_scale: float
     rate: float
     attainment: Attainment
     growth: Growth
     holds: bool
+    holds_surely: bool
+    holds_possibly: bool
 
 
 class Capacity(msgspec.Struct, frozen=True):
@@ -148,8 +154,8 @@ def capacity(
     if scale is None:
         return rates.capacity(math.nan, math.nan, math.nan)
     spread = _doubt_of_constants(traffic, rates.found(scale))
-    surely = rates.edge(lambda point: _bounds_hold(point, target)[0], WITHIN_OF_BOUND, most=rates.left // 2)
-    possibly = rates.edge(lambda point: _bounds_hold(point, target)[1], WITHIN_OF_BOUND)
+    surely = rates.edge(lambda point: point.holds_surely, WITHIN_OF_BOUND, most=rates.left // 2)
+    possibly = rates.edge(lambda point: point.holds_possibly, WITHIN_OF_BOUND)
     return rates.capacity(scale, _widened(scale, surely, 1 / spread[1]), _widened(scale, possibly, 1 / spread[0]))
 
 
@@ -242,21 +248,31 @@ class _Rates:
         instants = RequestInstants(
             arrived, found.first_scheduled, found.first_token, found.last_token, tokens, found.max_emission_gap
         )
-        attainment, growth = self._attainment(instants, scale), backlog_growth(arrived, found.last_token)
-        holds = attainment.value >= self._target and not growth.certain
-        self._points[scale] = RatePoint(scale, scale * traffic.rate, attainment, growth, holds)
+        self._points[scale] = self._point(scale, instants)
         self._found[scale] = found, instants
         self._tell(len(self._points))
 
-    def _attainment(self, instants: RequestInstants, scale: float = 1.0) -> Attainment:
-        """Of all that asked: who gave up has missed."""
+    def _point(self, scale: float, instants: RequestInstants) -> RatePoint:
+        near, arrived = self._nearness(instants, scale)
+        attainment, growth = attainment_of(near, arrived), backlog_growth(instants.arrived, instants.last_token)
+        low, high = nearness_at(self._target, near, arrived)
+        holds = attainment.value >= self._target and not growth.certain
+        surely = holds and high <= 1 and growth.value <= TOLERATED_GROWTH
+        possibly = holds or (low <= 1 and not growth.certain)
+        return RatePoint(scale, scale * self._traffic.rate, attainment, growth, holds, surely, possibly)
+
+    def _attainment(self, instants: RequestInstants) -> Attainment:
+        return attainment_of(*self._nearness(instants))
+
+    def _nearness(self, instants: RequestInstants, scale: float = 1.0) -> tuple[Floats, Floats]:
+        """Of all that asked, with their arrivals: who gave up has missed."""
         traffic = self._traffic
         near = nearness(traffic.workload, instants, self._slo)
         if traffic.given_up is not None:
             near[traffic.given_up & ~np.isnan(near)] = math.inf
         lost = [at for at, name in traffic.unserved if self._has_targets(name)]
         near = np.append(near, np.full(len(lost), math.inf))
-        return attainment_of(near, np.append(instants.arrived, np.array(lost) / scale))
+        return near, np.append(instants.arrived, np.array(lost) / scale)
 
     def _has_targets(self, request_class: str | None) -> bool:
         name = targets_class(request_class, self._slo)
@@ -306,12 +322,6 @@ def _next(good: float | None, bad: float | None, within: float) -> float | None:
     if bad is None:
         return 2 * good if 2 * good <= HIGHEST else None
     return math.sqrt(good * bad) if bad > within * good else None
-
-
-def _bounds_hold(point: RatePoint, target: float) -> tuple[bool, bool]:
-    """Whether the rate holds at the worse and at the better end of what these requests tell."""
-    surely = point.attainment.low >= target and point.growth.value <= TOLERATED_GROWTH
-    return surely, point.attainment.high >= target and not point.growth.certain
 
 
 def _doubt_of_constants(traffic: Traffic, found: Instants) -> tuple[float, float]:
