@@ -75,7 +75,7 @@ assets:
 	@$(PYTHON) hatch_build.py
 
 # Deterministic: seeded, at a time that stands still.
-pictures: $(READY) assets
+pictures: $(READY) assets report-image
 	$(BIN)/python browser_tests/pictures.py docs/images
 	$(BIN)/python tests/terminal/pictures.py docs/images
 

@@ -85,6 +85,8 @@ def test_a_lean_run_shows_what_it_has_and_ends_with_3(tmp_path, inside):
     assert run.code == 3
     assert "queued, held by the KV cache" in " ".join(run.output.split())
     assert "without spans" in run.output
+    assert "whatif" in run.errors
+    assert "--set kv_cache_blocks=N" in run.errors
 
 
 def test_a_run_in_which_nothing_finished_ends_with_3(tmp_path, inside):

@@ -9,6 +9,7 @@ from command_line import Run, batchscope, refused
 
 from batchscope import SchedulerMetricsCollector
 from batchscope.cli import run as command
+from batchscope.cli.fit import in_microseconds
 
 FIGURES = {"mean", "p50", "p90", "p95", "p99", "low", "high"}
 
@@ -29,6 +30,15 @@ def model(run):
     for part in ("per_prefill_token", "95 % interval", "share of time", "seen in an iteration", "regression"):
         assert part in done.output
     return path
+
+
+def test_a_run_of_the_simulator_says_its_rules_and_priorities_so_it_is_replayed_as_it_was(run):
+    """Nothing has to be assumed of the demo; what is left is the requests that were cancelled or timed out."""
+    document = json.loads(batchscope("whatif", run, "--json").output)
+    assert not [note for note in document["notes"] if "policy" in note or "priorities" in note]
+    for name in ("time_to_first_token", "total_time"):
+        recorded, replayed = (document[each][name]["mean"] for each in ("recorded", "replayed"))
+        assert replayed == pytest.approx(recorded, rel=0.1)
 
 
 def test_whatif_prints_recorded_replayed_predicted_and_what_limits(run, model):
@@ -53,7 +63,8 @@ def test_whatif_json_has_three_scenarios_with_seven_figures_each(run, model):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (("--set", "max_num_seqs=8"), ("--set max_num_seqs", "expected one of max_running_requests")),
+        (("--set", "places=8"), ("--set places", "expected one of max_running_requests")),
+        (("--set", "max_num_seqs=8"), ("--set max_num_seqs", "it is called max_running_requests here")),
         (("--set", "max_running_requests"), ("expected NAME=VALUE",)),
         (("--set", "max_running_requests=0"), ("--set max_running_requests=0",)),
         (("--rate-scale", "0"), ("--rate-scale 0",)),
@@ -196,3 +207,7 @@ def test_a_run_without_a_request_cannot_be_replayed(tmp_path, capsys):
     code = command(["replay", str(tmp_path)])
     told = capsys.readouterr()
     assert refused(Run(code, told.out, told.err), "there is nothing to replay")
+
+
+def test_a_time_in_microseconds_has_no_exponent():
+    assert [in_microseconds(value) for value in (0.0182293, 1.2449e-4, 1.315e-7)] == ["18,229", "124.5", "0.1315"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Annotated
 
 import typer
@@ -120,7 +121,7 @@ application.command(
 application.command(
     epilog="Examples: [bold]batchscope trace runs --out run.pftrace.gz[/bold]   (open it at https://ui.perfetto.dev)\n\n"
     "[bold]batchscope trace runs --out run.pftrace --from 720 --to 800[/bold]\n\n"
-    "[bold]batchscope trace runs --out slow.pftrace --requests chatcmpl-17 --requests '#2253'[/bold]",
+    "[bold]batchscope trace runs --out slow.pftrace --request chatcmpl-17 --request '#2253'[/bold]",
     rich_help_panel=RUNS,
 )(trace)
 application.command(
@@ -156,3 +157,12 @@ application.command(
     "[bold]batchscope capacity trace.csv --model model.json --slo-e2e 30 --json | jq .rate[/bold]",
     rich_help_panel=PREDICTION,
 )(capacity_command)
+
+
+def _flowing(text: str) -> str:
+    """A docstring's paragraphs as one line each: the terminal breaks them where it is wide."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
+for command in application.registered_commands:
+    command.help = _flowing(inspect.getdoc(command.callback) or "")

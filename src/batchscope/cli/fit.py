@@ -127,5 +127,6 @@ def shown_model(model: FittedModel) -> Group:
 
 
 def in_microseconds(seconds: float) -> str:
-    """Four digits."""
-    return f"{seconds * 1e6:,.4g}"
+    """Four digits, or as many as a whole number has."""
+    value = seconds * 1e6
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

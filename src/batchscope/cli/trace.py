@@ -52,7 +52,10 @@ def trace(
     requests: Annotated[
         list[str] | None,
         typer.Option(
-            "--requests", metavar="ID", help="Only this request, or # and its number; may be given several times."
+            "--request",
+            "--requests",
+            metavar="ID",
+            help="Only this request, or # and its number; may be given several times.",
         ),
     ] = None,
     max_events: Annotated[

@@ -37,7 +37,7 @@ _SHORT_NAME = 12
 
 
 @runtime_checkable
-class EngineSource(Protocol):
+class EngineReader(Protocol):
     """A source that is the merge of several engines, and tells of each."""
 
     def snapshots(self) -> Sequence[tuple[MetricsSnapshot, bool]]:

@@ -13,7 +13,7 @@ import msgspec
 from batchscope.background import Closing, Periodic, forked
 from batchscope.clock import Clock
 from batchscope.dashboard.document import Cursor, Told, Wanted, document, present
-from batchscope.dashboard.fleet import Engines, EngineSource, LivingSource, details
+from batchscope.dashboard.fleet import EngineReader, Engines, LivingSource, details
 from batchscope.dashboard.history import SECONDS, History
 from batchscope.errors import BatchscopeError
 from batchscope.statistics.cumulative import StateSource
@@ -42,7 +42,7 @@ class Recorder(Closing):
         cpu: Clock = time.thread_time,
     ) -> None:
         self.history = History()
-        self.engines = Engines() if isinstance(source, EngineSource) else None
+        self.engines = Engines() if isinstance(source, EngineReader) else None
         self._source = source
         self._clock, self._wall, self._cpu = clock, wall, cpu
         self._periodic = Periodic(self.sample, float(SECONDS), "batchscope-history")
@@ -77,7 +77,7 @@ class Recorder(Closing):
             if self._samples % _LOOK == 0:
                 look = self._source.get_snapshot()
                 self._looks.append(msgspec.structs.replace(look, histograms={}, windowed_histograms={}))
-                if self.engines is not None and isinstance(self._source, EngineSource):
+                if self.engines is not None and isinstance(self._source, EngineReader):
                     self.engines.look(self._source.snapshots(), look)
             self._samples += 1
 
@@ -102,7 +102,7 @@ class Recorder(Closing):
 
     def fleet(self, engine: str = "") -> bytes:
         """The table of engines; of one of them its figures. KeyError where that is none."""
-        assert isinstance(self._source, EngineSource)  # noqa: S101  (else nobody asks)
+        assert isinstance(self._source, EngineReader)  # noqa: S101  (else nobody asks)
         with self._costing():
             whole, found = self._source.get_snapshot(), self._source.snapshots()  # in this order: the merge looks
             if not engine:

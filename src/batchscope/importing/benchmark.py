@@ -18,7 +18,7 @@ import msgspec
 from batchscope.collector import SchedulerMetricsCollector
 from batchscope.errors import WorkloadError
 from batchscope.importing.content import Content, document
-from batchscope.importing.imported import EPOCH, Source, only
+from batchscope.importing.imported import EPOCH, ImportSource, only
 from batchscope.records import CompletionReason, EngineInfo, RequestResult
 from batchscope.simulator.virtual_clock import VirtualClock
 
@@ -57,7 +57,7 @@ class Sent(NamedTuple):
         return self.sent_at if self.failed else self.sent_at + self.latency
 
 
-def source(contents: dict[Path, Content]) -> Source:
+def source(contents: dict[Path, Content]) -> ImportSource:
     """One result."""
     path = only(contents, Content.BENCHMARK)
     assert path is not None  # noqa: S101  (what leads is there)
@@ -65,7 +65,7 @@ def source(contents: dict[Path, Content]) -> Source:
     requests = read_requests(found, path)
     timed = not isnan(requests[0].sent_at)
     date = _date(found.get("date"))
-    return Source(
+    return ImportSource(
         format=Content.BENCHMARK.value,
         replay=lambda collector, clock: replay(requests, collector, clock),
         engine=EngineInfo(str(found.get("backend") or "")),

@@ -50,11 +50,14 @@ def observed_run(run: Run, **settings: Any) -> Observed:
     counted = None if np.isnan(preemptions).all() else int(np.nansum(preemptions))
     prefixes = read_prefixes(run.path)
     options, assumed = _options(run, counted, prefixes.block_tokens, settings)
+    priorities = _priorities(run)
+    if not priorities and len(set(classes)) > 1:
+        assumed = (*assumed, f"priorities of {len(set(classes))} classes are not recorded: first come, first served")
     blocks = [prefixes.blocks.get(int(number), ()) for number in columns["request"]]
     return Observed(
         name=run.path.name,
         engine=f"{run.header.engine.kind} {run.header.engine.version}".strip(),
-        workload=tuple(_specs(columns, origin, blocks, options, [classes[index] for index in order])),
+        workload=tuple(_specs(columns, origin, blocks, options, [classes[index] for index in order], priorities)),
         instants=RequestInstants(
             arrived=columns["arrived_at"] - origin,
             first_scheduled=columns["first_scheduled_at"] - origin,
@@ -137,6 +140,7 @@ def _specs(
     blocks: list[tuple[int, ...]],
     options: SchedulerOptions,
     classes: list[str | None],
+    priorities: dict[str, int],
 ) -> list[RequestSpec]:
     specs = []
     for index, names in enumerate(blocks):
@@ -151,10 +155,19 @@ def _specs(
                 int(columns["tokens_generated"][index]),
                 known,
                 classes[index],
+                priority=priorities.get(classes[index] or "", 0),
                 cached_tokens=0 if known or math.isnan(cached) else min(int(cached), prompt - 1),
             )
         )
     return specs
+
+
+def _priorities(run: Run) -> dict[str, int]:
+    """Of request classes, the larger first, where its configuration says them."""
+    told = run.document.configuration.get("priorities")
+    if not isinstance(told, dict):
+        return {}
+    return {name: value for name, value in told.items() if isinstance(value, int)}
 
 
 def _options(

@@ -7,7 +7,7 @@ from typing import Any
 
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.terminal.engine import Engine
-from batchscope.terminal.polling import Found
+from batchscope.terminal.polling import Looked
 from batchscope.terminal.session import Session
 from batchscope.terminal.sources import Directory, Look
 
@@ -25,7 +25,7 @@ class Published(Session):
         self._by_id: dict[str, Engine] = {}
         self._told: dict[str, tuple[int, int]] = {}
 
-    def _take(self, found: Found) -> None:
+    def _take(self, found: Looked) -> None:
         processes = list(self._directory.processes)
         shown, self.engines = self.engines, [self._whole]  # what was found is of all processes together
         if found.look is not None and processes and not any(living for _, living in processes) and self._whole.last:
