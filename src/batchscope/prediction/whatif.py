@@ -77,7 +77,7 @@ def what_if(
     """
     check_ratio("from", since)
     check_positive("rate_scale", rate_scale, "a factor")
-    _check_engine(observed, model)
+    check_engine(observed, model)
     chosen = observed.instants.last_token > since * observed.end if since else ~np.isnan(observed.instants.last_token)
     if not chosen.any():
         raise NotEnoughError(f"{observed.name}: no request finished after {since:g} of the run")
@@ -95,7 +95,7 @@ def what_if(
         settings={name: getattr(options, name) for name in settings or {}},
         rate_scale=rate_scale,
         errors=split_errors(observed, model.cost, replay.found),
-        extrapolated=_beyond(model, predicted.found),
+        extrapolated=beyond(model, predicted.found),
         notes=_notes(observed, model, predicted.found),
     )
 
@@ -218,7 +218,7 @@ def _recorded(observed: Observed, chosen: npt.NDArray[np.bool_]) -> Scenario:
     )
 
 
-def _check_engine(observed: Observed, model: FittedModel) -> None:
+def check_engine(observed: Observed, model: FittedModel) -> None:
     if model.engine != observed.engine:
         raise NotEnoughError(
             f"the model is of {model.engine or 'an unnamed engine'}, the run {observed.name} of "
@@ -226,7 +226,7 @@ def _check_engine(observed: Observed, model: FittedModel) -> None:
         )
 
 
-def _beyond(model: FittedModel, found: Instants) -> list[str]:
+def beyond(model: FittedModel, found: Instants) -> list[str]:
     """What the prediction does that the run did not show."""
     seen = model.seen
     pairs = (
