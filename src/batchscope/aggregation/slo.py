@@ -83,8 +83,11 @@ def _quantity(name: str, rows: Floats, *, cancelled: npt.NDArray[np.bool_]) -> F
     return np.where(cancelled, np.fmax(gap, stalled), gap)
 
 
-def wilson_interval(met: int, evaluated: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a share; it assumes independent requests (Wilson 1927, JASA 22:209)."""
+def wilson_interval(met: float, evaluated: float) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a share; it assumes independent requests (Wilson 1927, JASA 22:209).
+
+    Of requests that are not, the numbers are of as many independent ones: no whole numbers then.
+    """
     if evaluated == 0:
         return math.nan, math.nan
     share, z2 = met / evaluated, Z95 * Z95

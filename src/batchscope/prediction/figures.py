@@ -32,13 +32,17 @@ class Figure(msgspec.Struct, frozen=True):
 
 
 class RequestInstants(msgspec.Struct, frozen=True):
-    """Of each request, aligned: seconds on one clock, ``nan`` where it did not happen or is not known."""
+    """Of each request, aligned: seconds on one clock, ``nan`` where it did not happen or is not known.
+
+    ``max_emission_gap``: the longest time between two of its tokens; ``None`` where nobody followed it.
+    """
 
     arrived: Floats
     first_scheduled: Floats
     first_token: Floats
     last_token: Floats
     output_tokens: Floats
+    max_emission_gap: Floats | None = None
 
     def latencies(self) -> dict[str, Floats]:
         """Each of ``LATENCIES``, request by request. One output token has no time per output token."""

@@ -26,7 +26,8 @@ class Instants:
     """Of each request of the workload, in its order: seconds since the start; ``nan`` where it did not happen.
 
     ``busy_seconds``: how long the engine was busy, by what limited the batch (``BatchLimiter``'s value).
-    ``iterations`` of them there were; ``preemptions`` of each request.
+    ``iterations`` of them there were; ``preemptions`` of each request. ``max_emission_gap``: the longest time between
+    two of a request's tokens, ``nan`` below two of them; ``None`` where gaps were not followed.
     """
 
     def __init__(self, requests: int) -> None:
@@ -34,6 +35,7 @@ class Instants:
         self.first_token: Floats = np.full(requests, math.nan)
         self.last_token: Floats = np.full(requests, math.nan)
         self.preemptions = np.zeros(requests, np.int64)
+        self.max_emission_gap: Floats | None = None
         self.iterations = 0
         self.busy_seconds: dict[str, float] = {}
         self.work = [0.0, 0.0, 0.0, 0.0]
@@ -52,14 +54,18 @@ def simulate_instants(
     *,
     until: float = math.inf,
     pace: Pace | None = None,
+    follow_gaps: bool = False,
 ) -> Instants:
     """Serve ``workload``, in order of arrival, until every request has ended or ``until``, seconds since the start.
 
     ``pace``: how many times as long as ``cost`` says an iteration takes, by the instant at which it starts.
+    ``follow_gaps`` between tokens, too: a tenth slower.
     """
-    run = _Run(workload, options, cost, pace)
+    run = _Run(workload, options, cost, pace, _Gaps(len(workload)) if follow_gaps else None)
     while run.now < until and run.step():
         pass
+    if run.gaps is not None:
+        run.instants.max_emission_gap = run.gaps.longest
     return run.instants
 
 
@@ -73,6 +79,21 @@ class Pace:
         return float(self._factors[max(0, bisect_right(self._since, instant) - 1)])
 
 
+class _Gaps:
+    """Of each request, when it last emitted a token, and the longest time that this took."""
+
+    def __init__(self, requests: int) -> None:
+        self.longest: Floats = np.full(requests, math.nan)
+        self._latest: Floats = np.full(requests, math.nan)
+
+    def emitted(self, slots: Sequence[int], instant: float, longest: float | None = None) -> None:
+        """A token each; or several, the last one at ``instant``, of which ``longest`` was the longest gap."""
+        index = np.array(slots, np.int64)
+        gaps = instant - self._latest[index] if longest is None else longest
+        self.longest[index] = np.fmax(self.longest[index], gaps)
+        self._latest[index] = instant
+
+
 class _Run:
     def __init__(
         self,
@@ -80,8 +101,10 @@ class _Run:
         options: SchedulerOptions,
         cost: LinearCostModel,
         pace: Pace | None = None,
+        gaps: _Gaps | None = None,
     ) -> None:
         self._pace = pace
+        self.gaps = gaps
         self._workload = workload
         self._arrivals = [spec.arrival for spec in workload] + [math.inf]
         self._next = 0
@@ -126,6 +149,9 @@ class _Run:
         seconds = self._cost.iteration_time(batch.prefill_tokens, len(batch.decode_slots), batch.kv_tokens_read)
         self.now += seconds * self._pace(self.now) if self._pace else seconds
         instants.iterations += 1
+        if self.gaps is not None:
+            new = [chunk.request.slot for chunk in batch.chunks if chunk.ends_prefill]
+            self.gaps.emitted([*batch.decode_slots, *new], self.now)
         ended = self._scheduler.complete(batch)
         for chunk in batch.chunks:
             if chunk.ends_prefill and chunk.request.emitted == 1:
@@ -142,16 +168,22 @@ class _Run:
         members, context = len(batch.decode_slots), batch.decode_context_tokens
         alike, per_token = self._cost.decode_time(members), self._cost.per_kv_token_read
         now, until, steps, pace = self.now, self._arrivals[self._next], 0, self._pace
+        longest = 0.0
         for _ in stretch:
             if now >= until:
                 break
             context += members
             seconds = alike + per_token * context
-            now += seconds * pace(now) if pace else seconds
+            if pace:
+                seconds *= pace(now)
+                longest = max(longest, seconds)
+            now += seconds
             steps += 1
         if steps:
             self._scheduler.advance_by(steps, stretch[steps - 1])
             self.instants.iterations += steps
+            if self.gaps is not None:
+                self.gaps.emitted(batch.decode_slots, now, longest or seconds)  # without a pace the last is the longest
             read = steps * (batch.decode_context_tokens + context + members) / 2
             work = self.instants.work
             work[0], work[2], work[3] = work[0] + steps, work[2] + steps * members, work[3] + read
