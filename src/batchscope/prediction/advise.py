@@ -6,7 +6,7 @@ Requests that were given up in the recorded run, and those that a setting refuse
 Searched is a grid (``candidates``): all of it on the beginning of the run, the best of it on more, few on all of it
 (successive halving: Jamieson & Talwalkar, AISTATS 2016), then what lies close to the best. A schedule is chaotic: one
 place more moves the goodput by a per cent either way. So the best few are also simulated with other constants that
-fit as well; of those that cannot be told apart then, the one counts that evicts least.
+fit as well; of those that cannot be told apart then, the one counts that evicts and changes least.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -30,7 +30,7 @@ from batchscope.prediction.figures import Figure, RequestInstants, figure_of, fi
 from batchscope.prediction.model import FittedModel
 from batchscope.prediction.observed import NotEnoughError, Observed
 from batchscope.prediction.whatif import beyond, check_engine
-from batchscope.simulator import LinearCostModel, RequestSpec, SchedulerOptions
+from batchscope.simulator import LinearCostModel, SchedulerOptions
 from batchscope.simulator.instants import Instants, simulate_instants
 
 Floats = npt.NDArray[np.float64]
@@ -45,8 +45,8 @@ SHORTEST_RUNG = 400
 ROUNDS_CLOSER = 3
 FINALISTS = 8
 FINAL_WITHIN = 0.03
-TOLD_APART = 0.01
-"""Of goodput: closer settings are the same."""
+TOLD_APART = 0.015
+"""Of goodput: closer settings are the same; about what one place more or less moves a schedule of some hundred."""
 DRAWS, FEW_DRAWS, MANY_REQUESTS = 10, 5, 3000
 """Other constants that fit as well; fewer of them for a long run, that each take longer."""
 RESAMPLED = 200
@@ -120,9 +120,7 @@ class _Served(msgspec.Struct, frozen=True):
         return float(self.met.sum()) / self.seconds if self.seconds > 0 else 0.0
 
 
-def _served(
-    observed: Observed, slo: Slo, options: SchedulerOptions, cost: LinearCostModel, requests: int
-) -> _Served:
+def _served(observed: Observed, slo: Slo, options: SchedulerOptions, cost: LinearCostModel, requests: int) -> _Served:
     workload = observed.workload[:requests]
     found = simulate_instants(workload, options, cost, follow_gaps=_with_gaps(slo))
     met = nearness(workload, instants_of(observed, found), slo) <= 1
@@ -167,7 +165,7 @@ class _Simulations:
         self._known: dict[_Task, _Served] = {}
         self.count = 0
 
-    def __enter__(self) -> _Simulations:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -254,20 +252,29 @@ class _Advisor:
     def _finalists(self) -> dict[SchedulerOptions, list[_Served]]:
         """The recorded setting and the best ones, each with all of the constants."""
         most = self._whole[self._best].goodput
-        order = sorted(self._whole, key=lambda each: -self._whole[each].goodput)[:FINALISTS]
-        finalists = [each for each in order if self._whole[each].goodput >= (1 - FINAL_WITHIN) * most]
-        finalists = list(dict.fromkeys([self._now, *finalists]))
-        served = iter(self._simulations((each, cost, self._all) for each in finalists for cost in self._costs))
-        return {each: [next(served) for _ in self._costs] for each in finalists}
+        unlike: dict[tuple[float, int], SchedulerOptions] = {}
+        for each in sorted(self._whole, key=lambda each: len(_difference(self._now, each))):
+            served = self._whole[each]
+            if served.goodput >= (1 - FINAL_WITHIN) * most:
+                unlike.setdefault((-served.goodput, served.preemptions), each)
+        finalists = list(dict.fromkeys([self._now, *(unlike[key] for key in sorted(unlike)[:FINALISTS])]))
+        found = iter(self._simulations((each, cost, self._all) for each in finalists for cost in self._costs))
+        return {each: [next(found) for _ in self._costs] for each in finalists}
 
     def _chosen(self, served: Mapping[SchedulerOptions, list[_Served]]) -> SchedulerOptions:
-        """Of those that cannot be told apart from the best: as recorded, else who evicts least, changes least."""
+        """Of those that cannot be told apart from the best: as recorded, else who evicts least and changes least.
+
+        A further change has to save the eviction of one request in a hundred.
+        """
         goodput = {each: float(np.mean([one.goodput for one in of])) for each, of in served.items()}
         alike = [each for each in served if goodput[each] >= (1 - TOLD_APART) * max(goodput.values())]
-        evicted = {each: float(np.mean([one.preemptions for one in served[each]])) for each in alike}
         if self._now in alike:
             return self._now
-        return min(alike, key=lambda each: (round(evicted[each]), len(_difference(self._now, each)), -goodput[each]))
+        evicted = {each: float(np.mean([one.preemptions for one in served[each]])) for each in alike}
+        return min(
+            alike,
+            key=lambda each: (100 * evicted[each] / self._all + len(_difference(self._now, each)), -goodput[each]),
+        )
 
     # What is said of it
 
