@@ -5,8 +5,9 @@ Requests that were given up in the recorded run, and those that a setting refuse
 
 Searched is a grid (``candidates``): all of it on the beginning of the run, the best of it on more, few on all of it
 (successive halving: Jamieson & Talwalkar, AISTATS 2016), then what lies close to the best. A schedule is chaotic: one
-place more moves the goodput by a per cent either way. So the best few are also simulated with other constants that
-fit as well; of those that cannot be told apart then, the one counts that evicts and changes least.
+place more moves the goodput by a per cent either way; and who is served just in time is not, where the engine is a
+little slower. So what counts is the mean over other constants that fit as well, a few in the search, more at its end;
+of those that cannot be told apart then, the one counts that evicts and changes least.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from batchscope.prediction.attainment import Attainment, attainment_of, nearness
 from batchscope.prediction.blocks import block_count, blocks_of, resampled_weights
 from batchscope.prediction.candidates import Space
 from batchscope.prediction.figures import Figure, RequestInstants, figure_of, figures_of
-from batchscope.prediction.model import FittedModel
+from batchscope.prediction.model import FittedModel, cost_of
 from batchscope.prediction.observed import NotEnoughError, Observed
 from batchscope.prediction.whatif import beyond, check_engine
 from batchscope.simulator import LinearCostModel, SchedulerOptions
@@ -36,19 +37,21 @@ from batchscope.simulator.instants import Instants, simulate_instants
 Floats = npt.NDArray[np.float64]
 Slo = Mapping[str, SloTargets]
 
-RUNGS = (0.1, 0.35)
+RUNGS = (0.05, 0.2)
 """Shares of the run on which many, then fewer settings are tried, before the rest is tried on all of it."""
 KEPT = 0.3
 FEWEST_KEPT = 6
-SHORTEST_RUNG = 400
+SHORTEST_RUNG = 300
 """Requests: with fewer of them a beginning says nothing of the whole."""
-ROUNDS_CLOSER = 3
-FINALISTS = 8
+ROUNDS_CLOSER, FEW_ROUNDS = 3, 1
+FINALISTS, FEW_FINALISTS = 8, 4
 FINAL_WITHIN = 0.03
 TOLD_APART = 0.015
 """Of goodput: closer settings are the same; about what one place more or less moves a schedule of some hundred."""
-DRAWS, FEW_DRAWS, MANY_REQUESTS = 10, 5, 3000
-"""Other constants that fit as well; fewer of them for a long run, that each take longer."""
+FAST_AND_SLOW, SLOW = (0.1, 0.9), (0.9,)
+"""Quantiles of the time that the recorded work takes with other constants."""
+DRAWS, FEW_DRAWS, MANY_REQUESTS = 10, 3, 3000
+"""Other constants that fit as well. Of a long run they are better known, and each simulation takes longer."""
 RESAMPLED = 200
 IN_PROCESS_BELOW = 100_000
 """Requests to simulate, all settings together: fewer are done before other processes have started."""
@@ -152,7 +155,8 @@ def _give(observed: Observed, slo: Slo) -> None:
 
 def _served_of_given(task: _Task) -> _Served:
     assert _given is not None  # noqa: S101  (the pool's initializer ran)
-    return _served(*_given, *task)
+    observed, slo = _given
+    return _served(observed, slo, *task)
 
 
 class _Simulations:
@@ -184,7 +188,8 @@ class _Simulations:
             started = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self._workers, started, initializer=_give, initargs=self._given)
         if self._pool is None:
-            return [_served(*self._given, *task) for task in tasks]
+            observed, slo = self._given
+            return [_served(observed, slo, *task) for task in tasks]
         return self._pool.map(_served_of_given, tasks)
 
 
@@ -196,12 +201,14 @@ class _Advisor:
         self._simulations, self._random = simulations, np.random.default_rng(seed)
         self._all = len(observed.workload)
         self._now = observed.options
-        self._costs = [model.cost, *model.drawn_costs[: DRAWS if self._all < MANY_REQUESTS else FEW_DRAWS]]
-        self._whole: dict[SchedulerOptions, _Served] = {}
+        self._long = self._all >= MANY_REQUESTS
+        self._costs = [model.cost, *model.drawn_costs[: FEW_DRAWS if self._long else DRAWS]]
+        self._whole: dict[SchedulerOptions, list[_Served]] = {}
 
     def advice(self) -> Advice:
         """All of it."""
         replayed = self._simulated(self._now)
+        self._searched = self._spread(replayed)
         self._search(self._space.grid(self._now, replayed))
         served = self._finalists()
         best = self._chosen(served)
@@ -228,7 +235,7 @@ class _Advisor:
             if requests >= SHORTEST_RUNG:
                 grid = self._halved(grid, requests)
         self._try(grid)
-        for _ in range(ROUNDS_CLOSER):
+        for _ in range(FEW_ROUNDS if self._long else ROUNDS_CLOSER):
             best = self._best
             self._try(self._space.close_to(best, self._now))
             if self._best == best:
@@ -242,31 +249,56 @@ class _Advisor:
         return list(dict.fromkeys([self._now, *(grid[index] for index in kept)]))
 
     def _try(self, options: Sequence[SchedulerOptions]) -> None:
-        served = self._simulations((each, self._model.cost, self._all) for each in options)
-        self._whole.update(zip(options, served, strict=True))
+        self._whole.update(self._with(self._searched, options))
+
+    def _with(
+        self, costs: Sequence[LinearCostModel], options: Sequence[SchedulerOptions]
+    ) -> dict[SchedulerOptions, list[_Served]]:
+        """Each setting on the whole run, with each of the constants."""
+        served = iter(self._simulations((each, cost, self._all) for each in options for cost in costs))
+        return {each: [next(served) for _ in costs] for each in options}
+
+    def _spread(self, replayed: Instants) -> list[LinearCostModel]:
+        """The constants that were found, some as likely that are fast, some that are slow.
+
+        A setting that serves everybody just in time serves nobody in time where the engine is a little slower.
+        """
+        draws = np.array(self._model.draws)
+        order = np.argsort(draws @ np.array(replayed.work))
+        chosen = (
+            [order[int(share * (len(order) - 1))] for share in (SLOW if self._long else FAST_AND_SLOW)]
+            if len(order)
+            else []
+        )
+        return [self._model.cost, *(cost_of(draws[index]) for index in chosen)]
 
     @property
     def _best(self) -> SchedulerOptions:
-        return max(self._whole, key=lambda each: self._whole[each].goodput)
+        return max(self._whole, key=lambda each: _mean_goodput(self._whole[each]))
 
     def _finalists(self) -> dict[SchedulerOptions, list[_Served]]:
         """The recorded setting and the best ones, each with all of the constants."""
-        most = self._whole[self._best].goodput
+        most = _mean_goodput(self._whole[self._best])
         unlike: dict[tuple[float, int], SchedulerOptions] = {}
         for each in sorted(self._whole, key=lambda each: len(_difference(self._now, each))):
-            served = self._whole[each]
-            if served.goodput >= (1 - FINAL_WITHIN) * most:
-                unlike.setdefault((-served.goodput, served.preemptions), each)
-        finalists = list(dict.fromkeys([self._now, *(unlike[key] for key in sorted(unlike)[:FINALISTS])]))
-        found = iter(self._simulations((each, cost, self._all) for each in finalists for cost in self._costs))
-        return {each: [next(found) for _ in self._costs] for each in finalists}
+            goodput = _mean_goodput(self._whole[each])
+            if goodput >= (1 - FINAL_WITHIN) * most:
+                unlike.setdefault((-goodput, sum(one.preemptions for one in self._whole[each])), each)
+        return self._with(
+            self._costs,
+            list(
+                dict.fromkeys(
+                    [self._now, *(unlike[key] for key in sorted(unlike)[: FEW_FINALISTS if self._long else FINALISTS])]
+                )
+            ),
+        )
 
     def _chosen(self, served: Mapping[SchedulerOptions, list[_Served]]) -> SchedulerOptions:
         """Of those that cannot be told apart from the best: as recorded, else who evicts least and changes least.
 
         A further change has to save the eviction of one request in a hundred.
         """
-        goodput = {each: float(np.mean([one.goodput for one in of])) for each, of in served.items()}
+        goodput = {each: _mean_goodput(of) for each, of in served.items()}
         alike = [each for each in served if goodput[each] >= (1 - TOLD_APART) * max(goodput.values())]
         if self._now in alike:
             return self._now
@@ -280,7 +312,7 @@ class _Advisor:
 
     def _gain(self, now: list[_Served], best: list[_Served]) -> tuple[float, float, float]:
         """Of the goodput, and 95 % of it over other constants and resampled blocks of time; both resampled alike."""
-        before, after = (float(np.mean([one.goodput for one in each])) for each in (now, best))
+        before, after = (_mean_goodput(each) for each in (now, best))
         if not before:
             return (math.inf, math.inf, math.inf) if after else (0.0, 0.0, 0.0)
         blocks = blocks_of(self._observed.instants.arrived)
@@ -302,7 +334,7 @@ class _Advisor:
         if _with_gaps(self._slo) and observed.instants.max_emission_gap is None:
             return math.nan
         met = int((nearness(observed.workload, observed.instants, self._slo) <= 1).sum())
-        replayed = self._whole[self._now].goodput
+        replayed = self._whole[self._now][0].goodput
         return replayed / (met / observed.end) - 1 if met else math.nan if not replayed else math.inf
 
     def _simulated(self, options: SchedulerOptions) -> Instants:
@@ -316,7 +348,8 @@ class _Advisor:
         when = np.linspace(0, observed.end, observed.left_out)
         seconds = float(np.nanmax(found.last_token, initial=0.0))
         figures = figures_of(instants, np.ones(self._all, bool))
-        figures["max_emission_gap"] = figure_of(found.max_emission_gap)
+        if found.max_emission_gap is not None:
+            figures["max_emission_gap"] = figure_of(found.max_emission_gap)
         busy = sum(found.busy_seconds.values())
         return Outcome(
             settings={name: getattr(options, name) for name in SETTINGS},
@@ -332,7 +365,7 @@ class _Advisor:
         curve: dict[int, float] = {}
         for options, served in self._whole.items():
             places = options.max_running_requests
-            curve[places] = max(curve.get(places, 0.0), served.goodput)
+            curve[places] = max(curve.get(places, 0.0), _mean_goodput(served))
         return dict(sorted(curve.items()))
 
     def _nobody(self) -> str:
@@ -353,6 +386,11 @@ class _Advisor:
         return notes
 
 
+def _mean_goodput(served: Sequence[_Served]) -> float:
+    """Over the constants of its simulations."""
+    return float(np.mean([one.goodput for one in served]))
+
+
 SETTINGS = ("max_running_requests", "max_scheduled_tokens", "kv_cache_blocks", "block_size", "policy")
 
 
@@ -362,7 +400,7 @@ def _difference(now: SchedulerOptions, then: SchedulerOptions) -> dict[str, Any]
 
 def _verdict(same: bool, gain: float, low: float, high: float, error: float) -> tuple[str, str]:
     if same:
-        return "keep", f"no setting that was tried has a goodput more than {TOLD_APART:.0%} higher"
+        return "keep", f"no setting that was tried has a goodput more than {TOLD_APART:.1%} higher"
     if low <= 0 <= high:
         return "keep", f"the gain of {gain:+.1%} lies inside of its interval"
     if abs(error) >= gain:
