@@ -75,7 +75,7 @@ assets:
 	@$(PYTHON) hatch_build.py
 
 # Deterministic: seeded, at a time that stands still.
-pictures: $(READY) assets
+pictures: $(READY) assets report-image
 	$(BIN)/python browser_tests/pictures.py docs/images
 	$(BIN)/python tests/terminal/pictures.py docs/images
 
@@ -98,6 +98,8 @@ engines:
 proofs: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python proofs/compare_calibration.py
 	OMP_NUM_THREADS=1 $(BIN)/python proofs/prediction_accuracy.py
+	OMP_NUM_THREADS=1 $(BIN)/python proofs/advice_regret.py
+	OMP_NUM_THREADS=1 $(BIN)/python proofs/capacity_search.py
 
 # Schedulers of other engines from their clones: is the inferred cause the one they report? make foreign CLONES=DIR
 foreign: $(READY)

@@ -107,7 +107,11 @@ def test_scratch_and_pending_observations_stay_within_their_bounds(crowd):
     for instrument in instruments:
         pending = instrument._pending
         arrays = [held for held in (pending._values, pending._at, pending._counts) if held is not None]
-        assert 0 < sum(array.nbytes for array in arrays) <= 3 * 8 * CAPACITY
+        assert sum(array.nbytes for array in arrays) <= 3 * 8 * CAPACITY
+    assert len(state.inter_emission_latency._pending._values)
+    crowd.fill()
+    crowd.collector.drain()
+    assert 0 < state.requests.samples.appended - state.requests.samples._observed <= CAPACITY
 
 
 def test_a_subscriber_may_keep_what_it_is_given(crowd):

@@ -63,7 +63,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
     """One benchmark's results. ``settings`` are what it ran with, ``notes`` what the reader must know."""
 
     schema: str = SCHEMA
-    benchmark: Literal["recording", "memory", "replay", "accuracy", "analysis", "ledger"]
+    benchmark: Literal["recording", "memory", "replay", "simulation", "accuracy", "analysis", "ledger"]
     quick: bool
     seconds: float
     machine: Machine

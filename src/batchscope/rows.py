@@ -248,6 +248,12 @@ class Gaps(NamedTuple):
     counts: npt.NDArray[np.int64] | None = None
 
 
+def distinct(values: Floats) -> list[float]:
+    """The different ones, ascending. Not ``numpy.unique``, which imports: a drain may run while somebody forks."""
+    ordered = np.sort(values)
+    return [*ordered[:1].tolist(), *ordered[1:][ordered[1:] != ordered[:-1]].tolist()]
+
+
 def empty_rows(kind: RowKind, count: int) -> Floats:
     """``count`` rows in which nothing is measured yet; each column lies contiguous."""
     return np.full((len(COLUMNS[kind]), count), np.nan).T

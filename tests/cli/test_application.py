@@ -3,6 +3,7 @@
 import pytest
 from command_line import batchscope
 
+from batchscope.cli.application import application
 from batchscope.version import __version__
 
 
@@ -30,3 +31,9 @@ def test_shell_completion_knows_commands_and_options():
     assert "replay" in batchscope(**asked).output
     asked |= {"COMP_WORDS": "batchscope replay --slo", "COMP_CWORD": "2"}
     assert {"--slo-ttft", "--slo-tpot", "--slo-e2e"} <= set(batchscope(**asked).output.split())
+
+
+def test_a_help_text_breaks_where_the_terminal_ends_not_where_its_source_does():
+    for command in application.registered_commands:
+        assert command.help
+        assert all("\n" not in paragraph for paragraph in command.help.split("\n\n")), command.callback

@@ -115,6 +115,7 @@ def test_two_runs_need_no_border(batchscope, runs):
         (["a", "--", "nowhere"], "nowhere"),
         (["a", "--", "slow", "--fail-if", "p99 > 5%"], "--fail-if p99 > 5%: expected a figure such as"),
         (["a", "--", "slow", "--margin", "7"], "--margin 7.0: expected a share"),
+        (["a", "--", "slow", "--seed", "-1"], "--seed -1: expected a whole number >= 0"),
     ],
 )
 def test_wrong_use_is_one_line(batchscope, runs, arguments, said):

@@ -85,6 +85,8 @@ def test_a_lean_run_shows_what_it_has_and_ends_with_3(tmp_path, inside):
     assert run.code == 3
     assert "queued, held by the KV cache" in " ".join(run.output.split())
     assert "without spans" in run.output
+    assert "whatif" in run.errors
+    assert "--set kv_cache_blocks=N" in run.errors
 
 
 def test_a_run_in_which_nothing_finished_ends_with_3(tmp_path, inside):
@@ -145,6 +147,9 @@ def test_what_cannot_be_written_or_is_not_there_is_refused(recorded, tmp_path, i
     assert refused(inside("trace", recorded, "--out", tmp_path / "no" / "t"), "cannot be written")
     assert refused(inside("trace", recorded, "--out", run / "run.json"), "the run's own folder")
     assert refused(inside("trace", recorded, "--out", out, "--from", "3", "--to", "2"), "--from 3 is not before --to 2")
+    assert refused(
+        inside("trace", recorded, "--out", out, "--to", "0"), "--to 0: expected a time after the run's start"
+    )
     assert refused(inside("trace", recorded, "--out", out, "--format", "svg"), "perfetto, chrome")
     for nothing in (("--requests", "nobody"), ("--from", "5000")):
         empty = inside("trace", recorded, "--out", out, *nothing)

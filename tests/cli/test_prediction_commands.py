@@ -1,4 +1,4 @@
-"""``fit`` and ``whatif`` on a run that was recorded: what they print, what they write, and what they refuse."""
+"""``fit``, ``whatif``, ``score`` and ``capacity`` on a run that was recorded: what they print, what they write, and what they refuse."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 import pytest
 from command_line import Run, batchscope, refused
 
+from batchscope import SchedulerMetricsCollector
 from batchscope.cli import run as command
+from batchscope.cli.fit import in_microseconds
 
 FIGURES = {"mean", "p50", "p90", "p95", "p99", "low", "high"}
 
@@ -28,6 +30,15 @@ def model(run):
     for part in ("per_prefill_token", "95 % interval", "share of time", "seen in an iteration", "regression"):
         assert part in done.output
     return path
+
+
+def test_a_run_of_the_simulator_says_its_rules_and_priorities_so_it_is_replayed_as_it_was(run):
+    """Nothing has to be assumed of the demo; what is left is the requests that were cancelled or timed out."""
+    document = json.loads(batchscope("whatif", run, "--json").output)
+    assert not [note for note in document["notes"] if "policy" in note or "priorities" in note]
+    for name in ("time_to_first_token", "total_time"):
+        recorded, replayed = (document[each][name]["mean"] for each in ("recorded", "replayed"))
+        assert replayed == pytest.approx(recorded, rel=0.1)
 
 
 def test_whatif_prints_recorded_replayed_predicted_and_what_limits(run, model):
@@ -52,7 +63,8 @@ def test_whatif_json_has_three_scenarios_with_seven_figures_each(run, model):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (("--set", "max_num_seqs=8"), ("--set max_num_seqs", "expected one of max_running_requests")),
+        (("--set", "places=8"), ("--set places", "expected one of max_running_requests")),
+        (("--set", "max_num_seqs=8"), ("--set max_num_seqs", "it is called max_running_requests here")),
         (("--set", "max_running_requests"), ("expected NAME=VALUE",)),
         (("--set", "max_running_requests=0"), ("--set max_running_requests=0",)),
         (("--rate-scale", "0"), ("--rate-scale 0",)),
@@ -83,3 +95,119 @@ def test_a_short_run_is_refused(tmp_path, capsys):
         code = command(["fit", str(path)])
         told = capsys.readouterr()
         assert refused(Run(code, told.out, told.err), part)
+
+
+def test_capacity_prints_the_rate_the_picture_and_how_the_model_did(run, model, tmp_path, capsys):
+    arguments = ["capacity", str(run), "--model", str(model), "--assume", "policy=vllm", "--attainment", "0.8"]
+    assert command([*arguments, "--svg", str(tmp_path / "capacity.svg")]) == 0
+    told = capsys.readouterr().out
+    for part in (
+        "times the recorded",
+        "interactive: TTFT 2 s",
+        "< capacity",
+        "fails",
+        "as recorded",
+        "limits the batch",
+    ):
+        assert part in told
+    assert "nan" not in told
+    assert "< capacity" in (tmp_path / "capacity.svg").read_text().replace("&#160;", " ").replace("&lt;", "<")
+
+
+def test_capacity_json_has_every_rate_that_was_tried(run, model, capsys):
+    arguments = ["capacity", str(run), "--model", str(model), "--assume", "policy=vllm", "--slo-ttft", "20", "--json"]
+    assert command(arguments) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "batchscope.capacity/1"
+    assert document["slo"]["default"]["time_to_first_token"] == 20
+    assert document["low"] <= document["rate"] <= document["high"]
+    assert document["rate"] == pytest.approx(document["rate_scale"] * document["recorded_rate"])
+    tried = document["points"]
+    assert len(tried) <= 25
+    assert [point["rate"] for point in tried] == sorted(point["rate"] for point in tried)
+    best = next(point for point in tried if point["rate"] == document["rate"])
+    assert best["holds"]
+    assert best["attainment"]["value"] >= document["target"] == 0.9
+
+
+def test_capacity_ends_with_1_where_no_rate_holds_and_with_3_where_nothing_can_be_said(run, model, capsys):
+    arguments = ["capacity", str(run), "--model", str(model), "--assume", "policy=vllm"]
+    assert command([*arguments, "--slo-tpot", "0.001"]) == 1
+    assert "no rate holds, not even" in capsys.readouterr().out
+    assert command([*arguments, "--limit", "50"]) == 3
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "note: cannot be decided" in told.err
+    assert "50 requests: a capacity takes at least 100" in told.err
+
+
+def test_capacity_of_a_trace_is_that_of_the_embedded_engine_or_a_models(model, tmp_path, capsys):
+    trace = tmp_path / "trace.csv"
+    rows = [f"2023-11-16 18:{second // 60:02}:{second % 60:02}.0000000,400,40\n" for second in range(300)]
+    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(rows) + rows[-1].replace(",40\n", ",0\n"))
+    assert command(["capacity", str(trace), "--slo-ttft", "2", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["rate"] > 1
+    assert document["recorded"] is None
+    assert "1 requests that failed at their service are left out" in document["notes"]
+    assert any("Qwen-2-7B" in each for each in document["notes"])
+    assert command(["capacity", str(trace), "--slo-ttft", "2", "--model", str(model), "--json"]) == 0
+    assert not any("Qwen-2-7B" in each for each in json.loads(capsys.readouterr().out)["notes"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("--attainment", "1.5"), ("--attainment 1.5", "between 0 and 1")),
+        (("--slo-ttft", "-1"), ("--slo-ttft -1",)),
+        (("--limit", "0"), ("--limit 0",)),
+        (("--set", "max_num_seqs=8"), ("--set max_num_seqs", "expected one of max_running_requests")),
+        (("--svg", "nowhere/x.svg"), ("--svg nowhere/x.svg",)),
+    ],
+)
+def test_a_capacity_that_cannot_be_asked_for_is_refused_in_one_line(run, model, arguments, parts, capsys):
+    code = command(["capacity", str(run), "--model", str(model), "--assume", "policy=vllm", *arguments])
+    told = capsys.readouterr()
+    assert refused(Run(code, told.out, told.err), *parts)
+
+
+def test_a_capacity_needs_targets(tmp_path, capsys):
+    trace = tmp_path / "trace.csv"
+    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,374,44\n")
+    code = command(["capacity", str(trace)])
+    told = capsys.readouterr()
+    assert refused(Run(code, told.out, told.err), "says no targets", "--slo-ttft")
+
+
+@pytest.mark.parametrize("name", ["fit", "whatif"])
+@pytest.mark.parametrize(
+    ("assumed", "parts"),
+    [
+        ("max_num_seqs=8", ("--assume max_num_seqs", "expected one of max_running_requests")),
+        ("kv_cache_blocks=-1", ("--assume kv_cache_blocks=-1", "expected a whole number")),
+        ("policy=fifo", ("--assume policy=fifo", "expected one of sarathi")),
+    ],
+)
+def test_what_cannot_be_assumed_is_refused_in_one_line(run, name, assumed, parts, capsys):
+    code = command([name, str(run), "--assume", assumed])
+    told = capsys.readouterr()
+    assert refused(Run(code, told.out, told.err), *parts)
+
+
+def test_a_cache_in_which_no_request_fits_has_no_figures_and_no_warning(run, model):
+    done = batchscope("whatif", run, "--model", model, "--set", "kv_cache_blocks=1", "--json")
+    assert done.code == 0, done
+    assert "Warning" not in done.errors
+    assert json.loads(done.output)["predicted"]["total_time"]["p99"] is None
+
+
+def test_a_run_without_a_request_cannot_be_replayed(tmp_path, capsys):
+    with SchedulerMetricsCollector() as collector:
+        collector.record_to(tmp_path)
+    code = command(["replay", str(tmp_path)])
+    told = capsys.readouterr()
+    assert refused(Run(code, told.out, told.err), "there is nothing to replay")
+
+
+def test_a_time_in_microseconds_has_no_exponent():
+    assert [in_microseconds(value) for value in (0.0182293, 1.2449e-4, 1.315e-7)] == ["18,229", "124.5", "0.1315"]

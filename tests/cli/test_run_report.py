@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import math
 import shutil
 import subprocess
@@ -166,6 +167,19 @@ def test_a_part_that_cannot_be_read_is_named_and_left_out(report, tmp_path, reco
     found = decode_snapshot(result.out)
     assert found.request_stats.inter_token_latency.count == 0
     assert found.request_stats.total_requests == 400
+
+
+def test_a_run_stopped_before_its_first_write_is_shown_as_empty(report, tmp_path):
+    with SchedulerMetricsCollector() as collector:
+        document = collector.record_to(tmp_path).path / "run.json"
+    told = json.loads(document.read_bytes())
+    told |= {"state": "stopped", "stopped_by": "No space left on device", "written_until": None}
+    document.write_text(json.dumps(told))
+    result = report(tmp_path)
+    assert result.code == 3
+    assert "No space left on device" in result.err
+    assert "nothing was recorded" in result.err
+    assert "error" not in result.err
 
 
 def test_a_file_that_is_damaged_inside_is_one_line_and_exit_code_2(report, tmp_path, recorded):

@@ -13,6 +13,7 @@ from batchscope.dashboard.counts import COLUMNS, LATENCIES
 from batchscope.dashboard.document import Cursor, cursor_of, wanted_of
 from batchscope.dashboard.figures import figures, pointer, value_at
 from batchscope.dashboard.recorder import Recorder
+from batchscope.publishing.liveness import Processes
 from batchscope.views.numbers import percent
 from batchscope.views.verdict import verdict
 
@@ -96,6 +97,25 @@ def test_a_cursor_brings_each_cell_of_a_second_once():
     assert not second_["whole"]
     assert second_["cells"]["numbers"] == [first["newest"] + 1, first["newest"] + 2, first["newest"] + 3]
     assert json.loads(recorded.answer(second_["cursor"]))["cells"]["numbers"] == []
+
+
+def test_who_asks_twice_in_a_second_misses_no_cell():
+    one = Recorded(5)
+    cursor = json.loads(one.answer())["cursor"]
+    for _ in range(3):
+        again = json.loads(one.answer(cursor))
+        assert (again["whole"], again["cells"]["numbers"], again["cursor"]) == (False, [], cursor)
+    one.go_on()
+    assert json.loads(one.answer(cursor))["cells"]["numbers"] == [one.recorder.history.newest]
+
+
+def test_a_cursor_beyond_the_newest_cell_gets_everything():
+    one = Recorded(5)
+    history, _, names, _ = json.loads(one.answer())["cursor"].split("-")
+    for seconds in (1, 10):
+        answer = json.loads(one.answer(f"{history}-{10**14}-{names}-{seconds}", seconds=str(seconds)))
+        assert answer["whole"]
+        assert answer["cells"]["numbers"]
 
 
 def test_the_last_cell_of_ten_seconds_comes_again_while_it_grows():
@@ -223,3 +243,26 @@ def test_snapshots_of_other_versions_have_figures():
         assert texts["/iteration_stats/time_weighted_utilization"] == percent(
             value_at(decode_snapshot(json.dumps(document)), ("iteration_stats", "time_weighted_utilization"))
         )
+
+
+class Dead:
+    """Processes that have published, and ended."""
+
+    def __init__(self, source):
+        self.closed, self.living, self._source = False, {}, source
+        self.read_totals, self.get_snapshot = source.read_totals, source.get_snapshot
+
+    def processes(self):
+        return Processes(self.living, gone=2)
+
+
+def test_where_no_process_lives_any_more_the_page_says_gone_and_since_when():
+    one = Recorded(5)
+    dead = Dead(one.source)
+    wall = Hands(one.source.get_snapshot().snapshot_time.timestamp() + 30.0)
+    recorder = Recorder(dead, clock=one.clock, wall=wall)
+    told = recorder.present().verdict
+    assert told["state"] == "gone"
+    assert re.match(r"Gone: nobody answers any more; all this is (29|30) s old\.", told["sentence"])
+    dead.living = {"a": one.source.get_snapshot().gauges}
+    assert recorder.present().verdict["state"] == "live"

@@ -6,7 +6,7 @@ import msgspec
 from page_doubles import Hands, collector, second, seeded
 from server_doubles import ask
 
-from batchscope.dashboard.fleet import STRIP, Engines, EngineSource, details
+from batchscope.dashboard.fleet import STRIP, EngineReader, Engines, details
 from batchscope.publishing import SnapshotDirectory, SnapshotPublisher
 from batchscope.server import make_asgi_app
 from batchscope.statistics.snapshot import MetricsSnapshot
@@ -56,6 +56,14 @@ def test_the_worst_comes_first_and_the_merge_is_a_row_of_its_own():
     assert table["rule"].startswith("worst first: gone, stalled")
 
 
+def test_where_nobody_lives_the_merge_is_gone_too():
+    ranks = [Rank(name) for name in ("a", "b")]
+    _, found = looked(ranks)
+    dead = [(snapshot, False) for snapshot, _ in found]
+    assert json.loads(Engines().table(dead, merged(found)))["all"]["state"] == "gone"
+    assert json.loads(Engines().table(found, merged(found)))["all"]["state"] == "live"
+
+
 def test_figures_are_of_the_last_minute_and_the_strip_of_ten():
     rank = Rank("a")
     engines, found = looked([rank], looks=STRIP + 5)
@@ -92,7 +100,7 @@ def test_a_directory_tells_of_each_process(tmp_path):
         publisher = SnapshotPublisher(other.collector, tmp_path, interval=None)
         publisher.close()
         with SnapshotDirectory(tmp_path, compact=False) as reader:
-            assert isinstance(reader, EngineSource)
+            assert isinstance(reader, EngineReader)
             reader.get_snapshot()
             assert [lives for _, lives in reader.snapshots()] == [True, False]
             app = make_asgi_app(reader)

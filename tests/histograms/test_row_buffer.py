@@ -31,6 +31,18 @@ def test_rows_and_objects_are_the_last_ones_appended_in_order(capacity, blocks):
     assert len(buffer) == min(count, capacity)
 
 
+@given(capacity=st.integers(1, 50), sizes=st.lists(st.integers(0, 70), max_size=8), mark=st.integers(0, 400))
+def test_what_came_since_some_row_is_what_is_left_of_it_as_views(capacity, sizes, mark):
+    buffer = RowBuffer(capacity, 2)
+    for size in sizes:
+        buffer.append(numbered(buffer.appended, min(size, capacity)))
+    mark = min(mark, buffer.appended)
+    parts = buffer.since(mark)
+    assert all(len(part) and part.base is not None for part in parts)
+    expected = numbered(mark, buffer.appended - mark)[-capacity:]
+    assert np.array_equal(np.concatenate([np.empty((0, 2)), *parts]), expected)
+
+
 def test_appended_rows_are_copied():
     buffer, block = RowBuffer(4, 2), numbered(0, 3)
     buffer.append(block)

@@ -130,6 +130,19 @@ def test_a_benchmark_is_what_its_client_saw(tmp_path):
     assert "x" not in (tmp_path / "run/run.json").read_text().split('"')
 
 
+def test_no_request_of_a_benchmark_is_lost_to_rounding(tmp_path):
+    """The end is a sum of the same gaps in another order: it must not come out before the last token."""
+    random = np.random.default_rng(1)
+    counts = [*random.integers(1, 300, 200).tolist(), *[1] * 50]
+    gaps = [random.uniform(0.02, 0.04, count - 1).tolist() for count in counts]
+    changes = {"input_lens": [10] * 250, "output_lens": counts, "itls": gaps, "errors": [""] * 250}
+    times = {"ttfts": random.uniform(0.1, 2.0, 250).tolist(), "start_times": random.uniform(1e3, 2e3, 250).tolist()}
+    run = benchmark(tmp_path, **changes, **times)
+    ends = [first + sum(each) for first, each in zip(times["ttfts"], gaps, strict=True)]
+    assert run.requests().num_rows == 250
+    assert sorted(floats(run.requests(), "total_time")) == pytest.approx(sorted(ends), abs=1e-9)
+
+
 def test_an_older_benchmark_has_durations_only(tmp_path):
     run = benchmark(tmp_path, start_times=None)
     table = run.requests().sort_by("prompt_tokens")

@@ -56,7 +56,7 @@ def random_run(
         for one in evicted:
             mine.remove(one)
             one.left, one.placed, one.evicted_at = rng.randrange(1, 40), False, started
-        batch = [one for one in mine if rng.random() < 0.8]
+        batch = [one for one in mine if rng.random() < 0.8 and started > one.evicted_at]
         waiting += evicted
         if not batch and not evicted:
             now += STEP * rng.randrange(4)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batchscope import CompletionReason, RequestTracker, SchedulerLimits, SchedulerMetricsCollector
-from batchscope.errors import DecodeError
+from batchscope.errors import ConfigurationError, DecodeError
 from batchscope.ledger import open_run
 from batchscope.ledger.document import NAME
 from batchscope.ledger.parts import write_part
@@ -294,3 +294,25 @@ def test_a_part_that_has_grown_large_is_converted_whatever_its_age(tmp_path):
     run = open_run(engine.path)
     assert (run.problems, run.requests().num_rows, run.tokens().num_rows) == ([], 240, 720)
     assert not list(engine.path.glob("*.arrows"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"keep_seconds": -1}, {"keep_seconds": float("nan")}, {"keep_bytes": -1}, {"keep_bytes": "1"},
+        {"configuration": 5}, {"configuration": {"engine": object()}}, {"level": "all"}, {"interval": 0},
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_is_refused_and_neither_makes_a_run_nor_removes_one(tmp_path, options):
+    with SchedulerMetricsCollector() as collector:
+        kept = collector.record_to(tmp_path)
+        kept.close()
+        with pytest.raises(ConfigurationError, match=next(iter(options))):
+            collector.record_to(tmp_path, **options)
+    assert list(tmp_path.iterdir()) == [kept.path]
+
+
+@pytest.mark.parametrize("root", ["", "a\0b", 5, None, b"runs"])
+def test_what_is_no_path_of_a_directory_is_refused(root):
+    with SchedulerMetricsCollector() as collector, pytest.raises(ConfigurationError, match="root"):
+        collector.record_to(root)

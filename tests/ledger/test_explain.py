@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 from heard_tables import HeardRun, tables
 from hypothesis import given, settings
@@ -180,6 +181,23 @@ def test_of_requests_alone_the_queue_and_the_phases_are_known_and_not_who_held_i
     }, abs=1e-9)  # fmt: skip
     assert not explanation.complete
     assert any("without iterations" in note for note in explanation.notes)
+
+
+def test_of_a_clients_record_the_time_to_the_first_token_is_whole_and_unknown_and_never_called_queued():
+    run = simulated(requests(60, 900, 100), kv_cache_blocks=200)
+    run._iterations, run._spans = run.iterations().slice(0, 0), run.spans().slice(0, 0)
+    table = run.requests()
+    place = table.schema.get_field_index("first_scheduled_at")
+    run._requests = table.set_column(place, "first_scheduled_at", pa.nulls(len(table), pa.float64()))
+    explanation = Explainer(run).worst(Metric.TTFT, 0.1)
+    (part,) = explanation.slowest.parts
+    assert (part.part, part.limiter, part.share) == (Part.UNKNOWN, None, 1.0)
+    assert part.mean == pytest.approx(explanation.slowest.mean, abs=1e-9)
+    assert not explanation.complete
+    assert any("60 of 60 requests do not say when they were scheduled" in note for note in explanation.notes)
+    whole = {part.part: part.mean for part in Explainer(run).worst(Metric.E2E, 1.0).slowest.parts}
+    assert whole[Part.DECODE_PHASE] == pytest.approx(np.mean(table.column("decode_time").to_pylist()), abs=1e-9)
+    assert Part.QUEUED not in whole
 
 
 def test_a_gap_that_no_span_tells_of_is_unknown_and_the_answer_not_complete():

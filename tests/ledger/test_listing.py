@@ -8,7 +8,6 @@ import shutil
 import pytest
 
 from batchscope import CompletionReason, MetricsConfiguration, RequestTracker, SchedulerMetricsCollector, SloTargets
-from batchscope.ledger import open_run
 from batchscope.ledger.document import NAME
 from batchscope.ledger.listing import list_runs
 from batchscope.ledger.recording import record
@@ -45,9 +44,25 @@ def test_the_line_of_a_run_agrees_with_the_live_snapshot(root):
     slo = snapshot.slo_stats["default"]
     assert (summary.met, summary.missed, summary.attainment) == (slo.met, slo.missed, slo.attainment)
     for name in ("time_to_first_token", "time_per_output_token", "total_time"):
-        exact = open_run(folder).requests().to_pandas()
-        exact = exact[exact.reason == "eos_token_reached"][name].sort_values().iloc[-2]  # rank 179 of 180
-        assert getattr(summary, f"p99_{name}") == pytest.approx(exact, rel=summary.relative_error)
+        exact = getattr(requests, name)
+        assert exact.source == "samples"
+        assert getattr(summary, f"p99_{name}") == pytest.approx(exact.p99, rel=summary.relative_error)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 100, 101, 1000])
+def test_a_percentile_of_few_requests_is_the_one_of_their_report(tmp_path, count):
+    now = [0.0]
+    with SchedulerMetricsCollector(clock=lambda: now[0]) as collector:
+        collector.record_to(tmp_path)
+        tracker = RequestTracker(collector)
+        for number in range(count):
+            handle = tracker.arrived(number, prompt_tokens=5)
+            now[0] += 1.5 ** (number % 20)
+            tracker.iteration([handle])
+            tracker.finished(handle, CompletionReason.EOS_TOKEN_REACHED)
+        exact = collector.get_snapshot().request_stats.total_time
+    (run,) = list_runs(tmp_path).runs
+    assert run.summary.p99_total_time == pytest.approx(exact.p99, rel=run.summary.relative_error)
 
 
 def test_no_file_but_the_document_is_read(root):
@@ -110,3 +125,12 @@ def test_a_killed_run_is_listed_with_what_it_had_written(tmp_path):
     left = next(run for run in list_runs(tmp_path).runs if run.name == "left")
     assert (left.state, left.summary.requests, left.summary.iterations) == ("interrupted", 5, 5)
     recording.close()
+
+
+def test_a_run_that_was_stopped_says_why_and_how_many_rows_it_lacks(root):
+    folder, _ = root
+    (run,) = folder.iterdir()
+    told = json.loads((run / NAME).read_bytes())
+    told |= {"state": "stopped", "stopped_by": "No space left on device", "missed": {"requests": 1200, "spans": 3}}
+    (run / NAME).write_text(json.dumps(told))
+    assert list_runs(folder).runs[0].problem == "No space left on device; 1,203 rows were not written"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from heard_tables import tables
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from random_histories import random_run
 from split_by_instants import split
@@ -43,6 +43,7 @@ def test_each_part_is_what_the_instants_of_the_record_say(seed, ranks, drains):
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from((1, 2, 3)))
+@example(60, 3)  # a request that is evicted on one rank and comes back on another, in an iteration after that
 def test_the_parts_add_up_to_the_e2e_latency_the_ttft_and_the_longest_gap(seed, ranks):
     requests, iterations, spans = tables(random_run(seed, 60, ranks=ranks))
     histories = Histories(requests, iterations, spans)

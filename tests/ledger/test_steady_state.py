@@ -140,3 +140,9 @@ def test_without_a_steady_part_all_of_the_run_is_covered():
     some = cut_of(instants, 8 * instants, last_arrival=200.0)
     assert not some.covers(instants)[201:].any()
     assert some.covers(instants)[:201].all()
+
+
+def test_a_clock_that_jumped_by_thousands_of_years_takes_no_memory():
+    instants = np.array([0.0, 1.0, 1e12, 1e12 + 1])
+    found = cut_of(instants, np.array([0.0, 1.0, 1.0, 2.0]), last_arrival=1e12)
+    assert (found.first, found.last) == (0.0, 1e12 + 1)

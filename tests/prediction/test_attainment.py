@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from batchscope.aggregation.slo import wilson_interval
 from batchscope.configuration import SloTargets
 from batchscope.prediction import NotEnoughError, RequestInstants
-from batchscope.prediction.attainment import attainment_of, backlog_growth, nearness
+from batchscope.prediction.attainment import attainment_of, backlog_growth, nearness, nearness_at
 from batchscope.simulator import RequestSpec
 
 SLO = {"default": SloTargets(time_to_first_token=1.0, time_per_output_token=0.1)}
@@ -95,6 +95,7 @@ def test_the_backlog_grows_by_what_comes_and_is_not_served(served):
     growth = backlog_growth(arrived, arrived / served + 20)
     assert growth.value == pytest.approx(1 - served, abs=0.01)
     assert growth.low <= growth.value <= growth.high
+    assert growth.certain == (served < 1)
 
 
 def test_an_engine_that_fills_and_then_keeps_up_does_not_grow():
@@ -107,3 +108,12 @@ def test_of_requests_that_arrive_at_once_growth_is_not_known_and_refused_ones_ar
     arrived = np.arange(400.0)
     ended = np.where(arrived % 2, arrived + 3, math.nan)
     assert abs(backlog_growth(arrived, ended).value) < 0.01
+
+
+def test_how_near_a_share_of_the_requests_stays_is_bounded_around_its_quantile():
+    values = np.random.default_rng(3).random(2000)
+    low, high = nearness_at(0.9, values, np.arange(2000.0))
+    assert 0.86 < low < np.quantile(values, 0.9) < high < 0.94
+    together = np.where(np.arange(2000) < 300, 2.0, 0.5)
+    assert nearness_at(0.9, together, np.arange(2000.0)) == (0.5, 2.0)
+    assert nearness_at(0.9, np.full(2000, math.inf), np.arange(2000.0))[1] == math.inf

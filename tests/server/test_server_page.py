@@ -1,11 +1,20 @@
 """The page at the endpoint: HTML for browsers, files without a token, figures only with it."""
 
+import contextlib
 import gzip
+import http.client
 import json
+import os
+import signal
+import threading
+import warnings
 
 import pytest
 from server_doubles import Source, ask, fetch
 
+from batchscope import SchedulerMetricsCollector
+from batchscope.dashboard.history import History
+from batchscope.dashboard.recorder import Recorder
 from batchscope.server import make_asgi_app, serve
 
 TOKEN = "s3cret"  # noqa: S105  (of this test)
@@ -119,3 +128,43 @@ def test_a_source_that_hangs_holds_up_neither_the_start_nor_the_end():
 )
 def test_any_query_is_answered(query):
     assert ask(make_asgi_app(Source()), "/history", query=query).json()["schema"] == "batchscope.history/1"
+
+
+def test_who_still_asks_while_it_ends_does_not_begin_the_history_anew():
+    with SchedulerMetricsCollector() as collector:
+        recorder = Recorder(collector)
+        recorder.start()
+        recorder.close()
+        recorder.start()
+        assert not recorder._periodic.running
+
+
+def test_the_threads_of_its_history_end_with_it_although_viewers_ask_on():
+    before = {thread for thread in threading.enumerate() if thread.name == "batchscope-history"}
+    ended = threading.Event()
+    with SchedulerMetricsCollector() as collector, serve(collector, port=0) as handle:
+        viewers = [threading.Thread(target=_ask_on, args=(handle, ended)) for _ in range(4)]
+        for viewer in viewers:
+            viewer.start()
+        handle.close()
+        ended.set()
+        for viewer in viewers:
+            viewer.join()
+        assert {thread for thread in threading.enumerate() if thread.name == "batchscope-history"} == before
+
+
+def _ask_on(handle, ended):
+    while not ended.is_set():
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            fetch(handle, "/history")
+
+
+def test_a_forked_child_can_read_the_history_whoever_held_its_lock():
+    history = History()
+    with history._lock:
+        with warnings.catch_warnings(action="ignore"):  # Python 3.12 warns of forks beside threads
+            child = os.fork()
+        if not child:
+            signal.alarm(20)
+            os._exit(0 if history.since().newest == 0 else 1)
+        assert os.waitpid(child, 0)[1] == 0

@@ -15,6 +15,11 @@ NOON = dt.datetime(2026, 11, 28, 12, 0, 0, tzinfo=dt.UTC)
 END = 100
 
 
+def text_of(line):
+    """A line of styled text without its styles."""
+    return "".join(text for text, _ in line)
+
+
 @lru_cache
 def demo():
     """The demo's snapshots of seconds 60 to 100."""

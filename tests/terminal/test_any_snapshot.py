@@ -3,7 +3,7 @@
 import msgspec
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from scenes import END, NOON
+from scenes import END, NOON, text_of
 from test_report_view import SNAPSHOTS
 
 from batchscope import decode_snapshot
@@ -11,7 +11,7 @@ from batchscope.records import EngineInfo
 from batchscope.statistics.summaries import ErrorStatistics, ResourceStatistics, SloStatistics
 from batchscope.terminal.engine import Engine
 from batchscope.terminal.frame import Scene, Viewing, frame, page
-from batchscope.terminal.lines import cut, cut_inside, fitted, text_of, width_of, wrapped
+from batchscope.terminal.lines import cut, cut_inside, fitted, width_of, wrapped
 from batchscope.terminal.sources import Look
 
 NAMES = st.one_of(

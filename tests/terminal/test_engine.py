@@ -4,13 +4,12 @@ import math
 
 import msgspec
 import pytest
-from scenes import END, NOON, demo, engine, fleet
+from scenes import END, NOON, demo, engine, fleet, text_of
 
 from batchscope import BatchLimiter
 from batchscope.scraping.documents import ScrapedSnapshot, ScrapeWindow
 from batchscope.terminal.engine import CELLS, Engine
 from batchscope.terminal.fleet import SORTS, ranked, short_names, states, worst_first
-from batchscope.terminal.lines import text_of
 from batchscope.terminal.panels import band, seconds
 from batchscope.terminal.sources import Look
 from batchscope.views.verdict import verdict

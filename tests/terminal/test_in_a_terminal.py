@@ -110,12 +110,12 @@ def test_it_follows_the_size_of_the_terminal_and_says_where_it_is_too_small():
         assert terminal.ended() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_to_end_leaves_the_terminal_as_it_was(number):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, 130)])
+def test_a_signal_to_end_leaves_the_terminal_as_it_was(number, code):
     with Terminal(DEMO) as terminal:
         terminal.until("LIVE  Batch")
         os.kill(terminal.pid, number)
-        terminal.ended()
+        assert terminal.ended() == code
         assert terminal.restored
 
 

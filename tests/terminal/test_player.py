@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("pyarrow", reason="the extra 'ledger' is not installed")
 
-from scenes import NOON
+from scenes import NOON, text_of
 
 from batchscope import RequestTracker, SchedulerMetricsCollector
 from batchscope.cli.demo_engine import DISTURBANCES, SLO, demo_options, demo_workload, limits_of
@@ -15,7 +15,6 @@ from batchscope.errors import DecodeError
 from batchscope.ledger import open_run
 from batchscope.simulator import Simulator, VirtualClock
 from batchscope.terminal.frame import frame
-from batchscope.terminal.lines import text_of
 from batchscope.terminal.player import Player, Playing, is_run
 
 SECONDS = 60

@@ -6,10 +6,9 @@ import threading
 
 import msgspec
 import pytest
-from scenes import NOON, demo
+from scenes import NOON, demo, text_of
 
 from batchscope.terminal.frame import frame
-from batchscope.terminal.lines import text_of
 from batchscope.terminal.polling import MOST_THREADS, Poller
 from batchscope.terminal.session import Session
 from batchscope.terminal.sources import Look, LookError

@@ -6,11 +6,14 @@ import pytest
 from scenes import demo
 from scrape_doubles import Site, tokens
 
+from batchscope import SchedulerMetricsCollector
 from batchscope.exporters.prometheus import Exposition, Format
 from batchscope.scraping.fetch import ScrapeLimits, metrics_url
 from batchscope.statistics.cumulative import cumulative_of
+from batchscope.statistics.merge import merge_snapshots
+from batchscope.terminal.polling import Found
 from batchscope.terminal.processes import Published
-from batchscope.terminal.sources import Directory, Endpoint, LookError
+from batchscope.terminal.sources import Directory, Endpoint, Look, LookError
 
 OWN = demo()[-1]
 PAGES = {
@@ -79,3 +82,19 @@ def test_a_directory_where_nobody_has_published_says_so(tmp_path):
         Directory(tmp_path).look(histograms=False)
     session = Published(tmp_path, 1.0)
     assert [engine.address for engine in session.engines] == [str(tmp_path)]
+
+
+def test_the_merge_of_processes_is_of_all_of_them_at_every_look_and_gone_when_all_are(tmp_path):
+    session = Published(tmp_path, 1.0)
+    one, other = (SchedulerMetricsCollector() for _ in range(2))
+    parts = [one.get_snapshot(), other.get_snapshot()]
+    merged = merge_snapshots(parts)
+    for at, living in ((1.0, True), (2.0, True), (3.0, False)):
+        session._directory.processes = [(part, living) for part in parts]
+        session._take(Found(0, at, Look(merged)))
+    assert [engine.last.snapshot.instance_id for engine in session.engines] == [part.instance_id for part in parts]
+    assert len(session._merged.last.snapshot.merged_from) == 2
+    assert session._merged.shown(9.0).state == "gone"
+    assert session._merged.shown(9.0).age == 7.0
+    one.close()
+    other.close()

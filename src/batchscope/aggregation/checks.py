@@ -67,6 +67,11 @@ def ranges(rows: Floats) -> Ranges:
     return Ranges(low.tolist(), high.tolist(), (least == least).tolist())  # noqa: PLR0124  (not nan)
 
 
+def total_of(amounts: Floats) -> float:
+    """The sum of the numbers among ``amounts``, none of them below 0. (numpy.nansum takes three times as long.)"""
+    return float(np.fmax(amounts, 0.0).sum())
+
+
 def fill(column: Floats, estimate: Floats) -> None:
     """Put ``estimate`` where ``column`` has no number."""
     np.copyto(column, estimate, where=np.isnan(column))
@@ -128,8 +133,8 @@ class Verdict:
             return False
         if not all(full[column] for column in due):
             return False
-        given = [self._rows[:, column] for column in whole if high[column] > 0]
-        return not any((counts > np.floor(counts)).any() for counts in given)
+        counts = self._rows.T[[column for column in whole if high[column] > 0]]
+        return not (counts > np.floor(counts)).any()
 
     def instants(self, columns: tuple[IntEnum, ...]) -> None:
         """The instants that are given are finite and in this order."""

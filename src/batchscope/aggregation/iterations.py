@@ -6,7 +6,7 @@ from math import isnan, nan
 
 import numpy as np
 
-from batchscope.aggregation.checks import Ranges, Rejections, Verdict, fill, ranges
+from batchscope.aggregation.checks import Ranges, Rejections, Verdict, fill, ranges, total_of
 from batchscope.aggregation.limiter import BusyClock, OtherStages, infer
 from batchscope.aggregation.observed_rows import ObservedRows
 from batchscope.configuration import MetricsConfiguration, SchedulerLimits
@@ -38,9 +38,8 @@ class Integral:
 
     def add(self, busy: Floats, requests: Floats) -> None:
         """More busy time, with as many requests each; ``nan`` where it is not said."""
-        said = ~np.isnan(requests)
-        self.total = (0.0 if isnan(self.total) else self.total) + float((busy * requests)[said].sum())
-        self.seconds += float(busy[said].sum())
+        self.total = (0.0 if isnan(self.total) else self.total) + total_of(busy * requests)
+        self.seconds += float((busy * ~np.isnan(requests)).sum())
 
 
 class IterationHistograms:
@@ -52,7 +51,7 @@ class IterationHistograms:
     def observe(self, rows: Floats) -> None:
         """Iterations, as ``IterationColumn`` has them."""
         for name, column in _OBSERVED.items():
-            self.instruments[name].hold_numbers(rows[:, column], rows[:, C.AT])
+            self.instruments[name].add_numbers(rows[:, column], rows[:, C.AT])
 
 
 class IterationAggregate:
@@ -150,7 +149,7 @@ class IterationAggregate:
         for name, column in _SUMMED.items():
             if known.high[column] >= 0:
                 self._said.add(name)
-                self.sums[name] += int(_sum(values[:, column], full=known.full[column]))
+                self.sums[name] += int(total_of(values[:, column]))
         self._prefill_missed |= not known.full[C.PREFILL_TOKENS]
         self._count_decode(values, known)
         self._integrate(values, known)
@@ -162,7 +161,7 @@ class IterationAggregate:
     def _count_decode(self, values: Floats, known: Ranges) -> None:
         """A writer's row has 0 where it is not known, a tracker's what it knows: 0 is a figure where both parts are."""
         both = known.high[C.SCHEDULED_TOKENS] >= 0 and known.high[C.PREFILL_TOKENS] >= 0
-        decode = int(_sum(values[:, C.DECODE_TOKENS], full=False))
+        decode = int(total_of(values[:, C.DECODE_TOKENS]))
         if decode or (both and not np.isnan(values[:, C.SCHEDULED_TOKENS] - values[:, C.PREFILL_TOKENS]).all()):
             self._said.add("decode_tokens")
             self.sums["decode_tokens"] += decode
@@ -173,25 +172,20 @@ class IterationAggregate:
         size = values[:, C.REQUEST_COUNT]
         self.busy_by_limiter += np.bincount(limiter, weights=busy, minlength=len(LIMITERS))
         self.busy_reported += float((busy * values[:, C.LIMITER_REPORTED]).sum())
-        self.scheduled_seconds += float((busy * size).sum())
+        used = float((busy * size).sum())
+        self.scheduled_seconds += used
         for integral, column in ((self.running, C.RUNNING_REQUESTS), (self.waiting, C.WAITING_REQUESTS)):
             if known.high[column] >= 0:
                 integral.add(busy, values[:, column])
         if known.high[C.WAITING_REQUESTS] > 0:
-            waited = np.nan_to_num(values[:, C.WAITING_REQUESTS]) * busy
+            waited = np.fmax(values[:, C.WAITING_REQUESTS], 0.0) * busy
             self.waiting_by_limiter += np.bincount(limiter, weights=waited, minlength=len(LIMITERS))
         places = self.limits.batch_places
         if places is not None:
             self.slot_seconds += places * float(busy.sum())
-            self.used_slot_seconds += float((busy * size).sum())
+            self.used_slot_seconds += used
             lost = np.maximum(places - size, 0.0) * busy
             self.lost_slots_by_limiter += np.bincount(limiter, weights=lost, minlength=len(LIMITERS))
-
-
-def _sum(values: Floats, *, full: bool) -> np.float64:
-    """The sum of the numbers among ``values``; ``full``: all are."""
-    total: np.float64 = values.sum() if full else np.nansum(values)
-    return total
 
 
 def _derive(values: Floats) -> None:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from batchscope.configuration import SchedulerLimits
 from batchscope.records import BatchLimiter
-from batchscope.rows import LIMITER_CODES, Floats, IterationColumn
+from batchscope.rows import LIMITER_CODES, Floats, IterationColumn, distinct
 
 C = IterationColumn
 
@@ -25,7 +25,7 @@ def infer(rows: Floats, limits: SchedulerLimits, elsewhere: Floats | float = 0.0
     """
     facts = _Facts(rows, limits, elsewhere)
     waits, nobody_waits = facts.waiting > 0, facts.waiting == 0
-    only_room_is_left = waits & (facts.deferred == 0) & facts.others_free
+    only_room_is_left = waits & ~facts.some_deferred & facts.others_free
     refused = waits & facts.stand_still  # from a batch of prefills: decodes make way for it
     rules = (
         (rows[:, C.PREEMPTIONS] > 0, BatchLimiter.KV_CACHE),
@@ -36,13 +36,14 @@ def infer(rows: Floats, limits: SchedulerLimits, elsewhere: Floats | float = 0.0
         (refused & facts.head_known & only_room_is_left, BatchLimiter.KV_CACHE),
         (facts.stand_still & facts.batch_full, BatchLimiter.REQUEST_SLOTS),
         (facts.stand_still, BatchLimiter.POLICY),
-        (nobody_waits & (facts.deferred > 0), BatchLimiter.DEFERRED),
+        (nobody_waits & facts.some_deferred, BatchLimiter.DEFERRED),
         (nobody_waits, BatchLimiter.DEMAND),
         (only_room_is_left, BatchLimiter.KV_CACHE),
     )
-    conditions = [condition for condition, _ in rules]
-    codes = [LIMITER_CODES[limiter] for _, limiter in rules]
-    return np.select(conditions, codes, default=LIMITER_CODES[BatchLimiter.UNKNOWN])
+    found = np.full(len(rows), LIMITER_CODES[BatchLimiter.UNKNOWN])
+    for condition, limiter in reversed(rules):  # numpy.select does the same, three times as slowly
+        np.putmask(found, condition, LIMITER_CODES[limiter])
+    return found
 
 
 class _Facts:
@@ -54,7 +55,7 @@ class _Facts:
         running = _known(rows[:, C.RUNNING_REQUESTS], size)
         places, budget = _or_infinite(limits.max_running_requests), _or_infinite(limits.max_scheduled_tokens)
         self.waiting = rows[:, C.WAITING_REQUESTS]
-        self.deferred = np.nan_to_num(rows[:, C.DEFERRED_REQUESTS])
+        self.some_deferred = rows[:, C.DEFERRED_REQUESTS] > 0
         self.cut_off = rows[:, C.UNSCHEDULED_PREFILL_TOKENS] > 0
         self.budget_used = scheduled >= budget
         self.batch_full = size >= max(np.floor(places / limits.pipeline_stages), 1)
@@ -100,7 +101,7 @@ class OtherStages:
     def advance(self, rows: Floats, stages: int) -> Floats:
         """How many requests they were, for each of ``rows``, in order."""
         found = np.zeros(len(rows))
-        for rank in set(rows[:, C.RANK].tolist()):
+        for rank in distinct(rows[:, C.RANK]):
             mine = np.flatnonzero(rows[:, C.RANK] == rank)
             ends, sizes = self._last.get(rank, (np.empty(0), np.empty(0)))
             before = len(ends)
@@ -135,7 +136,7 @@ class BusyClock:
         """finished[k] - max(started[k], latest finish before k), never negative, per rank, in order."""
         ranks = rows[:, IterationColumn.RANK]
         busy = np.empty(len(rows))
-        for rank in set(ranks.tolist()):  # not numpy.unique, which imports: a drain may run while somebody forks
+        for rank in distinct(ranks):
             of_rank = ranks == rank
             self._seen.add(rank)
             started = rows[of_rank, IterationColumn.STARTED_AT]

@@ -72,11 +72,11 @@ class RequestHistograms:
     def _add(self, name: str, values: Floats, at: Floats, classes: Floats) -> None:
         instruments = list(self.instruments[name].values())
         if len(instruments) == 1:
-            instruments[0].hold_numbers(values, at)
+            instruments[0].add_numbers(values, at)
             return
         for code, instrument in enumerate(instruments):
             of_class = classes == code
-            instrument.hold_numbers(values[of_class], at[of_class])
+            instrument.add_numbers(values[of_class], at[of_class])
 
 
 def _edges(targets: SloTargets, target: str | None) -> tuple[float, ...]:
@@ -92,7 +92,7 @@ def _chosen(rows: Floats, mask: npt.NDArray[np.bool_]) -> Floats:
 def _computed_prompts(rows: Floats) -> Floats:
     """Prompt tokens less the cached ones; those that nobody said are none."""
     prompts = rows[:, C.PROMPT_TOKENS]
-    computed: Floats = prompts - np.fmin(np.nan_to_num(rows[:, C.CACHED_TOKENS]), prompts)
+    computed: Floats = prompts - np.fmin(np.fmax(rows[:, C.CACHED_TOKENS], 0.0), prompts)
     return computed
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.aggregation.checks import Ranges, Rejections, Verdict, fill, ranges
+from batchscope.aggregation.checks import Ranges, Rejections, Verdict, fill, ranges, total_of
 from batchscope.aggregation.observed_rows import ObservedRows
 from batchscope.aggregation.request_histograms import RequestHistograms
 from batchscope.aggregation.slo import COMPLETED, SloResult, evaluate, outcomes_of
 from batchscope.configuration import DEFAULT_CLASS, OTHER_CLASS, MetricsConfiguration, SloTargets
+from batchscope.histograms.held_values import CAPACITY
 from batchscope.histograms.instrument import Instrument
 from batchscope.histograms.sliding_window import SlidingWindowCounter
 from batchscope.reasons import RejectReason
@@ -74,9 +75,10 @@ class RequestAggregate:
     ) -> None:
         self._classes = classes
         self._rejections = rejections
-        self.histograms = RequestHistograms(classes.targets, configuration.histogram_scale)
-        observe = self.histograms.observe
-        self.samples = ObservedRows(configuration.max_request_samples, len(COLUMNS[RowKind.REQUEST]), observe)
+        self._histograms = histograms = RequestHistograms(classes.targets, configuration.histogram_scale)
+        most = configuration.max_request_samples
+        self.samples = ObservedRows(most, len(COLUMNS[RowKind.REQUEST]), histograms.observe)
+        self._starts = ObservedRows(CAPACITY, len(COLUMNS[RowKind.START]), histograms.started)
         self._finished = np.zeros(2 * len(REASONS), dtype=np.int64)  # by reason; untracked ones, then a tracker's
         self.lost = 0
         self.tokens_generated = 0
@@ -94,8 +96,9 @@ class RequestAggregate:
     @property
     def instruments(self) -> dict[str, dict[str, Instrument]]:
         """Every histogram, by name and request class, with all requests counted so far."""
+        self._starts.settle()
         self.samples.settle()
-        return self.histograms.instruments
+        return self._histograms.instruments
 
     @property
     def by_reason(self) -> npt.NDArray[np.int64]:
@@ -167,7 +170,7 @@ class RequestAggregate:
     def _count_prompts(self, values: Floats, known: Ranges) -> None:
         """Prompts count at the finish of requests whose prefill ended, so that nothing counts twice."""
         if known.high[C.RECOMPUTED_TOKENS] >= 0:
-            self.recomputed_tokens = (self.recomputed_tokens or 0) + int(np.nansum(values[:, C.RECOMPUTED_TOKENS]))
+            self.recomputed_tokens = (self.recomputed_tokens or 0) + int(total_of(values[:, C.RECOMPUTED_TOKENS]))
         self._prompts_said |= known.high[C.PROMPT_TOKENS] >= 0
         self._cached_said |= known.high[C.CACHED_TOKENS] >= 0
         prompts, cached = values[:, C.PROMPT_TOKENS], values[:, C.CACHED_TOKENS]
@@ -175,15 +178,19 @@ class RequestAggregate:
             prefilled = (values[:, C.TOKENS_GENERATED] > 0) | ~np.isnan(values[:, C.FIRST_TOKEN_AT])
             prompts, cached = prompts[prefilled], cached[prefilled]
         if not known.full[C.PROMPT_TOKENS]:
-            prompts = np.nan_to_num(prompts)
+            prompts = np.fmax(prompts, 0.0)
         total, from_cache = int(prompts.sum()), 0
         if known.high[C.CACHED_TOKENS] > 0:
-            from_cache = int(np.minimum(np.nan_to_num(cached), prompts).sum())
+            from_cache = int(np.minimum(np.fmax(cached, 0.0), prompts).sum())
             self._cached_unclaimed -= from_cache
         if self._cached_unclaimed > 0:
             from_cache += self._claimed(int(prompts[np.isnan(cached)].sum()))
         self.cached_tokens += from_cache
         self.prompt_tokens += total
+
+    def started(self, values: Floats) -> None:
+        """Count what is known of requests that have not finished yet."""
+        self._starts.append(values)
 
     def cached_by_iterations(self, cached: Floats) -> None:
         """What iterations said came from a prefix cache; the requests it was for count it when they finish."""
@@ -230,7 +237,8 @@ def derive_durations(values: Floats) -> None:
         if lacking[column - _FIRST_DURATION] and some[end - C.ARRIVED_AT] and some[start - C.ARRIVED_AT]:
             fill(columns[column], columns[end] - columns[start])
     if lacking[C.TOTAL_TIME - _FIRST_DURATION]:
-        fill(columns[C.TOTAL_TIME], np.nan_to_num(columns[C.QUEUE_TIME], nan=0.0) + columns[C.PROCESSING_TIME])
+        queued = columns[C.QUEUE_TIME]
+        fill(columns[C.TOTAL_TIME], np.where(np.isnan(queued), 0.0, queued) + columns[C.PROCESSING_TIME])
     tokens, per_token = columns[C.TOKENS_GENERATED], columns[C.TIME_PER_OUTPUT_TOKEN]
     np.divide(columns[C.DECODE_TIME], tokens - 1, out=per_token)
     if not tokens.min() >= 2:  # one token has no gap; nan is no count at all

@@ -199,7 +199,7 @@ class State:
         if rows.kind is RowKind.BATCH:
             return self.batches.consume(rows.values)
         if rows.kind is RowKind.START:
-            self.requests.histograms.started(rows.values)
+            self.requests.started(rows.values)
         elif rows.kind is RowKind.ERROR:
             self.errors.consume(rows.values[:, 0], rows.objects or ())
         return rows

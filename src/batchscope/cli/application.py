@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Annotated
 
 import typer
 
 from batchscope.cli.advise import advise_command
+from batchscope.cli.capacity import capacity_command
 from batchscope.cli.check import check
 from batchscope.cli.compare import Sides, compare
 from batchscope.cli.demo import demo
@@ -120,7 +122,7 @@ application.command(
 application.command(
     epilog="Examples: [bold]batchscope trace runs --out run.pftrace.gz[/bold]   (open it at https://ui.perfetto.dev)\n\n"
     "[bold]batchscope trace runs --out run.pftrace --from 720 --to 800[/bold]\n\n"
-    "[bold]batchscope trace runs --out slow.pftrace --requests chatcmpl-17 --requests '#2253'[/bold]",
+    "[bold]batchscope trace runs --out slow.pftrace --request chatcmpl-17 --request '#2253'[/bold]",
     rich_help_panel=RUNS,
 )(trace)
 application.command(
@@ -156,3 +158,19 @@ application.command(
     "[bold]batchscope advise RUN --slo-ttft 1 --json | jq .flags[/bold]   (0: change, 1: change nothing, 3: undecided)",
     rich_help_panel=PREDICTION,
 )(advise_command)
+application.command(
+    "capacity",
+    epilog="Examples: [bold]batchscope capacity RUN --slo-ttft 2 --slo-tpot 0.1[/bold]\n\n"
+    "[bold]batchscope capacity RUN --model model.json --set max_running_requests=128 --svg capacity.svg[/bold]\n\n"
+    "[bold]batchscope capacity trace.csv --model model.json --slo-e2e 30 --json | jq .rate[/bold]",
+    rich_help_panel=PREDICTION,
+)(capacity_command)
+
+
+def _flowing(text: str) -> str:
+    """A docstring's paragraphs as one line each: the terminal breaks them where it is wide."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
+for command in application.registered_commands:
+    command.help = _flowing(inspect.getdoc(command.callback) or "")

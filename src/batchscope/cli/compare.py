@@ -65,6 +65,8 @@ def compare(
     from batchscope.views.comparison import view  # noqa: PLC0415
     from batchscope.views.rendering import for_stdout  # noqa: PLC0415
 
+    if seed < 0:
+        raise CommandError(f"--seed {seed}: expected a whole number >= 0")
     conditions = [parse_condition(text) for text in fail_if or ()]
     a, b = _sides(runs)
     comparison = compare_runs(_opened(a), _opened(b), Settings(margin=margin, seed=seed))

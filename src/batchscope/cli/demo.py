@@ -13,7 +13,7 @@ import typer
 
 from batchscope.cli import INTERRUPTED
 from batchscope.cli.browser import open_page
-from batchscope.cli.demo_engine import BLOCKS, DISTURBANCES, PLACES, SLO, TOKENS, demo_options, demo_workload
+from batchscope.cli.demo_engine import BLOCKS, CLASSES, DISTURBANCES, PLACES, SLO, TOKENS, demo_options, demo_workload
 from batchscope.cli.options import (
     DEFAULTS,
     BlockSize,
@@ -108,6 +108,7 @@ def demo_plan(
         total=requests,
         seed=seed,
         speed=speed,
+        priorities={each.name: each.priority for each in CLASSES},
         record=record,
     )
 

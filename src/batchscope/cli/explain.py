@@ -46,7 +46,7 @@ def explain(
     """
     from batchscope.ledger import open_run  # noqa: PLC0415  (an extra; commands load without it)
     from batchscope.ledger.explain import Explainer, Metric, NotToldError, UnknownRequestError  # noqa: PLC0415
-    from batchscope.views.explanation import ExplanationView  # noqa: PLC0415
+    from batchscope.views.explanation import ExplanationView, settings  # noqa: PLC0415
 
     if request is not None and worst is not None:
         raise CommandError("--request and --worst: expected one of them")
@@ -69,6 +69,9 @@ def explain(
         print(f"not known: {shown(error, LONGEST_LINE)}", file=sys.stderr)  # noqa: T201
         return UNDECIDED
     stdout.write(msgspec.json.encode(explanation) + b"\n" if as_json else for_stdout(ExplanationView(explanation)))
+    if not as_json and (behind := settings(explanation)):
+        name = behind[0].partition(",")[0]
+        note(f"what another value would bring: batchscope whatif {shown(run)} --set {name}=N")
     return 0 if explanation.complete else UNDECIDED
 
 

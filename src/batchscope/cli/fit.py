@@ -12,7 +12,9 @@ from rich.text import Text
 
 from batchscope.cli import stdout
 from batchscope.cli.options import CommandError
-from batchscope.prediction import FittedModel, fit
+from batchscope.errors import ConfigurationError
+from batchscope.prediction import FittedModel, Observed, fit
+from batchscope.prediction.whatif import SETTINGS
 from batchscope.views.numbers import percent
 from batchscope.views.rendering import for_stdout
 
@@ -46,9 +48,7 @@ def fit_command(
 
     From what ran: iterations where they were recorded, else the instants and lengths of requests.
     """
-    from batchscope.prediction.recorded import read_observed  # noqa: PLC0415  (needs the extra ledger)
-
-    model = fit(read_observed(run, **parsed_settings(assume, "--assume")), until=until)
+    model = fit(observed_with(run, assume), until=until)
     if out is not None:
         write_model(model, out)
     stdout.write(model.to_json() if as_json else for_stdout(shown_model(model)))
@@ -61,6 +61,22 @@ def write_model(model: FittedModel, out: Path) -> None:
         out.write_bytes(model.to_json())
     except OSError as error:
         raise CommandError(f"--out {out}: cannot be written ({error.strerror}), expected a file to write") from error
+
+
+def observed_with(run: Path, assume: list[str]) -> Observed:
+    """The run, with what ``--assume`` says of it."""
+    from batchscope.prediction.recorded import read_observed  # noqa: PLC0415  (needs the extra ledger)
+
+    assumed = parsed_settings(assume, "--assume")
+    for name in assumed:
+        if name not in SETTINGS:
+            raise CommandError(f"--assume {name}: no such setting, expected one of {', '.join(SETTINGS)}")
+    try:
+        return read_observed(run, **assumed)
+    except ConfigurationError as error:
+        if error.field in assumed:
+            raise CommandError(f"--assume {error.field}={error.value}: expected {error.allowed}") from None
+        raise
 
 
 def parsed_settings(given: list[str], option: str = "--set") -> dict[str, Any]:
@@ -111,5 +127,6 @@ def shown_model(model: FittedModel) -> Group:
 
 
 def in_microseconds(seconds: float) -> str:
-    """Four digits."""
-    return f"{seconds * 1e6:,.4g}"
+    """Four digits, or as many as a whole number has."""
+    value = seconds * 1e6
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

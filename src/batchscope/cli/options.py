@@ -35,6 +35,7 @@ OPTION_OF = {
     "most_kv_cache_blocks": "--most-kv-cache-blocks",
     "kv_blocks_per_token": "--kv-blocks-per-token",
     "rate_scale": "--rate-scale",
+    "attainment": "--attainment",
     "fail_if": "--fail-if",
     "margin": "--margin",
     "to": "--to",

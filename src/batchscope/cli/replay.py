@@ -139,6 +139,8 @@ def _of_run(path: Path, settings: dict[str, Any], limit: int | None, rate_scale:
         check_whole("limit", limit, 1, LARGEST, ", or None for all of it")
     run = open_run(path)
     observed = observed_run(run, **settings)
+    if not observed.workload:
+        raise CommandError(f"{path}: no request in it got a token: there is nothing to replay")
     for assumed in observed.assumed:
         note(assumed)
     if observed.left_out:

@@ -185,7 +185,10 @@ def _opened(source: str) -> Iterator[BinaryIO]:
         with path.open("rb") as file:
             yield file
     except OSError as error:
-        raise CommandError(f"{source}: cannot be read: {error.strerror or error}; expected a snapshot's JSON") from None
+        raise CommandError(
+            f"{source}: cannot be read: {error.strerror or error}; "
+            "expected a recorded run's folder, or a file with a snapshot's JSON"
+        ) from None
 
 
 class _Stamp(msgspec.Struct):

@@ -158,7 +158,8 @@ def stretch(tables: RunTables, first: str | None, last: str | None) -> RunTables
     lower, upper = tables.began if begin is None else begin, tables.ended if end is None else end
     if begin is not None and end is not None and begin >= end:
         raise CommandError(f"--from {first} is not before --to {last}: expected an earlier time")
-    if lower >= tables.ended or upper <= tables.began:
+    outside = (begin is not None and lower >= tables.ended) or (end is not None and upper <= tables.began)
+    if outside:
         option = f"--from {first}" if lower >= tables.ended else f"--to {last}"
         raise CommandError(f"{option} is outside of the run, which lasted {_lasted(tables)}")
     return tables.between(begin, end)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from batchscope.cli import stdout
 from batchscope.cli.fit import Assumed, RunPath, parsed_settings
-from batchscope.cli.whatif import change, errors_in_words
+from batchscope.cli.whatif import STATISTICS, change, errors_in_words
 from batchscope.prediction import Prediction, read_model, what_if
 from batchscope.text import readable_document
 from batchscope.views.numbers import duration
@@ -22,7 +22,6 @@ from batchscope.views.rendering import for_stdout
 from batchscope.views.words import short_name
 
 SCHEMA = "batchscope.score/1"
-STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 
 
 def score(

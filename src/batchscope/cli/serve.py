@@ -209,7 +209,7 @@ def _serve_replay(trace: Path, told: _Replay, endpoint: _Endpoint, record: Path 
     labels = {"model_name": "replay"}
     with (
         SchedulerMetricsCollector(configuration, limits=limits, labels=labels, clock=clock) as collector,
-        recorded(collector, record),
+        recorded(collector, record, options),
     ):
         simulator = Simulator(workload, RequestTracker(collector), options=options, clock=clock, speed=speed)
         with _serving(collector, f"{trace.name}{_pace(speed)}", endpoint):

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from rich.console import Console
@@ -54,6 +55,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     speed: float | None = None
     labels: dict[str, str] = {}
+    priorities: dict[str, int] = {}
+    """Of request classes, where the workload has any: a recorded run says them, so that it can be replayed."""
     record: Path | None = None
 
 
@@ -66,7 +69,7 @@ def serve(plan: Plan, live: Live | None = None) -> tuple[SimulationResult, Repor
     )
     with (
         SchedulerMetricsCollector(configuration, limits=limits, clock=clock, labels=plan.labels) as collector,
-        recorded(collector, plan.record),
+        recorded(collector, plan.record, plan.options, plan.priorities),
         live(collector) if live else nullcontext(),
         _progress() as progress,
     ):
@@ -99,13 +102,19 @@ def serve(plan: Plan, live: Live | None = None) -> tuple[SimulationResult, Repor
 
 
 @contextmanager
-def recorded(collector: SchedulerMetricsCollector, root: Path | None) -> Iterator[None]:
+def recorded(
+    collector: SchedulerMetricsCollector,
+    root: Path | None,
+    options: SchedulerOptions,
+    priorities: Mapping[str, int] | None = None,
+) -> Iterator[None]:
     """Record to ``root``, where there is one; at the end it is told where to, or why not."""
     if root is None:
         yield
         return
     collector.engine = EngineInfo("simulator", __version__)
-    with collector.record_to(root) as recording:
+    known: dict[str, Any] = {"policy": options.policy, **({"priorities": dict(priorities)} if priorities else {})}
+    with collector.record_to(root, configuration=known) as recording:
         yield
     if recording.failure or recording.lost:
         lost = "".join(f", {rows:,} rows of {kind.lower()}" for kind, rows in recording.lost.items())

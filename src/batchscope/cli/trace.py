@@ -52,7 +52,10 @@ def trace(
     requests: Annotated[
         list[str] | None,
         typer.Option(
-            "--requests", metavar="ID", help="Only this request, or # and its number; may be given several times."
+            "--request",
+            "--requests",
+            metavar="ID",
+            help="Only this request, or # and its number; may be given several times.",
         ),
     ] = None,
     max_events: Annotated[
@@ -100,6 +103,8 @@ def _bounds(run: Run, first: str | None, last: str | None) -> tuple[float, float
     began = began_at(run.headers[0])
     begin = began if first is None else instant_of("--from", first, run.header, began)
     end = float("inf") if last is None else instant_of("--to", last, run.header, began)
+    if end <= began:
+        raise CommandError(f"--to {last}: expected a time after the run's start")
     if begin >= end:
         raise CommandError(f"--from {first} is not before --to {last}: expected an earlier time")
     return begin - began, end - began

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from batchscope.cli import stdout
-from batchscope.cli.fit import Assumed, RunPath, Settings, parsed_settings
+from batchscope.cli.fit import Assumed, RunPath, Settings, observed_with, parsed_settings
 from batchscope.cli.options import CommandError
 from batchscope.errors import ConfigurationError
 from batchscope.prediction import Figure, Prediction, fit, read_model, what_if
@@ -24,6 +24,15 @@ from batchscope.views.rendering import for_stdout
 from batchscope.views.words import limiter_name, short_name
 
 SCHEMA = "batchscope.whatif/1"
+STATISTICS = ("mean", "p50", "p90", "p95", "p99")
+_CALLED = {
+    "max_num_seqs": "max_running_requests",
+    "max_num_batched_tokens": "max_scheduled_tokens",
+    "num_gpu_blocks_override": "kv_cache_blocks",
+    "enable_prefix_caching": "prefix_caching",
+    "chunked_prefill_size": "max_scheduled_tokens",
+}
+"""What vLLM and SGLang call these settings."""
 
 
 def whatif(
@@ -44,16 +53,16 @@ def whatif(
 
     The fitted model replays the run under its own settings first: what it gets wrong there, it gets wrong elsewhere.
     """
-    from batchscope.prediction.recorded import read_observed  # noqa: PLC0415  (needs the extra ledger)
-
-    observed = read_observed(run, **parsed_settings(assume, "--assume"))
+    observed = observed_with(run, assume)
     changed = parsed_settings(settings)
     fitted = read_model(model) if model is not None else fit(observed)
     try:
         prediction = what_if(observed, fitted, changed, rate_scale=rate_scale, since=since)
     except ConfigurationError as error:
         if error.field == "set":
-            raise CommandError(f"--set {error.value}: no such setting, expected {error.allowed}") from None
+            known_as = _CALLED.get(str(error.value))
+            hint = f"it is called {known_as} here" if known_as else f"expected {error.allowed}"
+            raise CommandError(f"--set {error.value}: no such setting, {hint}") from None
         if error.field in changed:
             raise CommandError(f"--set {error.field}={error.value}: expected {error.allowed}") from None
         raise
@@ -80,7 +89,7 @@ def shown_prediction(prediction: Prediction) -> Group:
     settings = ", ".join(f"{name} = {value}" for name, value in prediction.settings.items()) or "the recorded settings"
     if prediction.rate_scale != 1.0:
         settings += f", requests {prediction.rate_scale:g} times as fast"
-    lines = [Text(f"What if: {settings}", style="bold"), Text(f"{prediction.requests:,} requests"), Text("")]
+    lines = [Text(f"What if: {settings}", style="bold"), Text(_trust(prediction)), Text("")]
     marks = [Text(f"extrapolated: {each}", style="yellow") for each in prediction.extrapolated]
     notes = [Text(f"note: {each}") for each in prediction.notes]
     return Group(
@@ -95,6 +104,25 @@ def shown_prediction(prediction: Prediction) -> Group:
     )
 
 
+def _trust(prediction: Prediction) -> str:
+    """How many requests, and how far the replay is off where it is worst: a prediction is no better."""
+    offs = [
+        (abs(again / was - 1), f"{short_name(name)} {statistic}")
+        for name, recorded in prediction.recorded.figures.items()
+        for statistic, was, again in zip(
+            STATISTICS, recorded.values, prediction.replayed.figures[name].values, strict=True
+        )
+        if was > 0 and not math.isnan(again)
+    ]
+    if not offs:
+        return f"{prediction.requests:,} requests"
+    off, figure = max(offs)
+    return (
+        f"{prediction.requests:,} requests; trust it no further than the replay of what was recorded, whose worst "
+        f"figure ({figure}) is off by {100 * off:.1f} %"
+    )
+
+
 def _latencies(prediction: Prediction) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("", "", "recorded", "replayed", "off", "predicted", "change", "95 % interval"):
@@ -106,7 +134,7 @@ def _latencies(prediction: Prediction) -> Table:
 
 
 def _add_rows(table: Table, name: str, recorded: Figure, replayed: Figure, predicted: Figure) -> None:
-    for index, statistic in enumerate(("mean", "p50", "p90", "p95", "p99")):
+    for index, statistic in enumerate(STATISTICS):
         was, again, then = (figure.values[index] for figure in (recorded, replayed, predicted))
         interval = f"{duration(predicted.low)} .. {duration(predicted.high)}" if statistic == "mean" else ""
         title = name if statistic == "mean" else ""

@@ -93,9 +93,15 @@ def present(
     interval: float,
     before: MetricsSnapshot | None = None,
     recent: MetricsSnapshot | None = None,
+    *,
+    silent: float | None = None,
 ) -> Told:
-    """The verdict (``before`` and ``recent`` as it has them), the figures and what they are called."""
-    judged = verdict(snapshot, before=before, recent=recent, interval=interval)
+    """The verdict (``before`` and ``recent`` as it has them), the figures and what they are called.
+
+    ``silent``: for how many seconds nobody has lived whose figures these are; None: somebody does.
+    """
+    age = 0.0 if silent is None else max(0.0, silent)
+    judged = verdict(snapshot, before=before, recent=recent, interval=interval, age=age, gone=silent is not None)
     texts = figures(snapshot)
     names = shown_document(readable_document(_names(snapshot, interval)), LONGEST_NAME + 20)
     fields = readable_document(list(texts))
@@ -107,11 +113,13 @@ def present(
 def document(history: History, told: Told, cursor: Cursor, wanted: Wanted, cost: float) -> bytes:
     """The answer to who has ``cursor``, and only ``wanted`` if that is none. ``cost``: of a core, so far."""
     seconds = wanted.seconds
-    same = cursor.history == history.identity and cursor.seconds == seconds
+    following = history.newest // seconds + 1
+    same = cursor.history == history.identity and cursor.seconds == seconds and cursor.number <= following
     oldest = (history.newest - wanted.last) // seconds + 1
     extract = history.since(cursor.number if same else oldest, seconds=seconds)
-    newest = int(extract.cells.numbers[-1]) if len(extract.cells) else cursor.number if same else 0
-    coming = newest if seconds > SECONDS else newest + 1  # of a coarse cell there may be more to come
+    coming = cursor.number if same else 0  # with nothing new: a cell that is not there yet is not to be left out
+    if len(extract.cells):
+        coming = int(extract.cells.numbers[-1]) + (seconds == SECONDS)  # of a coarse cell there may be more to come
     columns = _names_of_columns(extract)
     fingerprint = f"{zlib.crc32(msgspec.json.encode(columns)) ^ int(told.fingerprint, 16):x}"
     answer: dict[str, Any] = {

@@ -9,7 +9,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -24,6 +24,9 @@ from batchscope.views.samples import MAX, tells
 from batchscope.views.verdict import State, Verdict, verdict
 from batchscope.views.words import limiter_name
 
+if TYPE_CHECKING:
+    from batchscope.publishing.liveness import Processes
+
 MOST_ENGINES = 256
 STRIP = 60
 """Looks that a strip shows: ten minutes."""
@@ -34,11 +37,19 @@ _SHORT_NAME = 12
 
 
 @runtime_checkable
-class EngineSource(Protocol):
+class EngineReader(Protocol):
     """A source that is the merge of several engines, and tells of each."""
 
     def snapshots(self) -> Sequence[tuple[MetricsSnapshot, bool]]:
         """Each engine's own snapshot, and whether it lives."""
+
+
+@runtime_checkable
+class LivingSource(Protocol):
+    """A source that knows who of its processes lives."""
+
+    def processes(self) -> Processes:
+        """Who does, and how many are gone."""
 
 
 class _Counted(NamedTuple):
@@ -102,7 +113,8 @@ class Engines:
     def table(self, found: Sequence[tuple[MetricsSnapshot, bool]], whole: MetricsSnapshot) -> bytes:
         """All engines, worst first, and all of them together: merged, not averaged."""
         with self._lock:
-            together = {**_row(self._whole, whole, lives=True), "name": "all together"}
+            anybody = not found or any(lives for _, lives in found)
+            together = {**_row(self._whole, whole, lives=anybody), "name": "all together"}
             rows = [
                 _row(self._engines.get(snapshot.instance_id, _Engine()), snapshot, lives=lives)
                 for snapshot, lives in found[:MOST_ENGINES]

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from batchscope.background import forked
 from batchscope.dashboard.counts import MOST_CLASSES, Read, nothing, place, read
 from batchscope.dashboard.ring import Cells, Ring
 from batchscope.statistics.cumulative import CumulativeState
@@ -58,6 +59,7 @@ class History:
         self._first: tuple[float, int] | None = None
         self._last: tuple[Read, tuple[str, int], float] | None = None
         self._newest = 0
+        forked(self)
 
     @property
     def nbytes(self) -> int:

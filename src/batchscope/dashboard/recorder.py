@@ -13,7 +13,7 @@ import msgspec
 from batchscope.background import Closing, Periodic, forked
 from batchscope.clock import Clock
 from batchscope.dashboard.document import Cursor, Told, Wanted, document, present
-from batchscope.dashboard.fleet import Engines, EngineSource, details
+from batchscope.dashboard.fleet import EngineReader, Engines, LivingSource, details
 from batchscope.dashboard.history import SECONDS, History
 from batchscope.errors import BatchscopeError
 from batchscope.statistics.cumulative import StateSource
@@ -23,6 +23,8 @@ from batchscope.views.recent import since
 _LOOK = 10
 """Samples between two looks at everything, which tell the last minute and a restart."""
 _LOOKS = 7
+_LAST_SAMPLE = 1.0
+"""Seconds that the end waits for a sample that is being taken: a source that hangs holds nobody up for longer."""
 
 
 class Recorder(Closing):
@@ -40,7 +42,7 @@ class Recorder(Closing):
         cpu: Clock = time.thread_time,
     ) -> None:
         self.history = History()
-        self.engines = Engines() if isinstance(source, EngineSource) else None
+        self.engines = Engines() if isinstance(source, EngineReader) else None
         self._source = source
         self._clock, self._wall, self._cpu = clock, wall, cpu
         self._periodic = Periodic(self.sample, float(SECONDS), "batchscope-history")
@@ -48,19 +50,22 @@ class Recorder(Closing):
         self._samples = 0
         self._spent, self._since = 0.0, clock()
         self._lock = threading.Lock()
+        self._closed = False
         forked(self)
 
     def start(self) -> None:
-        """Begin, in the thread: a source that hangs holds nobody up. Does nothing where it has begun."""
+        """Begin, in the thread: a source that hangs holds nobody up. Does nothing where it has begun, or was closed."""
         with self._lock:
-            if not self._periodic.running:
+            if not self._closed and not self._periodic.running:
                 self._since, self._spent = self._clock(), 0.0
                 self._periodic.start()
 
     def close(self) -> None:
-        """End the thread; it is not waited for, since the source may hang."""
+        """End the thread, for good: who asks while the server ends does not begin it anew."""
+        with self._lock:
+            self._closed = True
         self._periodic.stop()
-        self._periodic.close(timeout=0.0)
+        self._periodic.close(timeout=_LAST_SAMPLE)
 
     def sample(self) -> None:
         """Keep what was counted since the sample before; what cannot be read now (an empty directory) is a gap."""
@@ -72,7 +77,7 @@ class Recorder(Closing):
             if self._samples % _LOOK == 0:
                 look = self._source.get_snapshot()
                 self._looks.append(msgspec.structs.replace(look, histograms={}, windowed_histograms={}))
-                if self.engines is not None and isinstance(self._source, EngineSource):
+                if self.engines is not None and isinstance(self._source, EngineReader):
                     self.engines.look(self._source.snapshots(), look)
             self._samples += 1
 
@@ -81,7 +86,14 @@ class Recorder(Closing):
         with self._costing():
             snapshot, looks = self._source.get_snapshot(), list(self._looks)
             recent = next(filter(None, (since(look, snapshot) for look in looks)), None)
-            return present(snapshot, float(SECONDS), looks[max(len(looks) - 2, 0)] if looks else None, recent)
+            before = looks[max(len(looks) - 2, 0)] if looks else None
+            silent = self._wall() - snapshot.snapshot_time.timestamp() if self._all_gone() else None
+            return present(snapshot, float(SECONDS), before, recent, silent=silent)
+
+    def _all_gone(self) -> bool:
+        """Of several processes: whether none lives any more; their counts can be read as ever."""
+        found = self._source.processes() if isinstance(self._source, LivingSource) else None
+        return found is not None and not found.living and found.gone > 0
 
     def answer(self, told: Told, cursor: Cursor, wanted: Wanted) -> bytes:
         """The document for who has ``cursor``, as ``wanted``."""
@@ -90,7 +102,7 @@ class Recorder(Closing):
 
     def fleet(self, engine: str = "") -> bytes:
         """The table of engines; of one of them its figures. KeyError where that is none."""
-        assert isinstance(self._source, EngineSource)  # noqa: S101  (else nobody asks)
+        assert isinstance(self._source, EngineReader)  # noqa: S101  (else nobody asks)
         with self._costing():
             whole, found = self._source.get_snapshot(), self._source.snapshots()  # in this order: the merge looks
             if not engine:

@@ -100,16 +100,17 @@ class Instrument:
             if not self._pending.add(seen):
                 self._sort_in(seen)
 
-    def hold_numbers(self, values: Floats, at: Floats) -> None:
-        """Likewise ``values`` with an instant each, any number of them; ``nan`` is left out."""
+    def add_numbers(self, values: Floats, at: Floats) -> None:
+        """Likewise ``values`` with an instant each, any number of them, sorted at once; ``nan`` is left out."""
         if not len(values):
             return
         low = float(values.min())
         if isnan(low):
             numbers = ~np.isnan(values)
-            self.hold_numbers(values[numbers], at[numbers])
+            self.add_numbers(values[numbers], at[numbers])
             return
-        self.hold(Observations(values, None, at, low + 0.0, float(values.max()) + 0.0))  # no negative zero
+        self._sort()
+        self._sort_in(Observations(values, None, at, low + 0.0, float(values.max()) + 0.0))  # no negative zero
 
     def _sort(self) -> None:
         if self._sorting:

@@ -35,7 +35,7 @@ class RowBuffer:
         """Forget every row and object, and give the memory back."""
         self._rows: Floats = np.empty((self._columns, 0)).T  # columns lie contiguous: they are what is read
         self._objects: list[Any] | None = None  # made when the first object comes
-        self.appended = 0  # ever: one number that says how many there are and where the next goes
+        self.appended = 0  # rows ever written: one number says how many there are and where the next goes
 
     def __len__(self) -> int:
         return min(self.appended, self._capacity)
@@ -77,7 +77,7 @@ class RowBuffer:
         return self._rows[: len(self)]
 
     def since(self, appended: int) -> list[Floats]:
-        """The rows that are left of those that came after the first ``appended``, oldest first: views, at most two."""
+        """The rows that are left of those written after the first ``appended``, oldest first: views, at most two."""
         count = min(self.appended - appended, self._capacity)
         start, stop = (self.appended - count) % self._capacity, self._next
         parts = [(start, stop)] if start < stop else [(start, self._capacity), (0, stop)]

@@ -18,10 +18,12 @@ import msgspec
 from batchscope.collector import SchedulerMetricsCollector
 from batchscope.errors import WorkloadError
 from batchscope.importing.content import Content, document
-from batchscope.importing.imported import EPOCH, Source, only
+from batchscope.importing.imported import EPOCH, ImportSource, only
 from batchscope.records import CompletionReason, EngineInfo, RequestResult
 from batchscope.simulator.virtual_clock import VirtualClock
 
+_ROUNDING = 1e-6
+"""Seconds: sums of the same gaps in another order differ by far less, and no two chunks are so close."""
 _SETTINGS = ("model_id", "request_rate", "burstiness", "max_concurrency", "num_prompts", "date", "duration", "backend")
 
 
@@ -55,7 +57,7 @@ class Sent(NamedTuple):
         return self.sent_at if self.failed else self.sent_at + self.latency
 
 
-def source(contents: dict[Path, Content]) -> Source:
+def source(contents: dict[Path, Content]) -> ImportSource:
     """One result."""
     path = only(contents, Content.BENCHMARK)
     assert path is not None  # noqa: S101  (what leads is there)
@@ -63,7 +65,7 @@ def source(contents: dict[Path, Content]) -> Source:
     requests = read_requests(found, path)
     timed = not isnan(requests[0].sent_at)
     date = _date(found.get("date"))
-    return Source(
+    return ImportSource(
         format=Content.BENCHMARK.value,
         replay=lambda collector, clock: replay(requests, collector, clock),
         engine=EngineInfo(str(found.get("backend") or "")),
@@ -133,6 +135,7 @@ def replay(requests: list[Sent], collector: SchedulerMetricsCollector, clock: Vi
 
 def _result(request: Sent) -> RequestResult:
     decode = nan if request.failed else sum(request.gaps)
+    first_token, last_token = _tokens_at(request, decode)
     return RequestResult(
         request_id=request.number,
         tokens_generated=request.output_tokens,
@@ -143,11 +146,22 @@ def _result(request: Sent) -> RequestResult:
         decode_time=decode,
         prompt_tokens=request.prompt_tokens,
         arrived_at=request.sent_at,
-        first_token_at=request.sent_at + request.first_token,
-        last_token_at=request.sent_at + request.first_token + decode,
+        first_token_at=first_token,
+        last_token_at=last_token,
         finished_at=nan if request.failed else request.ended_at,
         max_emission_gap=max(request.gaps, default=nan),
     )
+
+
+def _tokens_at(request: Sent, decode: float) -> tuple[float, float]:
+    """When the first and the last token were there: a rounding error does not put them behind the end."""
+    first, end = request.sent_at + request.first_token, request.ended_at
+    last = first + decode
+    return _not_behind(first, end), _not_behind(last, end)
+
+
+def _not_behind(instant: float, end: float) -> float:
+    return end if end < instant <= end + _ROUNDING else instant
 
 
 def _date(text: object) -> dt.datetime | None:

@@ -18,7 +18,7 @@ from batchscope.collector import SchedulerMetricsCollector
 from batchscope.engines.forward_pass import ForwardPass, Scheduled, definitions_of, iteration_of
 from batchscope.errors import WorkloadError
 from batchscope.importing.content import FORWARD_PASS_SCHEMA, Content
-from batchscope.importing.imported import Source
+from batchscope.importing.imported import ImportSource
 from batchscope.records import EngineInfo
 from batchscope.rows import RowKind
 from batchscope.simulator.trace_lines import BadRowError, read_lines
@@ -80,7 +80,7 @@ class _Iterations:
             before = instant
 
 
-def source(contents: dict[Path, Content]) -> Source:
+def source(contents: dict[Path, Content]) -> ImportSource:
     """The segments of one trace, in any order; several ranks are told apart."""
     paths = [path for path, content in contents.items() if content is Content.FORWARD_PASSES]
     found = _Iterations(paths)
@@ -90,7 +90,7 @@ def source(contents: dict[Path, Content]) -> Source:
         notes.append(f"iterations missing between those of the trace: {found.gaps:,}{sampled}")
     if found.idle:
         notes.append(f"heartbeats of an idle engine, which are no iterations: {found.idle:,}")
-    return Source(
+    return ImportSource(
         format=Content.FORWARD_PASSES.value,
         replay=found.replay,
         engine=EngineInfo("dynamo"),

@@ -31,7 +31,7 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
     policy: str | None = None
 
 
-class Source(msgspec.Struct, kw_only=True):
+class ImportSource(msgspec.Struct, kw_only=True):
     """What a reader found: how it is replayed, and what it says of the engine.
 
     ``replay`` yields after each record, so that rows are written in parts. Instants are of a clock that showed
@@ -75,8 +75,8 @@ def import_run(files: Sequence[Path], to: Path, given: Given | None = None) -> I
     return _write(source, _checked(to), given, [Path(path).name for path in files])
 
 
-def _source(contents: dict[Path, Content]) -> Source:
-    from batchscope.importing import benchmark, forward_passes, vidur, vllm_requests  # noqa: PLC0415  (they need Source)
+def _source(contents: dict[Path, Content]) -> ImportSource:
+    from batchscope.importing import benchmark, forward_passes, vidur, vllm_requests  # noqa: PLC0415  (they need it)
 
     readers = {
         Content.FORWARD_PASSES: forward_passes.source,
@@ -115,7 +115,7 @@ def _checked(to: Path) -> Path:
     return to
 
 
-def _write(source: Source, to: Path, given: Given, names: list[str]) -> Imported:
+def _write(source: ImportSource, to: Path, given: Given, names: list[str]) -> Imported:
     from batchscope.ledger.document import RunDocument  # noqa: PLC0415  (an extra)
     from batchscope.ledger.prefixes import write_prefixes  # noqa: PLC0415
     from batchscope.ledger.run import Run  # noqa: PLC0415

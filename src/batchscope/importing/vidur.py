@@ -19,7 +19,7 @@ from typing import Any
 from batchscope.collector import SchedulerMetricsCollector
 from batchscope.errors import WorkloadError
 from batchscope.importing.content import Content
-from batchscope.importing.imported import Source, only
+from batchscope.importing.imported import ImportSource, only
 from batchscope.records import CompletionReason, EngineInfo, RequestResult
 from batchscope.simulator.trace_lines import BadRowError, read_lines
 from batchscope.simulator.virtual_clock import VirtualClock
@@ -49,7 +49,7 @@ def rows(path: Path) -> Iterator[Row]:
             yield dict(zip(columns, cells, strict=True))
 
 
-def source(contents: dict[Path, Content]) -> Source:
+def source(contents: dict[Path, Content]) -> ImportSource:
     """The event log: who was in which batch makes it exact; without, requests alone."""
     requests = only(contents, Content.VIDUR_REQUESTS)
     batches, members = only(contents, Content.VIDUR_BATCHES), only(contents, Content.VIDUR_MEMBERS)
@@ -66,7 +66,7 @@ def source(contents: dict[Path, Content]) -> Source:
                     (_logged(row) for row in rows(requests) if row["completed_at"]), collector, clock
                 )
 
-    return Source(
+    return ImportSource(
         format=Content.VIDUR_REQUESTS.value,
         replay=replay,
         engine=_ENGINE,
@@ -76,7 +76,7 @@ def source(contents: dict[Path, Content]) -> Source:
     )
 
 
-def metrics_source(contents: dict[Path, Content]) -> Source:
+def metrics_source(contents: dict[Path, Content]) -> ImportSource:
     """The table that vidur itself writes of its requests: instants follow from the gaps between arrivals."""
     path = only(contents, Content.VIDUR_REQUEST_METRICS)
     assert path is not None  # noqa: S101  (what leads is there)
@@ -86,7 +86,7 @@ def metrics_source(contents: dict[Path, Content]) -> Source:
             yield from _completions(_from_metrics(rows(path)), collector, clock)
 
     batches = Content.VIDUR_BATCH_METRICS in contents.values()
-    return Source(
+    return ImportSource(
         format=Content.VIDUR_REQUEST_METRICS.value,
         replay=replay,
         engine=_ENGINE,

@@ -19,7 +19,7 @@ from batchscope.collector import SchedulerMetricsCollector
 from batchscope.configuration import SchedulerLimits
 from batchscope.errors import WorkloadError
 from batchscope.importing.content import Content, document
-from batchscope.importing.imported import EPOCH, Source, only
+from batchscope.importing.imported import EPOCH, ImportSource, only
 from batchscope.records import CompletionReason, EngineInfo, RequestResult
 from batchscope.simulator.trace_lines import BadRowError, read_lines
 from batchscope.simulator.virtual_clock import VirtualClock
@@ -42,7 +42,7 @@ class Request(msgspec.Struct, gc=False):
     prefix_block_ids: list[int] = []
 
 
-def source(contents: dict[Path, Content]) -> Source:
+def source(contents: dict[Path, Content]) -> ImportSource:
     """What the files say; the settings may lie beside the requests as ``meta.json``."""
     path = only(contents, Content.VLLM_REQUESTS)
     assert path is not None  # noqa: S101  (what leads is there)
@@ -50,7 +50,7 @@ def source(contents: dict[Path, Content]) -> Source:
     settings = _settings(only(contents, Content.VLLM_SETTINGS), path)
     first = requests[0]
     block_tokens = (settings.get("kv_cache") or {}).get("block_size") or _BLOCK_TOKENS
-    return Source(
+    return ImportSource(
         format=Content.VLLM_REQUESTS.value,
         replay=lambda collector, clock: replay(requests, collector, clock),
         engine=EngineInfo("vllm", str(settings.get("vllm_version", ""))),

@@ -107,6 +107,8 @@ class Cutting:
         scheduled = none[self.histories.was_scheduled[self.rows[none]]]
         emitted = scheduled[self.histories.emitted[self.rows[scheduled]]]
         until = self.finished.copy()
+        answered = none[self.histories.emitted[self.rows[none]]]  # not all of them say when they were scheduled
+        until[answered] = self.first_token[answered]
         until[scheduled] = self.scheduled[scheduled]
         computed = self.finished.copy()
         computed[emitted] = self.first_token[emitted]
@@ -114,7 +116,7 @@ class Cutting:
             (out, self.ends[last][self.spans.evicted[last]], self.finished[out], _PREEMPTED),
             (none, self.arrived[none], until[none], _QUEUED),
             (scheduled, self.scheduled[scheduled], computed[scheduled], _PREFILL),
-            (emitted, self.first_token[emitted], self.last_token[emitted], _DECODE),
+            (answered, self.first_token[answered], self.last_token[answered], _DECODE),
         ):
             yield rows, begin, end, np.full(len(rows), phase)
 
@@ -211,7 +213,9 @@ class Cutting:
         out[self.having] = self.spans.evicted[last]
         none = self.count == 0
         scheduled = none & self.histories.was_scheduled[self.rows]
+        unsplit = none & ~scheduled & emitted  # it ran, and nobody says from when on
         until = np.where(scheduled, np.clip(self.scheduled, self.arrived, self.finished), self.finished)
+        until = np.where(unsplit, self.arrived, until)
         could = np.where(none, np.minimum(self.histories.lines.rest_of_iteration(behind, line), until), behind)
         *held, between, unknown = self.histories.lines.held(could, until, line)
         waits = none | out
@@ -224,14 +228,15 @@ class Cutting:
             into[:, self.column[Column(Part.QUEUED, BatchLimiter.UNKNOWN)]] += np.where(none & rows, unknown, 0)
             into[:, self.column[Column(Part.UNKNOWN)]] += np.where(out & rows, unknown, 0)
             into[:, self.column[Column(Part.AFTER)]] += np.where(~waits & rows, self.finished - behind, 0)
-        self._untold(before, after, scheduled, until)
+        self._untold(before, after, scheduled, unsplit, until)
 
-    def _untold(self, before: Ints, after: Ints, scheduled: Mask, since: Ints) -> None:
-        """Requests that were scheduled, and no span says in what: between the instants that are known."""
-        emitted = scheduled & self.histories.emitted[self.rows]
+    def _untold(self, before: Ints, after: Ints, scheduled: Mask, unsplit: Mask, since: Ints) -> None:
+        """Requests that ran, and no span says in what: between the instants that are known."""
+        emitted = (scheduled & self.histories.emitted[self.rows]) | unsplit
         first = np.where(emitted, np.clip(self.first_token, since, self.finished), self.finished)
         last = np.where(emitted, np.clip(self.last_token, first, self.finished), self.finished)
         before[:, self.column[Column(Part.PREFILL_PHASE)]] += np.where(scheduled, first - since, 0)
+        before[:, self.column[Column(Part.UNKNOWN)]] += np.where(unsplit, first - since, 0)
         after[:, self.column[Column(Part.DECODE_PHASE)]] += np.where(emitted, last - first, 0)
         after[:, self.column[Column(Part.AFTER)]] += np.where(emitted, self.finished - last, 0)
 

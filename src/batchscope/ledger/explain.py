@@ -128,6 +128,11 @@ def _notes(histories: Histories, *, unknown: bool) -> Iterable[str]:
         yield "unknown: iterations of that time are not in the record (rejected, lost, or before it began)"
     if not len(histories.lines):
         yield "recorded without iterations: what held those who waited is not known"
+    if unsplit := int((histories.emitted & ~histories.was_scheduled)[histories.told].sum()):
+        yield (
+            f"{unsplit:,} of {len(histories.requests):,} requests do not say when they were scheduled "
+            "(first_scheduled_at): their time to the first token is not split into queue and prefill"
+        )
     if missing := len(histories.requests) - len(histories.told):
         yield f"{missing:,} of {len(histories.requests):,} requests have no instants, and are left out"
     if histories.has_spans and histories.cost is None:

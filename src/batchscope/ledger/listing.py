@@ -60,7 +60,7 @@ def _listed(folder: Path) -> ListedRun:
     return ListedRun(
         name=folder.name,
         state=state_of(folder, document),
-        problem=document.stopped_by or (f"{missed} rows were not written" if missed else ""),
+        problem="; ".join(filter(None, [document.stopped_by, f"{missed:,} rows were not written" if missed else ""])),
         engine=last.engine if last else EngineInfo(),
         labels=last.labels if last else {},
         level=document.level,

@@ -12,7 +12,7 @@ from pathlib import Path
 LOCK = ".writing"
 
 
-class WriterLock:
+class RunLock:
     """Held by the writer of the run in ``folder`` until ``release``, or its process ends, however it does."""
 
     def __init__(self, folder: Path) -> None:

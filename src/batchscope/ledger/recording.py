@@ -12,8 +12,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
 from batchscope.background import forked
-from batchscope.checks import is_number
+from batchscope.checks import check_not_negative, is_number
 from batchscope.clock import Clock
 from batchscope.errors import BusyError, ConfigurationError, DecodeError
 from batchscope.ledger.document import RunDocument
@@ -104,17 +106,21 @@ def record(
         raise ConfigurationError("level", level, f"one of {', '.join(Level)}")
     if not (is_number(interval) and 0 < interval <= _LONGEST_INTERVAL):
         raise ConfigurationError("interval", interval, f"seconds, more than 0 and at most {_LONGEST_INTERVAL}")
-    document = RunDocument(level=Level(level), interval=float(interval), configuration=dict(configuration or {}))
+    for field, value, what in (("keep_seconds", keep_seconds, "seconds"), ("keep_bytes", keep_bytes, "bytes")):
+        if value is not None:
+            check_not_negative(field, value, what)
+    root = _path(root)
+    document = RunDocument(level=Level(level), interval=float(interval), configuration=_settings(configuration))
 
     def retain() -> None:
         try:
-            for run in Retention(keep_seconds, keep_bytes).apply(Path(root), dt.datetime.now(dt.UTC)):
+            for run in Retention(keep_seconds, keep_bytes).apply(root, dt.datetime.now(dt.UTC)):
                 logger.info("batchscope: %s was removed: it is too old, or the runs are too large", run)
         except (DecodeError, OSError) as error:
             logger.warning("batchscope: old runs in %s are not removed: %s", root, error)
 
     try:
-        folder = _new_folder(Path(root), instance_id)
+        folder = _new_folder(root, instance_id)
         writer = RunWriter(
             folder, document, clock, part_seconds=part_seconds, part_bytes=part_bytes, converted=retain, pace=pace
         )  # fmt: skip
@@ -122,6 +128,21 @@ def record(
         raise ConfigurationError("root", str(root), f"a directory that can be written ({error.strerror})") from error
     retain()
     return RunRecording(collector, writer, interval, max_bytes)
+
+
+def _path(root: object) -> Path:
+    if not isinstance(root, str | Path) or not str(root) or "\0" in str(root):
+        raise ConfigurationError("root", root, "the path of a directory, a str or a Path")
+    return Path(root)
+
+
+def _settings(configuration: object) -> dict[str, Any]:
+    """A copy, of what can be written as JSON."""
+    try:
+        copied: dict[str, Any] = msgspec.to_builtins(dict(configuration or {}), str_keys=True)  # type: ignore[call-overload]
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigurationError("configuration", configuration, f"a mapping of JSON values ({error})") from error
+    return copied
 
 
 def _new_folder(root: Path, instance_id: str) -> Path:

@@ -45,9 +45,6 @@ class Retention(NamedTuple):
                 del left[run]
         return gone
 
-    def _too_old(self, run: Path, now: dt.datetime) -> bool:
-        return self.seconds is not None and (now - _ended(run)).total_seconds() > self.seconds
-
 
 def _ended(run: Path) -> dt.datetime:
     """When it was written last; of what is no run of ours, never."""

@@ -19,6 +19,8 @@ Floats = npt.NDArray[np.float64]
 CELL_SECONDS = 1.0
 FEWEST_CELLS = 100
 """A run of fewer seconds is cut into so many cells, each shorter than a second."""
+MOST_CELLS = 1_000_000
+"""A run of more seconds (eleven days, or a clock that jumped) is cut into so many, each longer."""
 BATCH = 5
 AS_GOOD = 1.02
 FEWEST_BATCHES = 10
@@ -71,7 +73,7 @@ def cut_of(instants: Floats, integral: Floats, last_arrival: float = np.nan) -> 
     end = last if np.isnan(last_arrival) else min(last, last_arrival)
     if end <= first:
         return SteadyState(first, last, missing="all requests arrived at once: it only drained")
-    cell = min(CELL_SECONDS, (end - first) / FEWEST_CELLS)
+    cell = max(min(CELL_SECONDS, (end - first) / FEWEST_CELLS), (end - first) / MOST_CELLS)
     edges = first + cell * np.arange(int((end - first) / cell * (1 + 1e-12)) + 1)
     present = np.diff(np.interp(edges, instants, integral)) / cell
     warm_up = mser_cut(present)

@@ -21,7 +21,7 @@ _LATENCIES = {
 
 
 class Summary(msgspec.Struct, kw_only=True):
-    """Of all segments. Percentiles: of completed requests, within ``relative_error`` (they come from a histogram).
+    """Of all segments. Percentiles: of completed requests, those of the run's report within ``relative_error``.
 
     ``met`` and ``missed`` the targets of their class; ``attainment`` is None where no request was judged. ``first_at``
     and ``last_at``: instants of the collector's clock between which something happened.
@@ -85,7 +85,7 @@ class Summing:
         """The figures of all so far."""
         found = self.summary
         for name, histogram in self._latencies.items():
-            setattr(found, f"p99_{name}", histogram.quantile(0.99) if histogram.count else None)
+            setattr(found, f"p99_{name}", _p99(histogram) if histogram.count else None)
         judged = found.met + found.missed
         found.attainment = found.met / judged if judged else None
         return found
@@ -95,3 +95,12 @@ class Summing:
         found = self.summary
         found.first_at = first if found.first_at is None else min(found.first_at, first)
         found.last_at = last if found.last_at is None else max(found.last_at, last)
+
+
+def _p99(histogram: ExponentialHistogram) -> float:
+    """Linearly interpolated between the two nearest ranks, as a report does it (Hyndman and Fan type 7)."""
+    place = 0.99 * (histogram.count - 1)
+    rank = int(place)
+    middles = [(min(of, histogram.count - 1) + 0.5) / histogram.count for of in (rank, rank + 1)]
+    low, high = histogram.quantiles(middles)
+    return low + (place - rank) * (high - low)

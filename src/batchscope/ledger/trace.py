@@ -34,6 +34,8 @@ _LONGEST_NAME = 120
 _NANOSECONDS = 1e9
 _LONGEST = 1e9
 """Seconds: longer than any run; in nanoseconds an int64 holds it."""
+_LATEST = 9e9
+"""Seconds that an int64 holds in nanoseconds; what is later than ``_LONGEST`` is not drawn."""
 
 
 class Track(NamedTuple):
@@ -180,7 +182,8 @@ class _Drawing:
         return len(self.tracks) - 1
 
     def _nanoseconds(self, ticks: Ints) -> Ints:
-        return np.rint((self.histories.ticks.seconds(ticks) + self._before) * _NANOSECONDS).astype(np.int64)
+        seconds = (self.histories.ticks.seconds(ticks) + self._before).clip(-_LATEST, _LATEST)
+        return np.rint(seconds * _NANOSECONDS).astype(np.int64)
 
     def iterations(self) -> Slices:
         """Each iteration's own time; and what stopped its attempt to admit, as long as it is the same."""

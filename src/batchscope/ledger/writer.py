@@ -19,7 +19,7 @@ from batchscope.clock import Clock
 from batchscope.ledger.batches import iteration_batch, request_batch, span_batch
 from batchscope.ledger.document import RunDocument, State
 from batchscope.ledger.instants import began_at
-from batchscope.ledger.lock import WriterLock
+from batchscope.ledger.lock import RunLock
 from batchscope.ledger.parts import convert, part_path, parts
 from batchscope.ledger.schema import SCHEMAS, Table
 from batchscope.ledger.staging import ENDING, Mark, Stream
@@ -70,7 +70,7 @@ class RunWriter:
         self._header: RunHeader | None = None
         self._saved_at, self._saving = pace(), 0.0
         document.started_at = dt.datetime.now(dt.UTC)
-        self._lock = WriterLock(folder)  # first: what is listed and not locked is taken for abandoned
+        self._lock = RunLock(folder)  # first: what is listed and not locked is taken for abandoned
         document.write(folder)
 
     # As a sink.

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from batchscope.aggregation.slo import Z95, wilson_interval
 from batchscope.configuration import DEFAULT_CLASS, SloTargets
-from batchscope.prediction.blocks import block_count, blocks_of
+from batchscope.prediction.blocks import block_count, blocks_of, resampled_weights
 from batchscope.prediction.figures import RequestInstants
 from batchscope.prediction.observed import NotEnoughError
 from batchscope.simulator import RequestSpec
@@ -28,6 +28,7 @@ Floats = npt.NDArray[np.float64]
 WARM_UP = 0.25
 """Of the time in which requests arrive: an empty engine fills, that is no growth."""
 SAMPLES_PER_BLOCK = 25
+DRAWS = 200
 TOLERATED_GROWTH = 0.05
 """Of the requests that come: less cannot be told from the ups and downs of a run of a few hundred."""
 WORST_TOLD_APART = 2.0
@@ -57,6 +58,11 @@ class Growth(msgspec.Struct, frozen=True):
     low: float
     high: float
 
+    @property
+    def certain(self) -> bool:
+        """Whether the requests show a growth that is not tolerated: not that one cannot be excluded."""
+        return self.low > TOLERATED_GROWTH
+
 
 def nearness(workload: Sequence[RequestSpec], instants: RequestInstants, slo: Mapping[str, SloTargets]) -> Floats:
     """Of each request, its worst latency over that one's target: at most 1 where it met all of them.
@@ -65,7 +71,7 @@ def nearness(workload: Sequence[RequestSpec], instants: RequestInstants, slo: Ma
     in a collector, an answer of one token has no time per output token to miss, and the limit itself is met.
     """
     worst = np.full(len(workload), math.nan)
-    classes = np.array([targets_class(spec, slo) for spec in workload])
+    classes = np.array([targets_class(spec.request_class, slo) for spec in workload])
     measured = _measured(instants)
     for name, targets in slo.items():
         for target, limit in targets.declared.items():
@@ -76,9 +82,9 @@ def nearness(workload: Sequence[RequestSpec], instants: RequestInstants, slo: Ma
     return worst
 
 
-def targets_class(spec: RequestSpec, slo: Mapping[str, SloTargets]) -> str:
-    """The class whose targets hold for the request: its own, or that of all where classes are not told apart."""
-    return DEFAULT_CLASS if set(slo) == {DEFAULT_CLASS} else spec.request_class or DEFAULT_CLASS
+def targets_class(request_class: str | None, slo: Mapping[str, SloTargets]) -> str:
+    """The class whose targets hold for a request: its own, or that of all where classes are not told apart."""
+    return DEFAULT_CLASS if set(slo) == {DEFAULT_CLASS} else request_class or DEFAULT_CLASS
 
 
 def _measured(instants: RequestInstants) -> dict[str, Floats]:
@@ -105,6 +111,23 @@ def attainment_of(nearness: Floats, arrived: Floats) -> Attainment:
     share = float((nearness[evaluated] <= 1).mean())
     low, high = wilson_interval(share * effective, effective)
     return Attainment(share, low, high, count, effective)
+
+
+def nearness_at(share: float, nearness: Floats, arrived: Floats, seed: int = 0) -> tuple[float, float]:
+    """Between which values lies the nearness that a ``share`` of the requests stays within: 95 % of resampled blocks.
+
+    It tells more than attainment where nearly all are in time: whether by far, or just so.
+    """
+    evaluated = ~np.isnan(nearness)
+    order = np.argsort(nearness[evaluated])
+    sorted_nearness, blocks = nearness[evaluated][order], blocks_of(arrived[evaluated])
+    weights = resampled_weights(int(blocks.max()) + 1, DRAWS, np.random.default_rng(seed))
+    drawn = []
+    for row in weights:
+        passed = np.cumsum(row[blocks][order])
+        drawn.append(sorted_nearness[np.searchsorted(passed, share * passed[-1])] if passed[-1] else math.nan)
+    low, high = np.nanpercentile(drawn, [2.5, 97.5], method="nearest")
+    return float(low), float(high)
 
 
 def effective_requests(nearness: Floats, arrived: Floats) -> float:
@@ -137,7 +160,7 @@ def backlog_growth(arrived: Floats, ended: Floats) -> Growth:
     blocks = block_count(len(arrived))
     instants = np.linspace(since, arrived[-1], blocks * SAMPLES_PER_BLOCK + 1)[1:]
     backlog = np.searchsorted(arrived, instants, "right") - np.searchsorted(ended, instants, "right")
-    rate = (len(arrived) - np.searchsorted(arrived, since)) / (arrived[-1] - since)
+    rate = float((len(arrived) - np.searchsorted(arrived, since)) / (arrived[-1] - since))
     slope, error = _slope(*(values.reshape(blocks, -1).mean(axis=1) for values in (instants, backlog)))
     return Growth(slope / rate, (slope - Z95 * error) / rate, (slope + Z95 * error) / rate)
 

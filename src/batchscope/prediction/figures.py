@@ -44,6 +44,11 @@ class RequestInstants(msgspec.Struct, frozen=True):
     output_tokens: Floats
     max_emission_gap: Floats | None = None
 
+    def first(self, count: int) -> RequestInstants:
+        """Of the first ``count`` requests."""
+        columns = {field: getattr(self, field) for field in self.__struct_fields__}
+        return RequestInstants(**{field: column[:count] for field, column in columns.items() if column is not None})
+
     def latencies(self) -> dict[str, Floats]:
         """Each of ``LATENCIES``, request by request. One output token has no time per output token."""
         decode = self.last_token - self.first_token

@@ -33,7 +33,7 @@ ABOUT_AS_GOOD = 1.2
 TIMES_EXTREME = 6
 """So often among the draws is each of the farthest such points: inside of 95 % of them."""
 MOST_PROPOSALS = 10
-WIDENED_FROM_ITERATIONS, WIDENED_FROM_REQUESTS = 2.0, 3.0
+WIDENED_FROM_ITERATIONS, WIDENED_FROM_REQUESTS = 2.0, 2.5
 """Resampling knows nothing of what the model leaves out (a chunk's own context) nor of a search that ends beside the
 best point: so much wider, the intervals of made-up engines hold the truth nine times of ten (``make proofs``)."""
 PRIOR = 0.003
@@ -276,7 +276,8 @@ def _one_step_draws(misfit: _Misfit, point: Floats, random: np.random.Generator)
     """The constants that resampled blocks of time would have given, by one Gauss-Newton step from the point found.
 
     The derivatives are taken over 5 % to both sides, since a schedule jumps. What the requests do not tell is held by
-    a prior, a factor of e to both sides, that weighs as much as one block: its requests err together.
+    a prior, a factor of e to both sides, that weighs as much as one block: its requests err together. Along directions
+    that hardly change the schedule the draws are spread as far as that leaves open.
     """
     errors = misfit.errors(point)
     slopes = _slopes(misfit.errors, point)
@@ -289,9 +290,11 @@ def _one_step_draws(misfit: _Misfit, point: Floats, random: np.random.Generator)
     centre = pull.sum(axis=0)  # the point found is best in its own measure: only what differs from it moves a draw
     weights = resampled_weights(count, DRAWS, random)
     held = float(np.mean(errors**2)) * len(errors) / count * np.eye(len(point))
+    spread = np.linalg.cholesky(held[0, 0] * np.linalg.inv(curvature.sum(axis=0) + held))
     draws = []
     for row in weights:
-        step = np.linalg.solve(np.tensordot(row, curvature, axes=1) + held, row @ pull - centre)
+        resampled = np.linalg.solve(np.tensordot(row, curvature, axes=1) + held, row @ pull - centre)
+        step = resampled + spread @ random.standard_normal(len(point))
         draws.append(point - np.clip(step, -FARTHEST_DRAW, FARTHEST_DRAW))
     return np.array(draws)
 

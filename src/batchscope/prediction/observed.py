@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from batchscope.configuration import SloTargets
 from batchscope.errors import BatchscopeError
 from batchscope.prediction.figures import RequestInstants
 from batchscope.simulator import RequestSpec, SchedulerOptions
@@ -42,8 +43,10 @@ class Observed(msgspec.Struct, frozen=True):
     """A run: requests in order of arrival, the first at 0; ``instants`` aligned with ``workload``.
 
     ``options`` are the settings it was recorded under, ``assumed`` what of them was not recorded, a sentence each.
-    ``preemptions`` is ``None`` where nobody counted them. ``left_out`` requests got no token. ``limited_by``: shares of
-    busy time, empty where they are not recorded.
+    ``preemptions`` is ``None`` where nobody counted them. ``limited_by``: shares of busy time, empty where they are not
+    recorded. ``slo``: the targets it was recorded with, by request class. ``given_up``, aligned with ``workload``:
+    which were cancelled, timed out or failed after their first token. ``left_out`` requests got none: ``unserved`` has
+    arrival and class of each.
     """
 
     name: str
@@ -56,6 +59,9 @@ class Observed(msgspec.Struct, frozen=True):
     assumed: tuple[str, ...] = ()
     left_out: int = 0
     limited_by: dict[str, float] = {}
+    slo: dict[str, SloTargets] = {}
+    given_up: npt.NDArray[np.bool_] | None = None
+    unserved: tuple[tuple[float, str], ...] = ()
 
     @property
     def end(self) -> float:

@@ -14,6 +14,7 @@ from batchscope.ledger import Run, open_run
 from batchscope.ledger.prefixes import read_prefixes
 from batchscope.prediction.figures import RequestInstants
 from batchscope.prediction.observed import IterationsSeen, NotEnoughError, Observed
+from batchscope.records import CompletionReason, Outcome
 from batchscope.simulator import RequestSpec, SchedulerOptions
 
 Floats = npt.NDArray[np.float64]
@@ -38,38 +39,52 @@ def observed_run(run: Run, **settings: Any) -> Observed:
     _check_whole(run)
     table = run.requests()
     columns = {name: _floats(table, name) for name in _COLUMNS}
-    usable, left_out = _usable(run, columns)
+    usable = _usable(run, columns)
+    classes, gave_up = table["request_class"].to_pylist(), _given_up(table["reason"].to_pylist())
     order = usable[np.argsort(columns["arrived_at"][usable], kind="stable")]
+    unserved = np.setdiff1d(np.arange(len(classes)), order)
+    unserved_at = columns["arrived_at"][unserved]
     columns = {name: values[order] for name, values in columns.items()}
     origin = columns["arrived_at"][0] if len(order) else 0.0
     preemptions = columns["preemptions"]
     counted = None if np.isnan(preemptions).all() else int(np.nansum(preemptions))
     prefixes = read_prefixes(run.path)
     options, assumed = _options(run, counted, prefixes.block_tokens, settings)
+    priorities = _priorities(run)
+    if not priorities and len(set(classes)) > 1:
+        assumed = (*assumed, f"priorities of {len(set(classes))} classes are not recorded: first come, first served")
     blocks = [prefixes.blocks.get(int(number), ()) for number in columns["request"]]
     return Observed(
         name=run.path.name,
         engine=f"{run.header.engine.kind} {run.header.engine.version}".strip(),
-        workload=tuple(_specs(columns, origin, blocks, options)),
+        workload=tuple(_specs(columns, origin, blocks, options, [classes[index] for index in order], priorities)),
         instants=RequestInstants(
             arrived=columns["arrived_at"] - origin,
             first_scheduled=columns["first_scheduled_at"] - origin,
             first_token=columns["first_token_at"] - origin,
             last_token=columns["last_token_at"] - origin,
             output_tokens=columns["tokens_generated"],
+            max_emission_gap=None if np.isnan(gaps := columns["max_emission_gap"]).all() else gaps,
         ),
         options=options,
         preemptions=counted,
         iterations=_iterations(run, origin),
         assumed=assumed,
-        left_out=left_out,
+        left_out=len(unserved),
         limited_by=_limited_by(run),
+        slo=dict(run.header.slo),
+        given_up=gave_up[order],
+        unserved=tuple(
+            (max(0.0, float(at - origin)), classes[index])
+            for at, index in zip(unserved_at, unserved, strict=True)
+            if not math.isnan(at)
+        ),
     )
 
 
 _COLUMNS = (
     "request", "arrived_at", "first_scheduled_at", "first_token_at", "last_token_at", "tokens_generated",
-    "prompt_tokens", "cached_tokens", "preemptions",
+    "prompt_tokens", "cached_tokens", "preemptions", "max_emission_gap",
 )  # fmt: skip
 
 
@@ -98,7 +113,13 @@ def _events(run: Run) -> tuple[list[str], list[int]]:
     return table["kind"].to_pylist(), table["count"].to_pylist()
 
 
-def _usable(run: Run, columns: dict[str, Floats]) -> tuple[npt.NDArray[np.int64], int]:
+def _given_up(reasons: list[str | None]) -> npt.NDArray[np.bool_]:
+    """Whose request did not end with its answer."""
+    completed = {reason.value for reason in CompletionReason if reason.outcome is Outcome.COMPLETED}
+    return np.array([reason is not None and reason not in completed for reason in reasons], np.bool_)
+
+
+def _usable(run: Run, columns: dict[str, Floats]) -> npt.NDArray[np.int64]:
     """The requests that had a place and emitted; lengths have to be known of all of them."""
     served = (
         ~np.isnan(columns["arrived_at"]) & ~np.isnan(columns["last_token_at"]) & ~np.isnan(columns["first_token_at"])
@@ -110,11 +131,16 @@ def _usable(run: Run, columns: dict[str, Floats]) -> tuple[npt.NDArray[np.int64]
             f"{run.path}: {without} of {int(served.sum())} requests have no lengths (prompt_tokens, tokens_generated): "
             "record them, or import a log that has them"
         )
-    return np.flatnonzero(served & lengths), int((~(served & lengths)).sum())
+    return np.flatnonzero(served & lengths)
 
 
 def _specs(
-    columns: dict[str, Floats], origin: float, blocks: list[tuple[int, ...]], options: SchedulerOptions
+    columns: dict[str, Floats],
+    origin: float,
+    blocks: list[tuple[int, ...]],
+    options: SchedulerOptions,
+    classes: list[str | None],
+    priorities: dict[str, int],
 ) -> list[RequestSpec]:
     specs = []
     for index, names in enumerate(blocks):
@@ -128,10 +154,20 @@ def _specs(
                 prompt,
                 int(columns["tokens_generated"][index]),
                 known,
+                classes[index],
+                priority=priorities.get(classes[index] or "", 0),
                 cached_tokens=0 if known or math.isnan(cached) else min(int(cached), prompt - 1),
             )
         )
     return specs
+
+
+def _priorities(run: Run) -> dict[str, int]:
+    """Of request classes, the larger first, where its configuration says them."""
+    told = run.document.configuration.get("priorities")
+    if not isinstance(told, dict):
+        return {}
+    return {name: value for name, value in told.items() if isinstance(value, int)}
 
 
 def _options(
@@ -148,7 +184,8 @@ def _options(
     if policy is None:
         policy = "sarathi"
         assumed.append(
-            f"the policy of {run.header.engine.kind or 'this engine'} is not known: sarathi (--assume policy=...)"
+            f"the policy of {run.header.engine.kind or 'this engine'} is not known: sarathi (name it with "
+            "--policy of replay, --assume policy=... of fit and whatif)"
         )
     block = limits.kv_block_size or (1 if policy == "sglang" else 16)
     known: dict[str, Any] = {
@@ -163,7 +200,7 @@ def _options(
     if known["kv_cache_blocks"] is None and preemptions:
         raise NotEnoughError(
             f"{run.path}: {preemptions} preemptions, but the size of the KV cache is not recorded: "
-            "name it with --assume kv_cache_blocks=N"
+            "name it with --kv-cache-blocks of replay, --assume kv_cache_blocks=N of fit and whatif"
         )
     return _complete(known, assumed)
 

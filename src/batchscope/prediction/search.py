@@ -16,7 +16,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 
-class Found(NamedTuple):
+class Optimum(NamedTuple):
     """The best point, its value, and how often the function was asked."""
 
     point: Floats
@@ -26,7 +26,7 @@ class Found(NamedTuple):
 
 def minimize(
     function: Callable[[Floats], float], start: Floats, *, step: float, most_calls: int, tolerance: float = 1e-3
-) -> Found:
+) -> Optimum:
     """Search from ``start``, first ``step`` away along each axis, until the simplex is smaller than ``tolerance``.
 
     Ends after ``most_calls``, or a few more: a shrinking simplex is evaluated whole.
@@ -34,7 +34,7 @@ def minimize(
     simplex = _Simplex(function, start, step)
     while simplex.calls < most_calls and simplex.size > tolerance:
         simplex.improve()
-    return Found(simplex.points[0], simplex.values[0], simplex.calls)
+    return Optimum(simplex.points[0], simplex.values[0], simplex.calls)
 
 
 class _Simplex:

@@ -152,7 +152,7 @@ class _Simulated:
             figures=figures,
             limited_by={name: seconds / sum(busy.values()) for name, seconds in sorted(busy.items())},
             preemptions=int(self.found.preemptions.sum()),
-            seconds=float(np.nanmax(self.found.last_token)),
+            seconds=float(np.fmax.reduce(self.found.last_token, initial=np.nan)),  # nan: all were refused
         )
 
     def _simulate(self, cost: LinearCostModel) -> Instants:

@@ -13,7 +13,7 @@ from batchscope.scraping.remote import snapshot_url
 from batchscope.scraping.snapshot import not_given
 from batchscope.scraping.sums import TargetSums, figures_of
 from batchscope.scraping.table import KEY_NUMBERS, NUMBERS, Aggregation, Quantity
-from batchscope.scraping.watcher import Look
+from batchscope.scraping.watcher import TargetAnswer
 from batchscope.scraping.window import Scrape, difference
 from batchscope.statistics.cumulative import cumulative_of
 from batchscope.statistics.snapshot import MetricsSnapshot
@@ -72,7 +72,7 @@ class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(self)
 
 
-def check_report(url: MetricsUrl, seen: Look) -> CheckReport:
+def check_report(url: MetricsUrl, seen: TargetAnswer) -> CheckReport:
     """The report of one look."""
     reading, snapshot = seen.reading, seen.snapshot
     scrape = Scrape(reading, 0.0, math.nan)

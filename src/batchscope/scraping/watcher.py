@@ -41,7 +41,7 @@ class UnknownEngineError(ScrapeError):
         self.names = sorted(names)
 
 
-class Look(NamedTuple):
+class TargetAnswer(NamedTuple):
     """One target's page, read; of batchscope's own endpoint the ``snapshot`` beside it, or why it is ``lacking``."""
 
     reading: PageSeries
@@ -49,7 +49,7 @@ class Look(NamedTuple):
     lacking: str = ""
 
 
-async def look(url: MetricsUrl, fetcher: Fetcher) -> Look:
+async def look(url: MetricsUrl, fetcher: Fetcher) -> TargetAnswer:
     """One target within the limits, all together; ``ScrapeError`` as for ``scrape``. A ``/snapshot`` means its page."""
     deadline = fetcher.deadline()
     if url.path.partition("?")[0].endswith(SNAPSHOT):
@@ -57,11 +57,11 @@ async def look(url: MetricsUrl, fetcher: Fetcher) -> Look:
         url = url._replace(text=url.text.removesuffix(url.path) + path, path=path)
     reading = await scrape(url, fetcher, deadline)
     if not reading.engine.sign:
-        return Look(reading)
+        return TargetAnswer(reading)
     try:
-        return Look(reading, await read_snapshot(snapshot_url(url), fetcher, deadline))
+        return TargetAnswer(reading, await read_snapshot(snapshot_url(url), fetcher, deadline))
     except ScrapeError as error:
-        return Look(reading, lacking=f"exact figures are not to be had: {error}")
+        return TargetAnswer(reading, lacking=f"exact figures are not to be had: {error}")
 
 
 async def scrape(url: MetricsUrl, fetcher: Fetcher, deadline: float | None = None) -> PageSeries:

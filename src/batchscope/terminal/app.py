@@ -76,6 +76,8 @@ class Top(App[Exception | None]):
         for name in (signal.SIGHUP, signal.SIGTERM):
             with contextlib.suppress(ValueError, RuntimeError):  # another thread than the main one has no signals
                 loop.add_signal_handler(name, self.exit)
+        with contextlib.suppress(ValueError, RuntimeError):
+            loop.add_signal_handler(signal.SIGINT, lambda: self._guarded(lambda: self._press("ctrl+c", None)))
         self._timer = self.set_interval(self._tick, self._look)
         self.call_after_refresh(self._look)
         self.set_timer(0.25, self._look)  # the first answers

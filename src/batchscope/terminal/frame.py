@@ -18,7 +18,7 @@ from batchscope.terminal import panels
 from batchscope.terminal.engine import Shown
 from batchscope.terminal.fleet import MERGED, first_token, ranked, states
 from batchscope.terminal.lines import Cells, Line, beside, cut, cut_inside, fitted, row, width_of, wrapped
-from batchscope.terminal.panels import GAP, Look
+from batchscope.terminal.panels import GAP, Drawn
 from batchscope.text import shown as safe
 from batchscope.views.board import Latency
 from batchscope.views.numbers import MISSING, amount, count, per_second, percent, whole_seconds
@@ -210,42 +210,42 @@ def _identity(one: Shown | None) -> str:
 def _detail(one: Shown | None, width: int, room: int, *, ascii_only: bool) -> list[Line]:
     if one is None or one.figures is None:
         return []
-    look = Look(one, one.figures, ascii_only)
+    drawn = Drawn(one, one.figures, ascii_only)
     if width >= TWO_COLUMNS:
-        return _columns(look, width, room)
+        return _columns(drawn, width, room)
     spare = room - 17
     lines = [
-        *panels.batch(look, width, 2 if spare >= 0 else 1),
-        *panels.latency(look, width),
-        *panels.throughput(look, width)[: 1 if spare < 3 else 2],
-        *panels.kv_cache(look, width)[: 1 if spare < 3 else 2],
-        *panels.slo(look, width, 2 if spare < 3 else 6),
-        *panels.errors(look, width, 1 if spare < 3 else 3),
-        *panels.gpus(look, width, 1 if spare < 3 else 8),
+        *panels.batch(drawn, width, 2 if spare >= 0 else 1),
+        *panels.latency(drawn, width),
+        *panels.throughput(drawn, width)[: 1 if spare < 3 else 2],
+        *panels.kv_cache(drawn, width)[: 1 if spare < 3 else 2],
+        *panels.slo(drawn, width, 2 if spare < 3 else 6),
+        *panels.errors(drawn, width, 1 if spare < 3 else 3),
+        *panels.gpus(drawn, width, 1 if spare < 3 else 8),
     ]
-    return [*lines, *_charts(look, width, min(room, _TALLEST) - len(lines))]
+    return [*lines, *_charts(drawn, width, min(room, _TALLEST) - len(lines))]
 
 
-def _columns(look: Look, width: int, room: int) -> list[Line]:
+def _columns(drawn: Drawn, width: int, room: int) -> list[Line]:
     """The band over the whole width; below it latencies at the left, all else at the right."""
-    top = panels.batch(look, width, 2)
+    top = panels.batch(drawn, width, 2)
     left_width = 66 if width < 160 else 74
     right_width = width - left_width - 2
-    left = panels.latency(look, left_width)
+    left = panels.latency(drawn, left_width)
     right = [
-        *panels.throughput(look, right_width), *panels.kv_cache(look, right_width), *panels.slo(look, right_width, 8),
-        *panels.errors(look, right_width, 4), *panels.gpus(look, right_width, 8),
+        *panels.throughput(drawn, right_width), *panels.kv_cache(drawn, right_width),
+        *panels.slo(drawn, right_width, 8), *panels.errors(drawn, right_width, 4), *panels.gpus(drawn, right_width, 8),
     ]  # fmt: skip
     lines = [*top, [], *beside(left, right, left_width)][:room]
-    return [*lines, *_charts(look, width, room - len(lines))]
+    return [*lines, *_charts(drawn, width, room - len(lines))]
 
 
-def _charts(look: Look, width: int, room: int) -> list[Line]:
+def _charts(drawn: Drawn, width: int, room: int) -> list[Line]:
     """What there is room for: the past minutes of the batch, of those who wait, of tokens."""
     each = (room - 1) // 3
     if each < 4:
-        return panels.chart(look, "tokens", width, room - 1) if room >= 4 else []
-    return [line for name in ("running", "waiting", "tokens") for line in panels.chart(look, name, width, each)]
+        return panels.chart(drawn, "tokens", width, room - 1) if room >= 4 else []
+    return [line for name in ("running", "waiting", "tokens") for line in panels.chart(drawn, name, width, each)]
 
 
 # A fleet.

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from rich.cells import cell_len, set_cell_size
 
-Span = tuple[str, str]
-Line = list[Span]
+Styled = tuple[str, str]
+Line = list[Styled]
 CUT = "…"
 
 
@@ -52,11 +52,6 @@ def row(parts: Iterable[Cells], gap: int = 1) -> Line:
             line.append((" " * gap, ""))
         line += [(blank, ""), (text, part.role)] if part.right else [(text, part.role), (blank, "")]
     return [span for span in line if span[0]]
-
-
-def text_of(line: Line) -> str:
-    """It without its roles."""
-    return "".join(text for text, _ in line)
 
 
 def width_of(line: Line) -> int:

@@ -12,7 +12,7 @@ from batchscope.records import BatchLimiter
 from batchscope.scraping.table import Quantity
 from batchscope.statistics.summaries import EMPTY, ResourceStatistics
 from batchscope.terminal.engine import Cell, Figures, Shown
-from batchscope.terminal.lines import Cells, Line, Span, cut, fitted, row
+from batchscope.terminal.lines import Cells, Line, Styled, cut, fitted, row
 from batchscope.terminal.styles import LIMITER
 from batchscope.text import shown as safe
 from batchscope.views.board import Board, Held, Latency, Slo, of_summary
@@ -49,7 +49,7 @@ _UNTOLD = "its page does not tell"
 _GPU = ("utilization_ratio", "memory_used_bytes", "memory_total_bytes", "power_watts", "temperature_celsius")
 
 
-class Look(NamedTuple):
+class Drawn(NamedTuple):
     """What a panel is drawn from: the engine, its figures, how a figure looks (live or old) and in which letters."""
 
     engine: Shown
@@ -62,13 +62,13 @@ class Look(NamedTuple):
         return "value" if self.engine.fresh else "old"
 
 
-def items(look: Look, name: str, parts: Sequence[tuple[str, str]], width: int, most: int = 2) -> list[Line]:
+def items(drawn: Drawn, name: str, parts: Sequence[tuple[str, str]], width: int, most: int = 2) -> list[Line]:
     """A panel of words: figure and what it is, beside each other, and on the next line what has no room."""
     lines: list[Line] = []
     line: Line = []
     room = width - LABEL
     for figure, words in parts:
-        spans: Line = [(figure, look.value), (f" {words}" if figure and words else words, "")]
+        spans: Line = [(figure, drawn.value), (f" {words}" if figure and words else words, "")]
         taken = sum(cell_len(text) for text, _ in spans)
         if line and taken + 3 > room:
             lines.append(line)
@@ -92,9 +92,9 @@ def _labelled(name: str, lines: Sequence[Line], width: int) -> list[Line]:
 # The batch: how full, and what held it, second by second.
 
 
-def batch(look: Look, width: int, legend: int = 2) -> list[Line]:
+def batch(drawn: Drawn, width: int, legend: int = 2) -> list[Line]:
     """How full it is, a letter a second for what held it, and what each limiter took and cost."""
-    now, whole = look.figures.now, look.figures.whole
+    now, whole = drawn.figures.now, drawn.figures.whole
     places = f" of {count(whole.batch.places)}" if whole.batch.places else ""
     parts = [
         (f"{count(whole.batch.running)}{places}", "running"),
@@ -104,13 +104,13 @@ def batch(look: Look, width: int, legend: int = 2) -> list[Line]:
         parts.append((count(whole.waiting.deferred), "deferred"))
     if not math.isnan(now.batch.busy_ratio):
         parts.append((percent(now.batch.busy_ratio), "of the time busy"))
-    lines = items(look, "Batch", parts, width, 1)
+    lines = items(drawn, "Batch", parts, width, 1)
     cells = width - LABEL
-    banded = bool(look.engine.cells) and look.figures.scraped is None
+    banded = bool(drawn.engine.cells) and drawn.figures.scraped is None
     if banded:
-        lines.append(_full(look, cells, width))
-        lines += _labelled("held by", [band(look.engine, cells)], width)
-    return lines + _labelled("" if banded else "held by", _legend(look, now, cells)[:legend], width)
+        lines.append(_full(drawn, cells, width))
+        lines += _labelled("held by", [band(drawn.engine, cells)], width)
+    return lines + _labelled("" if banded else "held by", _legend(drawn, now, cells)[:legend], width)
 
 
 def _oldest(board: Board) -> str:
@@ -118,10 +118,10 @@ def _oldest(board: Board) -> str:
     return "" if math.isnan(oldest) or not board.waiting.now else f", the oldest for {duration(oldest)}"
 
 
-def _full(look: Look, cells: int, width: int) -> Line:
-    values = [math.nan if cell is None else cell.full for cell in seconds(look.engine, cells)]
+def _full(drawn: Drawn, cells: int, width: int) -> Line:
+    values = [math.nan if cell is None else cell.full for cell in seconds(drawn.engine, cells)]
     known = [min(max(value, 0.0), 1.0) if not math.isnan(value) else 0.0 for value in values]
-    return fitted([(f"{'full':<{LABEL}}", ""), (sparkline(known, 1.0, ascii_only=look.ascii_only), "")], width)
+    return fitted([(f"{'full':<{LABEL}}", ""), (sparkline(known, 1.0, ascii_only=drawn.ascii_only), "")], width)
 
 
 def seconds(engine: Shown, number: int, step: float = 1.0) -> list[Cell | None]:
@@ -137,7 +137,7 @@ def seconds(engine: Shown, number: int, step: float = 1.0) -> list[Cell | None]:
     return found[::-1]
 
 
-def letter(cell: Cell | None) -> Span:
+def letter(cell: Cell | None) -> Styled:
     """What held it then: a capital where the scheduler said so, small where it is inferred; nothing where it idled."""
     if cell is None:
         return GAP, ""
@@ -172,16 +172,16 @@ def _live(engine: Shown, found: list[Cell | None], step: float) -> list[Cell | N
     return told
 
 
-def _legend(look: Look, board: Board, width: int) -> list[Line]:
+def _legend(drawn: Drawn, board: Board, width: int) -> list[Line]:
     """The share and the cost of each limiter, in the window."""
     held = board.held
     if not held:
-        scraped = look.figures.scraped is not None
+        scraped = drawn.figures.scraped is not None
         return [[(f"{_UNTOLD} what holds the batch" if scraped else "no iteration yet", "")]]
     lines: list[Line] = [[]]
     room = width
     for one in held:
-        spans = _named(look, one)
+        spans = _named(drawn, one)
         taken = sum(cell_len(text) for text, _ in spans) + 3
         if taken > room and lines[-1]:
             lines.append([])
@@ -189,7 +189,7 @@ def _legend(look: Look, board: Board, width: int) -> list[Line]:
         lines[-1] += [("   ", "")] * bool(lines[-1]) + spans
         room -= taken
     who = origin(board.reported_ratio).removesuffix(" by the scheduler")
-    tail = f"   of busy time, {_over(look)}; {who}"
+    tail = f"   of busy time, {_over(drawn)}; {who}"
     if room >= cell_len(tail):
         lines[-1].append((tail, ""))
     else:
@@ -197,36 +197,36 @@ def _legend(look: Look, board: Board, width: int) -> list[Line]:
     return lines
 
 
-def _named(look: Look, one: Held) -> Line:
+def _named(drawn: Drawn, one: Held) -> Line:
     mark = LIMITERS.get(one.limiter, NEWER)
     lost = one.lost_slot_seconds
     idle = one.limiter in {BatchLimiter.DEMAND, BatchLimiter.UNKNOWN}
     cost = "" if math.isnan(lost) or idle else f", {amount(lost)} slot-s lost"
     name = limiter_name(safe(one.limiter, _LONGEST_NAME))
-    sign = mark.letter.upper() if look.figures.now.reported_ratio >= 0.5 else mark.letter
-    return [(sign, f"{LIMITER}{one.limiter}"), (f" {name} ", ""), (percent(one.share), look.value), (cost, "")]
+    sign = mark.letter.upper() if drawn.figures.now.reported_ratio >= 0.5 else mark.letter
+    return [(sign, f"{LIMITER}{one.limiter}"), (f" {name} ", ""), (percent(one.share), drawn.value), (cost, "")]
 
 
-def _over(look: Look) -> str:
+def _over(drawn: Drawn) -> str:
     """Which time the figures are of."""
-    recent = look.figures.recent
-    if recent is not None and look.figures.scraped is None:
+    recent = drawn.figures.recent
+    if recent is not None and drawn.figures.scraped is None:
         return f"last {whole_seconds(recent.elapsed_seconds)}"
-    seconds_ = look.figures.whole.over.seconds
-    since = look.figures.whole.over.since_start
+    seconds_ = drawn.figures.whole.over.seconds
+    since = drawn.figures.whole.over.since_start
     return "since start" if since or math.isnan(seconds_) else f"last {whole_seconds(seconds_)}"
 
 
 # Latencies.
 
 
-def latency(look: Look, width: int) -> list[Line]:
+def latency(drawn: Drawn, width: int) -> list[Line]:
     """Each with the count of its own observations and the time that they are of."""
     wide = 10 if width < 100 else 12
     head = ("n", *_PERCENTILES, "over")
     widths = (9, wide, wide, wide + 4, 8)
     title = row([Cells("Latency", LABEL, "title", right=False), *map(Cells, head, widths)])
-    return [fitted(title, width), *(fitted(_latency(look, *one, widths), width) for one in latencies(look.figures))]
+    return [fitted(title, width), *(fitted(_latency(drawn, *one, widths), width) for one in latencies(drawn.figures))]
 
 
 def latencies(figures: Figures) -> Iterator[tuple[str, Latency]]:
@@ -248,7 +248,7 @@ def _either(figures: Figures, quantity: str) -> Iterator[Latency]:
             yield board.latencies[quantity]
 
 
-def _latency(look: Look, name: str, one: Latency, widths: Sequence[int]) -> Line:
+def _latency(drawn: Drawn, name: str, one: Latency, widths: Sequence[int]) -> Line:
     told = dict(shown_percentiles(one, _PERCENTILES))
     texts = []
     for percentile in _PERCENTILES:
@@ -257,8 +257,8 @@ def _latency(look: Look, name: str, one: Latency, widths: Sequence[int]) -> Line
             found, word = told.pop(MAX), "max "
         texts.append(MISSING if found is None else word + figure(found.value, found.interval))
     over = whole_seconds(one.span_seconds) if one.count else MISSING
-    number = MISSING if not one.count and _untold(look.figures, one.quantity) else count(one.count)
-    figures = zip((number, *texts, over), widths, ("", *[look.value] * 3, ""), strict=True)
+    number = MISSING if not one.count and _untold(drawn.figures, one.quantity) else count(one.count)
+    figures = zip((number, *texts, over), widths, ("", *[drawn.value] * 3, ""), strict=True)
     return row([Cells(name, LABEL, right=False), *(Cells(text, wide, role) for text, wide, role in figures)])
 
 
@@ -269,16 +269,16 @@ def figure(value: float, interval: tuple[float, float]) -> str:
 # What comes out, and what it takes.
 
 
-def throughput(look: Look, width: int) -> list[Line]:
+def throughput(drawn: Drawn, width: int) -> list[Line]:
     """Requests and tokens a second."""
-    now = look.figures.now
-    recent = look.figures.recent is not None and look.figures.scraped is None
-    rates = now.throughput if recent else look.figures.whole.recent
+    now = drawn.figures.now
+    recent = drawn.figures.recent is not None and drawn.figures.scraped is None
+    rates = now.throughput if recent else drawn.figures.whole.recent
     parts = [(f"{per_second(rates.requests)}/s", "requests"), (f"{per_second(rates.output_tokens)}/s", "output tokens")]
     if not math.isnan(rates.prompt_tokens):
         cached = "" if math.isnan(rates.cached_ratio) else f", {percent(rates.cached_ratio)} cached"
         parts.append((f"{per_second(rates.prompt_tokens)}/s", f"prompt tokens{cached}"))
-    return items(look, "Through", parts, width)
+    return items(drawn, "Through", parts, width)
 
 
 _CHARTS: dict[str, Callable[[Cell], float | None]] = {
@@ -288,50 +288,50 @@ _CHARTS: dict[str, Callable[[Cell], float | None]] = {
 }
 
 
-def chart(look: Look, name: str, width: int, height: int) -> list[Line]:
+def chart(drawn: Drawn, name: str, width: int, height: int) -> list[Line]:
     """A quantity over the past minutes, a second a column, ``height`` lines with its title; none where it is not known.
 
     Running ones up to the places there are, all else up to the highest seen.
     """
     cells = width - LABEL
-    found = [cell and _CHARTS[name](cell) for cell in seconds(look.engine, cells)]
+    found = [cell and _CHARTS[name](cell) for cell in seconds(drawn.engine, cells)]
     values = [math.nan if value is None else float(value) for value in found]
     known = [value for value in values if math.isfinite(value)]
     if not any(known) or height < 2:
         return []
-    places = look.figures.whole.batch.places
+    places = drawn.figures.whole.batch.places
     top = float(places) if name == "running" and places else max(known)
     unit = {"tokens": "output tokens a second"}.get(name, f"requests {name}")
     title = f"{unit}, a second a column; the top is {amount(top)}, the highest {amount(max(known))}"
-    rows = columns(values, top, height - 1, ascii_only=look.ascii_only)
+    rows = columns(values, top, height - 1, ascii_only=drawn.ascii_only)
     return [fitted([(f"{name:<{LABEL}}", "title"), (title, "")], width),
             *(fitted([(" " * LABEL, ""), (text, "")], width) for text in rows)]  # fmt: skip
 
 
-def kv_cache(look: Look, width: int) -> list[Line]:
+def kv_cache(drawn: Drawn, width: int) -> list[Line]:
     """How full the KV cache is, and what that cost."""
-    now, whole = look.figures.now.kv_cache, look.figures.whole.kv_cache
+    now, whole = drawn.figures.now.kv_cache, drawn.figures.whole.kv_cache
     low, high = whole.lowest, whole.highest
     parts = [(f"{percent(low)}..{percent(high)}" if low < high else percent(high), "used")]
     if width >= 70 and math.isfinite(high):
-        cells = bar(min(max(high, 0.0), 1.0), 20, ascii_only=look.ascii_only)
+        cells = bar(min(max(high, 0.0), 1.0), 20, ascii_only=drawn.ascii_only)
         parts.insert(0, (f"{cells:<20}", ""))
-    preemptions = MISSING if _untold(look.figures, Quantity.PREEMPTIONS) else count(now.preemptions)
-    over = _over(look) if look.figures.scraped is None else "since start"
+    preemptions = MISSING if _untold(drawn.figures, Quantity.PREEMPTIONS) else count(now.preemptions)
+    over = _over(drawn) if drawn.figures.scraped is None else "since start"
     parts.append((preemptions, f"preemptions, {over}"))
-    again = look.figures.snapshot.totals.recomputed_tokens
+    again = drawn.figures.snapshot.totals.recomputed_tokens
     if again:
         parts.append((count(again), "tokens computed again"))
-    return items(look, "KV cache", parts, width)
+    return items(drawn, "KV cache", parts, width)
 
 
-def slo(look: Look, width: int, most: int = 3) -> list[Line]:
+def slo(drawn: Drawn, width: int, most: int = 3) -> list[Line]:
     """Who is served in time: a line a class, the worst first, each with its interval and n."""
-    rows = _rated(look.figures)
+    rows = _rated(drawn.figures)
     if not rows:
         none = "none is set: MetricsConfiguration(slo=SloTargets(...))"
-        return items(look, "SLO", [("", none if look.figures.scraped is None else _UNTOLD)], width)
-    lines = [_slo(look, one, over, width - LABEL) for one, over in rows[:most]]
+        return items(drawn, "SLO", [("", none if drawn.figures.scraped is None else _UNTOLD)], width)
+    lines = [_slo(drawn, one, over, width - LABEL) for one, over in rows[:most]]
     if len(rows) > most:
         lines[-1].append((f"   and {len(rows) - most:,} more", ""))
     return _labelled("SLO", lines, width)
@@ -345,9 +345,9 @@ def _rated(figures: Figures) -> list[tuple[Slo, str]]:
     return [(one, "" if now or figures.recent is None else ", since start") for one, now in rows]
 
 
-def _slo(look: Look, one: Slo, over: str, width: int) -> Line:
+def _slo(drawn: Drawn, one: Slo, over: str, width: int) -> Line:
     name = cut(safe(one.request_class, _LONGEST_NAME), 14)
-    line: Line = [(f"{name} ", ""), (f" {percent(one.attainment)} ", _grade(one.attainment, look))]
+    line: Line = [(f"{name} ", ""), (f" {percent(one.attainment)} ", _grade(one.attainment, drawn))]
     low, high = one.attainment_range
     between = "" if math.isnan(low) else f" [{percent_range(low, high)}]"
     line.append((f"{between}, n={count(one.evaluated)}{over}", ""))
@@ -364,19 +364,19 @@ def _slo(look: Look, one: Slo, over: str, width: int) -> Line:
     return line
 
 
-def _grade(attainment: float, look: Look) -> str:
-    if math.isnan(attainment) or not look.engine.fresh:
-        return look.value
+def _grade(attainment: float, drawn: Drawn) -> str:
+    if math.isnan(attainment) or not drawn.engine.fresh:
+        return drawn.value
     return "good" if attainment >= 0.99 else "warning" if attainment >= 0.9 else "bad"
 
 
-def errors(look: Look, width: int, most: int = 2) -> list[Line]:
+def errors(drawn: Drawn, width: int, most: int = 2) -> list[Line]:
     """What should be 0 and is not."""
-    scraped = look.figures.scraped is not None
-    found = [] if scraped else [(trouble(one), "") for one in look.figures.whole.troubles]
-    found += [(safe(note), "") for note in (*look.figures.notes, *look.figures.whole.notes)]
+    scraped = drawn.figures.scraped is not None
+    found = [] if scraped else [(trouble(one), "") for one in drawn.figures.whole.troubles]
+    found += [(safe(note), "") for note in (*drawn.figures.notes, *drawn.figures.whole.notes)]
     nothing = _UNTOLD if scraped else "none"
-    return items(look, "Errors", found or [("", nothing)], width, most)
+    return items(drawn, "Errors", found or [("", nothing)], width, most)
 
 
 def _untold(figures: Figures, quantity: str) -> bool:
@@ -384,14 +384,14 @@ def _untold(figures: Figures, quantity: str) -> bool:
     return figures.scraped is not None and quantity in figures.scraped.not_given
 
 
-def gpus(look: Look, width: int, most: int = 2) -> list[Line]:
+def gpus(drawn: Drawn, width: int, most: int = 2) -> list[Line]:
     """The GPUs that the engine's process samples; nothing where it samples none."""
     devices: dict[str, dict[str, ResourceStatistics]] = {}
-    for one in look.figures.snapshot.resource_stats.values():
+    for one in drawn.figures.snapshot.resource_stats.values():
         if one.resource == "gpu":
             devices.setdefault(one.device, {})[one.quantity] = one
     lines = [
-        [(f"{safe(name, 12)} ", ""), ("  ".join(_gpu(quantities)), look.value)]
+        [(f"{safe(name, 12)} ", ""), ("  ".join(_gpu(quantities)), drawn.value)]
         for name, quantities in sorted(devices.items())[:most]
     ]
     if len(devices) > most:

@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from batchscope.terminal.sources import Look, LookError, Source
+from batchscope.terminal.sources import Look, LookError, Watched
 
 MOST_THREADS = 48
 HISTOGRAMS_EVERY = 0.3
 """Seconds, times engines: to read histograms takes ten times as long, and only what is merged needs them."""
 
 
-class Found(NamedTuple):
+class Looked(NamedTuple):
     """What came of one look at the source in this ``place``, answered at ``at``: ``look``, or why there is none."""
 
     place: int
@@ -36,7 +36,7 @@ class Poller:
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[Watched],
         interval: float,
         *,
         merging: bool = False,
@@ -44,7 +44,7 @@ class Poller:
     ) -> None:
         self._sources, self._interval, self._merging, self._clock = sources, interval, merging, clock
         self._work: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._found: queue.SimpleQueue[Found] = queue.SimpleQueue()
+        self._found: queue.SimpleQueue[Looked] = queue.SimpleQueue()
         self._with_histograms = [-math.inf] * len(sources)
         self._in_flight = [False] * len(sources)
         self._closed = threading.Event()
@@ -61,7 +61,7 @@ class Poller:
         for _ in range(MOST_THREADS):
             self._work.put(None)
 
-    def found(self) -> list[Found]:
+    def found(self) -> list[Looked]:
         """What came since the last call."""
         found = []
         while not self._found.empty():
@@ -87,11 +87,11 @@ class Poller:
         while (index := self._work.get()) is not None and not self._closed.is_set():
             try:
                 look = self._look(index, self._clock())
-                self._found.put(Found(index, self._clock(), look))
+                self._found.put(Looked(index, self._clock(), look))
             except LookError as error:
-                self._found.put(Found(index, self._clock(), None, str(error), error.late))
+                self._found.put(Looked(index, self._clock(), None, str(error), error.late))
             except Exception as error:  # noqa: BLE001  (one engine's figures must not end the view of the others)
-                self._found.put(Found(index, self._clock(), None, f"{type(error).__name__}: {error}"))
+                self._found.put(Looked(index, self._clock(), None, f"{type(error).__name__}: {error}"))
             finally:
                 self._in_flight[index] = False
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.terminal.engine import Engine
-from batchscope.terminal.polling import Found
+from batchscope.terminal.polling import Looked
 from batchscope.terminal.session import Session
 from batchscope.terminal.sources import Directory, Look
 
@@ -25,11 +25,17 @@ class Published(Session):
         self._by_id: dict[str, Engine] = {}
         self._told: dict[str, tuple[int, int]] = {}
 
-    def _take(self, found: Found) -> None:
-        super()._take(found)
+    def _take(self, found: Looked) -> None:
+        processes = list(self._directory.processes)
+        shown, self.engines = self.engines, [self._whole]  # what was found is of all processes together
+        if found.look is not None and processes and not any(living for _, living in processes) and self._whole.last:
+            self._whole.failed(ENDED)  # the files of the dead can be read as ever
+        else:
+            super()._take(found)
+        self.engines = shown
         if found.look is None:
             return
-        for snapshot, living in list(self._directory.processes):
+        for snapshot, living in processes:
             self._process(snapshot, found.at, living=living)
         several = len(self._by_id) > 1
         self._merged = self._whole if several else None

@@ -14,8 +14,8 @@ from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.terminal.engine import WINDOWS, Engine, Shown
 from batchscope.terminal.fleet import MERGED, SORTS, mergeable, merged, ranked, short_names
 from batchscope.terminal.frame import Scene, Viewing
-from batchscope.terminal.polling import Found, Poller
-from batchscope.terminal.sources import Look, Source
+from batchscope.terminal.polling import Looked, Poller
+from batchscope.terminal.sources import Look, Watched
 
 _PAGE = 10
 _COST_SECONDS = 5.0
@@ -37,7 +37,7 @@ class Session:
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[Watched],
         interval: float,
         *,
         label: str = "",
@@ -85,7 +85,7 @@ class Session:
         self._merge()
         self._measure()
 
-    def _take(self, found: Found) -> None:
+    def _take(self, found: Looked) -> None:
         engine = self.engines[found.place]
         if found.look is None:
             engine.failed(found.error, late=found.late)

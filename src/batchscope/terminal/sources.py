@@ -42,7 +42,7 @@ class Look(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class Source(Protocol):
+class Watched(Protocol):
     """Something to look at; ``name`` is how it is called, ``address`` where it is."""
 
     name: str

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.configuration import SchedulerLimits
-from batchscope.rows import Floats, IterationColumn
+from batchscope.rows import Floats, IterationColumn, distinct
 from batchscope.tracking.history import Emissions, History
 from batchscope.tracking.iteration_batch import IterationBatch
 from batchscope.tracking.runs import Mask, longest_within
@@ -212,7 +212,7 @@ class Moves:
             gone_by = _up_to(leaving, started)
             _say(part, C.RUNNING_REQUESTS, held - gone_by)
             waiting = _up_to(begun.of(rank, only=only), started) - _up_to(ended.of(rank, only=only), started)
-            _say(part, C.WAITING_REQUESTS, np.maximum(waiting - np.nan_to_num(part[:, C.DEFERRED_REQUESTS]), 0))
+            _say(part, C.WAITING_REQUESTS, np.maximum(waiting - np.fmax(part[:, C.DEFERRED_REQUESTS], 0.0), 0))
             if limits.pipeline_stages == 1:
                 stayed: Floats = held - np.maximum(gone_by, leaving.searchsorted(finished, side="left"))
                 part[:, C.STANDING_REQUESTS] = _standing(part, stayed)
@@ -222,10 +222,10 @@ class Moves:
 
     def _by_rank(self, rows: Floats, *others: Floats) -> Iterator[tuple[float, slice | Indices, bool]]:
         """Each rank of ``rows``, where its rows are, and whether nothing happened on any other."""
-        ranks = set(rows[:, C.RANK].tolist())
-        known = (each[~np.isnan(each)] for each in (self._held, self._taken.rank, *others))
-        if len(ranks) == 1 and all(ranks.issuperset(each.tolist()) for each in known):
-            yield ranks.pop(), slice(None), True
+        ranks = distinct(rows[:, C.RANK])
+        known = (self._held, self._taken.rank, *others)
+        if len(ranks) == 1 and all(((each == ranks[0]) | np.isnan(each)).all() for each in known):
+            yield ranks[0], slice(None), True
             return
         for rank in ranks:
             yield rank, np.flatnonzero(rows[:, C.RANK] == rank), False

@@ -12,7 +12,7 @@ from batchscope.configuration import SchedulerLimits
 from batchscope.reasons import RejectReason, Tally
 from batchscope.recording.mistakes import Mistakes, instants
 from batchscope.recording.rings import Numbering
-from batchscope.rows import BatchColumn, Floats, Gaps, IterationColumn, Rows
+from batchscope.rows import BatchColumn, Floats, Gaps, IterationColumn, Rows, distinct
 from batchscope.tracking.admission import Admission, Leaving
 from batchscope.tracking.changes import NOBODY, Moves, changed
 from batchscope.tracking.events import Arrival, Event, Finish, Iteration
@@ -140,7 +140,7 @@ class Derivation:
         """
         completions = self._completions(leaving)
         counted = np.zeros(len(rows))
-        for rank in set(rows[:, IterationColumn.RANK].tolist()):
+        for rank in distinct(rows[:, IterationColumn.RANK]):
             mine = np.flatnonzero(rows[:, IterationColumn.RANK] == rank)
             told = [position for position, of in completions if of == rank]
             last = np.maximum(positions[mine].searchsorted(told) - 1, 0)
@@ -155,9 +155,9 @@ class Derivation:
         """The elements whose handle means a request in flight."""
         index = self.table.rows(batch.handles)
         elements = Elements(index, batch.iteration, batch.tokens, batch.scheduled, batch.evicted)
-        valid = index != FREE
-        if valid.all():
+        if index.min(initial=0) != FREE:
             return elements
+        valid = index != FREE
         stale = ~valid & ~(batch.formed[batch.iteration] & self.table.issued(batch.handles))
         if stale.any():
             self.reject(RejectReason.STALE_SLOT, int(np.count_nonzero(stale)), detail=f"slot {batch.handles[stale][0]}")
@@ -170,7 +170,7 @@ class Derivation:
         several ranks there are none: what follows an iteration is another rank's.
         """
         capacity = self.table.capacity
-        one_rank = len(set(batch.ranks.tolist())) == 1
+        one_rank = len(distinct(batch.ranks)) == 1
         if one_rank and (batch.finished[1:] >= batch.finished[:-1]).all():
             runs = long_runs(elements, capacity, batch.size)
             if runs is not None:

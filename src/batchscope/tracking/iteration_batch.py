@@ -53,7 +53,7 @@ class IterationBatch(NamedTuple):
     @property
     def ranks(self) -> Floats:
         """The rank of each iteration; not given is 0."""
-        return np.nan_to_num(self.fields[:, FIELDS.index(C.RANK)])
+        return np.fmax(self.fields[:, FIELDS.index(C.RANK)], 0.0)
 
 
 def gather(positions: Sequence[int], events: Sequence[Iteration], reject: Reject) -> IterationBatch:
@@ -97,35 +97,32 @@ def _unfit(started: Floats, finished: Floats, fields: Floats) -> dict[int, str]:
 def _flatten(
     positions: Sequence[int], events: Sequence[Iteration], started: Floats, finished: Floats, fields: Floats
 ) -> IterationBatch:
-    evicts = any(event.preempted for event in events)
-    counts = [(len(event.handles) + len(event.preempted)) >> 3 for event in events]
-    tokens = scheduled = evicted = None
-    if evicts:
-        parts = [part for event in events for part in (event.preempted, event.handles)]
-        lengths = [len(part) >> 3 for part in parts]
-        evicted = np.repeat(np.arange(len(parts)) % 2 == 0, lengths)
-    else:
-        parts = [event.handles for event in events]
-    if evicts or any(event.tokens is not None for event in events):
-        tokens = _column([(event.preempted, event.handles, event.tokens) for event in events], _ONE)
-    if any(event.scheduled is not None for event in events):
-        scheduled = _column([(event.preempted, event.handles, event.scheduled) for event in events], _UNKNOWN)
+    handles, preempted = [event.handles for event in events], [event.preempted for event in events]
+    told, planned = [event.tokens for event in events], [event.scheduled for event in events]
+    evicts = any(preempted)
+    parts = [part for pair in zip(preempted, handles, strict=True) for part in pair] if evicts else handles
+    lengths = np.array(list(map(len, parts)), dtype=np.int64) >> 3
+    counts = lengths.reshape(len(events), 1 + evicts).sum(axis=1)
     return IterationBatch(
         np.array(positions, dtype=np.int64), started, finished, fields,
         np.frombuffer(b"".join(parts), dtype=np.int64),
-        np.repeat(np.arange(len(events)), counts), tokens, scheduled, evicted,
+        np.repeat(np.arange(len(events)), counts),
+        _column(preempted, handles, told, _ONE) if evicts or any(told) else None,
+        _column(preempted, handles, planned, _UNKNOWN) if any(planned) else None,
+        np.repeat(np.arange(len(parts)) % 2 == 0, lengths) if evicts else None,
         np.array([event.formed for event in events], dtype=np.bool_),
         np.array([event.head for event in events], dtype=np.int64),
     )  # fmt: skip
 
 
-def _column(parts: list[tuple[bytes, bytes, bytes | None]], default: bytes) -> Ints:
+def _column(
+    preempted: Sequence[bytes], handles: Sequence[bytes], given: Sequence[bytes | None], default: bytes
+) -> Ints:
     """One value an element: 0 for the evicted, then what was given, or ``default`` for each handle."""
-    joined = b"".join(
-        bytes(len(evicted)) + (given if given is not None else default * (len(handles) >> 3))
-        for evicted, handles, given in parts
-    )
-    return np.frombuffer(joined, dtype=np.int64)
+    parts: list[bytes] = []
+    for evicted, slots, values in zip(preempted, handles, given, strict=True):
+        parts += (bytes(len(evicted)), default * (len(slots) >> 3) if values is None else values)
+    return np.frombuffer(b"".join(parts), dtype=np.int64)
 
 
 def _unfit_tokens(batch: IterationBatch) -> dict[int, str]:

@@ -63,7 +63,7 @@ def iteration_rows(
     rows[:, C.AT] = rows[:, C.FINISHED_AT] = batch.finished
     rows[:, C.STARTED_AT] = started
     rows[:, C.PROCESSING_TIME] = batch.finished - started
-    rows[:, C.RANK] = np.nan_to_num(rows[:, C.RANK])
+    rows[:, C.RANK] = batch.ranks
     _count(rows, history, decoding)
 
     batches = empty_rows(RowKind.BATCH, batch.size)

@@ -92,27 +92,27 @@ def _plain(elements: Elements) -> Mask | None:
         plain &= ~elements.evicted
     if elements.scheduled is not None:
         plain &= (elements.scheduled == 1) | (elements.scheduled == UNKNOWN_TOKENS)
-    return plain
+    return None if plain.all() else plain
 
 
 def _flagged_runs(elements: Elements, slots: int, iterations: int) -> Runs | None:
     """Runs of plain elements; the flag before each slot's first stays down, so that no run goes over to the next."""
     width = iterations + 1
     flags = np.zeros(slots * width + 1, dtype=np.bool_)
+    inner = flags[1:]
     places = elements.slot * width
     places += elements.iteration
-    places += 1
-    flags[places] = True
+    inner[places] = True
     if np.count_nonzero(flags) != len(places):
         return None
-    changes = np.flatnonzero(flags[1:] != flags[:-1])
+    changes = np.flatnonzero(inner != flags[:-1])
     opens, ends = changes[0::2], changes[1::2]
     slot, begin = np.divmod(opens, width)
     tokens = None if elements.tokens is None else np.ones(len(slot), dtype=np.int64)
     scheduled = None
     if elements.scheduled is not None:
-        flags[places] = elements.scheduled == 1
-        scheduled = np.where(flags[opens + 1], 1, UNKNOWN_TOKENS)
+        inner[places] = elements.scheduled == 1
+        scheduled = np.where(inner[opens], 1, UNKNOWN_TOKENS)
     evicted = None if elements.evicted is None else np.zeros(len(slot), dtype=np.bool_)
     return Runs(slot, begin, begin + (ends - opens) - 1, tokens, scheduled, evicted)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from batchscope.recording.rings import Numbering
-from batchscope.rows import Floats, RowKind, Rows, SpanColumn, empty_rows
+from batchscope.rows import Floats, RowKind, Rows, SpanColumn, distinct, empty_rows
 from batchscope.tracking.history import History
 from batchscope.tracking.iteration_batch import UNKNOWN_TOKENS
 from batchscope.tracking.runs import Ints, Mask
@@ -17,7 +17,7 @@ C = SpanColumn
 def ordinals(ranks: Floats, numbering: Numbering, source: int) -> Ints:
     """The numbers of a ``source``'s iterations: a rank's follow each other, whatever other ranks did between."""
     numbers = np.empty(len(ranks), dtype=np.int64)
-    for rank in sorted(set(ranks.tolist())):
+    for rank in distinct(ranks):
         mine = np.flatnonzero(ranks == rank)
         first = numbering.iterations((source, rank), len(mine))
         numbers[mine] = np.arange(first, first + len(mine))

@@ -39,7 +39,7 @@ def about_steady(report: RunReport) -> str:
         return part.missing
     first, last = part.start - report.origin, part.end - report.origin
     return (
-        f"{duration(first)} to {duration(last)}: without warm-up (MSER-5) and drain; "
+        f"{first:.1f} s to {duration(last)}: without warm-up (MSER-5) and drain; "
         f"backlog {part.backlog_slope:+.3g} requests a second"
     )
 

@@ -7,7 +7,7 @@ import pytest
 
 from batchscope import CompletionReason, RequestTracker, SchedulerLimits, SchedulerMetricsCollector
 from batchscope.ledger import open_run
-from batchscope.ledger.analysis.opening import open_tables
+from batchscope.ledger.analysis.opening import open_tables, reading
 from batchscope.ledger.analysis.report import report_of
 from batchscope.ledger.analysis.snapshot import snapshot_of
 
@@ -130,3 +130,14 @@ def test_hours_on_the_clock_of_a_machine_are_exact_to_the_last_bit(tmp_path):
     assert found.elapsed_seconds == live.elapsed_seconds
     assert found.iteration_stats.busy_ratio == live.iteration_stats.busy_ratio
     assert found.started_at == live.started_at
+
+
+@pytest.mark.parametrize("sign", ["InterruptException", "RuntimeError"])
+def test_ctrl_c_in_the_middle_of_a_query_is_ctrl_c(engine, tmp_path, sign):
+    duckdb = pytest.importorskip("duckdb")
+    engine.collector.close()
+    raised = getattr(duckdb, sign, RuntimeError)("Query interrupted")
+    with pytest.raises(KeyboardInterrupt), reading(open_run(tmp_path)):
+        raise raised
+    with pytest.raises(RuntimeError, match="else"), reading(open_run(tmp_path)):
+        raise RuntimeError("something else")

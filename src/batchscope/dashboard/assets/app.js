@@ -121,7 +121,7 @@ function makeFigures() {
     new Lines({ id: "kv", title: "KV cache in use", form: percent, top: () => 1,
       lines: [["KV cache", ratio("kv_cache_usage.sum", "kv_cache_usage.count")]] }),
     new Lines({ id: "throughput", title: "Tokens a second", form: perSecond,
-      lines: [["output", rate("generation_tokens")], ["prompt, computed", rate("prompt_tokens_computed")], ["prompt, cached", rate("prompt_tokens_cached")]] }),
+      lines: [["output", rate("generation_tokens")], ["computed prompt", rate("prompt_tokens_computed")], ["cached prompt", rate("prompt_tokens_cached")]] }),
     new Lines({ id: "slo", title: "SLO met, last minute", form: percent, top: () => 1, lines: sloLines(), before: attain,
       note: "All targets by the same request; below: since start, with the 95 % interval." }),
     new Lines({ id: "ends", title: "Failed, cancelled, errors, preemptions a second", form: perSecond,

@@ -38,13 +38,22 @@ def open_tables(run: Run, *, memory_limit: str | None = None, threads: int | Non
 
 @contextlib.contextmanager
 def reading(run: Run) -> Iterator[None]:
-    """What DuckDB cannot do in it is a DecodeError: a file that is damaged inside, or was removed meanwhile."""
+    """What DuckDB cannot do in it is a DecodeError: a file that is damaged inside, or was removed meanwhile.
+
+    Its own signs of Ctrl-C become Python's.
+    """
     try:
         import duckdb  # noqa: PLC0415
     except ImportError as error:
         raise MissingExtraError("the analysis of recorded runs", "analysis") from error
     try:
         yield
+    except duckdb.InterruptException as error:
+        raise KeyboardInterrupt from error
+    except RuntimeError as error:
+        if str(error) != "Query interrupted":
+            raise
+        raise KeyboardInterrupt from error
     except duckdb.Error as error:
         raise DecodeError(f"{run.path}: cannot be analysed: {shown(str(error).splitlines()[0])}") from error
 

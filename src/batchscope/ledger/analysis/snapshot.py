@@ -35,7 +35,7 @@ from batchscope.statistics.totals import Gauges, Mean, Totals, WindowTotals, cou
 Row = dict[str, Any]
 
 
-class Found(NamedTuple):
+class RunFigures(NamedTuple):
     """What the expressions gave; everything else follows from it by the collector's own arithmetic."""
 
     by_reason: dict[str, int]
@@ -85,13 +85,13 @@ def snapshot_of(tables: RunTables) -> MetricsSnapshot:
     )
 
 
-def found_in(tables: RunTables) -> Found:
+def found_in(tables: RunTables) -> RunFigures:
     """Everything that is counted and added up, in a scan or two a table."""
     slo = {name: tables.header.slo.get(name) for name in tables.header.request_classes}
     targets = {name: one for name, one in slo.items() if one is not None}
     events = rows(tables.events.group_by("kind", "name").agg(n=lambda t: t["count"].sum(), at=lambda t: t.at.max()))
     errors = [event for event in events if event["kind"] == "error"]
-    return Found(
+    return RunFigures(
         by_reason={row["reason"]: row["n"] for row in rows(of_requests.by_reason(tables.requests))},
         requests=one(of_requests.sums(tables.requests)),
         means_of_requests=one(of_requests.means(tables.requests)),
@@ -136,7 +136,7 @@ def came(tables: RunTables) -> Table:
     )
 
 
-def _totals(found: Found, tables: RunTables) -> Totals:
+def _totals(found: RunFigures, tables: RunTables) -> Totals:
     requests, iterations = found.requests, found.iterations
     finished = sum(found.by_reason.values())
     computed, cached = _prompts(found, finished)
@@ -180,7 +180,7 @@ def _totals(found: Found, tables: RunTables) -> Totals:
     )
 
 
-def _prompts(found: Found, finished: int) -> tuple[int | None, int | None]:
+def _prompts(found: RunFigures, finished: int) -> tuple[int | None, int | None]:
     """Prompt tokens of finished requests: computed, and from a cache, as they or as iterations said it."""
     requests, said = found.requests, found.iterations["cached_prompt_tokens"]
     total, cached = requests["prompt_tokens"] or 0, requests["cached_tokens"] or 0
@@ -192,7 +192,7 @@ def _prompts(found: Found, finished: int) -> tuple[int | None, int | None]:
     )
 
 
-def _tokens(found: Found) -> dict[str, int]:
+def _tokens(found: RunFigures) -> dict[str, int]:
     """Output tokens by who told of them: iterations where there are any."""
     if found.iterations["n"]:
         return {TokenSource.ITERATIONS.value: found.iterations["tokens_generated"] or 0}
@@ -211,7 +211,7 @@ def _decode(iterations: Row) -> int | None:
     return total if total or iterations["both_said"] else None
 
 
-def _by_limiter(found: Found, what: str) -> dict[str, float]:
+def _by_limiter(found: RunFigures, what: str) -> dict[str, float]:
     return {str(limiter): float(found.by_limiter.get(limiter, {}).get(what) or 0.0) for limiter in BatchLimiter}
 
 
@@ -225,7 +225,7 @@ def _missed(row: Row | None, header: RunHeader, name: str) -> dict[str, int]:
     return {target: row[f"missed_{target}"] or 0 for target in ("failed", *targets)} if row and targets else {}
 
 
-def _means(found: Found) -> dict[str, Mean]:
+def _means(found: RunFigures) -> dict[str, Mean]:
     requests, iterations = found.means_of_requests, found.iterations
     means = {name: _mean(requests, name) for name in of_requests.MEANS}
     means |= {name: _mean(iterations, name) for name in of_iterations.MEANS}
@@ -238,7 +238,7 @@ def _mean(row: Row, name: str) -> Mean:
     return Mean(float(row[f"{name}_sum"] or 0.0), row[f"{name}_count"])
 
 
-def _window(found: Found, tables: RunTables) -> WindowTotals:
+def _window(found: RunFigures, tables: RunTables) -> WindowTotals:
     """All of the stretch."""
     return WindowTotals(
         window_seconds=tables.seconds,
@@ -269,7 +269,7 @@ def _iteration_statistics(
     return iteration_statistics(totals, means, window, durations)
 
 
-def _slo_statistics(found: Found, header: RunHeader, window: WindowTotals) -> dict[str, SloStatistics]:
+def _slo_statistics(found: RunFigures, header: RunHeader, window: WindowTotals) -> dict[str, SloStatistics]:
     statistics = {}
     for name in header.request_classes:
         targets = header.slo[name].declared if name in header.slo else {}
@@ -281,7 +281,7 @@ def _slo_statistics(found: Found, header: RunHeader, window: WindowTotals) -> di
     return statistics
 
 
-def _errors(found: Found, header: RunHeader) -> ErrorStatistics:
+def _errors(found: RunFigures, header: RunHeader) -> ErrorStatistics:
     total, finished = sum(found.errors.values()), sum(found.by_reason.values())
     return ErrorStatistics(
         total_errors=total,

@@ -1,0 +1,284 @@
+"""``batchscope capacity RUN|TRACE``: the highest rate at which users are still served in time."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console, Group
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from batchscope.checks import LARGEST, check_whole
+from batchscope.cli import stdout
+from batchscope.cli.explain import UNDECIDED
+from batchscope.cli.fit import Assumed, Settings, observed_with, parsed_settings
+from batchscope.cli.options import DEFAULTS, CommandError, Svg, check_svg, write_svg
+from batchscope.cli.simulation import note
+from batchscope.configuration import DEFAULT_CLASS, SloTargets
+from batchscope.errors import ConfigurationError
+from batchscope.prediction import FittedModel, NotEnoughError, fit, read_model
+from batchscope.prediction.attainment import Attainment
+from batchscope.prediction.capacity import MOST_SIMULATIONS, Capacity, RatePoint, Traffic, capacity, traffic_of
+from batchscope.prediction.whatif import with_settings
+from batchscope.simulator import LinearCostModel, open_trace
+from batchscope.text import readable_document
+from batchscope.views.numbers import bar, duration, per_second, percent, percent_range
+from batchscope.views.rendering import for_stdout
+from batchscope.views.words import limiter_name, short_name
+
+SCHEMA = "batchscope.capacity/1"
+NO_RATE = 1
+BAR_WIDTH = 24
+FAR_OFF = 0.05
+"""A model that misses the recorded attainment by more is no ground for a capacity."""
+
+
+def capacity_command(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|TRACE", help="A recorded run's folder, or a trace as 'replay' reads it.", show_default=False
+        ),
+    ],
+    slo_ttft: Annotated[float | None, typer.Option(metavar="S", help="Target: seconds to the first token.")] = None,
+    slo_tpot: Annotated[
+        float | None, typer.Option(metavar="S", help="Target: seconds an output token, a request's mean.")
+    ] = None,
+    slo_e2e: Annotated[float | None, typer.Option(metavar="S", help="Target: seconds from arrival to the end.")] = None,
+    attainment: Annotated[
+        float, typer.Option(metavar="X", help="The share of the requests that has to meet all of its targets.")
+    ] = 0.9,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What 'batchscope fit' wrote.",
+            show_default="fitted to RUN; of a TRACE the demo's cost",
+        ),
+    ] = None,
+    settings: Settings = [],  # noqa: B006  (typer copies it)
+    assume: Assumed = [],  # noqa: B006
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", help="Only the first N requests.", show_default="all")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")] = False,
+    svg: Svg = None,
+) -> int:
+    """Find the highest rate at which users are still served in time, and the backlog does not grow.
+
+    The same requests, in the same order, arrive faster and faster. Without --slo-... the targets of the run hold. Exit
+    code: 0; 1 = no rate holds; 2 = wrong use; 3 = these data cannot decide.
+    """
+    given = SloTargets(time_to_first_token=slo_ttft, time_per_output_token=slo_tpot, e2e_latency=slo_e2e)
+    check_svg(svg, source)
+    if limit is not None:
+        check_whole("limit", limit, 1, LARGEST, ", or None for all of it")
+    fitted = read_model(model) if model is not None else None
+    changed = parsed_settings(settings)
+    try:
+        if source.is_dir():
+            traffic, declared, notes = _of_run(source, fitted, changed, assume, limit)
+        else:
+            traffic, declared, notes = _of_trace(source, fitted, changed, assume, limit)
+        slo = {DEFAULT_CLASS: given} if given.declared else declared
+        if not any(targets.declared for targets in slo.values()):
+            raise CommandError(f"{source}: says no targets, expected --slo-ttft, --slo-tpot or --slo-e2e")
+        with _progress() as simulated:
+            found = capacity(traffic, slo, target=attainment, on_simulated=simulated)
+    except NotEnoughError as error:
+        note(f"cannot be decided: {error}")
+        return UNDECIDED
+    found = msgspec.structs.replace(found, notes=[*notes, *found.notes])
+    shown = shown_capacity(found)
+    if svg is not None:
+        write_svg(shown, svg)
+    stdout.write(document(found) if as_json else for_stdout(shown))
+    return 0 if found.found else NO_RATE
+
+
+_Source = tuple[Traffic, Mapping[str, SloTargets], list[str]]
+"""What is served, the targets it was recorded with, and what was assumed."""
+
+
+def _of_run(
+    path: Path, model: FittedModel | None, changed: dict[str, Any], assume: list[str], limit: int | None
+) -> _Source:
+    observed = observed_with(path, assume)
+    if model is not None and model.engine != observed.engine:
+        raise NotEnoughError(
+            f"the model is of {model.engine}, {observed.name} of {observed.engine}: fit one to this run"
+        )
+    traffic = traffic_of(observed, model or fit(observed), _changed(observed.options, changed))
+    return _first(traffic, limit), observed.slo, list(observed.assumed)
+
+
+def _of_trace(
+    path: Path, model: FittedModel | None, changed: dict[str, Any], assume: list[str], limit: int | None
+) -> _Source:
+    if assume:
+        raise CommandError(f"--assume {assume[0]}: {path} is a trace, which has no settings: expected --set")
+    asked = tuple(open_trace(path, limit=limit))
+    served = tuple(spec for spec in asked if spec.output_tokens)
+    notes = [f"{len(asked) - len(served):,} requests that failed at their service are left out"]
+    if model is None:
+        notes.append("an iteration costs what Qwen-2-7B takes on one A30: --model has your engine's costs")
+    traffic = Traffic(
+        name=path.name,
+        workload=served,
+        options=_changed(model.options if model is not None else DEFAULTS, changed),
+        cost=model.cost if model is not None else LinearCostModel(),
+        model=model,
+    )
+    return traffic, {}, notes[len(asked) == len(served) :]
+
+
+def _changed(options: Any, changed: dict[str, Any]) -> Any:
+    try:
+        return with_settings(options, changed)
+    except ConfigurationError as error:
+        if error.field == "set":
+            raise CommandError(f"--set {error.value}: no such setting, expected {error.allowed}") from None
+        raise CommandError(f"--set {error.field}={error.value}: expected {error.allowed}") from None
+
+
+def _first(traffic: Traffic, limit: int | None) -> Traffic:
+    """Only so many of them, and those who gave up until then."""
+    if limit is None or limit >= len(traffic.workload):
+        return traffic
+    last = traffic.workload[limit - 1].arrival
+    return msgspec.structs.replace(
+        traffic,
+        workload=traffic.workload[:limit],
+        given_up=traffic.given_up[:limit] if traffic.given_up is not None else None,
+        unserved=tuple(each for each in traffic.unserved if each[0] <= last),
+        recorded=traffic.recorded.first(limit) if traffic.recorded is not None else None,
+    )
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int], None]]:
+    """Told how many simulations there were."""
+    with Progress(
+        TextColumn("simulations", style="bold"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not (sys.stderr and sys.stderr.isatty()),
+    ) as progress:
+        task = progress.add_task("", total=MOST_SIMULATIONS)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def document(found: Capacity) -> bytes:
+    """One JSON object; ``null``: not known."""
+    return msgspec.json.encode(readable_document({"schema": SCHEMA, **msgspec.to_builtins(found)})) + b"\n"
+
+
+def shown_capacity(found: Capacity) -> Group:
+    """The answer, the picture of attainment over rate, and what to know of it."""
+    return Group(
+        Text(_headline(found), style="bold"),
+        Text(
+            f"{percent(found.target)} of {found.requests:,} requests within {_targets(found.slo)}, no growing backlog"
+        ),
+        Text(""),
+        _picture(found),
+        Text(""),
+        *(Text(line) for line in _sentences(found)),
+        *(Text(f"extrapolated: {each}", style="yellow") for each in found.extrapolated),
+        *(Text(f"note: {each}") for each in found.notes),
+    )
+
+
+def _headline(found: Capacity) -> str:
+    if not found.found:
+        lowest = found.points[0]
+        return (
+            f"{found.name}: no rate holds, not even {_rate(lowest.rate)} ({lowest.rate_scale:.3g} times the recorded "
+            f"rate): {_what(found.edge)}"
+        )
+    between = " .. ".join(_rate(bound, "?") for bound in (found.low, found.high))
+    return (
+        f"{found.name}: up to {_rate(found.rate)}, {found.rate_scale:.3g} times the recorded "
+        f"{_rate(found.recorded_rate)} (95 %: {between})"
+    )
+
+
+def _rate(rate: float, unknown: str = "-") -> str:
+    return unknown if math.isnan(rate) else f"{per_second(rate)}/s"
+
+
+def _what(edge: str) -> str:
+    return "too few requests are in time" if edge == "attainment" else "the backlog grows"
+
+
+def _targets(slo: Mapping[str, SloTargets]) -> str:
+    """``TTFT 2 s, TPOT 100 ms``; by class where classes are told apart."""
+    told = {
+        name: ", ".join(f"{short_name(target)} {duration(limit)}" for target, limit in targets.declared.items())
+        for name, targets in slo.items()
+        if targets.declared
+    }
+    if set(told) == {DEFAULT_CLASS}:
+        return told[DEFAULT_CLASS]
+    return "; ".join(f"{name}: {targets}" for name, targets in told.items())
+
+
+def _picture(found: Capacity) -> Table:
+    """Attainment over rate: a line for each rate that was simulated."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    headings = ("rate", "times", "attainment", "", "95 % interval", "backlog grows", "")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "attainment" else "right", no_wrap=True)
+    for point in found.points:
+        color = "green" if point.holds else "red"
+        table.add_row(
+            _rate(point.rate),
+            f"{point.rate_scale:.3f}",
+            Text(bar(point.attainment.value, BAR_WIDTH), color),
+            percent(point.attainment.value),
+            percent_range(point.attainment.low, point.attainment.high),
+            f"{100 * point.growth.value:+.1f} %",
+            _mark(point, found),
+        )
+    return table
+
+
+def _mark(point: RatePoint, found: Capacity) -> str:
+    if point.rate_scale == found.rate_scale:
+        return "< capacity"
+    return "" if point.holds else "fails"
+
+
+def _sentences(found: Capacity) -> list[str]:
+    lines = []
+    if found.recorded is not None:
+        ours = next((point.attainment for point in found.points if point.rate_scale == 1.0), None)
+        told = f"; the model says {_share(ours)} of the same" if ours is not None else ""
+        lines.append(f"as recorded, at {_rate(found.recorded_rate)}: {_share(found.recorded)} were in time{told}")
+        if ours is not None and abs(ours.value - found.recorded.value) > FAR_OFF:
+            lines.append("that is far off: trust the capacity no further than this; 'batchscope whatif' says what errs")
+    if found.found:
+        lines.append(f"beyond it {_what(found.edge)}" if found.edge else "no higher rate was tried")
+        limiters = sorted(found.limited_by.items(), key=lambda pair: -pair[1])
+        causes = ", ".join(f"{limiter_name(cause)} {percent(share)}" for cause, share in limiters if share >= 0.01)
+        lines.append(f"what limits the batch there: {causes}")
+        if math.isnan(found.low):
+            lines.append("the lower bound is not known: of so few requests no share is large enough for sure")
+        lasts = duration(found.seconds)
+        lines.append(f"every rate is the same requests, closer together or further apart; there they come in {lasts}")
+    return lines
+
+
+def _share(attainment: Attainment) -> str:
+    return f"{percent(attainment.value)} ({percent_range(attainment.low, attainment.high)})"
