@@ -37,8 +37,8 @@ from batchscope.prediction.search import minimize
 from batchscope.simulator import RequestSpec, SchedulerOptions
 from batchscope.simulator.instants import simulate_instants
 
-PLACES = (4, 6, 8, 10, 12, 14, 16, 18, 20, 23, 26, 29, 32, 36, 40, 45, 50, 56, 64, 72, 80, 96, 128)
-BUDGETS = (256, 512, 1024, 2048, 4096)
+PLACES = (4, 6, 8, 11, 14, 18, 23, 29, 36, 45, 56, 72, 96, 128)
+BUDGETS = (256, 512, 1024, 2048)
 failures: list[str] = []
 
 

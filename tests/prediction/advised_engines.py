@@ -13,10 +13,10 @@ from batchscope.prediction.model import CONSTANTS, Range, constants_of
 from batchscope.simulator import Lengths, LinearCostModel, SchedulerOptions, SyntheticWorkload
 from batchscope.simulator.instants import simulate_instants
 
-EXPECTED_OVER = 10
+EXPECTED_OVER = 4
 
 
-def made_up(seed: int, requests: int = 250) -> tuple[Observed, dict[str, SloTargets]]:
+def made_up(seed: int, requests: int = 120) -> tuple[Observed, dict[str, SloTargets]]:
     """A run whose places, budget, cache, load and targets are drawn: some are served well, some badly."""
     random = np.random.default_rng(seed)
     rate = float(random.uniform(2, 9))
