@@ -98,6 +98,7 @@ engines:
 proofs: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python proofs/compare_calibration.py
 	OMP_NUM_THREADS=1 $(BIN)/python proofs/prediction_accuracy.py
+	OMP_NUM_THREADS=1 $(BIN)/python proofs/advice_regret.py
 	OMP_NUM_THREADS=1 $(BIN)/python proofs/capacity_search.py
 
 # Schedulers of other engines from their clones: is the inferred cause the one they report? make foreign CLONES=DIR

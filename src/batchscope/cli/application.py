@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from batchscope.cli.advise import advise_command
 from batchscope.cli.capacity import capacity_command
 from batchscope.cli.check import check
 from batchscope.cli.compare import Sides, compare
@@ -150,6 +151,13 @@ application.command(
     "[bold]batchscope score RUN model.json --json | jq .off.time_to_first_token[/bold]",
     rich_help_panel=PREDICTION,
 )(score)
+application.command(
+    "advise",
+    epilog="Examples: [bold]batchscope advise RUN --slo-ttft 1 --slo-tpot 0.05[/bold]\n\n"
+    "[bold]batchscope advise RUN --model model.json --slo-tpot 0.05 --slo-gap 2 --vary max_running_requests[/bold]\n\n"
+    "[bold]batchscope advise RUN --slo-ttft 1 --json | jq .flags[/bold]   (0: change, 1: change nothing, 3: undecided)",
+    rich_help_panel=PREDICTION,
+)(advise_command)
 application.command(
     "capacity",
     epilog="Examples: [bold]batchscope capacity RUN --slo-ttft 2 --slo-tpot 0.1[/bold]\n\n"

@@ -77,7 +77,7 @@ def what_if(
     """
     check_ratio("from", since)
     check_positive("rate_scale", rate_scale, "a factor")
-    _check_engine(observed, model)
+    check_engine(observed, model)
     chosen = observed.instants.last_token > since * observed.end if since else ~np.isnan(observed.instants.last_token)
     if not chosen.any():
         raise NotEnoughError(f"{observed.name}: no request finished after {since:g} of the run")
@@ -218,7 +218,7 @@ def _recorded(observed: Observed, chosen: npt.NDArray[np.bool_]) -> Scenario:
     )
 
 
-def _check_engine(observed: Observed, model: FittedModel) -> None:
+def check_engine(observed: Observed, model: FittedModel) -> None:
     if model.engine != observed.engine:
         raise NotEnoughError(
             f"the model is of {model.engine or 'an unnamed engine'}, the run {observed.name} of "

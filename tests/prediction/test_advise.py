@@ -1,0 +1,108 @@
+"""Advice: the best setting of a small search, nothing where nothing helps, and no winning by stalls."""
+
+from __future__ import annotations
+
+import pytest
+from advised_engines import expected_goodput, made_up, model_of
+from msgspec.structs import replace
+from recorded_engines import OPTIONS, recorded
+
+from batchscope.configuration import SloTargets
+from batchscope.errors import ConfigurationError
+from batchscope.prediction import NotEnoughError
+from batchscope.prediction.advise import advise
+from batchscope.prediction.candidates import Space
+from batchscope.simulator.instants import simulate_instants
+
+PLACES = Space(("max_running_requests",))
+STARVED = replace(OPTIONS, max_running_requests=6)
+PATIENT = {"default": SloTargets(time_to_first_token=5.0, time_per_output_token=0.1)}
+
+
+@pytest.fixture(scope="module")
+def starved():
+    """An engine with a quarter of the places that its requests need."""
+    return recorded(requests=80, rate=3.0, options=STARVED, iterations=False)
+
+
+def test_places_that_lack_are_found_with_the_gain_and_what_gets_worse(starved):
+    advice = advise(starved, model_of(starved, 0), PATIENT, space=PLACES)
+    assert advice.verdict == "change"
+    assert advice.changed["max_running_requests"] > STARVED.max_running_requests
+    assert advice.gain_low > 0
+    assert advice.gain_low <= advice.gain <= advice.gain_high
+    assert advice.now.limited_by["request_slots"] > 0.5
+    slower = "time_per_output_token"
+    assert advice.best.figures[slower].mean > advice.now.figures[slower].mean
+
+
+def test_asked_again_in_the_best_setting_it_says_to_change_nothing(starved):
+    found = advise(starved, model_of(starved, 0), PATIENT, space=PLACES)
+    better = recorded(requests=80, rate=3.0, options=replace(STARVED, **found.changed), iterations=False)
+    assert advise(better, model_of(better, 0), PATIENT, space=PLACES).verdict == "keep"
+
+
+def test_an_idle_engine_is_left_alone():
+    run = recorded(requests=100, rate=0.3, iterations=False)
+    advice = advise(run, model_of(run, 0), {"default": SloTargets(time_to_first_token=10.0)}, space=PLACES)
+    assert (advice.verdict, advice.changed) == ("keep", {})
+
+
+def test_requests_given_up_count_as_missed(starved):
+    model = model_of(starved, 0)
+    whole = advise(starved, model, PATIENT, space=PLACES)
+    some = advise(replace(starved, left_out=60), model, PATIENT, space=PLACES)
+    served = len(starved.workload)
+    assert some.now.attainment.value == pytest.approx(whole.now.attainment.value * served / (served + 60))
+    assert any("60 requests" in note for note in some.notes)
+
+
+def test_a_gap_as_target_forbids_stalls():
+    run = recorded(requests=80, rate=8.0, options=replace(OPTIONS, kv_cache_blocks=900), iterations=False)
+    model = model_of(run, 0)
+    alone, strict = SloTargets(time_per_output_token=0.15), SloTargets(time_per_output_token=0.15, max_emission_gap=0.5)
+    lax = advise(run, model, {"default": alone}, space=PLACES)
+    held = advise(run, model, {"default": strict}, space=PLACES)
+    chosen = run.options if held.verdict == "keep" else replace(run.options, **held.changed)
+    stalled = run.options if lax.verdict == "keep" else replace(run.options, **lax.changed)
+    goodput = [expected_goodput(run, model, {"default": strict}, each) for each in (chosen, stalled)]
+    assert goodput[0] >= goodput[1]
+    assert held.best.preemptions <= lax.best.preemptions
+
+
+def test_no_more_than_two_per_cent_below_a_search_of_everything():
+    run, slo = made_up(4, requests=80)
+    model = model_of(run, 4)
+    advice = advise(run, model, slo, space=PLACES)
+    chosen = run.options if advice.verdict == "keep" else replace(run.options, **advice.changed)
+    places = range(4, 100, 8)
+    most = max(expected_goodput(run, model, slo, replace(run.options, max_running_requests=each)) for each in places)
+    assert expected_goodput(run, model, slo, chosen) >= 0.98 * most
+
+
+def test_targets_that_nobody_can_meet_are_refused(starved):
+    impossible = {"default": SloTargets(time_per_output_token=0.001)}
+    with pytest.raises(NotEnoughError, match=r"none of \d+ settings serves anybody within time_per_output_token 0.001"):
+        advise(starved, model_of(starved, 0), impossible, space=PLACES)
+
+
+def test_without_a_target_there_is_nothing_to_search_for(starved):
+    with pytest.raises(NotEnoughError, match="no target"):
+        advise(starved, model_of(starved, 0), {"default": SloTargets()})
+
+
+def test_an_unknown_setting_is_refused():
+    with pytest.raises(ConfigurationError, match="vary"):
+        Space(("max_num_seqs",))
+
+
+def test_a_larger_budget_costs_kv_blocks(starved):
+    """Memory is traded: what the activations of a larger batch take, the KV cache has not."""
+    replayed = simulate_instants(starved.workload, starved.options, model_of(starved, 0).cost)
+    space = Space(kv_blocks_per_token=0.5)
+    for each in space.grid(starved.options, replayed):
+        more = each.max_scheduled_tokens - starved.options.max_scheduled_tokens
+        assert each.kv_cache_blocks == starved.options.kv_cache_blocks - round(0.5 * more)
+        for close in space.close_to(each, starved.options):
+            further = close.max_scheduled_tokens - starved.options.max_scheduled_tokens
+            assert close.kv_cache_blocks == pytest.approx(starved.options.kv_cache_blocks - 0.5 * further, abs=1)
