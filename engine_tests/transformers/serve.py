@@ -127,8 +127,8 @@ def report_run(collector: SchedulerMetricsCollector, root: Path, emitted: dict[s
     snapshot = collector.get_snapshot()
     collector.close()
     run = open_run(root)
+    requests, iterations, tokens = run.requests(), run.iterations(), run.tokens()  # now: files are read when asked for
     shutil.rmtree(root)
-    requests, iterations, tokens = run.requests(), run.iterations(), run.tokens()
     done = requests.filter(pc.equal(requests.column("reason"), "max_tokens_reached"))
     check("run: state and problems", (run.state, run.problems), ("finished", []))
     check("run: engine and limits", (run.header.engine, run.header.limits), (snapshot.engine, snapshot.limits))
