@@ -1,4 +1,4 @@
-"""``fit``, ``whatif``, ``score`` and ``capacity`` on a run that was recorded: what they print, what they write, and what they refuse."""
+"""``fit``, ``whatif``, ``score``, ``capacity`` and ``advise`` on a run that was recorded: what they print, what they write, and what they refuse."""
 
 from __future__ import annotations
 
@@ -177,6 +177,44 @@ def test_a_capacity_needs_targets(tmp_path, capsys):
     code = command(["capacity", str(trace)])
     told = capsys.readouterr()
     assert refused(Run(code, told.out, told.err), "says no targets", "--slo-ttft")
+
+
+def test_advice_is_a_setting_what_it_gains_what_gets_worse_and_the_engines_flags(run, model):
+    asked = (
+        "advise",
+        run,
+        "--model",
+        model,
+        "--assume",
+        "policy=vllm",
+        "--slo-ttft",
+        2,
+        "--vary",
+        "max_scheduled_tokens",
+    )
+    done, document = batchscope(*asked), json.loads(batchscope(*asked, "--json").output)
+    assert done.code == {"change": 0, "keep": 1, "undecided": 3}[document["verdict"]]
+    for part in ("served in time", "limited by", "now", "best", "TTFT"):
+        assert part in done.output
+    assert set(document["changed"]) <= {"max_scheduled_tokens"}
+    for engine, flag in (("vLLM", "--max-num-batched-tokens"), ("SGLang", "--chunked-prefill-size")):
+        assert document["flags"][engine] == {flag: value for value in document["changed"].values()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ((), ("no target", "--slo-ttft", "several classes")),
+        (("--slo-ttft", 1e-6), ("none of", "serves anybody", "1e-06 s")),
+        (("--slo-ttft", 2, "--vary", "colour"), ("colour", "max_running_requests")),
+        (("--slo-ttft", 2, "--try-policy", "best"), ("best", "sglang")),
+        (("--slo-ttft", -1), ("-1", "seconds")),
+    ],
+)
+def test_advice_that_cannot_be_given_is_refused_in_one_line(run, model, arguments, parts, capsys):
+    code = command([str(part) for part in ("advise", run, "--model", model, "--assume", "policy=vllm", *arguments)])
+    told = capsys.readouterr()
+    assert refused(Run(code, told.out, told.err), *parts)
 
 
 @pytest.mark.parametrize("name", ["fit", "whatif"])
