@@ -25,7 +25,7 @@ def test_a_broken_trace_names_file_line_and_what_was_expected(tmp_path, text, pa
 
 def test_a_file_that_is_missing_or_is_none(tmp_path):
     assert refused(batchscope("replay", tmp_path / "none.csv"), "no such file")
-    assert refused(batchscope("replay", tmp_path), "not a regular file")
+    assert refused(batchscope("replay", tmp_path), "no run: expected a folder with run.json")
 
 
 def test_an_error_never_sends_control_characters_to_the_terminal(tmp_path):

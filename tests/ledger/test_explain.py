@@ -9,8 +9,8 @@ import pytest
 from heard_tables import HeardRun, tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planted_engine import Scripted, simulated
 from random_histories import random_run
-from scripted_engine import Scripted, simulated
 
 from batchscope import BatchLimiter, RequestResult, RequestTracker, SchedulerLimits, SchedulerMetricsCollector
 from batchscope.ledger import open_run, perfetto

@@ -11,8 +11,8 @@ from heard_tables import HeardRun
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as protos
+from planted_engine import Scripted, simulated
 from random_histories import random_run
-from scripted_engine import Scripted, simulated
 
 from batchscope import BatchLimiter
 from batchscope.ledger import chrome_trace, perfetto

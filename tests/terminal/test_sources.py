@@ -11,7 +11,7 @@ from batchscope.exporters.prometheus import Exposition, Format
 from batchscope.scraping.fetch import ScrapeLimits, metrics_url
 from batchscope.statistics.cumulative import cumulative_of
 from batchscope.statistics.merge import merge_snapshots
-from batchscope.terminal.polling import Found
+from batchscope.terminal.polling import Looked
 from batchscope.terminal.processes import Published
 from batchscope.terminal.sources import Directory, Endpoint, Look, LookError
 
@@ -91,7 +91,7 @@ def test_the_merge_of_processes_is_of_all_of_them_at_every_look_and_gone_when_al
     merged = merge_snapshots(parts)
     for at, living in ((1.0, True), (2.0, True), (3.0, False)):
         session._directory.processes = [(part, living) for part in parts]
-        session._take(Found(0, at, Look(merged)))
+        session._take(Looked(0, at, Look(merged)))
     assert [engine.last.snapshot.instance_id for engine in session.engines] == [part.instance_id for part in parts]
     assert len(session._merged.last.snapshot.merged_from) == 2
     assert session._merged.shown(9.0).state == "gone"

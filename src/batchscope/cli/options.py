@@ -62,7 +62,7 @@ class CommandError(BatchscopeError):
 
 def in_terms_of_options(error: ConfigurationError) -> str:
     """The error's message with the names that were typed: options, not fields."""
-    allowed = re.sub(r"\bmax_running_requests\b", OPTION_OF["max_running_requests"], error.allowed)
+    allowed = error.allowed.replace("(max_running_requests:", f"({OPTION_OF['max_running_requests']}:")
     allowed = re.sub(r",? or None.*|None for as fast as possible, or ", "", allowed)
     for field, option in OPTION_OF.items():
         if option.startswith("--tls"):
