@@ -44,7 +44,7 @@ def spark():
 @pytest.fixture(scope="module")
 def both(tmp_path_factory, spark):
     """The same random run as tables of DuckDB and of Spark, both reading the same Parquet files."""
-    from test_snapshot import recorded_in
+    from test_run_snapshot import recorded_in
 
     random, sink = np.random.default_rng(7), RecordingSink()
     specs = [
