@@ -72,3 +72,27 @@ def test_axe_finds_nothing(state, theme, tab, axe):
         (one["id"], [node["html"][:160] + " " + node["failureSummary"][:300] for node in one["nodes"]][:3])
         for one in found
     ] == []
+
+
+def test_nothing_moves_for_who_asks_for_less_motion(tab):
+    with live() as url:
+        moving = tab(url, reduced_motion="reduce").page.evaluate(MOVING)
+        assert moving == []
+        assert tab(url, reduced_motion="no-preference").page.evaluate(MOVING) != [], "else this looks at nothing"
+
+
+def test_marks_keep_their_colours_where_the_system_forces_its_own(tab):
+    """The legend's swatches are told apart by their colour; all else takes the system's."""
+    with live() as url:
+        page = tab(url, forced_colors="active").page
+        colors = page.evaluate(
+            "() => [...document.querySelectorAll('.swatch')].map(e => getComputedStyle(e).backgroundColor)"
+        )
+        assert len(colors) > 1
+        assert len(set(colors)) == len(colors)
+
+
+MOVING = """() => [...document.querySelectorAll('*')].filter(e => {
+  const style = getComputedStyle(e)
+  return [style.transitionDuration, style.animationDuration].some(all => all.split(',').some(one => parseFloat(one) > 0))
+}).map(e => e.className)"""

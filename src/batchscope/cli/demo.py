@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +14,6 @@ import msgspec
 import typer
 
 from batchscope.cli import INTERRUPTED
-from batchscope.cli.browser import open_page
 from batchscope.cli.demo_engine import BLOCKS, CLASSES, DISTURBANCES, PLACES, SLO, TOKENS, demo_options, demo_workload
 from batchscope.cli.options import (
     DEFAULTS,
@@ -119,5 +120,15 @@ def _page(collector: StateSource, *, port: int, opened: bool) -> Iterator[None]:
     with serve_source(collector, port=port) as handle:
         note(f"look at {handle.url}/ in a browser; Ctrl-C ends it with the report")
         if opened:
-            open_page(handle.url)
+            _open_page(handle.url)
         yield
+
+
+def _open_page(url: str) -> None:
+    """In a thread: a browser in the terminal would hold the command up. Says so where there is none."""
+
+    def opened() -> None:
+        if not webbrowser.open(url):
+            note(f"there is no browser to open here: open {url} yourself")
+
+    threading.Thread(target=opened, name="batchscope-browser", daemon=True).start()
