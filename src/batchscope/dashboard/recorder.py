@@ -30,7 +30,7 @@ _LAST_SAMPLE = 1.0
 class Recorder(Closing):
     """A history of ``source`` and the thread that writes it; ``start()`` begins.
 
-    Without a reader that thread is all it costs: one reading of cumulative counts a second.
+    Without a reader that thread is all it costs: cumulative counts each second, a snapshot every tenth.
     """
 
     def __init__(
