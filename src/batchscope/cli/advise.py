@@ -15,6 +15,7 @@ from rich.text import Text
 
 from batchscope.cli import stdout
 from batchscope.cli.fit import Assumed, RunPath, parsed_settings
+from batchscope.cli.options import SloE2e, SloTpot, SloTtft
 from batchscope.cli.whatif import change
 from batchscope.configuration import DEFAULT_CLASS, SloTargets
 from batchscope.prediction import fit, read_model
@@ -50,11 +51,9 @@ def advise_command(
         Path | None,
         typer.Option(metavar="FILE", help="What 'batchscope fit' wrote.", show_default="fitted to RUN first"),
     ] = None,
-    slo_ttft: Annotated[float | None, typer.Option(metavar="S", help="Target: seconds to the first token.")] = None,
-    slo_tpot: Annotated[
-        float | None, typer.Option(metavar="S", help="Target: seconds an output token, a request's mean.")
-    ] = None,
-    slo_e2e: Annotated[float | None, typer.Option(metavar="S", help="Target: seconds from arrival to the end.")] = None,
+    slo_ttft: SloTtft = None,
+    slo_tpot: SloTpot = None,
+    slo_e2e: SloE2e = None,
     slo_gap: Annotated[
         float | None, typer.Option(metavar="S", help="Target: seconds between any two tokens; no stall beyond.")
     ] = None,

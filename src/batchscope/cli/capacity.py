@@ -20,7 +20,7 @@ from batchscope.checks import LARGEST, check_whole
 from batchscope.cli import stdout
 from batchscope.cli.explain import UNDECIDED
 from batchscope.cli.fit import Assumed, Settings, observed_with, parsed_settings
-from batchscope.cli.options import DEFAULTS, CommandError, Svg, check_svg, write_svg
+from batchscope.cli.options import DEFAULTS, CommandError, SloE2e, SloTpot, SloTtft, Svg, check_svg, write_svg
 from batchscope.cli.simulation import note
 from batchscope.configuration import DEFAULT_CLASS, SloTargets
 from batchscope.errors import ConfigurationError
@@ -48,11 +48,9 @@ def capacity_command(
             metavar="RUN|TRACE", help="A recorded run's folder, or a trace as 'replay' reads it.", show_default=False
         ),
     ],
-    slo_ttft: Annotated[float | None, typer.Option(metavar="S", help="Target: seconds to the first token.")] = None,
-    slo_tpot: Annotated[
-        float | None, typer.Option(metavar="S", help="Target: seconds an output token, a request's mean.")
-    ] = None,
-    slo_e2e: Annotated[float | None, typer.Option(metavar="S", help="Target: seconds from arrival to the end.")] = None,
+    slo_ttft: SloTtft = None,
+    slo_tpot: SloTpot = None,
+    slo_e2e: SloE2e = None,
     attainment: Annotated[
         float, typer.Option(metavar="X", help="The share of the requests that has to meet all of its targets.")
     ] = 0.9,

@@ -76,6 +76,9 @@ def _shown(value: object) -> str:
     return text if text.strip() else repr(text)
 
 
+SloTtft = Annotated[float | None, typer.Option(metavar="S", help="Target: seconds to the first token.")]
+SloTpot = Annotated[float | None, typer.Option(metavar="S", help="Target: seconds an output token, a request's mean.")]
+SloE2e = Annotated[float | None, typer.Option(metavar="S", help="Target: seconds from arrival to the end.")]
 MaxRunningRequests = Annotated[int, typer.Option("--max-running-requests", metavar="N", help="Places in the batch.")]
 MaxScheduledTokens = Annotated[
     int,

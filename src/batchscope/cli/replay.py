@@ -21,6 +21,9 @@ from batchscope.cli.options import (
     MaxSequence,
     Policy,
     Record,
+    SloE2e,
+    SloTpot,
+    SloTtft,
     Speed,
     Svg,
     Watermark,
@@ -57,11 +60,9 @@ def replay(
     watermark: Watermark = DEFAULTS.watermark_ratio,
     max_sequence: MaxSequence = None,
     policy: Policy = DEFAULTS.policy,
-    slo_ttft: Annotated[float | None, typer.Option(metavar="S", help="Target: seconds to the first token.")] = None,
-    slo_tpot: Annotated[
-        float | None, typer.Option(metavar="S", help="Target: seconds an output token, a request's mean.")
-    ] = None,
-    slo_e2e: Annotated[float | None, typer.Option(metavar="S", help="Target: seconds from arrival to the end.")] = None,
+    slo_ttft: SloTtft = None,
+    slo_tpot: SloTpot = None,
+    slo_e2e: SloE2e = None,
     speed: Speed = None,
     seed: Annotated[
         int, typer.Option(metavar="N", help="Seed of what is random in the simulator; a plain replay draws nothing.")
