@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -83,14 +84,14 @@ def _watch_by_tracing(at_bytecode: Callable[[CodeType, int], None], prefix: tupl
 
 
 def _watch_by_monitoring(at_bytecode: Callable[[CodeType, int], None], prefix: tuple[str, ...]) -> Callable[[], None]:
-    watching = sys.monitoring
+    watching, here = sys.monitoring, threading.get_ident()  # monitoring sees every thread, tracing this one only
     tool = 3 if watching.get_tool(3) is None else 4  # one may be at work when a value's method starts the next
     watched = True
 
     def instruction(code, offset):
         if not code.co_filename.startswith(prefix):
             return watching.DISABLE
-        if watched:
+        if watched and threading.get_ident() == here:
             at_bytecode(code, offset)
         return None
 

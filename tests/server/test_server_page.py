@@ -26,6 +26,14 @@ def _no_token_around(monkeypatch):
     monkeypatch.delenv("BATCHSCOPE_TOKEN", raising=False)
 
 
+@pytest.fixture
+def source():
+    """One whose history, once asked for, ends with the test."""
+    source = Source()
+    yield source
+    source.closed = True
+
+
 def test_a_browser_gets_the_page_and_others_the_index_as_ever():
     app = make_asgi_app(Source())
     page = ask(app, "/", headers=BROWSER)
@@ -55,8 +63,8 @@ def test_the_files_carry_a_strict_policy_and_need_no_token(path):
     assert source.reads == 0
 
 
-def test_the_figures_need_the_token():
-    app = make_asgi_app(Source(), token=TOKEN)
+def test_the_figures_need_the_token(source):
+    app = make_asgi_app(source, token=TOKEN)
     assert ask(app, "/history").status == 401
     assert ask(app, "/history", query=f"token={TOKEN}").status == 401
     assert ask(app, "/history", headers=[("Authorization", f"Bearer {TOKEN}")]).status == 200
@@ -126,8 +134,8 @@ def test_a_source_that_hangs_holds_up_neither_the_start_nor_the_end():
 @pytest.mark.parametrize(
     "query", ["since=x", "seconds=7", "last=-1", "last=99999999999", "since=&seconds=10&last=50", "since=%00"]
 )
-def test_any_query_is_answered(query):
-    assert ask(make_asgi_app(Source()), "/history", query=query).json()["schema"] == "batchscope.history/1"
+def test_any_query_is_answered(query, source):
+    assert ask(make_asgi_app(source), "/history", query=query).json()["schema"] == "batchscope.history/1"
 
 
 def test_who_still_asks_while_it_ends_does_not_begin_the_history_anew():
