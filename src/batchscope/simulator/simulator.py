@@ -145,18 +145,17 @@ class Simulator:
         stretch = self._scheduler.steady_stretch(batch)
         if not stretch:
             return
-        until, members, steps = self._next_outside_event(formed_at), len(batch.decode_slots), 0
-        for blocks_held in stretch:
+        until, steps = self._next_outside_event(formed_at), 0
+        for blocks_held in self._scheduler.blocks_held(batch, stretch):
             if self.clock() >= until or stopped():
                 break
-            batch.decode_context_tokens += members
-            batch.kv_blocks_held = blocks_held
+            batch.repeat(blocks_held)
             self._report(batch, *self._pass_time(batch, stopped))
             steps += 1
             if on_progress:
                 self._show(on_progress)
         if steps:
-            self._scheduler.advance_by(steps, batch.kv_blocks_held)
+            self._scheduler.advance_by(batch, steps)
 
     def _pass_time(self, batch: Batch, stopped: Callable[[], bool]) -> tuple[float, float]:
         """When the iteration starts and ends; it has ended now."""
