@@ -156,7 +156,9 @@ class Scheduler:
     def blocks_held(self, batch: Batch, steps: int) -> list[int]:
         """The KV blocks held in each of the first ``steps`` iterations of the steady stretch of ``batch``."""
         held = self.cache.held
-        return [held + opened for opened in self.decoding.blocks_opened(steps)] if batch.decode_slots else [held] * steps
+        return (
+            [held + opened for opened in self.decoding.blocks_opened(steps)] if batch.decode_slots else [held] * steps
+        )
 
     def advance_by(self, batch: Batch, steps: int) -> None:
         """Go through the first ``steps`` iterations, at least one, of the steady stretch of ``batch``."""
