@@ -14,6 +14,7 @@ from batchscope.ledger import Run, open_run
 from batchscope.ledger.prefixes import read_prefixes
 from batchscope.prediction.figures import RequestInstants
 from batchscope.prediction.observed import IterationsSeen, NotEnoughError, Observed
+from batchscope.prediction.timeline import contexts_of, floats, instants_of
 from batchscope.records import CompletionReason, Outcome
 from batchscope.simulator import RequestSpec, SchedulerOptions
 
@@ -23,7 +24,7 @@ NEVER_BINDING = 2**20
 """Blocks or places: what is assumed where the run does not say and shows no sign of a limit."""
 MOST_KNOWN = 0.9
 """Of the iterations: with less of them, requests alone say more."""
-POLICY_OF_ENGINE = {"vllm": "vllm", "sglang": "sglang"}
+POLICY_OF_ENGINE = {"vllm": "vllm", "sglang": "sglang", "transformers": "transformers"}
 
 
 def read_observed(path: Path, **settings: Any) -> Observed:
@@ -38,7 +39,7 @@ def observed_run(run: Run, **settings: Any) -> Observed:
     """
     _check_whole(run)
     table = run.requests()
-    columns = {name: _floats(table, name) for name in _COLUMNS}
+    columns = {name: floats(table, name) for name in _COLUMNS} | instants_of(table, run.iterations())
     usable = _usable(run, columns)
     classes, gave_up = table["request_class"].to_pylist(), _given_up(table["reason"].to_pylist())
     order = usable[np.argsort(columns["arrived_at"][usable], kind="stable")]
@@ -68,7 +69,7 @@ def observed_run(run: Run, **settings: Any) -> Observed:
         ),
         options=options,
         preemptions=counted,
-        iterations=_iterations(run, origin),
+        iterations=_iterations(run, origin, columns),
         assumed=assumed,
         left_out=len(unserved),
         limited_by=_limited_by(run),
@@ -83,13 +84,8 @@ def observed_run(run: Run, **settings: Any) -> Observed:
 
 
 _COLUMNS = (
-    "request", "arrived_at", "first_scheduled_at", "first_token_at", "last_token_at", "tokens_generated",
-    "prompt_tokens", "cached_tokens", "preemptions", "max_emission_gap",
+    "request", "tokens_generated", "prompt_tokens", "cached_tokens", "preemptions", "max_emission_gap",
 )  # fmt: skip
-
-
-def _floats(table: Any, name: str) -> Floats:
-    return np.asarray(table[name].to_numpy(), np.float64)
 
 
 def _check_whole(run: Run) -> None:
@@ -187,7 +183,7 @@ def _options(
             f"the policy of {run.header.engine.kind or 'this engine'} is not known: sarathi (name it with "
             "--policy of replay, --assume policy=... of fit and whatif)"
         )
-    block = limits.kv_block_size or (1 if policy == "sglang" else 16)
+    block = settings.get("block_size") or limits.kv_block_size or (1 if policy == "sglang" else 16)
     known: dict[str, Any] = {
         "policy": policy,
         "max_running_requests": limits.max_running_requests,
@@ -223,7 +219,7 @@ def _complete(known: dict[str, Any], assumed: list[str]) -> tuple[SchedulerOptio
 def _limited_by(run: Run) -> dict[str, float]:
     """Shares of busy time; empty where nobody said what limited the batch."""
     table = run.iterations()
-    busy = np.nan_to_num(_floats(table, "busy_time"))
+    busy = np.nan_to_num(floats(table, "busy_time"))
     causes = [cause or "unknown" for cause in table["limited_by"].to_pylist()]
     seconds: dict[str, float] = {}
     for cause, spent in zip(causes, busy.tolist(), strict=True):
@@ -232,17 +228,19 @@ def _limited_by(run: Run) -> dict[str, float]:
     return {cause: spent / whole for cause, spent in sorted(seconds.items())} if whole else {}
 
 
-def _iterations(run: Run, origin: float) -> IterationsSeen | None:
+def _iterations(run: Run, origin: float, requests: dict[str, Floats]) -> IterationsSeen | None:
     """Where what each computed is known, and how long it took; ``None`` otherwise."""
     table = run.iterations()
     prefill, decoding, context = (
-        _floats(table, name) for name in ("prefill_tokens", "decode_tokens", "decode_context_tokens")
+        floats(table, name) for name in ("prefill_tokens", "decode_tokens", "decode_context_tokens")
     )
-    started, finished = _floats(table, "started_at"), _floats(table, "finished_at")
+    started, finished = floats(table, "started_at"), floats(table, "finished_at")
+    if np.isnan(context).all():
+        context = contexts_of(finished, decoding, requests)
     known = ~np.isnan(prefill + decoding + context + started + finished)
     if not len(known) or known.mean() < MOST_KNOWN:
         return None
-    took = _seconds(started, finished, _floats(table, "running_requests"), _floats(table, "requests_completed"))
+    took = _seconds(started, finished, floats(table, "running_requests"), floats(table, "requests_completed"))
     seen = IterationsSeen(finished - origin, took, prefill, decoding, context)
     return seen.where(known & (took > 0))
 
