@@ -151,6 +151,8 @@ class HandOver(Closing):
         if not (isinstance(max_bytes, int) and max_bytes >= 2 * _NOTICE_BYTES):
             raise ConfigurationError("max_bytes", max_bytes, f"an integer >= {2 * _NOTICE_BYTES}")
         self.failure = ""
+        self.over = False
+        """Under the drain's lock: whether the collector was told that it takes no more; later rows are not counted."""
         self._sink = sink
         self._max_bytes = max_bytes
         self._before, self._after = before, after
@@ -212,6 +214,7 @@ class HandOver(Closing):
 
     def _check(self) -> None:
         if self.failure:
+            self.over = True
             raise SinkError(self.failure)
         if self._closed or self._of_the_parent:
             raise SinkError("closed, or of another process: subscribe a HandOver made here, unsubscribe before close()")

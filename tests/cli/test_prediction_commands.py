@@ -161,7 +161,10 @@ def test_capacity_of_a_trace_is_that_of_the_embedded_engine_or_a_models(model, t
         (("--attainment", "1.5"), ("--attainment 1.5", "between 0 and 1")),
         (("--slo-ttft", "-1"), ("--slo-ttft -1",)),
         (("--limit", "0"), ("--limit 0",)),
-        (("--set", "max_num_seqs=8"), ("--set max_num_seqs", "expected one of max_running_requests")),
+        (("--set", "max_num_seqs=8"), ("--set max_num_seqs", "it is called max_running_requests here")),
+        (("--slo", "chat: ttft=1"), ("--slo ttft=1", "names of time_to_first_token")),
+        (("--slo", "chat: e2e_latency=-1"), ("--slo e2e_latency=-1", "seconds > 0")),
+        (("--slo", "chat: e2e_latency=1", "--slo-e2e", "1"), ("--slo and --slo-ttft", "one of them")),
         (("--svg", "nowhere/x.svg"), ("--svg nowhere/x.svg",)),
     ],
 )
@@ -195,7 +198,8 @@ def test_advice_is_a_setting_what_it_gains_what_gets_worse_and_the_engines_flags
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ((), ("no target", "--slo-ttft", "several classes")),
+        (("--slo", "chat"), ("--slo chat", "names of time_to_first_token")),
+        (("--html", "nowhere/x.html"), ("--html nowhere/x.html",)),
         (("--slo-ttft", 1e-6), ("none of", "serves anybody", "1e-06 s")),
         (("--slo-ttft", 2, "--vary", "colour"), ("colour", "max_running_requests")),
         (("--slo-ttft", 2, "--try-policy", "best"), ("best", "sglang")),
@@ -208,17 +212,33 @@ def test_advice_that_cannot_be_given_is_refused_in_one_line(run, model, argument
     assert refused(Run(code, told.out, told.err), *parts)
 
 
-@pytest.mark.parametrize("name", ["fit", "whatif"])
+def test_without_targets_given_those_of_the_run_hold_class_by_class(run, model, capsys):
+    """The demo has an impatient class and a patient one: each request is held to its own."""
+    known = [str(run), "--model", str(model), "--assume", "policy=vllm"]
+    code = command(["advise", *known, "--vary", "max_running_requests"])
+    told = capsys.readouterr().out
+    assert code in {0, 1, 3}
+    for part in ("interactive: TTFT 2 s", "batch: e2e", "served in time"):
+        assert part in told
+    assert command(["capacity", *known, "--attainment", "0.8"]) == 0
+    assert "in time at that rate: batch" in capsys.readouterr().out
+    assert command(["capacity", *known, "--slo", "batch: e2e_latency=1000", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert set(document["points"][0]["by_class"]) == {"batch"}
+    assert document["requests"] < 200
+
+
+@pytest.mark.parametrize("name", ["fit", "whatif", "score", "advise", "capacity"])
 @pytest.mark.parametrize(
     ("assumed", "parts"),
     [
-        ("max_num_seqs=8", ("--assume max_num_seqs", "expected one of max_running_requests")),
+        ("max_num_seqs=8", ("--assume max_num_seqs", "it is called max_running_requests here")),
         ("kv_cache_blocks=-1", ("--assume kv_cache_blocks=-1", "expected a whole number")),
         ("policy=fifo", ("--assume policy=fifo", "expected one of sarathi")),
     ],
 )
-def test_what_cannot_be_assumed_is_refused_in_one_line(run, name, assumed, parts, capsys):
-    code = command([name, str(run), "--assume", assumed])
+def test_what_cannot_be_assumed_is_refused_in_one_line(run, model, name, assumed, parts, capsys):
+    code = command([name, str(run), *([str(model)] if name == "score" else []), "--assume", assumed])
     told = capsys.readouterr()
     assert refused(Run(code, told.out, told.err), *parts)
 

@@ -109,7 +109,7 @@ def test_a_wrong_address_is_one_line_that_says_what_was_tried(capsysbinary):
     code, text, errors = top(capsysbinary, "http://127.0.0.1:9", "--once")
     assert (code, errors) == (1, "")
     words = " ".join(line.strip() for line in text.splitlines()[:2])
-    assert words.startswith("▽ DOWN  No answer yet from http://127.0.0.1:9/metrics:")
+    assert words.startswith("▽ DOWN  No figures yet from http://127.0.0.1:9/metrics:")
     assert len(text.splitlines()) <= 4
 
 

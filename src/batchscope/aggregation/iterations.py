@@ -50,8 +50,8 @@ class IterationHistograms:
 
     def observe(self, rows: Floats) -> None:
         """Iterations, as ``IterationColumn`` has them."""
-        for name, column in _OBSERVED.items():
-            self.instruments[name].add_numbers(rows[:, column], rows[:, C.AT])
+        quantities = [rows[:, column] for column in _OBSERVED.values()]
+        Instrument.observe_together(list(self.instruments.values()), quantities, rows[:, C.AT])
 
 
 class IterationAggregate:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Group
+from rich.console import Console, Group
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from batchscope.cli import stdout
 from batchscope.cli.options import CommandError
 from batchscope.errors import ConfigurationError
-from batchscope.prediction import FittedModel, Observed, fit
+from batchscope.prediction import FittedModel, Observed, fit, read_model
 from batchscope.prediction.whatif import SETTINGS
 from batchscope.views.numbers import percent
 from batchscope.views.rendering import for_stdout
@@ -31,6 +35,14 @@ Assumed = Annotated[
         "--assume", metavar="NAME=VALUE", help="A setting that the run does not say, e.g. kv_cache_blocks=2588."
     ),
 ]
+_CALLED = {
+    "max_num_seqs": "max_running_requests",
+    "max_num_batched_tokens": "max_scheduled_tokens",
+    "num_gpu_blocks_override": "kv_cache_blocks",
+    "enable_prefix_caching": "prefix_caching",
+    "chunked_prefill_size": "max_scheduled_tokens",
+}
+"""What vLLM and SGLang call these settings."""
 DEPTHS = {
     "iterations": "iterations and requests (a regression on what ran)",
     "requests": "requests alone (a search through the simulator)",
@@ -48,11 +60,42 @@ def fit_command(
 
     From what ran: iterations where they were recorded, else the instants and lengths of requests.
     """
-    model = fit(observed_with(run, assume), until=until)
+    with working() as stage:
+        observed = observed_with(run, assume)
+        stage("fitting the model", 0, None)
+        model = fit(observed, until=until)
     if out is not None:
         write_model(model, out)
     stdout.write(model.to_json() if as_json else for_stdout(shown_model(model)))
     return 0
+
+
+Stage = Callable[[str, int, int | None], None]
+"""Told what is done, how much of it, and of how much."""
+
+
+@contextmanager
+def working() -> Iterator[Stage]:
+    """A bar on stderr, where that is a terminal."""
+    with Progress(
+        TextColumn("{task.description}", style="bold"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not (sys.stderr and sys.stderr.isatty()),
+    ) as progress:
+        task = progress.add_task("reading", total=None)
+        yield lambda stage, done, of: progress.update(task, description=stage, completed=done, total=of)
+
+
+def model_of(observed: Observed, path: Path | None, stage: Stage) -> FittedModel:
+    """What ``--model`` names, or fitted to the run first."""
+    if path is not None:
+        return read_model(path)
+    stage("fitting the model", 0, None)
+    return fit(observed)
 
 
 def write_model(model: FittedModel, out: Path) -> None:
@@ -68,14 +111,25 @@ def observed_with(run: Path, assume: list[str]) -> Observed:
     from batchscope.prediction.recorded import read_observed  # noqa: PLC0415  (needs the extra ledger)
 
     assumed = parsed_settings(assume, "--assume")
-    for name in assumed:
-        if name not in SETTINGS:
-            raise CommandError(f"--assume {name}: no such setting, expected one of {', '.join(SETTINGS)}")
-    try:
+    with settings_named(assumed, "--assume"):
+        for name in assumed:
+            if name not in SETTINGS:
+                raise ConfigurationError("set", name, f"one of {', '.join(SETTINGS)}")
         return read_observed(run, **assumed)
+
+
+@contextmanager
+def settings_named(given: Mapping[str, Any], option: str = "--set") -> Iterator[None]:
+    """What is wrong with a setting is said with the option that it came with."""
+    try:
+        yield
     except ConfigurationError as error:
-        if error.field in assumed:
-            raise CommandError(f"--assume {error.field}={error.value}: expected {error.allowed}") from None
+        if error.field == "set":
+            known_as = _CALLED.get(str(error.value))
+            hint = f"it is called {known_as} here" if known_as else f"expected {error.allowed}"
+            raise CommandError(f"{option} {error.value}: no such setting, {hint}") from None
+        if error.field in given:
+            raise CommandError(f"{option} {error.field}={error.value}: expected {error.allowed}") from None
         raise
 
 

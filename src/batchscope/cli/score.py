@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from batchscope.cli import stdout
-from batchscope.cli.fit import Assumed, RunPath, parsed_settings
-from batchscope.cli.whatif import STATISTICS, change, errors_in_words
+from batchscope.cli.fit import Assumed, RunPath, observed_with
+from batchscope.cli.whatif import STATISTICS, errors_in_words
 from batchscope.prediction import Prediction, read_model, what_if
 from batchscope.text import readable_document
-from batchscope.views.numbers import duration
+from batchscope.views.numbers import change, duration
 from batchscope.views.rendering import for_stdout
 from batchscope.views.words import short_name
 
@@ -37,9 +37,7 @@ def score(
 
     The run is replayed under its own settings, whatever those of the model's run were.
     """
-    from batchscope.prediction.recorded import read_observed  # noqa: PLC0415  (needs the extra ledger)
-
-    told = what_if(read_observed(run, **parsed_settings(assume, "--assume")), read_model(model), since=since)
+    told = what_if(observed_with(run, assume), read_model(model), since=since)
     stdout.write(_document(told) if as_json else for_stdout(_shown(told)))
     return 0
 

@@ -131,10 +131,14 @@ class CostModel(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer: of one request, or of the slowest. ``notes`` say what the run does not hold."""
+    """The answer: of one request, or of the slowest. ``notes`` say what the run does not hold; ``complete`` is False
+    where more than 1 % of the time is unknown for that reason.
+    """
 
     schema: str = SCHEMA
     complete: bool
+    not_recorded: tuple[str, ...] = ()
+    """``spans``, ``iterations``: what would split the time further, or say who held it."""
     request: ExplainedRequest | None = None
     slowest: Slowest | None = None
     limits: SchedulerLimits = SchedulerLimits()

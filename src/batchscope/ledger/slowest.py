@@ -39,6 +39,8 @@ class Facts(NamedTuple):
 
 def is_modelled(histories: Histories, column: Column) -> bool:
     """Whether a part is a model's, and there is one."""
+    if column.part is Part.DECODE_PHASE:
+        return histories.splits_phases
     return column.modelled and histories.cost is not None
 
 

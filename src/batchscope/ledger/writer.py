@@ -31,9 +31,11 @@ from batchscope.text import readable
 logger = logging.getLogger("batchscope")
 
 _TABLE_OF = {RowKind.REQUEST: Table.REQUESTS, RowKind.ITERATION: Table.ITERATIONS, RowKind.SPAN: Table.SPANS}
+_TABLE_OF_LOST = _TABLE_OF | {RowKind.ERROR: Table.EVENTS}
 _SETTINGS = ("limits", "engine", "definitions")
 _DOCUMENT_SECONDS = 1.0  # what a killed process's summary may be behind its rows, or more where that would cost much
 _DOCUMENT_SHARE = 0.001  # of the time
+_STOPPED_SECONDS = 10.0  # how far behind the count of a stopped run is
 PART_SECONDS = 600.0
 PART_BYTES = 64 << 20
 
@@ -67,6 +69,7 @@ class RunWriter:
         self._part, self._part_began = 1, pace()
         self._writes = 0
         self._summing = Summing()
+        self._lost: Counter[str] = Counter()
         self._header: RunHeader | None = None
         self._saved_at, self._saving = pace(), 0.0
         document.started_at = dt.datetime.now(dt.UTC)
@@ -129,14 +132,34 @@ class RunWriter:
                 self._convert()
                 self.document.state = State.STOPPED if failure else State.FINISHED
                 self.document.stopped_by = readable(failure)
-        for kind, count in lost.items():
-            name = _name(kind)
-            self.document.missed[name] = self.document.missed.get(name, 0) + count
+        self._add_lost(lost)
+        if self.document.missed:
+            told = ", ".join(f"{count:,} of {name}" for name, count in self.document.missed.items())
+            logger.warning("batchscope: %s: rows that are not in it: %s", self.folder, told)
         self.document.ended_at = dt.datetime.now(dt.UTC)
         with contextlib.suppress(OSError):
             self.document.write(self.folder)
         with contextlib.suppress(OSError):
             self._lock.release()
+
+    def count_lost(self, lost: Mapping[str, int]) -> None:
+        """Tell in the document of a run that was stopped what it has ``lost`` since, now and then, where that works."""
+        if self._pace() - self._saved_at >= _STOPPED_SECONDS and self._add_lost(lost):
+            self._saved_at = self._pace()
+            with contextlib.suppress(OSError):
+                self.document.write(self.folder)
+
+    def _add_lost(self, lost: Mapping[str, int]) -> bool:
+        """Count what of ``lost`` was not counted before; whether that was any."""
+        new = Counter(lost) - self._lost
+        for kind, count in new.items():
+            name = _name(kind)
+            if name in set(self._waiting):
+                self.document.missed[name] = self.document.missed.get(name, 0) + count
+            else:
+                self._leave_out(name, count)
+        self._lost += new
+        return bool(new)
 
     def leave(self) -> None:
         """In a forked child: the run is the parent's."""
@@ -246,7 +269,7 @@ class RunWriter:
 
 def _name(kind: str) -> str:
     """The table of a kind of rows, else its own name."""
-    table = _TABLE_OF.get(RowKind[kind])
+    table = _TABLE_OF_LOST.get(RowKind[kind])
     return kind.lower() if table is None else table.value
 
 

@@ -13,7 +13,7 @@ from batchscope.configuration import SchedulerLimits
 from batchscope.ledger import Run, open_run
 from batchscope.ledger.prefixes import read_prefixes
 from batchscope.prediction.figures import RequestInstants
-from batchscope.prediction.observed import IterationsSeen, NotEnoughError, Observed
+from batchscope.prediction.observed import Gone, IterationsSeen, NotEnoughError, Observed
 from batchscope.prediction.timeline import contexts_of, floats, instants_of
 from batchscope.records import CompletionReason, Outcome
 from batchscope.simulator import RequestSpec, SchedulerOptions
@@ -74,11 +74,13 @@ def observed_run(run: Run, **settings: Any) -> Observed:
         left_out=len(unserved),
         limited_by=_limited_by(run),
         slo=dict(run.header.slo),
-        given_up=gave_up[order],
-        unserved=tuple(
-            (max(0.0, float(at - origin)), classes[index])
-            for at, index in zip(unserved_at, unserved, strict=True)
-            if not math.isnan(at)
+        gone=Gone(
+            given_up=gave_up[order],
+            unserved=tuple(
+                (max(0.0, float(at - origin)), classes[index])
+                for at, index in zip(unserved_at, unserved, strict=True)
+                if not math.isnan(at)
+            ),
         ),
     )
 

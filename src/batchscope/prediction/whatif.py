@@ -15,7 +15,7 @@ from batchscope.errors import ConfigurationError
 from batchscope.prediction.blocks import block_count, blocks_of, resampled_weights
 from batchscope.prediction.figures import LATENCIES, Figure, RequestInstants, figures_of
 from batchscope.prediction.model import FittedModel
-from batchscope.prediction.observed import NotEnoughError, Observed
+from batchscope.prediction.observed import NotEnoughError, Observed, OtherEngineError
 from batchscope.prediction.split import ErrorSplit, split_errors
 from batchscope.simulator import LinearCostModel, RequestSpec, SchedulerOptions
 from batchscope.simulator.instants import Instants, simulate_instants
@@ -219,8 +219,9 @@ def _recorded(observed: Observed, chosen: npt.NDArray[np.bool_]) -> Scenario:
 
 
 def check_engine(observed: Observed, model: FittedModel) -> None:
+    """OtherEngineError where the model was fitted to another engine, or another version of it."""
     if model.engine != observed.engine:
-        raise NotEnoughError(
+        raise OtherEngineError(
             f"the model is of {model.engine or 'an unnamed engine'}, the run {observed.name} of "
             f"{observed.engine or 'an unnamed engine'}: fit one to this run"
         )

@@ -167,7 +167,7 @@ def sentence(engines: Sequence[Shown], one: Shown | None) -> str:
         errors = [f"{each.name}: {each.error}" for each in engines if each.error][:1]
         known = "run" in together
         return begin + (f"{together['run']} running, {together['wait']} waiting." if known else safe("".join(errors)))
-    return begin + safe(f"No answer yet from {one.address}: {one.error}" if one.error else f"Asking {one.address} ...")
+    return begin + safe(f"No figures yet from {one.address}: {one.error}" if one.error else f"Asking {one.address} ...")
 
 
 def _verdict(state: str, words: str, width: int, number: int, *, ascii_only: bool) -> list[Line]:

@@ -38,7 +38,7 @@ _PART = {
     Part.STRETCHED: "others' prefill",
     Part.BETWEEN: "nothing ran",
     Part.PREFILL_PHASE: "prefill phase, not split",
-    Part.DECODE_PHASE: "decode phase, not split",
+    Part.DECODE_PHASE: "decode phase",
     Part.AFTER: "after its last token",
     Part.UNKNOWN: "unknown",
 }
@@ -225,7 +225,8 @@ def _request(request: ExplainedRequest, *, ascii_only: bool) -> Iterator[Text | 
         table.add_row(
             *_row(part), duration(part.seconds), percent(part.share), _bar(part, part.share, ascii_only), first
         )
-    table.add_row("all of it", duration(request.total_time), "100.0 %", "", _seconds(request.time_to_first_token))
+    to_first = sum(part.before_first_token for part in request.parts)
+    table.add_row("all of it", duration(request.total_time), "100.0 %", "", duration(to_first))
     yield table
 
 

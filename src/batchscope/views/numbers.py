@@ -32,6 +32,11 @@ def percent(ratio: float) -> str:
     return ">99.9 %" if 0.999 < ratio < 1 - ROUNDING else f"{100 * ratio:.1f} %"
 
 
+def change(now: float, before: float) -> str:
+    """In per cent; nothing where there is nothing to compare."""
+    return "" if math.isnan(now) or not before > 0 else f"{100 * (now / before - 1):+.1f} %"
+
+
 def percent_range(low: float, high: float) -> str:
     """Two ratios as ``98.8..99.9 %``, with the digits that tell them apart from each other, from 0 and from 100."""
     if not (math.isfinite(low) and math.isfinite(high)):

@@ -45,6 +45,11 @@ export function duration(seconds) {
   return seconds ? `${threeDigits(1e6 * seconds)} us` : "0 s";
 }
 
+// Of a value that is known within some per cent: two digits, and said to be no more than that.
+export function about(seconds) {
+  return known(seconds) ? `≈ ${duration(Number(seconds.toPrecision(2))).replace(/\.0+(?= )/, "")}` : MISSING;
+}
+
 const two = (number) => String(number).padStart(2, "0");
 
 // 24 hours, in the reader's own zone.
