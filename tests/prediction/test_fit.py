@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from msgspec.structs import replace
 from recorded_engines import OPTIONS, TRUTH, recorded
 
 from batchscope.errors import ConfigurationError, DecodeError
-from batchscope.prediction import NotEnoughError, fit, read_model
+from batchscope.prediction import NotEnoughError, fit, read_model, what_if
 from batchscope.prediction.model import CONSTANTS
 
 
@@ -43,6 +45,44 @@ def test_requests_alone_give_iterations_that_take_as_long(from_requests):
     assert from_requests.error < 0.02
     for work in ((0, 4, 3000), (0, 20, 15_000), (1000, 10, 8000)):
         assert from_requests.cost.iteration_time(*work) == pytest.approx(TRUTH.iteration_time(*work), rel=0.05)
+
+
+HOST = 4e-3
+"""Seconds an iteration that are in no forward pass."""
+
+
+def forward_passes(engine, every=1):
+    """The engine as its forward-pass metrics tell it: without the host's time, and one iteration of ``every`` only."""
+    seen = engine.iterations
+    kept = seen.where(np.arange(len(seen)) % every == 0)
+    return replace(engine, iterations=replace(kept, seconds=kept.seconds - HOST), forward_passes=True)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_forward_passes_and_requests_give_the_constants_and_the_time_between_the_passes(engine, every):
+    """The passes alone say a fixed time that is 20 % too small; the requests, what is missing."""
+    model = fit(forward_passes(engine, every))
+    assert model.depth == "forward passes"
+    for name in ("fixed", "per_prefill_token"):
+        constant = model.constants[name]
+        assert constant.value == pytest.approx(getattr(TRUTH, name), rel=0.05)
+        assert constant.low <= getattr(TRUTH, name) <= constant.high
+    for work in ((0, 4, 3000), (0, 20, 15_000), (1000, 10, 8000)):
+        assert model.cost.iteration_time(*work) == pytest.approx(TRUTH.iteration_time(*work), rel=0.03)
+    [told] = [each for each in model.assumed if "between its forward passes" in each]
+    assert float(told.split(" ms")[0].split()[-1]) == pytest.approx(1e3 * HOST, rel=0.2)
+    assert model.error < 0.03
+
+
+def test_passes_that_last_until_the_next_one_have_nothing_between(engine):
+    whole = replace(engine, forward_passes=True)
+    assert fit(whole).cost.fixed == pytest.approx(TRUTH.fixed, rel=0.05)
+
+
+def test_where_forward_passes_are_known_a_replays_error_is_told_as_a_whole(engine):
+    told = what_if(forward_passes(engine), fit(engine)).errors
+    assert math.isnan(told.step_time)
+    assert told.both < 0.05
 
 
 def test_every_constant_lies_in_its_interval(from_requests):

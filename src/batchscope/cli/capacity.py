@@ -284,7 +284,10 @@ def _sentences(found: Capacity) -> list[str]:
         if math.isnan(found.low):
             lines.append("the lower bound is not known: of so few requests no share is large enough for sure")
         lasts = duration(found.seconds)
-        lines.append(f"every rate is the same requests, closer together or further apart; there they come in {lasts}")
+        lines.append(
+            "a rate is of the requests that come, from the first to the last: the same ones, closer together or "
+            f"further apart; there they come in {lasts}"
+        )
     return lines
 
 

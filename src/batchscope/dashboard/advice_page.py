@@ -12,7 +12,7 @@ from batchscope.dashboard.html_file import footer, header, html_file, note, pane
 from batchscope.prediction.advise import FLAGS, Advice, Tried, flags_of_engine, what_gets_worse
 from batchscope.text import shown
 from batchscope.views import palette
-from batchscope.views.numbers import MISSING, change, count, duration, per_second, percent, percent_range
+from batchscope.views.numbers import MISSING, change, count, duration, per_second, percent, percent_range, signed
 from batchscope.views.words import limiter_name, short_name, targets_in_words
 
 VERDICTS = {"change": "Change the settings", "keep": "Change nothing", "undecided": "Cannot be decided"}
@@ -59,14 +59,17 @@ def _body(advice: Advice, whose: str, engine: str, slo: Mapping[str, SloTargets]
 
 def _tiles(advice: Advice) -> Iterable[str]:
     now, best = advice.now, advice.best
-    between = f"95 % interval {advice.gain_low:+.1%} .. {advice.gain_high:+.1%}"
+    between = f"95 % interval {signed(advice.gain_low)} .. {signed(advice.gain_high)}"
     limiter, share = max(now.limited_by.items(), key=lambda pair: pair[1], default=("", math.nan))
     yield tile("Limits now", limiter_name(limiter) if limiter else MISSING, f"{percent(share)} of busy time")
-    if math.isinf(advice.gain):
-        yield tile("Gain in goodput", MISSING, "now nobody is served in time")
-    else:
-        yield tile("Gain in goodput", f"{advice.gain:+.1%}", between)
-    yield tile("Goodput", f"{per_second(best.goodput)}/s", f"served in time a second; now {per_second(now.goodput)}/s")
+    yield tile(
+        "Gain in goodput", signed(advice.gain), "now nobody is served in time" if math.isinf(advice.gain) else between
+    )
+    yield tile(
+        "Goodput",
+        f"{per_second(best.goodput)}/s",
+        f"in time a second; now {per_second(now.goodput)}/s",
+    )
     in_time = percent_range(best.attainment.low, best.attainment.high)
     yield tile("Served in time", percent(best.attainment.value), f"95 % {in_time}; now {percent(now.attainment.value)}")
     yield tile(
@@ -75,7 +78,7 @@ def _tiles(advice: Advice) -> Iterable[str]:
 
 
 def _error(advice: Advice) -> str:
-    return MISSING if math.isnan(advice.replay_error) else f"{advice.replay_error:+.1%}"
+    return signed(advice.replay_error)
 
 
 def _about_setting(advice: Advice) -> str:
@@ -272,7 +275,13 @@ def _classes(advice: Advice) -> Iterable[str]:
 def _replay(advice: Advice) -> str:
     if math.isnan(advice.replay_error):
         return "the run did not keep what a target asks for: how far the replay is off is not known"
-    return f"replayed under the recorded settings, goodput is off by {advice.replay_error:+.1%}"
+    off = advice.replay_off
+    worst = (
+        f"; the worst figure of a target, {short_name(off.latency)} {off.statistic}, by {signed(off.value)}"
+        if off is not None
+        else ""
+    )
+    return f"replayed under the recorded settings, goodput is off by {signed(advice.replay_error)}{worst}"
 
 
 def _doubts(advice: Advice) -> Iterable[str]:

@@ -279,7 +279,10 @@ class _Rates:
         if refused:
             notes.append(f"{refused:,} requests do not fit these settings, are refused and have missed")
         if given_up := self._given_up:
-            notes.append(f"{given_up:,} requests were given up when recorded: they have missed at every rate")
+            notes.append(
+                f"{given_up:,} requests were given up when recorded: they have missed at every rate; of 'batchscope "
+                "report' those are not in the share that went before a target had passed"
+            )
         if traffic.model is not None:
             notes += [f"{name} is not identified by {traffic.model.run}" for name in traffic.model.not_identified]
         if math.isnan(scale):

@@ -48,7 +48,7 @@ class Range(msgspec.Struct, frozen=True):
 
 
 class FittedModel(msgspec.Struct, frozen=True):
-    """What ``fit`` found in a run. ``depth``: ``iterations`` or ``requests``, what it could see.
+    """What ``fit`` found in a run. ``depth``: ``iterations``, ``forward passes`` or ``requests``, what it could see.
 
     ``draws``: constants of resampled blocks of time, a row each, from which the intervals of predictions come.
     ``error``: mean relative error of the requests' instants in the part that was fitted; of iteration times at depth

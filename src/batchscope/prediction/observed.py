@@ -59,7 +59,8 @@ class Observed(msgspec.Struct, frozen=True):
 
     ``options`` are the settings it was recorded under, ``assumed`` what of them was not recorded, a sentence each.
     ``preemptions`` is ``None`` where nobody counted them. ``limited_by``: shares of busy time, empty where they are not
-    recorded. ``slo``: the targets it was recorded with, by request class. ``left_out`` requests got no token.
+    recorded. ``forward_passes``: iterations are told without what the engine does between one's forward pass and the
+    next. ``slo``: the targets it was recorded with, by request class. ``left_out`` requests got no token.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Observed(msgspec.Struct, frozen=True):
     limited_by: dict[str, float] = {}
     slo: dict[str, SloTargets] = {}
     gone: Gone = Gone()
+    forward_passes: bool = False
 
     @property
     def end(self) -> float:

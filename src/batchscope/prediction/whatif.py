@@ -96,7 +96,7 @@ def what_if(
         rate_scale=rate_scale,
         errors=split_errors(observed, model.cost, replay.found),
         extrapolated=beyond(model, predicted.found),
-        notes=_notes(observed, model, predicted.found),
+        notes=_notes(observed, model, predicted.found, chosen),
     )
 
 
@@ -238,9 +238,15 @@ def beyond(model: FittedModel, found: Instants) -> list[str]:
     return [f"{now:,} {what}, {most:,} seen" for what, now, most in pairs if now > BEYOND * most]
 
 
-def _notes(observed: Observed, model: FittedModel, found: Instants) -> list[str]:
+def _notes(observed: Observed, model: FittedModel, found: Instants, chosen: npt.NDArray[np.bool_]) -> list[str]:
     notes = list(observed.assumed)
     notes += [f"{name} is not identified by {model.run}" for name in model.not_identified]
+    gave_up = 0 if observed.gone.given_up is None else int((observed.gone.given_up & chosen).sum())
+    if gave_up:
+        notes.append(
+            f"{gave_up:,} requests that were cancelled, timed out or failed after their first token are in these "
+            "figures; those of 'batchscope report' are of completed requests alone"
+        )
     if observed.left_out:
         notes.append(f"{observed.left_out} requests that got no token are left out")
     refused = int(np.isnan(found.last_token).sum())

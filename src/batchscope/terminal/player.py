@@ -268,7 +268,7 @@ class Playing(Session):
         time = recorded.time(at)
         return Scene(
             shown, None, shown, None, time, 1.0, cost=self._cost, label=self.label, notes=self._problems,
-            player=f"{time:%H:%M:%S} {place}",
+            player=f"simulated, {place}" if recorded.header.simulated else f"{time:%H:%M:%S} {place}",
         )  # fmt: skip
 
     def press(self, key: str, character: str | None = None) -> bool:
