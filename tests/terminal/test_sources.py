@@ -51,9 +51,9 @@ def test_of_an_engine_it_reads_the_page_and_does_not_ask_for_a_snapshot_again():
 
 
 def test_where_something_else_answers_both_addresses_and_what_came_are_told():
-    with Site({"/wrong": b"<html><body>a page of somebody else</body></html>"}) as site:
-        with pytest.raises(LookError) as refused:
-            endpoint(site, "/wrong").look(histograms=False)
+    foreign = {"/wrong": b"<html><body>a page of somebody else</body></html>"}
+    with Site(foreign) as site, pytest.raises(LookError) as refused:
+        endpoint(site, "/wrong").look(histograms=False)
     words = str(refused.value)
     assert words.startswith("line 1: not Prometheus text: '<html>")
     assert "(a web page: expected /metrics); " in words

@@ -51,9 +51,7 @@ class Recorded:
         iterations = run.iterations().sort_by("at")
         requests = run.requests().sort_by("at")
         self._iterations, self._requests = iterations.to_pylist(), requests.to_pylist()
-        events = run.events().sort_by("at").to_pylist()
-        self._errors = [event for event in events if event["kind"] == "error"]
-        self._resets = [event["at"] for event in events if event["kind"] == "reset"]
+        self._errors = [event for event in run.events().sort_by("at").to_pylist() if event["kind"] == "error"]
         instants = [row["at"] for row in (*self._iterations, *self._requests) if row["at"] is not None]
         if not instants:
             raise DecodeError(f"{run.path}: has no iteration and no request to play")
@@ -70,15 +68,8 @@ class Recorded:
     def tell(self, collector: SchedulerMetricsCollector, until: float, place: list[int]) -> None:
         """Tell it what was recorded up to ``until``; ``place`` is where the last call ended, in each table.
 
-        Where counting began anew it does so here, too: ``place`` ends with how many times it did.
+        A ``reset()`` of then takes nothing from what is played: as in a report, it is the whole run.
         """
-        while place[-1] < len(self._resets) and self._resets[place[-1]] <= until:
-            self._tell(collector, self._resets[place[-1]], place)
-            collector.reset()
-            place[-1] += 1
-        self._tell(collector, until, place)
-
-    def _tell(self, collector: SchedulerMetricsCollector, until: float, place: list[int]) -> None:
         tables = (
             (self._iterations, self._iteration),
             (self._requests, _request),
@@ -173,7 +164,7 @@ class Player:
             role=header.role, clock=self._clock,
         )  # fmt: skip
         self._collector.engine = header.engine
-        self._place = [0, 0, 0, 0]
+        self._place = [0, 0, 0]
         self.recorded.gaps.begin()
         self.at = self.recorded.begin
 
@@ -189,11 +180,8 @@ class Player:
         base, since = self.snapshot(), self.at
         while self.at < instant:
             self._tell(min(math.floor(self.at) + 1.0, instant))
-            now = self._collector.read_totals()
-            if now.generation != base.generation:
-                base, since = self.snapshot(), self.at
             if self.at < instant:
-                look(_counts_of(base, now, self.at - since), self.at)
+                look(_counts_of(base, self._collector.read_totals(), self.at - since), self.at)
         look(self.snapshot(), self.at)
 
     def _tell(self, until: float) -> None:
