@@ -306,7 +306,7 @@ def _name(kind: str) -> str:
 
 
 def _rows_in(waiting: list[pa.RecordBatch]) -> int:
-    """How many of the collector's rows they are: an event counts its errors, and what tells of something else nothing."""
+    """How many of the collector's rows they are: an event counts its errors, one of another kind nothing."""
     rows = 0
     for batch in waiting:
         if "kind" in batch.schema.names:
