@@ -1,10 +1,10 @@
 """What ``batchscope whatif`` foretells of an engine, against the same engine run with those settings.
 
-An engine's proof serves ``workload()`` under each of its settings in turn, round by round, the first setting first,
-and records every run in ``folder(root, setting, number)``. ``Foretold`` then fits a model to each run of the first
-setting, asks it for the others, and holds that against the runs of the same round: what the machine does meanwhile is
-in both. A figure holds if the prediction is off by no more than 10 %, or than the runs differ among themselves. Only
-commands that users have are asked.
+An engine's proof serves ``workload()`` under each of its settings in turn, round by round, the first setting first
+and once more at the end (``turns``), and records every run in ``folder(root, setting, number)``. ``Foretold`` then
+fits a model to each run of the first setting and asks it for the others. What the two models around a round say is
+held, on average, against the runs of that round: the machine's moods are in both. A figure holds if the prediction is
+off by no more than 10 %, or than the runs differ among themselves. Only commands that users have are asked.
 
 Engine, load and record go by the engine's ``CoreClock``. By the wall nothing could be said here: where twenty others
 want the same two cores, the same run takes 14 or 34 seconds.
@@ -20,6 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,6 +108,12 @@ def workload(load: Load, seed: int = 3) -> list[Asked]:
     return made
 
 
+def turns(names: Iterable[str]) -> list[tuple[str, int]]:
+    """In which order the settings, of these ``names``, are served, and the round of each."""
+    first, *others = names
+    return [(name, number) for number in range(ROUNDS) for name in (first, *others)] + [(first, ROUNDS)]
+
+
 def folder(root: Path, setting: str, number: int) -> Path:
     """Where the run of a setting in a round is."""
     return root / setting.replace(" = ", "-").replace(", ", "-") / str(number)
@@ -126,13 +133,19 @@ class Foretold:
 
     def judge(self) -> int:
         """Print all figures; how many do not hold."""
-        models = [self._model(number) for number in range(ROUNDS)]
+        models = [self._model(number) for number in range(ROUNDS + 1)]
         replayed = self._asked(self._first, models)
-        self._print(self._first, replayed, [said["replayed"] for said in replayed], judged=False)
+        self._print(self._first, replayed, [self._figures(said["replayed"]) for said in replayed], judged=False)
         for name in self._others:
             changed = [f"--set={key}={value}" for key, value in self._settings[name].items()]
-            told = self._asked(self._first, models, *changed)
-            self._print(name, self._asked(name, models), [said["predicted"] for said in told], judged=True)
+            told = [said["predicted"] for said in self._asked(self._first, models, *changed)]
+            figures = [self._figures(each) for each in told]
+            around = [
+                {figure: (before[figure] + after[figure]) / 2 for figure in before}
+                for before, after in pairwise(figures)
+            ]
+            self._print(name, self._asked(name, models[:-1]), around, judged=True)
+            self._tell(f"{name}: foretold preemptions {[each['preemptions'] for each in told]}")
         return self.failures
 
     def _asked(self, name: str, models: list[Path], *changed: str) -> list[dict[str, Any]]:
@@ -153,13 +166,13 @@ class Foretold:
     def _tell(self, text: str, mark: str = "   ") -> None:
         print(f"{mark} {self._engine}: {text}", flush=True)
 
-    def _print(self, name: str, ran: list[dict[str, Any]], told: list[dict[str, Any]], *, judged: bool) -> None:
-        """A line a figure. ``ran``: what ``whatif`` said of the runs themselves; ``told``: scenarios."""
-        recorded, foretold = [self._figures(said["recorded"]) for said in ran], [self._figures(each) for each in told]
+    def _print(self, name: str, ran: list[dict[str, Any]], told: list[dict[str, float]], *, judged: bool) -> None:
+        """A line a figure. ``ran``: what ``whatif`` said of the runs themselves; ``told``: figures."""
+        recorded = [self._figures(said["recorded"]) for said in ran]
         for figure in recorded[0]:
             if figure.endswith("p99") and ran[0]["requests"] < FEWEST_FOR_P99:
                 continue
-            was, now = [each[figure] for each in recorded], [each[figure] for each in foretold]
+            was, now = [each[figure] for each in recorded], [each[figure] for each in told]
             spread, off = (max(was) - min(was)) * len(was) / sum(was), sum(now) / sum(was) - 1
             good = abs(off) <= max(TOLERANCE, spread)
             self.failures += judged and not good
@@ -168,17 +181,17 @@ class Foretold:
                 f"{'foretold' if judged else 'replayed'} {sum(now) / len(now):.4g}, off {off:+.1%}",
                 ("ok " if good else "NOT") if judged else "   ",
             )
-        self._print_parts(name, ran, told)
+        self._print_parts(name, ran)
 
-    def _print_parts(self, name: str, ran: list[dict[str, Any]], told: list[dict[str, Any]]) -> None:
+    def _print_parts(self, name: str, ran: list[dict[str, Any]]) -> None:
         """Where the models err in these runs, and what limited the batch."""
         for what, part in PARTS.items():
             offs = ("unknown" if (off := said["errors"][part]) is None else f"{off:+.1%}" for said in ran)
             self._tell(f"{name}: off, run by run, {what}: {', '.join(offs)}")
         limits = ran[0]["recorded"]["limited_by"]
         shares = ", ".join(f"{cause} {share:.0%}" for cause, share in limits.items() if share)
-        evicted, foretold = [said["recorded"]["preemptions"] for said in ran], [each["preemptions"] for each in told]
-        self._tell(f"{name}: limited by {shares}; preemptions {evicted}, foretold {foretold}")
+        evicted = [said["recorded"]["preemptions"] for said in ran]
+        self._tell(f"{name}: limited by {shares}; preemptions {evicted}")
 
     def _figures(self, scenario: dict[str, Any]) -> dict[str, float]:
         """By name: seconds, and tokens a second."""

@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
-from foretold import ROUNDS, Asked, CoreClock, Foretold, Load, folder, serve, workload
+from foretold import Asked, CoreClock, Foretold, Load, folder, serve, turns, workload
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
@@ -92,16 +92,13 @@ def named(setting: dict[str, int]) -> str:
 def main(home: Path) -> int:
     root, asked, model = home / "whatif", workload(LOAD), tiny_model()
     shutil.rmtree(root, ignore_errors=True)
-    for number in range(ROUNDS):
-        for setting in ({}, *OTHERS):
-            begin = time.monotonic()
-            took = Engine(model, setting).record(folder(root, named(setting), number), asked)
-            wall = time.monotonic() - begin
-            print(
-                f"    transformers: round {number + 1}, {named(setting)}: {took:.1f} s of a core, {wall:.1f} s",
-                flush=True,
-            )
-    settings = {named(each): {CALLED[name]: value for name, value in each.items()} for each in ({}, *OTHERS)}
+    chosen = {named(setting): setting for setting in ({}, *OTHERS)}
+    for name, number in turns(chosen):
+        begin = time.monotonic()
+        took = Engine(model, chosen[name]).record(folder(root, name, number), asked)
+        said = f"{took:.1f} s of a core, {time.monotonic() - begin:.1f} s by the wall"
+        print(f"    transformers: round {number + 1}, {name}: {said}", flush=True)
+    settings = {name: {CALLED[key]: value for key, value in setting.items()} for name, setting in chosen.items()}
     failures = Foretold("transformers", root, settings, sum(request.tokens for request in asked)).judge()
     print(f"transformers: {failures} predictions do not hold" if failures else "transformers: all predictions hold")
     return 1 if failures else 0

@@ -19,7 +19,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-from foretold import ROUNDS, Asked, CoreClock, Foretold, Load, folder, serve, workload
+from foretold import Asked, CoreClock, Foretold, Load, folder, serve, turns, workload
 
 from server import ENVIRONMENT
 
@@ -92,12 +92,11 @@ def run_all(home: Path, root: Path, asked: list[Asked]) -> None:
     engines = {named(setting): Engine(home / "model", setting) for setting in ({}, *OTHERS)}
     for engine in engines.values():
         engine.serve([request._replace(at=0.0) for request in asked[:WARM_UP]])
-    for number in range(ROUNDS):
-        for name, engine in engines.items():
-            begin = WALL()
-            took = engine.record(folder(root, name, number), asked)
-            wall = WALL() - begin
-            print(f"    vllm: round {number + 1}, {name}: {took:.1f} s of a core, {wall:.1f} s by the wall", flush=True)
+    for name, number in turns(engines):
+        begin = WALL()
+        took = engines[name].record(folder(root, name, number), asked)
+        wall = WALL() - begin
+        print(f"    vllm: round {number + 1}, {name}: {took:.1f} s of a core, {wall:.1f} s by the wall", flush=True)
 
 
 def main(home: Path) -> int:
