@@ -41,6 +41,7 @@ these tables.
 
 A **segment** is what one header holds for: `reset()`, other limits, another engine begin the next. `headers[segment]` has the limits,
 the engine, the labels, the classes' targets and the wall clock: `anchor_instant` of the collector's clock was `anchor_time` (UTC).
+Where it says `simulated`, that clock was a simulation's, of no day: only seconds from the start mean something.
 `configuration` has the engine's resolved settings where a plug-in knows them: numbers, switches, a few names; never a path, an
 address, a prompt or a secret.
 

@@ -40,7 +40,8 @@ class RunHeader(msgspec.Struct, frozen=True, kw_only=True):
     A run is one ``generation`` (resets so far) of one collector (``instance_id``), with the same limits, engine and
     definitions. ``request_classes[code]`` is the name of a class, ``slo`` has its targets. Rows have instants of the
     collector's clock: ``anchor_instant`` of it was ``anchor_time`` (UTC). ``schema`` names the columns: those of
-    ``batchscope.rows``. ``started_instant`` is ``started_at`` on the collector's clock, to the bit.
+    ``batchscope.rows``. ``started_instant`` is ``started_at`` on the collector's clock, to the bit. ``simulated``: that
+    clock is a simulation's; its instants are of no day, and only time since the start means something.
     """
 
     instance_id: str
@@ -56,6 +57,7 @@ class RunHeader(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineInfo
     definitions: dict[str, str]
     started_instant: float | None = None
+    simulated: bool = False
     schema: str = SCHEMA
     version: str = __version__
 

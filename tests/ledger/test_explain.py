@@ -76,6 +76,24 @@ def test_a_long_prompt_beside_decoders_is_named_as_stretching_them_and_marked_as
     assert first(explainer.worst(Metric.TPOT, 0.02)) == (Part.STRETCHED, None)
 
 
+def test_where_nobody_said_how_many_tokens_were_scheduled_the_note_says_what_to_give():
+    collector, sink = SchedulerMetricsCollector(clock=lambda: 9.0), RecordingSink()
+    collector.subscribe(sink)
+    tracker = RequestTracker(collector)
+    for number in range(80):
+        slot = tracker.arrived(str(number), prompt_tokens=8, at=0.1 * number)
+        for step in range(2):
+            begin = 0.1 * number + 0.05 * step
+            tracker.iteration([slot], started_at=begin, finished_at=begin + 0.05)
+        tracker.finished(slot, CompletionReason.EOS_TOKEN_REACHED, at=0.1 * (number + 1))
+    collector.close()
+    explanation = Explainer(HeardRun(sink.runs[0])).worst(Metric.TPOT)
+    (note,) = [note for note in explanation.notes if "prefill tokens" in note]
+    assert note.startswith("not recorded: prefill tokens of 80 of 160 iterations")
+    assert "scheduled_tokens=" in note
+    assert explanation.cost_model is None
+
+
 def test_a_preemption_is_named_and_what_it_made_compute_again():
     engine = Scripted()
     steady(engine)

@@ -121,7 +121,7 @@ def _title(report: RunReport) -> str:
     first, last = report.began - report.origin, report.ended - report.origin
     part = "" if report.began == report.origin else f", {duration(first)} to {duration(last)}"
     engine = f"{report.snapshot.engine.kind} {report.snapshot.engine.version}".strip()
-    return ", ".join(filter(None, [report.name, engine])) + part
+    return ", ".join(filter(None, [report.name, engine, "simulated time" if report.simulated else ""])) + part
 
 
 def _timeline(tables: RunTables) -> Timeline:
@@ -151,5 +151,7 @@ def stretch(tables: RunTables, first: str | None, last: str | None) -> RunTables
 
 
 def _lasted(tables: RunTables) -> str:
+    if tables.header.simulated:
+        return f"{tables.seconds:.6g} s of simulated time"
     first, last = (instant_to_time(tables.header, each) for each in (tables.began, tables.ended))
     return f"{tables.seconds:.6g} s, {first:%Y-%m-%dT%H:%M:%S} to {last:%Y-%m-%dT%H:%M:%S%z}"

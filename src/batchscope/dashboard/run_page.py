@@ -98,9 +98,9 @@ def _when(report: RunReport) -> str:
     first, last = report.began - report.origin, report.ended - report.origin
     stretch = "" if first == 0 else f"; from {duration(first)} to {duration(last)} of the run"
     counted = f"{count(snapshot.request_stats.total_requests)} requests, {count(snapshot.totals.iterations)} iterations"
+    times = f"{snapshot.started_at:%Y-%m-%d %H:%M:%S} to {snapshot.snapshot_time:%H:%M:%S %Z}"
     return (
-        f"{snapshot.started_at:%Y-%m-%d %H:%M:%S} to {snapshot.snapshot_time:%H:%M:%S %Z}, "
-        f"{duration(snapshot.elapsed_seconds)}{stretch}: {counted}"
+        f"{'simulated time' if report.simulated else times}, {duration(snapshot.elapsed_seconds)}{stretch}: {counted}"
     )
 
 

@@ -143,7 +143,13 @@ def _notes(histories: Histories, *, unknown: bool) -> Iterable[str]:
         )
     if missing := len(histories.requests) - len(histories.told):
         yield f"{missing:,} of {len(histories.requests):,} requests have no instants, and are left out"
-    if histories.has_spans and histories.cost is None:
+    if histories.has_spans and histories.cost is None and (silent := histories.without_prefill_tokens):
+        yield (
+            f"not recorded: prefill tokens of {silent:,} of {len(histories.lines):,} iterations "
+            "(tracker.iteration(scheduled_tokens=...) was not given): what other requests' prefill took of decoding "
+            "cannot be modelled; decoding is shown whole"
+        )
+    elif histories.has_spans and histories.cost is None:
         yield (
             "what other requests' prefill took of decoding cannot be modelled: too few iterations with, or without "
             "prefill tokens; decoding is shown whole"

@@ -39,6 +39,9 @@ class Histories:
         late = bool((known["first_scheduled_at"] < begun - TOLERANCE).any())
         self.lines = Lines(iterations, self.ticks, begins_late=late)
         self.cost: PrefillCost | None = prefill_cost(iterations, self.lines)
+        tokens = numbers(iterations, "prefill_tokens")[self.lines.rows]
+        self.without_prefill_tokens = int(np.count_nonzero(np.isnan(tokens)))
+        """Iterations that do not say how many tokens of prompts they computed."""
         self.columns = (
             *(Column(part, limiter) for part in HELD for limiter in self.lines.limiters),
             *(Column(part) for part in OTHERS),

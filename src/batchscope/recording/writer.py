@@ -14,15 +14,15 @@ from batchscope.recording.packing import (
     BATCH_BYTES,
     ERROR_BYTES,
     ITERATION_BYTES,
-    NEITHER_HEAD_NOR_STANDING,
+    NO_REST_OF_ITERATION,
     REQUEST_BYTES,
     exact_text,
     pack_batch,
     pack_error,
-    pack_head_and_standing,
     pack_iteration,
     pack_loose_request,
     pack_request,
+    pack_rest_of_iteration,
     packed_copy,
     type_name,
 )
@@ -240,8 +240,8 @@ class Writer(LatencyWriter):
                 nan if preemptions is None else preemptions, schedule_time, forward_time,
                 0.0 if rank is None else rank,
                 nan if limited_by is None else LIMITER_CODES[limited_by],
-                NEITHER_HEAD_NOR_STANDING if head_tokens is None and standing_requests is None
-                else pack_head_and_standing(
+                NO_REST_OF_ITERATION if head_tokens is None and standing_requests is None
+                else pack_rest_of_iteration(
                     nan if head_tokens is None else head_tokens,
                     nan if standing_requests is None else standing_requests,
                 ),

@@ -154,7 +154,9 @@ class Simulator:
         until = self._next_outside_event(formed_at)
         if self._at_once is not None:
             if on_progress:
-                stretch = min(stretch, ITERATIONS_BETWEEN_PROGRESS - self._counts.iterations % ITERATIONS_BETWEEN_PROGRESS)
+                stretch = min(
+                    stretch, ITERATIONS_BETWEEN_PROGRESS - self._counts.iterations % ITERATIONS_BETWEEN_PROGRESS
+                )
             steps = self._repeat_at_once(self._at_once, batch, stretch, until)
             self._show(on_progress)
         else:
