@@ -171,6 +171,8 @@ def _found(histories: Histories, name: str) -> int:
         rows = np.flatnonzero(histories.number == int(name[1:]))
         if not len(rows) and int(name[1:]) in histories.spans.request:
             raise UnknownRequestError("it did not finish in this run, and only finished requests are explained")
+        if not len(rows):
+            raise UnknownRequestError("no finished request has this number, nor this id; --worst e2e shows both")
     if not len(rows):
         raise UnknownRequestError("no finished request has this id; --worst e2e shows ids")
     if len(rows) > 1:
