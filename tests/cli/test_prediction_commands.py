@@ -88,6 +88,23 @@ def test_score_says_how_far_off_a_model_is(run, model, capsys):
     assert "the worst of these figures is off by" in capsys.readouterr().out
 
 
+def test_score_with_its_arguments_the_other_way_round_says_so(run, model, capsys):
+    code = command(["score", str(model), str(run)])
+    told = capsys.readouterr()
+    assert refused(Run(code, told.out, told.err), "the other way round", "expected RUN, a folder, and then MODEL")
+
+
+def test_where_whatif_and_report_are_of_other_requests_it_is_said(run, model, capsys):
+    """The demo has requests that go midway: they are served, so they are replayed; a report's latencies leave them out."""
+    known = [str(run), "--model", str(model), "--assume", "policy=vllm", "--json"]
+    assert command(["whatif", *known]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert command(["report", str(run), "--json"]) == 0
+    reported = json.loads(capsys.readouterr().out)["request_stats"]["total_time"]
+    [note] = [note for note in found["notes"] if "batchscope report" in note]
+    assert int(note.split()[0]) == found["requests"] - reported["count"] > 0
+
+
 def test_a_short_run_is_refused(tmp_path, capsys):
     assert command(["demo", "--requests", "40", "--record", str(tmp_path)]) == 0
     capsys.readouterr()
@@ -130,15 +147,21 @@ def test_capacity_json_has_every_rate_that_was_tried(run, model, capsys):
     assert best["attainment"]["value"] >= document["target"] == 0.9
 
 
-def test_capacity_ends_with_1_where_no_rate_holds_and_with_3_where_nothing_can_be_said(run, model, capsys):
+def test_capacity_ends_with_1_where_no_rate_holds_and_refuses_where_nothing_can_be_said(run, model, capsys):
     arguments = ["capacity", str(run), "--model", str(model), "--assume", "policy=vllm"]
     assert command([*arguments, "--slo-tpot", "0.001"]) == 1
     assert "no rate holds, not even" in capsys.readouterr().out
-    assert command([*arguments, "--limit", "50"]) == 3
+    code = command([*arguments, "--limit", "50"])
     told = capsys.readouterr()
-    assert told.out == ""
-    assert "note: cannot be decided" in told.err
-    assert "50 requests: a capacity takes at least 100" in told.err
+    assert refused(Run(code, told.out, told.err), "50 requests: a capacity takes at least 100")
+
+
+def test_under_other_settings_the_models_share_is_not_held_against_the_recorded_one(run, model, capsys):
+    arguments = ["capacity", str(run), "--model", str(model), "--assume", "policy=vllm", "--attainment", "0.5"]
+    assert command([*arguments, "--set", "max_running_requests=12"]) in {0, 1}
+    told = " ".join(capsys.readouterr().out.split())
+    assert "with the settings that were given" in told or "the model says" not in told
+    assert "far off" not in told
 
 
 def test_capacity_of_a_trace_is_that_of_the_embedded_engine_or_a_models(model, tmp_path, capsys):
@@ -187,8 +210,12 @@ def test_advice_is_a_setting_what_it_gains_what_gets_worse_and_the_engines_flags
     asked = ("advise", run, "--model", model, "--assume", "policy=vllm", "--slo-ttft", 2, "--vary", budget)
     done, document = batchscope(*asked), json.loads(batchscope(*asked, "--json").output)
     assert done.code == {"change": 0, "keep": 1, "undecided": 3}[document["verdict"]]
-    for part in ("served in time", "limited by", "now", "best", "TTFT"):
+    for part in ("served in time", "limited by", "now", "best", "TTFT", "from the first arrival to the last end"):
         assert part in done.output
+    assert "trust it no further than the replay" in " ".join(done.output.split())
+    if changed := document["changed"]:
+        now, best = (document[side]["goodput"] for side in ("now", "best"))
+        assert best / now - 1 == pytest.approx(document["gain"])
     changed = document["changed"]
     assert set(changed) <= {budget}
     for engine, flag in (("vLLM", "--max-num-batched-tokens"), ("SGLang", "--chunked-prefill-size")):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -29,11 +29,13 @@ from batchscope.cli.options import (
     write_html,
 )
 from batchscope.cli.simulation import note
+from batchscope.cli.whatif import trust_in_words
 from batchscope.configuration import SloTargets
 from batchscope.prediction.advise import Advice, Outcome, advise, flags, flags_of_engine, what_gets_worse
 from batchscope.prediction.candidates import VARIED, Space
+from batchscope.prediction.observed import setting_in_words
 from batchscope.text import readable_document, shown
-from batchscope.views.numbers import change, count, duration, per_second, percent, percent_range
+from batchscope.views.numbers import change, count, duration, per_second, percent, percent_range, signed
 from batchscope.views.rendering import for_stdout
 from batchscope.views.words import limiter_name, short_name, targets_in_words
 
@@ -78,11 +80,11 @@ def advise_command(
     """Find the settings that serve more of the recorded requests in time, or say that none does.
 
     Without --slo-... the targets of the run hold, class by class. Exit code 0: a better setting is named; 1: change
-    nothing; 3: the model is too far off to tell.
+    nothing; 2: wrong use, a run that tells too little, or targets that nobody can meet; 3: the model is too far off.
     """
     given = targets_given(SloTargets(slo_ttft, slo_tpot, slo_e2e, slo_gap), slo)
     check_html(html)
-    tried = list(dict.fromkeys(vary or [*Space().vary, *(["policy"] if policies else [])]))
+    tried = list(dict.fromkeys([*(vary or Space().vary), *(["policy"] if policies else [])]))
     space = Space(tuple(tried), most_kv_cache_blocks, kv_blocks_per_token, tuple(policies))
     with working() as stage:
         observed = observed_with(run, assume)
@@ -127,7 +129,7 @@ def _shown(advice: Advice, run: str, engine: str, slo: Mapping[str, SloTargets])
     marks = [Text(f"extrapolated: {each}", style="yellow") for each in advice.extrapolated]
     notes = [Text(f"note: {each}") for each in advice.notes]
     same = advice.best.settings == advice.now.settings
-    return Group(*lines, _sides(advice, same=same), Text(""), Text(_in_doubt(advice)), *marks, *notes)
+    return Group(*lines, _sides(advice, same=same), Text(""), *_in_doubt(advice), *marks, *notes)
 
 
 _VERDICTS = {"change": "Change the settings", "keep": "Change nothing", "undecided": "Cannot be decided"}
@@ -137,9 +139,8 @@ def _better(advice: Advice, engine: str) -> list[Text]:
     """What to set; only where that is the advice."""
     if advice.verdict != "change":
         return []
-    lines = [
-        Text(f"gain in goodput: {advice.gain:+.1%}, 95 % interval {advice.gain_low:+.1%} .. {advice.gain_high:+.1%}")
-    ]
+    between = f"{signed(advice.gain_low)} .. {signed(advice.gain_high)}"
+    lines = [Text(f"gain in goodput: {signed(advice.gain)}, 95 % interval {between}")]
     if math.isinf(advice.gain):
         lines = [Text("now nobody is served in time")]
     lines += [Text(f"  {name} = {value}") for name, value in advice.changed.items()]
@@ -164,7 +165,7 @@ def _sides(advice: Advice, *, same: bool) -> Table:
     for heading in ("simulated", "", "now", *([] if same else ["best", "change"])):
         table.add_column(heading, justify="left" if heading in {"simulated", ""} else "right")
     for name in advice.now.settings:
-        table.add_row(name, "", *(str(side.settings[name]) for side in sides))
+        table.add_row(name, "", *(setting_in_words(side.settings[name]) for side in sides))
     goodput = [side.goodput for side in sides]
     table.add_row("goodput", "", *(f"{per_second(each)}/s" for each in goodput), *_change(goodput))
     table.add_row("served in time", "", *(percent(side.attainment.value) for side in sides))
@@ -186,11 +187,19 @@ def _change(values: list[float]) -> list[str]:
     return [change(values[1], values[0])] if len(values) > 1 else []
 
 
-def _in_doubt(advice: Advice) -> str:
-    """How far to trust it."""
+def _in_doubt(advice: Advice) -> Iterator[Text]:
+    """What goodput is, and how far to trust it."""
+    now, best = (duration(side.seconds) for side in (advice.now, advice.best))
+    yield Text(
+        "goodput: requests served in time, a second from the first arrival to the last end "
+        f"({now if advice.best.settings == advice.now.settings else f'{now} now, {best} with the best'}), mean over "
+        "constants that fit as well"
+    )
     off = (
         "is not known: the run did not keep what a target asks for"
         if math.isnan(advice.replay_error)
-        else f"{advice.replay_error:+.1%}"
+        else signed(advice.replay_error)
     )
-    return f"{advice.simulations:,} simulations; error of the replay (goodput under the recorded settings): {off}"
+    yield Text(f"{advice.simulations:,} simulations; error of the replay (goodput under the recorded settings): {off}")
+    if advice.replay_off is not None:
+        yield Text(trust_in_words(advice.replay_off, "worst figure of a target"))

@@ -45,6 +45,7 @@ _CALLED = {
 """What vLLM and SGLang call these settings."""
 DEPTHS = {
     "iterations": "iterations and requests (a regression on what ran)",
+    "forward passes": "forward passes and requests (a regression on the passes; what lies between, by the requests)",
     "requests": "requests alone (a search through the simulator)",
 }
 
@@ -53,15 +54,26 @@ def fit_command(
     run: RunPath,
     until: Annotated[float, typer.Option(metavar="X", help="Only this share of the run's time, from its start.")] = 1.0,
     assume: Assumed = [],  # noqa: B006  (typer copies it)
+    iterations: Annotated[
+        Path | None,
+        typer.Option(
+            "--iterations",
+            metavar="RUN",
+            help="The same engine's iterations, recorded meanwhile in a run of their own: forward passes, say.",
+            show_default="those of RUN",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the model there, as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the model as one JSON document.")] = False,
 ) -> int:
     """Fit the simulator's cost model to a recorded run.
 
-    From what ran: iterations where they were recorded, else the instants and lengths of requests.
+    From what ran: iterations or forward passes where they were recorded, else the instants and lengths of requests.
     """
+    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
+        raise CommandError(f"--out {out}: cannot be written, expected a file in a folder that is there")
     with working() as stage:
-        observed = observed_with(run, assume)
+        observed = observed_with(run, assume, iterations)
         stage("fitting the model", 0, None)
         model = fit(observed, until=until)
     if out is not None:
@@ -106,7 +118,7 @@ def write_model(model: FittedModel, out: Path) -> None:
         raise CommandError(f"--out {out}: cannot be written ({error.strerror}), expected a file to write") from error
 
 
-def observed_with(run: Path, assume: list[str]) -> Observed:
+def observed_with(run: Path, assume: list[str], iterations: Path | None = None) -> Observed:
     """The run, with what ``--assume`` says of it."""
     from batchscope.prediction.recorded import read_observed  # noqa: PLC0415  (needs the extra ledger)
 
@@ -115,7 +127,7 @@ def observed_with(run: Path, assume: list[str]) -> Observed:
         for name in assumed:
             if name not in SETTINGS:
                 raise ConfigurationError("set", name, f"one of {', '.join(SETTINGS)}")
-        return read_observed(run, **assumed)
+        return read_observed(run, iterations, **assumed)
 
 
 @contextmanager
@@ -130,6 +142,9 @@ def settings_named(given: Mapping[str, Any], option: str = "--set") -> Iterator[
             raise CommandError(f"{option} {error.value}: no such setting, {hint}") from None
         if error.field in given:
             raise CommandError(f"{option} {error.field}={error.value}: expected {error.allowed}") from None
+        if given:
+            together = ", ".join(f"{name}={value}" for name, value in given.items())
+            raise CommandError(f"{option} {together}: with it, {error}") from None
         raise
 
 

@@ -24,6 +24,7 @@ from batchscope.cli.fit import (
     working,
 )
 from batchscope.prediction import Figure, Prediction, what_if
+from batchscope.prediction.figures import STATISTICS, Off, worst_off
 from batchscope.prediction.whatif import Scenario
 from batchscope.text import readable_document
 from batchscope.views.numbers import change, count, duration, percent
@@ -31,7 +32,6 @@ from batchscope.views.rendering import for_stdout
 from batchscope.views.words import limiter_name, short_name
 
 SCHEMA = "batchscope.whatif/1"
-STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 
 
 def whatif(
@@ -88,6 +88,7 @@ def shown_prediction(prediction: Prediction) -> Group:
     return Group(
         *lines,
         _latencies(prediction),
+        Text("off: replayed over recorded; change: predicted over replayed; the interval is of the predicted mean"),
         Text(""),
         _batch(prediction),
         Text(""),
@@ -99,20 +100,16 @@ def shown_prediction(prediction: Prediction) -> Group:
 
 def _trust(prediction: Prediction) -> str:
     """How many requests, and how far the replay is off where it is worst: a prediction is no better."""
-    offs = [
-        (abs(again / was - 1), f"{short_name(name)} {statistic}")
-        for name, recorded in prediction.recorded.figures.items()
-        for statistic, was, again in zip(
-            STATISTICS, recorded.values, prediction.replayed.figures[name].values, strict=True
-        )
-        if was > 0 and not math.isnan(again)
-    ]
-    if not offs:
-        return f"{prediction.requests:,} requests"
-    off, figure = max(offs)
+    recorded, replayed = prediction.recorded.figures, prediction.replayed.figures
+    off = worst_off(recorded, replayed, recorded)
+    return f"{prediction.requests:,} requests" + (f"; {trust_in_words(off)}" if off is not None else "")
+
+
+def trust_in_words(off: Off, which: str = "worst figure") -> str:
+    """What no prediction is better than."""
     return (
-        f"{prediction.requests:,} requests; trust it no further than the replay of what was recorded, whose worst "
-        f"figure ({figure}) is off by {100 * off:.1f} %"
+        f"trust it no further than the replay of what was recorded, whose {which} "
+        f"({short_name(off.latency)} {off.statistic}) is off by {100 * abs(off.value):.1f} %"
     )
 
 

@@ -10,9 +10,10 @@ from batchscope.configuration import SloTargets
 from batchscope.dashboard.drawing import Axis, Drawing, axis_over, figure, key
 from batchscope.dashboard.html_file import footer, header, html_file, note, panel, row, table, tile, tiles
 from batchscope.prediction.advise import FLAGS, Advice, Tried, flags_of_engine, what_gets_worse
+from batchscope.prediction.observed import setting_in_words
 from batchscope.text import shown
 from batchscope.views import palette
-from batchscope.views.numbers import MISSING, change, count, duration, per_second, percent, percent_range
+from batchscope.views.numbers import MISSING, change, count, duration, per_second, percent, percent_range, signed
 from batchscope.views.words import limiter_name, short_name, targets_in_words
 
 VERDICTS = {"change": "Change the settings", "keep": "Change nothing", "undecided": "Cannot be decided"}
@@ -59,14 +60,17 @@ def _body(advice: Advice, whose: str, engine: str, slo: Mapping[str, SloTargets]
 
 def _tiles(advice: Advice) -> Iterable[str]:
     now, best = advice.now, advice.best
-    between = f"95 % interval {advice.gain_low:+.1%} .. {advice.gain_high:+.1%}"
+    between = f"95 % interval {signed(advice.gain_low)} .. {signed(advice.gain_high)}"
     limiter, share = max(now.limited_by.items(), key=lambda pair: pair[1], default=("", math.nan))
     yield tile("Limits now", limiter_name(limiter) if limiter else MISSING, f"{percent(share)} of busy time")
-    if math.isinf(advice.gain):
-        yield tile("Gain in goodput", MISSING, "now nobody is served in time")
-    else:
-        yield tile("Gain in goodput", f"{advice.gain:+.1%}", between)
-    yield tile("Goodput", f"{per_second(best.goodput)}/s", f"served in time a second; now {per_second(now.goodput)}/s")
+    yield tile(
+        "Gain in goodput", signed(advice.gain), "now nobody is served in time" if math.isinf(advice.gain) else between
+    )
+    yield tile(
+        "Goodput",
+        f"{per_second(best.goodput)}/s",
+        f"in time a second; now {per_second(now.goodput)}/s",
+    )
     in_time = percent_range(best.attainment.low, best.attainment.high)
     yield tile("Served in time", percent(best.attainment.value), f"95 % {in_time}; now {percent(now.attainment.value)}")
     yield tile(
@@ -75,7 +79,7 @@ def _tiles(advice: Advice) -> Iterable[str]:
 
 
 def _error(advice: Advice) -> str:
-    return MISSING if math.isnan(advice.replay_error) else f"{advice.replay_error:+.1%}"
+    return signed(advice.replay_error)
 
 
 def _about_setting(advice: Advice) -> str:
@@ -93,7 +97,7 @@ def _setting(advice: Advice, engine: str) -> Iterable[str]:
         mine = [FLAGS[each].get(name, MISSING) for each in names]
         best = advice.best.settings[name]
         label = f"<strong>{escape(name)}</strong>" if best != now else escape(name)
-        rows.append(row(label, str(now), str(best), *mine))
+        rows.append(row(label, setting_in_words(now), setting_in_words(best), *mine))
     yield table(["setting", "now", "best", *(f"{name} calls it" for name in names)], rows)
     if advice.verdict == "change":
         yield from (note(f"{name}: {typed}") for name, typed in flags_of_engine(advice, engine).items())
@@ -188,7 +192,7 @@ def _kind(advice: Advice, each: Tried) -> str:
 
 
 def _at(each: Tried) -> str:
-    settings = ", ".join(f"{name} {value}" for name, value in each.settings.items())
+    settings = ", ".join(f"{name} {setting_in_words(value)}" for name, value in each.settings.items())
     tails = ", ".join(f"{title} {duration(getattr(each, name))}" for name, title in TAILS.items())
     return f"{settings}: goodput {per_second(each.goodput)}/s, {tails}"
 
@@ -213,7 +217,8 @@ def _tried(advice: Advice, settings: Iterable[Tried]) -> str:
     names = varied or ["max_running_requests"]
     rows = [
         row(
-            escape(str(each.settings[names[0]])), *(str(each.settings[name]) for name in names[1:]),
+            escape(setting_in_words(each.settings[names[0]])),
+            *(setting_in_words(each.settings[name]) for name in names[1:]),
             f"{per_second(each.goodput)}/s", *(duration(getattr(each, name)) for name in TAILS),
             f"{each.preemptions:,.0f}", count(each.requests), words=_marks(advice, each),
         )
@@ -272,7 +277,13 @@ def _classes(advice: Advice) -> Iterable[str]:
 def _replay(advice: Advice) -> str:
     if math.isnan(advice.replay_error):
         return "the run did not keep what a target asks for: how far the replay is off is not known"
-    return f"replayed under the recorded settings, goodput is off by {advice.replay_error:+.1%}"
+    off = advice.replay_off
+    worst = (
+        f"; the worst figure of a target, {short_name(off.latency)} {off.statistic}, by {signed(off.value)}"
+        if off is not None
+        else ""
+    )
+    return f"replayed under the recorded settings, goodput is off by {signed(advice.replay_error)}{worst}"
 
 
 def _doubts(advice: Advice) -> Iterable[str]:

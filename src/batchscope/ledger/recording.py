@@ -7,6 +7,7 @@ import contextlib
 import datetime as dt
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
@@ -72,9 +73,9 @@ class RunRecording(Recording):
 
     @property
     def lost(self) -> dict[str, int]:
-        """Rows that are not in the run, by kind: those too that came when nothing more could be written."""
-        lost, later = self._hand_over.lost, dict(self._afterwards)
-        return {kind: lost.get(kind, 0) + later.get(kind, 0) for kind in {**lost, **later}}
+        """Rows that are not in the run, by kind: no room, no disk, or it came when nothing more could be written."""
+        counts = self._hand_over.lost, self._writer.unwritten, dict(self._afterwards)
+        return dict(sum(map(Counter, counts), Counter[str]()))
 
     def _count(self, block: Drained) -> None:
         """Rows that come when the hand-over has told the collector that it takes no more; spans nobody makes then."""

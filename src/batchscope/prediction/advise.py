@@ -20,15 +20,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from batchscope.errors import ConfigurationError
 from batchscope.prediction.attainment import Attainment, Judged, check_targets, gone_count, judged
 from batchscope.prediction.blocks import block_count, blocks_of, resampled_weights
 from batchscope.prediction.candidates import Space
-from batchscope.prediction.figures import Figure, RequestInstants, figure_of, figures_of
-from batchscope.prediction.fit import FEWEST_REQUESTS
+from batchscope.prediction.figures import Figure, Off, RequestInstants, figure_of, figures_of, worst_off
 from batchscope.prediction.model import FittedModel, cost_of
-from batchscope.prediction.observed import NotEnoughError, Observed
+from batchscope.prediction.observed import NEVER_BINDING, NotEnoughError, Observed
 from batchscope.prediction.served import Served, Simulations, Slo, instants_of, mean_goodput, with_gaps
-from batchscope.prediction.whatif import beyond, check_engine
+from batchscope.prediction.whatif import beyond, check_engine, check_enough
 from batchscope.simulator import LinearCostModel, SchedulerOptions
 from batchscope.simulator.instants import Instants, simulate_instants
 
@@ -71,9 +71,10 @@ WORSE_BY = 0.01
 class Outcome(msgspec.Struct, frozen=True):
     """What a setting gives: its figures, and who is served in time.
 
-    ``goodput``: requests that met all targets, a second. ``by_class``: the attainment of each class that has targets.
-    ``preemptions`` is their number, ``limited_by`` shares of busy time. ``figures``: of each latency,
-    ``max_emission_gap`` among them.
+    ``goodput``: requests that met all targets, a second from the first arrival to the last end, the mean over constants
+    that fit as well; all else is with those that were found. ``seconds``: until that end. ``by_class``: the attainment
+    of each class that has targets. ``preemptions`` is their number, ``limited_by`` shares of busy time. ``figures``: of
+    each latency, ``max_emission_gap`` among them.
     """
 
     settings: dict[str, Any]
@@ -108,7 +109,8 @@ class Advice(msgspec.Struct, frozen=True):
     served in time); ``why``: the verdict in a sentence. ``alike_low``, ``alike_high``: a goodput between them cannot be
     told from that of ``best``. ``tried``: every setting, the best first, those of the whole run before others.
     ``curve``: by number of places, the best goodput on the whole run. ``replay_error``: replayed over recorded goodput,
-    less 1; ``nan`` where a target was not recorded.
+    less 1; ``nan`` where a target was not recorded. ``replay_off``: of the latencies that have targets, the figure
+    whose replay is farthest off.
     """
 
     verdict: str
@@ -122,6 +124,7 @@ class Advice(msgspec.Struct, frozen=True):
     alike_low: float
     alike_high: float
     replay_error: float
+    replay_off: Off | None
     requests: int
     simulations: int
     curve: dict[int, float]
@@ -152,12 +155,20 @@ def advise(
     if not any(targets.declared for targets in slo.values()):
         raise NotEnoughError("no target: name one, a time to first token say, that users are to be served in")
     check_engine(observed, model)
-    if len(observed.workload) < FEWEST_REQUESTS:
-        raise NotEnoughError(
-            f"{observed.name}: {len(observed.workload)} requests: advice takes at least {FEWEST_REQUESTS}"
-        )
+    check_enough(observed, "advice")
     check_targets(observed.name, observed.workload, slo)
+    _check_memory(observed, space or Space())
     return _Advisor(observed, model, slo, space or Space(), seed, on_simulated or (lambda *_: None)).advice(workers)
+
+
+def _check_memory(observed: Observed, space: Space) -> None:
+    """ConfigurationError where fewer KV blocks could be had than there were."""
+    most, had = space.most_kv_cache_blocks, observed.options.kv_cache_blocks
+    if most is not None and most < had:
+        known = f"at least {had}, which the run had" if had != NEVER_BINDING else (
+            "a run that says how many there were, or --assume kv_cache_blocks=N"
+        )  # fmt: skip
+        raise ConfigurationError("most_kv_cache_blocks", most, known)
 
 
 class _Advisor:
@@ -187,6 +198,7 @@ class _Advisor:
         gain, low, high = self._gain(served[self._now], served[best])
         error = self._replay_error()
         found = self._simulated(best)
+        self._whole.update(served)
         now, then = (self._outcome(*each) for each in ((self._now, replayed), (best, found)))
         if not now.goodput and not then.goodput:
             raise NotEnoughError(self._nobody())
@@ -195,7 +207,8 @@ class _Advisor:
         return Advice(
             verdict=verdict, why=why, now=now, best=then, changed=_difference(self._now, best),
             gain=gain, gain_low=low, gain_high=high, alike_low=alike[0], alike_high=alike[1], replay_error=error,
-            requests=self._all, simulations=self._simulations.count, curve=self._curve(), tried=self._tried(*alike),
+            replay_off=self._replay_off(now), requests=self._all, simulations=self._simulations.count,
+            curve=self._curve(), tried=self._tried(*alike),
             extrapolated=beyond(self._model, found), notes=self._notes(found),
         )  # fmt: skip
 
@@ -241,7 +254,7 @@ class _Advisor:
         A setting that serves everybody just in time serves nobody in time where the engine is a little slower.
         """
         draws = np.array(self._model.draws)
-        order = np.argsort(draws @ np.array(replayed.work))
+        order = np.argsort(draws @ np.array(replayed.work)[: draws.shape[1]]) if len(draws) else draws
         chosen = (
             [order[int(share * (len(order) - 1))] for share in (SLOW if self._long else FAST_AND_SLOW)]
             if len(order)
@@ -315,6 +328,12 @@ class _Advisor:
         replayed = self._whole[self._now][0].goodput
         return replayed / (met / observed.end) - 1 if met else math.nan if not replayed else math.inf
 
+    def _replay_off(self, now: Outcome) -> Off | None:
+        declared = {target for targets in self._slo.values() for target in targets.declared}
+        recorded = figures_of(self._observed.instants, np.ones(self._all, bool))
+        names = {"total_time" if target == "e2e_latency" else target for target in declared} & set(recorded)
+        return worst_off(recorded, now.figures, sorted(names))
+
     def _judged(self, instants: RequestInstants) -> Judged:
         return judged(self._observed.workload, instants, self._slo, self._observed.gone)
 
@@ -331,7 +350,7 @@ class _Advisor:
         busy = sum(found.busy_seconds.values())
         return Outcome(
             settings=_settings(options),
-            goodput=float((everybody.near <= 1).sum()) / seconds if seconds else 0.0,
+            goodput=mean_goodput(self._whole[options]),
             attainment=everybody.attainment,
             by_class=everybody.by_class,
             figures=figures,
@@ -440,9 +459,18 @@ def _difference(now: SchedulerOptions, then: SchedulerOptions) -> dict[str, Any]
 
 def _verdict(same: bool, gain: float, low: float, high: float, error: float) -> tuple[str, str]:
     if same:
-        return "keep", f"no setting that was tried has a goodput more than {TOLD_APART:.1%} higher"
+        return "keep", f"no setting that was tried has a goodput more than {100 * TOLD_APART:g} % higher"
     if low <= 0 <= high:
-        return "keep", f"the gain of {gain:+.1%} lies inside of its interval"
+        return (
+            "keep",
+            f"a gain of {_signed(gain)} may as well be none (95 % interval {_signed(low)} .. {_signed(high)})",
+        )
     if abs(error) >= gain:
-        return "undecided", f"replayed, the recorded goodput is off by {error:+.1%}: more than the gain of {gain:+.1%}"
-    return "change", f"{gain:+.1%} goodput"
+        return "undecided", (
+            f"replayed, the recorded goodput is off by {_signed(error)}: more than the gain of {_signed(gain)}"
+        )
+    return "change", f"{_signed(gain)} goodput" if math.isfinite(gain) else "now nobody is served in time"
+
+
+def _signed(ratio: float) -> str:
+    return f"{100 * ratio:+.1f} %"

@@ -13,6 +13,14 @@ from batchscope.simulator import RequestSpec, SchedulerOptions
 
 Floats = npt.NDArray[np.float64]
 
+NEVER_BINDING = 2**20
+"""Blocks or places: what is assumed where the run does not say and shows no sign of a limit."""
+
+
+def setting_in_words(value: object) -> str:
+    """As it is shown: what never binds has no number that means anything."""
+    return "never binds" if value == NEVER_BINDING and not isinstance(value, bool) else str(value)
+
 
 class NotEnoughError(BatchscopeError):
     """A run from which nothing can be foretold; the message says what it lacks."""
@@ -59,7 +67,8 @@ class Observed(msgspec.Struct, frozen=True):
 
     ``options`` are the settings it was recorded under, ``assumed`` what of them was not recorded, a sentence each.
     ``preemptions`` is ``None`` where nobody counted them. ``limited_by``: shares of busy time, empty where they are not
-    recorded. ``slo``: the targets it was recorded with, by request class. ``left_out`` requests got no token.
+    recorded. ``forward_passes``: iterations are told without what the engine does between one's forward pass and the
+    next. ``slo``: the targets it was recorded with, by request class. ``left_out`` requests got no token.
     """
 
     name: str
@@ -74,6 +83,7 @@ class Observed(msgspec.Struct, frozen=True):
     limited_by: dict[str, float] = {}
     slo: dict[str, SloTargets] = {}
     gone: Gone = Gone()
+    forward_passes: bool = False
 
     @property
     def end(self) -> float:
