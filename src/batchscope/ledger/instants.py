@@ -38,7 +38,7 @@ def undated(header: RunHeader) -> bool:
     return header.simulated or header.anchor_time.year == _NO_DATE
 
 
-def instants_of(requests: pa.Table) -> tuple[dict[str, Floats], Mask]:
+def request_instants(requests: pa.Table) -> tuple[dict[str, Floats], Mask]:
     """The instants of requests by ``INSTANTS`` (``nan``: not known), and whose follow from their durations alone.
 
     An engine that hands out durations says when a request ended (``finished_at``, else ``at``): its whole time back is
