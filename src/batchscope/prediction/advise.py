@@ -254,7 +254,7 @@ class _Advisor:
         A setting that serves everybody just in time serves nobody in time where the engine is a little slower.
         """
         draws = np.array(self._model.draws)
-        order = np.argsort(draws @ np.array(replayed.work))
+        order = np.argsort(draws @ np.array(replayed.work)[: draws.shape[1]]) if len(draws) else draws
         chosen = (
             [order[int(share * (len(order) - 1))] for share in (SLOW if self._long else FAST_AND_SLOW)]
             if len(order)

@@ -29,7 +29,7 @@ from batchscope.prediction.attainment import (
 )
 from batchscope.prediction.figures import RequestInstants
 from batchscope.prediction.fit import FEWEST_REQUESTS
-from batchscope.prediction.model import CONSTANTS, FittedModel
+from batchscope.prediction.model import ALL_CONSTANTS, FittedModel
 from batchscope.prediction.observed import Gone, NotEnoughError, Observed
 from batchscope.prediction.whatif import beyond, faster
 from batchscope.simulator import LinearCostModel, RequestSpec, SchedulerOptions
@@ -324,9 +324,10 @@ def _doubt_of_constants(traffic: Traffic, found: Instants) -> tuple[float, float
     """
     if traffic.model is None:
         return 1.0, 1.0
-    work = np.array(found.work)
-    ours = work @ np.array([getattr(traffic.cost, name) for name in CONSTANTS])
-    low, high = np.percentile(np.array(traffic.model.draws) @ work / ours, [2.5, 97.5])
+    draws = np.array(traffic.model.draws)
+    work = np.array(found.work)[: draws.shape[1]]
+    ours = work @ np.array([getattr(traffic.cost, name) for name in ALL_CONSTANTS[: len(work)]])
+    low, high = np.percentile(draws @ work / ours, [2.5, 97.5])
     return min(1.0, float(low)), max(1.0, float(high))
 
 

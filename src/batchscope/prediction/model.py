@@ -17,8 +17,10 @@ from batchscope.text import quoted
 Floats = npt.NDArray[np.float64]
 
 SCHEMA = "batchscope.model/1"
-CONSTANTS = LinearCostModel.__struct_fields__
-"""What is fitted."""
+CONSTANTS = LinearCostModel.__struct_fields__[:4]
+"""What is always fitted."""
+ALL_CONSTANTS = LinearCostModel.__struct_fields__
+"""What is fitted where the iterations say that it pays."""
 IDENTIFIED_WITHIN = 3.0
 """A constant whose interval spans more than this factor is not identified."""
 LEAST_DOUBT = 0.02
@@ -70,7 +72,7 @@ class FittedModel(msgspec.Struct, frozen=True):
     @property
     def cost(self) -> LinearCostModel:
         """The cost of an iteration."""
-        return cost_of([self.constants[name].value for name in CONSTANTS])
+        return LinearCostModel(**{name: constant.value for name, constant in self.constants.items()})
 
     @property
     def drawn_costs(self) -> list[LinearCostModel]:
@@ -88,9 +90,8 @@ class FittedModel(msgspec.Struct, frozen=True):
 
 
 def cost_of(constants: Sequence[float] | Floats) -> LinearCostModel:
-    """The cost with these constants, in the order of ``CONSTANTS``."""
-    fixed, per_prefill_token, per_decoding_request, per_kv_token_read = map(float, constants)
-    return LinearCostModel(fixed, per_prefill_token, per_decoding_request, per_kv_token_read)
+    """The cost with these constants, in the order of ``ALL_CONSTANTS``; those at its end may be left out."""
+    return LinearCostModel(*map(float, constants))
 
 
 class _Stamp(msgspec.Struct):
@@ -133,6 +134,7 @@ def constants_of(point: Floats, draws: Floats, work: Floats, unknown: Sequence[s
 
     ``unknown`` ones cannot be told apart from others.
     """
+    work = work[: len(point)]
     total = float(point @ work) or math.nan
     low, high = np.percentile(draws, [2.5, 97.5], axis=0)
     return {
@@ -143,5 +145,5 @@ def constants_of(point: Floats, draws: Floats, work: Floats, unknown: Sequence[s
             share=float(point[index] * work[index] / total),
             identified=bool(name not in unknown and low[index] > 0 and high[index] / low[index] <= IDENTIFIED_WITHIN),
         )
-        for index, name in enumerate(CONSTANTS)
+        for index, name in enumerate(ALL_CONSTANTS[: len(point)])
     }

@@ -19,6 +19,7 @@ from batchscope.ledger.prefixes import read_prefixes
 from batchscope.ledger.schema import Table
 from batchscope.prediction.figures import RequestInstants
 from batchscope.prediction.observed import NEVER_BINDING, Gone, IterationsSeen, NotEnoughError, Observed
+from batchscope.prediction.timeline import contexts_of, floats, instants_of
 from batchscope.records import CompletionReason, Outcome
 from batchscope.simulator import RequestSpec, SchedulerOptions
 
@@ -28,7 +29,7 @@ MOST_KNOWN = 0.9
 """Of the iterations: with less of them, requests alone say more."""
 LONG_AGO = dt.datetime(1971, 1, 1, tzinfo=dt.UTC)
 """Runs whose clock nobody related to the one on the wall begin before it."""
-POLICY_OF_ENGINE = {"vllm": "vllm", "sglang": "sglang"}
+POLICY_OF_ENGINE = {"vllm": "vllm", "sglang": "sglang", "transformers": "transformers"}
 
 
 def read_observed(path: Path, iterations: Path | None = None, **settings: Any) -> Observed:
@@ -46,7 +47,7 @@ def observed_run(run: Run, iterations: Run | None = None, **settings: Any) -> Ob
     if iterations is not None:
         _check_whole(iterations)
     table = run.requests()
-    columns = {name: _floats(table, name) for name in _COLUMNS}
+    columns = {name: floats(table, name) for name in _COLUMNS} | instants_of(table, run.iterations())
     usable = _usable(run, columns)
     classes, gave_up = table["request_class"].to_pylist(), _given_up(table["reason"].to_pylist())
     order = usable[np.argsort(columns["arrived_at"][usable], kind="stable")]
@@ -78,7 +79,7 @@ def observed_run(run: Run, iterations: Run | None = None, **settings: Any) -> Ob
         ),
         options=options,
         preemptions=counted,
-        iterations=_iterations(ran, origin - moved),
+        iterations=_iterations(ran, origin - moved, columns if iterations is None else None),
         assumed=(*assumed, *apart),
         left_out=len(unserved),
         limited_by=_limited_by(run),
@@ -96,13 +97,8 @@ def observed_run(run: Run, iterations: Run | None = None, **settings: Any) -> Ob
 
 
 _COLUMNS = (
-    "request", "arrived_at", "first_scheduled_at", "first_token_at", "last_token_at", "tokens_generated",
-    "prompt_tokens", "cached_tokens", "preemptions", "max_emission_gap",
+    "request", "tokens_generated", "prompt_tokens", "cached_tokens", "preemptions", "max_emission_gap",
 )  # fmt: skip
-
-
-def _floats(table: Any, name: str) -> Floats:
-    return np.asarray(table[name].to_numpy(), np.float64)
 
 
 def _check_whole(run: Run) -> None:
@@ -133,7 +129,7 @@ def _of_forward_passes(run: Run) -> bool:
 
 def _moved(run: Run, iterations: Run, columns: dict[str, Floats]) -> tuple[float, tuple[str, ...]]:
     """How far the clock of ``run`` is before that of its ``iterations``, and what is assumed of it."""
-    ended = _floats(iterations.iterations(), "finished_at")
+    ended = floats(iterations.iterations(), "finished_at")
     if not len(ended):
         raise NotEnoughError(f"{iterations.path}: no iteration in it: expected the run that has them")
     first, last = (float(np.nanmin(columns["arrived_at"])), float(np.nanmax(columns["last_token_at"])))
@@ -226,7 +222,7 @@ def _options(
             f"the policy of {run.header.engine.kind or 'this engine'} is not known: sarathi (name it with "
             "--policy of replay, --assume policy=... of fit and whatif)"
         )
-    block = limits.kv_block_size or (1 if policy == "sglang" else 16)
+    block = settings.get("block_size") or limits.kv_block_size or (1 if policy == "sglang" else 16)
     known: dict[str, Any] = {
         "policy": policy,
         "max_running_requests": limits.max_running_requests,
@@ -262,7 +258,7 @@ def _complete(known: dict[str, Any], assumed: list[str]) -> tuple[SchedulerOptio
 def _limited_by(run: Run) -> dict[str, float]:
     """Shares of busy time; empty where nobody said what limited the batch."""
     table = run.iterations()
-    busy = np.nan_to_num(_floats(table, "busy_time"))
+    busy = np.nan_to_num(floats(table, "busy_time"))
     causes = [cause or "unknown" for cause in table["limited_by"].to_pylist()]
     seconds: dict[str, float] = {}
     for cause, spent in zip(causes, busy.tolist(), strict=True):
@@ -271,19 +267,21 @@ def _limited_by(run: Run) -> dict[str, float]:
     return {cause: spent / whole for cause, spent in sorted(seconds.items())} if whole else {}
 
 
-def _iterations(run: Run, origin: float) -> IterationsSeen | None:
+def _iterations(run: Run, origin: float, requests: dict[str, Floats] | None) -> IterationsSeen | None:
     """Where what each computed is known, and how long it took; ``None`` otherwise."""
     table = run.iterations()
     prefill, decoding, context = (
-        _floats(table, name) for name in ("prefill_tokens", "decode_tokens", "decode_context_tokens")
+        floats(table, name) for name in ("prefill_tokens", "decode_tokens", "decode_context_tokens")
     )
-    started, finished = _floats(table, "started_at"), _floats(table, "finished_at")
+    started, finished = floats(table, "started_at"), floats(table, "finished_at")
+    if requests is not None and np.isnan(context).all():
+        context = contexts_of(finished, decoding, requests)
     known = ~np.isnan(prefill + decoding + context + started + finished)
     if not len(known) or known.mean() < MOST_KNOWN:
         return None
     took = finished - started
     if not _of_forward_passes(run):
-        took = _seconds(started, finished, _floats(table, "running_requests"), _floats(table, "requests_completed"))
+        took = _seconds(started, finished, floats(table, "running_requests"), floats(table, "requests_completed"))
     seen = IterationsSeen(finished - origin, took, prefill, decoding, context)
     return seen.where(known & (took > 0))
 
