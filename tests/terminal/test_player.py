@@ -103,6 +103,34 @@ def screen(playing, width=120):
     return "\n".join(text_of(line) for line in frame(playing.scene(), playing.viewing, width, 40).lines)
 
 
+def test_where_counting_began_anew_the_played_run_does_so_too_and_says_so(tmp_path):
+    clock = VirtualClock()
+    with SchedulerMetricsCollector(limits=limits_of(demo_options()), clock=clock) as collector:
+        collector.record_to(tmp_path)
+        simulator = Simulator(
+            demo_workload(10_000), RequestTracker(collector), options=demo_options(), clock=clock, seed=0
+        )
+        for second in (10, 20):
+            simulator.run(should_stop=lambda end=second: clock() >= end)
+            if second == 10:
+                collector.reset()
+        live = collector.get_snapshot()
+    session = Playing(open_run(tmp_path))
+    session._go(clock())
+    told = session.engines[0].last.snapshot
+    assert (told.generation, live.generation) == (1, 1)
+    assert told.totals.iterations == live.totals.iterations
+    assert told.totals.busy_seconds == pytest.approx(live.totals.busy_seconds)
+    assert told.elapsed_seconds == pytest.approx(live.elapsed_seconds, abs=0.2)
+    before = session._player.recorded.begin + 9.0
+    session._go(before)
+    session._go(before + 2.0)
+    assert session.scene().engines[0].state == "restarted"
+    cells = session.engines[0].shown(before).cells
+    assert all(cell.tokens_per_second >= 0 for cell in cells)
+    session.close()
+
+
 def test_it_plays_by_the_clock_pauses_and_goes_as_fast_as_it_is_told(playing):
     wait(playing, 5.0)
     assert position(playing) == pytest.approx(6.0)

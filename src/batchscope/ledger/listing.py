@@ -19,7 +19,10 @@ SCHEMA = "batchscope.runs/1"
 
 
 class ListedRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A run's line. ``state``: as ``Run.state``, or ``unreadable``: then ``problem`` says why and the rest is empty."""
+    """A run's line. ``state``: as ``Run.state``, or ``unreadable``: then ``problem`` says why and the rest is empty.
+
+    ``seconds`` are those of a simulation where it was ``simulated``.
+    """
 
     name: str
     state: str
@@ -27,6 +30,7 @@ class ListedRun(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineInfo = EngineInfo()
     labels: dict[str, str] = {}
     level: Level = Level.DEFAULT
+    simulated: bool = False
     started_at: dt.datetime | None = None
     seconds: float | None = None
     summary: Summary = msgspec.field(default_factory=Summary)
@@ -64,6 +68,7 @@ def _listed(folder: Path) -> ListedRun:
         engine=last.engine if last else EngineInfo(),
         labels=last.labels if last else {},
         level=document.level,
+        simulated=last.simulated if last else False,
         started_at=document.started_at,
         seconds=document.summary.seconds,
         summary=document.summary,

@@ -51,7 +51,9 @@ class Recorded:
         iterations = run.iterations().sort_by("at")
         requests = run.requests().sort_by("at")
         self._iterations, self._requests = iterations.to_pylist(), requests.to_pylist()
-        self._errors = [event for event in run.events().sort_by("at").to_pylist() if event["kind"] == "error"]
+        events = run.events().sort_by("at").to_pylist()
+        self._errors = [event for event in events if event["kind"] == "error"]
+        self._resets = [event["at"] for event in events if event["kind"] == "reset"]
         instants = [row["at"] for row in (*self._iterations, *self._requests) if row["at"] is not None]
         if not instants:
             raise DecodeError(f"{run.path}: has no iteration and no request to play")
@@ -66,7 +68,17 @@ class Recorded:
         return self.header.anchor_time + dt.timedelta(seconds=instant - self.header.anchor_instant)
 
     def tell(self, collector: SchedulerMetricsCollector, until: float, place: list[int]) -> None:
-        """Tell it what was recorded up to ``until``; ``place`` is where the last call ended, in each table."""
+        """Tell it what was recorded up to ``until``; ``place`` is where the last call ended, in each table.
+
+        Where counting began anew it does so here, too: ``place`` ends with how many times it did.
+        """
+        while place[-1] < len(self._resets) and self._resets[place[-1]] <= until:
+            self._tell(collector, self._resets[place[-1]], place)
+            collector.reset()
+            place[-1] += 1
+        self._tell(collector, until, place)
+
+    def _tell(self, collector: SchedulerMetricsCollector, until: float, place: list[int]) -> None:
         tables = (
             (self._iterations, self._iteration),
             (self._requests, _request),
@@ -161,7 +173,7 @@ class Player:
             role=header.role, clock=self._clock,
         )  # fmt: skip
         self._collector.engine = header.engine
-        self._place = [0, 0, 0]
+        self._place = [0, 0, 0, 0]
         self.recorded.gaps.begin()
         self.at = self.recorded.begin
 
@@ -177,8 +189,11 @@ class Player:
         base, since = self.snapshot(), self.at
         while self.at < instant:
             self._tell(min(math.floor(self.at) + 1.0, instant))
+            now = self._collector.read_totals()
+            if now.generation != base.generation:
+                base, since = self.snapshot(), self.at
             if self.at < instant:
-                look(_counts_of(base, self._collector.read_totals(), self.at - since), self.at)
+                look(_counts_of(base, now, self.at - since), self.at)
         look(self.snapshot(), self.at)
 
     def _tell(self, until: float) -> None:
@@ -268,7 +283,7 @@ class Playing(Session):
         time = recorded.time(at)
         return Scene(
             shown, None, shown, None, time, 1.0, cost=self._cost, label=self.label, notes=self._problems,
-            player=f"{time:%H:%M:%S} {place}",
+            player=f"simulated, {place}" if recorded.header.simulated else f"{time:%H:%M:%S} {place}",
         )  # fmt: skip
 
     def press(self, key: str, character: str | None = None) -> bool:

@@ -41,7 +41,7 @@ def _cells(run: ListedRun) -> tuple[str, ...]:
         shown(run.name),
         run.state,
         shown(" ".join(part for part in (run.engine.kind, run.engine.version) if part), _LONGEST_ENGINE) or MISSING,
-        duration(_number(run.seconds)),
+        duration(_number(run.seconds)) + (" simulated" if run.simulated else ""),
         count(summary.requests),
         *(duration(_number(value)) for value in latencies),
         percent(_number(summary.attainment)),

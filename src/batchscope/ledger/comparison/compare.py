@@ -14,13 +14,18 @@ from batchscope.ledger.comparison.pair import FEWEST_REQUESTS, LARGEST_MARGIN, c
 from batchscope.ledger.comparison.pairing import Pairs, pair
 from batchscope.ledger.comparison.repeats import FEWEST, compare_repeats, spread_of
 from batchscope.ledger.comparison.same_work import with_expected
+from batchscope.ledger.comparison.window import Portion, cut, windows
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """``margin``: up to which relative bound figures are called equivalent. ``seed``: of the resampling."""
+    """``margin``: up to which relative bound figures are called equivalent. ``seed``: of the resampling.
+
+    ``part``: what of the runs is compared.
+    """
 
     margin: float = LARGEST_MARGIN
     seed: int = 0
+    part: Portion = Portion.AUTO
 
     def __post_init__(self) -> None:
         if not 0 < self.margin <= 1:
@@ -38,9 +43,12 @@ def compare_runs(a: Sequence[Any], b: Sequence[Any], settings: Settings | None =
 def compare_measured(a: Sequence[Measured], b: Sequence[Measured], settings: Settings) -> Comparison:
     """The same of runs whose columns are there already."""
     _check(a, b)
-    runs = with_expected([*a, *b])
-    a, b = runs[: len(a)], runs[len(a) :]
+    whole = [*a, *b]
     pairs = pair(a[0], b[0])
+    runs, counted = cut(whole, Portion(settings.part), shared=pairs.shared)
+    parts = windows(runs, whole)
+    runs = with_expected(runs)
+    a, b = runs[: len(a)], runs[len(a) :]
     repeats = min(len(a), len(b)) >= FEWEST
     if repeats:
         shared = _shared(a, b)
@@ -66,6 +74,8 @@ def compare_measured(a: Sequence[Measured], b: Sequence[Measured], settings: Set
         notes=notes,
         figures=figures,
         conditions=[],
+        counted=counted,
+        windows=parts,
     )
 
 
@@ -101,7 +111,7 @@ def _remarks_on_repeats(a: Sequence[Measured], b: Sequence[Measured], pairs: Pai
 
 
 def _remarks_on_a_pair(a: Sequence[Measured], b: Sequence[Measured], pairs: Pairs) -> list[str]:
-    requests = len(pairs.a) if pairs.shared else min(len(a[0].ids), len(b[0].ids))
+    requests = len(pairs.a) if pairs.shared else min(int(run.counted.sum()) for run in (a[0], b[0]))
     notes = []
     if requests < FEWEST_REQUESTS:
         plural = "request says" if requests == 1 else "requests say"
