@@ -147,15 +147,21 @@ def test_capacity_json_has_every_rate_that_was_tried(run, model, capsys):
     assert best["attainment"]["value"] >= document["target"] == 0.9
 
 
-def test_capacity_ends_with_1_where_no_rate_holds_and_with_3_where_nothing_can_be_said(run, model, capsys):
+def test_capacity_ends_with_1_where_no_rate_holds_and_refuses_where_nothing_can_be_said(run, model, capsys):
     arguments = ["capacity", str(run), "--model", str(model), "--assume", "policy=vllm"]
     assert command([*arguments, "--slo-tpot", "0.001"]) == 1
     assert "no rate holds, not even" in capsys.readouterr().out
-    assert command([*arguments, "--limit", "50"]) == 3
+    code = command([*arguments, "--limit", "50"])
     told = capsys.readouterr()
-    assert told.out == ""
-    assert "note: cannot be decided" in told.err
-    assert "50 requests: a capacity takes at least 100" in told.err
+    assert refused(Run(code, told.out, told.err), "50 requests: a capacity takes at least 100")
+
+
+def test_under_other_settings_the_models_share_is_not_held_against_the_recorded_one(run, model, capsys):
+    arguments = ["capacity", str(run), "--model", str(model), "--assume", "policy=vllm", "--attainment", "0.5"]
+    assert command([*arguments, "--set", "max_running_requests=12"]) in {0, 1}
+    told = " ".join(capsys.readouterr().out.split())
+    assert "with the settings that were given" in told or "the model says" not in told
+    assert "far off" not in told
 
 
 def test_capacity_of_a_trace_is_that_of_the_embedded_engine_or_a_models(model, tmp_path, capsys):

@@ -95,3 +95,17 @@ def test_a_reset_in_a_run_takes_nothing_from_what_is_played_reported_or_replayed
     slow = json.loads(inside("explain", run, "--request", f"r{REQUESTS // 2}", "--json").output)["request"]
     assert sum(part["seconds"] for part in slow["parts"]) == pytest.approx(1.0)
     assert {part["part"] for part in slow["parts"]} == {"prefill", "decode"}
+
+
+def test_requests_that_waited_at_the_end_and_never_ran_are_in_the_report_of_the_run(tmp_path, inside):
+    now = VirtualClock()
+    with SchedulerMetricsCollector(clock=now) as collector:
+        collector.record_to(tmp_path)
+        tracker = RequestTracker(collector)
+        first, _, _ = (tracker.arrived(name, prompt_tokens=8) for name in "abc")
+        now.advance_to(1.0)
+        tracker.iteration([first], scheduled_tokens=[8])
+        live = collector.get_snapshot()
+    reported = decode_snapshot(inside("report", tmp_path, "--json").output)
+    for snapshot in (live, reported):
+        assert (snapshot.totals.requests_received, snapshot.gauges.requests_in_flight) == (3, 3)

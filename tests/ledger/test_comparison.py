@@ -272,12 +272,31 @@ def test_conditions_are_read(text, name, more, threshold, relative):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "p99_ttft", "p99_ttft > ", "p99_ttft >= 5%", "p99_tft > 5%", "5% < p99_ttft", "p99_ttft > 5 parsecs"]
+    "text",
+    [
+        "",
+        "p99_ttft",
+        "p99_ttft > ",
+        "p99_ttft >= 5%",
+        "p99_tft > 5%",
+        "5% < p99_ttft",
+        "p99_ttft > 5 parsecs",
+        "p99_ttft > +5",
+        "attainment < -5",
+        "attainment:chat < -2",
+    ],
 )
 def test_a_condition_that_is_none_says_what_one_is(text):
     with pytest.raises(ConfigurationError) as caught:
         parse_condition(text)
     assert "\n" not in str(caught.value)
+
+
+def test_a_forgotten_unit_is_asked_for_and_never_taken_for_seconds():
+    with pytest.raises(ConfigurationError, match="a unit behind"):
+        parse_condition("p99_ttft>+5")
+    with pytest.raises(ConfigurationError, match="a share of at most 1, or %"):
+        parse_condition("attainment < -5")
 
 
 def test_a_name_that_is_nearly_one_is_suggested():

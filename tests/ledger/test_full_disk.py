@@ -56,11 +56,15 @@ class Engine:
 
 @pytest.fixture
 def full_disk(monkeypatch):
-    """From the call on, writes fail as on a full disk, the first of them after ``most`` bytes."""
-    real = os.write
+    """From the call on, writes fail as on a full disk, the first of them after ``most`` bytes; what is cut is room."""
+    real, real_truncate = os.write, os.ftruncate
 
     def fill(most: int) -> None:
         room = [most]
+
+        def truncate(file, size):
+            room[0] += os.fstat(file).st_size - size
+            real_truncate(file, size)
 
         def write(file, content):
             if len(content) > room[0]:
@@ -73,6 +77,7 @@ def full_disk(monkeypatch):
             return real(file, content)
 
         monkeypatch.setattr(staging.os, "write", write)
+        monkeypatch.setattr(staging.os, "ftruncate", truncate)
 
     return fill
 
@@ -97,13 +102,36 @@ def test_what_was_written_before_the_disk_was_full_is_whole_and_the_rest_is_coun
     iterations = run.iterations().num_rows
     assert iterations >= 30
     assert run.iterations().column("iteration").to_pylist() == list(range(1, iterations + 1))
-    absent = sum(run._contents.absent.values())
+    assert not any("were written and are missing" in each for each in run.problems)  # it is said once: not written
     missed = run.document.missed
     assert (iterations + missed["iterations"], run.requests().num_rows + missed["requests"]) == (60, 60)
-    assert engine.recording.lost["REQUEST"] >= 10
+    assert engine.recording.lost["REQUEST"] == missed["requests"] >= 10
+    assert engine.recording.lost["ITERATION"] == missed["iterations"]
     assert any("stopped: nothing more could be written (No space left on device)" in each for each in run.problems)
-    assert absent + sum(run.document.missed.values()) > 0
     assert not [part for part in parts(run.path) if part.staged and staging.read_staged(part.path).torn_bytes]
+
+
+@pytest.mark.parametrize("most", [60_000, 150_000])
+def test_of_a_first_write_that_finds_no_room_the_beginning_is_kept_that_does(tmp_path, full_disk, most):
+    engine = Engine(tmp_path)
+    full_disk(most)
+    for _ in range(1000):
+        engine.collector.record_error("odd")
+    engine.work(1000)
+    engine.look()
+    engine.close()
+    run = open_run(tmp_path)
+    kept = {"requests": run.requests(), "iterations": run.iterations(), "spans": run.spans()}
+    size = sum(part.path.stat().st_size for part in parts(run.path))
+    assert most / 2 < size <= most
+    for name, rows in kept.items():
+        numbers = rows.column({"requests": "request", "iterations": "iteration", "spans": "first_iteration"}[name])
+        assert numbers.to_pylist() == list(range(1, rows.num_rows + 1))
+        assert 0 < rows.num_rows < 1000
+        assert rows.num_rows + run.document.missed[name] == 1000
+    errors = sum(event["count"] for event in run.events().to_pylist())
+    assert errors + engine.recording.lost["ERROR"] == 1001  # with the one that says that the sink failed
+    assert not any("were written and are missing" in each for each in run.problems)
 
 
 def test_a_part_that_cannot_be_converted_stays_a_stream_and_is_converted_with_the_next(tmp_path, monkeypatch, caplog):
@@ -181,10 +209,9 @@ def test_a_file_system_that_really_is_full_ends_the_recording_only(tmp_path):
         assert engine.collector.get_snapshot().totals.requests_received == engine.steps
         engine.close()
         run = open_run(tmp_path)
-        assert run.state in {"stopped", "interrupted"}
-        if run.state == "stopped":
-            assert run.requests().num_rows + run.document.missed["requests"] == engine.steps
-            assert run.document.missed.keys() <= {"requests", "iterations", "spans", "events"}
+        assert run.state == "stopped"  # there was room left for saying so
+        assert run.requests().num_rows + run.document.missed["requests"] == engine.steps
+        assert run.document.missed.keys() <= {"requests", "iterations", "spans", "events"}
         written = run.iterations().column("iteration").to_pylist()
         assert written == list(range(1, len(written) + 1))
         assert len(written) > 100
@@ -275,7 +302,7 @@ while not recording.failure:
     work(20)
 work(500)
 collector.close()
-print(collector.get_snapshot().totals.requests_received)
+print(collector.get_snapshot().totals.requests_received, recording.lost["REQUEST"], recording.lost["ITERATION"])
 """
 
 
@@ -283,10 +310,11 @@ def test_a_real_limit_of_a_files_size_loses_no_count(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
     )
-    run, received = open_run(tmp_path), int(done.stdout)
+    run, (received, *lost) = open_run(tmp_path), map(int, done.stdout.split())
     assert run.state == "stopped"
     assert "File too large" in run.document.stopped_by
     kept = run.requests().num_rows
     assert kept < received
     assert kept + run.document.missed["requests"] == received
     assert run.iterations().num_rows + run.document.missed["iterations"] == received
+    assert lost == [run.document.missed["requests"], run.document.missed["iterations"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -128,7 +129,7 @@ def test_a_model_comes_back_from_its_file(engine, tmp_path):
     assert len(model.draws[0]) == len(CONSTANTS)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b'{"schema": "x"}'])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[1]"])
 def test_another_file_is_no_model(tmp_path, content):
     path = tmp_path / "model.json"
     path.write_bytes(content)
@@ -136,6 +137,30 @@ def test_another_file_is_no_model(tmp_path, content):
         read_model(path)
     with pytest.raises(DecodeError, match="cannot be read"):
         read_model(tmp_path / "missing.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda model: model["constants"].pop("fixed"), "expected fixed, per_prefill_token"),
+        (lambda model: model["constants"].update(other=model["constants"]["fixed"]), "'other'"),
+        (lambda model: model["constants"]["fixed"].update(value=-1.0), "expected seconds >= 0"),
+        (lambda model: [each.update(value=0) for each in model["constants"].values()], "not all of them 0"),
+        (lambda model: model.update(draws=[[1]]), "draws: expected rows of 4 numbers"),
+        (lambda model: model.update(draws=[]), "draws: expected rows of 4 numbers"),
+        (lambda model: model.pop("schema"), "schema"),
+        (lambda model: model.update(schema="batchscope.model/2"), "fit again with this version"),
+        (lambda model: model["options"].update(block_size=0), "block_size"),
+    ],
+)
+def test_a_model_that_was_edited_wrongly_is_refused(engine, tmp_path, change, match):
+    """With what is wrong in it, and the file's name."""
+    document = json.loads(fit(engine).to_json())
+    change(document)
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(DecodeError, match=rf"model\.json: .*{match}"):
+        read_model(path)
 
 
 def test_the_settings_of_the_run_are_the_models(engine):

@@ -50,6 +50,20 @@ def test_of_an_engine_it_reads_the_page_and_does_not_ask_for_a_snapshot_again():
     assert asked == ["/snapshot", "/metrics", "/metrics"]
 
 
+def test_where_something_else_answers_both_addresses_and_what_came_are_told():
+    foreign = {"/wrong": b"<html><body>a page of somebody else</body></html>"}
+    with Site(foreign) as site, pytest.raises(LookError) as refused:
+        endpoint(site, "/wrong").look(histograms=False)
+    words = str(refused.value)
+    assert words.startswith("line 1: not Prometheus text: '<html>")
+    assert "(a web page: expected /metrics); " in words
+    assert words.endswith("expected batchscope's endpoint, which serves /snapshot")
+    assert "/wrong/snapshot: HTTP 404" in words
+    with pytest.raises(LookError) as nobody:
+        endpoint(site, "/wrong").look(histograms=False)
+    assert str(nobody.value) == "connection refused: expected a server at this address"  # once, of both
+
+
 def test_an_engine_that_came_back_as_another_is_found_out():
     with Site(PAGES) as site:
         source = endpoint(site)

@@ -51,7 +51,8 @@ def test_a_figure_is_a_line_with_its_verdict(width):
     for name, end in ends.items():
         assert found[name].endswith(end)
     assert "failed_share" not in found  # 0 on both sides
-    assert "+0.250" in found["preemptions"]
+    assert "from 0" in found["preemptions"]
+    assert "+0.250" not in found["preemptions"]
     assert not any("…" in line for line in found.values())
 
 

@@ -33,6 +33,7 @@ from batchscope.cli.whatif import trust_in_words
 from batchscope.configuration import SloTargets
 from batchscope.prediction.advise import Advice, Outcome, advise, flags, flags_of_engine, what_gets_worse
 from batchscope.prediction.candidates import VARIED, Space
+from batchscope.prediction.observed import setting_in_words
 from batchscope.text import readable_document, shown
 from batchscope.views.numbers import change, count, duration, per_second, percent, percent_range, signed
 from batchscope.views.rendering import for_stdout
@@ -79,11 +80,11 @@ def advise_command(
     """Find the settings that serve more of the recorded requests in time, or say that none does.
 
     Without --slo-... the targets of the run hold, class by class. Exit code 0: a better setting is named; 1: change
-    nothing; 3: the model is too far off to tell.
+    nothing; 2: wrong use, a run that tells too little, or targets that nobody can meet; 3: the model is too far off.
     """
     given = targets_given(SloTargets(slo_ttft, slo_tpot, slo_e2e, slo_gap), slo)
     check_html(html)
-    tried = list(dict.fromkeys(vary or [*Space().vary, *(["policy"] if policies else [])]))
+    tried = list(dict.fromkeys([*(vary or Space().vary), *(["policy"] if policies else [])]))
     space = Space(tuple(tried), most_kv_cache_blocks, kv_blocks_per_token, tuple(policies))
     with working() as stage:
         observed = observed_with(run, assume)
@@ -164,7 +165,7 @@ def _sides(advice: Advice, *, same: bool) -> Table:
     for heading in ("simulated", "", "now", *([] if same else ["best", "change"])):
         table.add_column(heading, justify="left" if heading in {"simulated", ""} else "right")
     for name in advice.now.settings:
-        table.add_row(name, "", *(str(side.settings[name]) for side in sides))
+        table.add_row(name, "", *(setting_in_words(side.settings[name]) for side in sides))
     goodput = [side.goodput for side in sides]
     table.add_row("goodput", "", *(f"{per_second(each)}/s" for each in goodput), *_change(goodput))
     table.add_row("served in time", "", *(percent(side.attainment.value) for side in sides))

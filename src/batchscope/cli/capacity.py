@@ -15,7 +15,6 @@ from rich.text import Text
 
 from batchscope.checks import LARGEST, check_whole
 from batchscope.cli import stdout
-from batchscope.cli.explain import UNDECIDED
 from batchscope.cli.fit import (
     Assumed,
     Settings,
@@ -44,9 +43,17 @@ from batchscope.cli.options import (
 )
 from batchscope.cli.simulation import note
 from batchscope.configuration import SloTargets
-from batchscope.prediction import NotEnoughError, read_model
+from batchscope.prediction import read_model
 from batchscope.prediction.attainment import Attainment
-from batchscope.prediction.capacity import MOST_SIMULATIONS, Capacity, RatePoint, Traffic, capacity, traffic_of
+from batchscope.prediction.capacity import (
+    MOST_SIMULATIONS,
+    Capacity,
+    RatePoint,
+    Traffic,
+    capacity,
+    check_share,
+    traffic_of,
+)
 from batchscope.prediction.observed import Gone
 from batchscope.prediction.whatif import check_engine, with_settings
 from batchscope.simulator import LinearCostModel, SchedulerOptions, open_trace
@@ -97,31 +104,28 @@ def capacity_command(
     """Find the highest rate at which users are still served in time, and the backlog does not grow.
 
     The same requests, in the same order, arrive faster and faster. Without --slo-... the targets of the run hold. Exit
-    code: 0; 1 = no rate holds; 2 = wrong use; 3 = these data cannot decide.
+    code: 0; 1 = no rate holds; 2 = wrong use, or a run that tells too little.
     """
     given = targets_given(SloTargets(slo_ttft, slo_tpot, slo_e2e, slo_gap), slo)
     check_svg(svg, source)
     check_html(html)
+    check_share(attainment)
     if limit is not None:
         check_whole("limit", limit, 1, LARGEST, ", or None for all of it")
     asked = _Asked(source, model, parsed_settings(settings), assume, limit)
-    try:
-        with working() as stage:
-            traffic, declared, notes = _of_run(asked, stage) if source.is_dir() else _of_trace(asked)
-            targets = given or dict(declared)
-            if not any(each.declared for each in targets.values()):
-                raise CommandError(
-                    f"{source}: says no targets, expected --slo-ttft, --slo-tpot, --slo-e2e, --slo-gap or --slo"
-                )
-            found = capacity(
-                traffic,
-                targets,
-                target=attainment,
-                on_simulated=lambda done: stage("simulations, at most", done, MOST_SIMULATIONS),
+    with working() as stage:
+        traffic, declared, notes = _of_run(asked, stage) if source.is_dir() else _of_trace(asked)
+        targets = given or dict(declared)
+        if not any(each.declared for each in targets.values()):
+            raise CommandError(
+                f"{source}: says no targets, expected --slo-ttft, --slo-tpot, --slo-e2e, --slo-gap or --slo"
             )
-    except NotEnoughError as error:
-        note(f"cannot be decided: {error}")
-        return UNDECIDED
+        found = capacity(
+            traffic,
+            targets,
+            target=attainment,
+            on_simulated=lambda done: stage("simulations, at most", done, MOST_SIMULATIONS),
+        )
     found = msgspec.structs.replace(found, notes=[*notes, *found.notes])
     told = shown_capacity(found)
     if svg is not None:
@@ -271,9 +275,10 @@ def _sentences(found: Capacity) -> list[str]:
     lines = []
     if found.recorded is not None:
         ours = next((point.attainment for point in found.points if point.rate_scale == 1.0), None)
-        told = f"; the model says {_share(ours)} of the same" if ours is not None else ""
+        of = "of the same" if found.as_recorded else "with the settings that were given"
+        told = f"; the model says {_share(ours)} {of}" if ours is not None else ""
         lines.append(f"as recorded, at {_rate(found.recorded_rate)}: {_share(found.recorded)} were in time{told}")
-        if ours is not None and abs(ours.value - found.recorded.value) > FAR_OFF:
+        if ours is not None and found.as_recorded and abs(ours.value - found.recorded.value) > FAR_OFF:
             lines.append("that is far off: trust the capacity no further than this; 'batchscope whatif' says what errs")
     if found.found:
         lines += _by_class(found)

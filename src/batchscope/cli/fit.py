@@ -70,6 +70,8 @@ def fit_command(
 
     From what ran: iterations or forward passes where they were recorded, else the instants and lengths of requests.
     """
+    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
+        raise CommandError(f"--out {out}: cannot be written, expected a file in a folder that is there")
     with working() as stage:
         observed = observed_with(run, assume, iterations)
         stage("fitting the model", 0, None)
@@ -140,6 +142,9 @@ def settings_named(given: Mapping[str, Any], option: str = "--set") -> Iterator[
             raise CommandError(f"{option} {error.value}: no such setting, {hint}") from None
         if error.field in given:
             raise CommandError(f"{option} {error.field}={error.value}: expected {error.allowed}") from None
+        if given:
+            together = ", ".join(f"{name}={value}" for name, value in given.items())
+            raise CommandError(f"{option} {together}: with it, {error}") from None
         raise
 
 

@@ -34,6 +34,7 @@ OPTION_OF = {
     "max_emission_gap": "--slo-gap",
     "slo": "--slo",
     "vary": "--vary",
+    "try_policy": "--try-policy",
     "most_kv_cache_blocks": "--most-kv-cache-blocks",
     "kv_blocks_per_token": "--kv-blocks-per-token",
     "rate_scale": "--rate-scale",

@@ -10,6 +10,7 @@ from batchscope.configuration import SloTargets
 from batchscope.dashboard.drawing import Axis, Drawing, axis_over, figure, key
 from batchscope.dashboard.html_file import footer, header, html_file, note, panel, row, table, tile, tiles
 from batchscope.prediction.advise import FLAGS, Advice, Tried, flags_of_engine, what_gets_worse
+from batchscope.prediction.observed import setting_in_words
 from batchscope.text import shown
 from batchscope.views import palette
 from batchscope.views.numbers import MISSING, change, count, duration, per_second, percent, percent_range, signed
@@ -96,7 +97,7 @@ def _setting(advice: Advice, engine: str) -> Iterable[str]:
         mine = [FLAGS[each].get(name, MISSING) for each in names]
         best = advice.best.settings[name]
         label = f"<strong>{escape(name)}</strong>" if best != now else escape(name)
-        rows.append(row(label, str(now), str(best), *mine))
+        rows.append(row(label, setting_in_words(now), setting_in_words(best), *mine))
     yield table(["setting", "now", "best", *(f"{name} calls it" for name in names)], rows)
     if advice.verdict == "change":
         yield from (note(f"{name}: {typed}") for name, typed in flags_of_engine(advice, engine).items())
@@ -191,7 +192,7 @@ def _kind(advice: Advice, each: Tried) -> str:
 
 
 def _at(each: Tried) -> str:
-    settings = ", ".join(f"{name} {value}" for name, value in each.settings.items())
+    settings = ", ".join(f"{name} {setting_in_words(value)}" for name, value in each.settings.items())
     tails = ", ".join(f"{title} {duration(getattr(each, name))}" for name, title in TAILS.items())
     return f"{settings}: goodput {per_second(each.goodput)}/s, {tails}"
 
@@ -216,7 +217,8 @@ def _tried(advice: Advice, settings: Iterable[Tried]) -> str:
     names = varied or ["max_running_requests"]
     rows = [
         row(
-            escape(str(each.settings[names[0]])), *(str(each.settings[name]) for name in names[1:]),
+            escape(setting_in_words(each.settings[names[0]])),
+            *(setting_in_words(each.settings[name]) for name in names[1:]),
             f"{per_second(each.goodput)}/s", *(duration(getattr(each, name)) for name in TAILS),
             f"{each.preemptions:,.0f}", count(each.requests), words=_marks(advice, each),
         )

@@ -22,6 +22,7 @@ from batchscope.views.recent import since
 
 _LOOKS = 7
 """Looks at everything, one at the end of each ten seconds, which tell the last minute and a restart."""
+_YOUNG = 60.0
 _LAST_SAMPLE = 1.0
 """Seconds that the end waits for a sample that is being taken: a source that hangs holds nobody up for longer."""
 
@@ -88,7 +89,8 @@ class Recorder(Closing):
             if engine:
                 return self._present_engine(engine)
             snapshot, looks = self._source.get_snapshot(), list(self._looks)
-            recent = next(filter(None, (since(look, snapshot) for look in looks)), None)
+            young = snapshot.elapsed_seconds <= _YOUNG  # then the last minute is all that ever was
+            recent = None if young else next(filter(None, (since(look, snapshot) for look in looks)), None)
             before = looks[max(len(looks) - 2, 0)] if looks else None
             silent = self._wall() - snapshot.snapshot_time.timestamp() if self._all_gone() else None
             return present(snapshot, float(SECONDS), before, recent, silent=silent)

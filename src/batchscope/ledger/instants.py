@@ -7,6 +7,7 @@ import datetime as dt
 import numpy as np
 import pyarrow as pa
 
+from batchscope.clock import later
 from batchscope.ledger.iteration_lines import Floats, Mask, numbers
 from batchscope.sinks import RunHeader
 
@@ -22,8 +23,8 @@ def began_at(header: RunHeader) -> float:
 
 
 def instant_to_time(header: RunHeader, instant: float) -> dt.datetime:
-    """The wall clock at an instant of the run's clock."""
-    return header.anchor_time + dt.timedelta(seconds=instant - header.anchor_instant)
+    """The wall clock at an instant of the run's clock; in the year 9999 where that is later still."""
+    return later(header.anchor_time, instant - header.anchor_instant)
 
 
 def time_to_instant(header: RunHeader, time: dt.datetime) -> float:

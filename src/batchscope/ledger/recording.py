@@ -7,6 +7,7 @@ import contextlib
 import datetime as dt
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
@@ -43,7 +44,15 @@ class Recorded(Protocol):
 class RunRecording(Recording):
     """A collector's rows on their way to a run's folder."""
 
-    def __init__(self, collector: Recorded, writer: RunWriter, interval: float, max_bytes: int) -> None:
+    def __init__(
+        self,
+        collector: Recorded,
+        writer: RunWriter,
+        interval: float,
+        max_bytes: int,
+        in_flight: Callable[[], int] | None = None,
+    ) -> None:
+        self._in_flight = in_flight
         self.path = writer.folder
         self._writer = writer
         self._closed = self._of_the_parent = False
@@ -64,9 +73,9 @@ class RunRecording(Recording):
 
     @property
     def lost(self) -> dict[str, int]:
-        """Rows that are not in the run, by kind: those too that came when nothing more could be written."""
-        lost, later = self._hand_over.lost, dict(self._afterwards)
-        return {kind: lost.get(kind, 0) + later.get(kind, 0) for kind in {**lost, **later}}
+        """Rows that are not in the run, by kind: no room, no disk, or it came when nothing more could be written."""
+        counts = self._hand_over.lost, self._writer.unwritten, dict(self._afterwards)
+        return dict(sum(map(Counter, counts), Counter[str]()))
 
     def _count(self, block: Drained) -> None:
         """Rows that come when the hand-over has told the collector that it takes no more; spans nobody makes then."""
@@ -84,6 +93,8 @@ class RunRecording(Recording):
         if self._closed or self._of_the_parent:
             return not (self.failure or self.lost)
         try:
+            if self._in_flight is not None:
+                self._writer.document.in_flight = self._in_flight()
             for unsubscribe in self._unsubscribe:
                 unsubscribe()
         except BusyError:  # a sink or a signal handler, in the middle of a drain: the interpreter's end closes it
@@ -116,8 +127,12 @@ def record(
     part_seconds: float = PART_SECONDS,
     part_bytes: int = PART_BYTES,
     pace: Clock = time.monotonic,
+    in_flight: Callable[[], int] | None = None,
 ) -> Recording:
-    """Record to a folder in ``root``; ConfigurationError where it cannot be made, or a setting is out of range."""
+    """Record to a folder in ``root``; ConfigurationError where it cannot be made, or a setting is out of range.
+
+    ``in_flight`` says at its end how many requests have not finished.
+    """
     if level not in set(Level):
         raise ConfigurationError("level", level, f"one of {', '.join(Level)}")
     if not (is_number(interval) and 0 < interval <= _LONGEST_INTERVAL):
@@ -143,7 +158,7 @@ def record(
     except OSError as error:
         raise ConfigurationError("root", str(root), f"a directory that can be written ({error.strerror})") from error
     retain()
-    return RunRecording(collector, writer, interval, max_bytes)
+    return RunRecording(collector, writer, interval, max_bytes, in_flight)
 
 
 def _path(root: object) -> Path:

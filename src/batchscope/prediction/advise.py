@@ -20,15 +20,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from batchscope.errors import ConfigurationError
 from batchscope.prediction.attainment import Attainment, Judged, check_targets, gone_count, judged
 from batchscope.prediction.blocks import block_count, blocks_of, resampled_weights
 from batchscope.prediction.candidates import Space
 from batchscope.prediction.figures import Figure, Off, RequestInstants, figure_of, figures_of, worst_off
-from batchscope.prediction.fit import FEWEST_REQUESTS
 from batchscope.prediction.model import FittedModel, cost_of
-from batchscope.prediction.observed import NotEnoughError, Observed
+from batchscope.prediction.observed import NEVER_BINDING, NotEnoughError, Observed
 from batchscope.prediction.served import Served, Simulations, Slo, instants_of, mean_goodput, with_gaps
-from batchscope.prediction.whatif import beyond, check_engine
+from batchscope.prediction.whatif import beyond, check_engine, check_enough
 from batchscope.simulator import LinearCostModel, SchedulerOptions
 from batchscope.simulator.instants import Instants, simulate_instants
 
@@ -155,12 +155,20 @@ def advise(
     if not any(targets.declared for targets in slo.values()):
         raise NotEnoughError("no target: name one, a time to first token say, that users are to be served in")
     check_engine(observed, model)
-    if len(observed.workload) < FEWEST_REQUESTS:
-        raise NotEnoughError(
-            f"{observed.name}: {len(observed.workload)} requests: advice takes at least {FEWEST_REQUESTS}"
-        )
+    check_enough(observed, "advice")
     check_targets(observed.name, observed.workload, slo)
+    _check_memory(observed, space or Space())
     return _Advisor(observed, model, slo, space or Space(), seed, on_simulated or (lambda *_: None)).advice(workers)
+
+
+def _check_memory(observed: Observed, space: Space) -> None:
+    """ConfigurationError where fewer KV blocks could be had than there were."""
+    most, had = space.most_kv_cache_blocks, observed.options.kv_cache_blocks
+    if most is not None and most < had:
+        known = f"at least {had}, which the run had" if had != NEVER_BINDING else (
+            "a run that says how many there were, or --assume kv_cache_blocks=N"
+        )  # fmt: skip
+        raise ConfigurationError("most_kv_cache_blocks", most, known)
 
 
 class _Advisor:
@@ -453,7 +461,10 @@ def _verdict(same: bool, gain: float, low: float, high: float, error: float) -> 
     if same:
         return "keep", f"no setting that was tried has a goodput more than {100 * TOLD_APART:g} % higher"
     if low <= 0 <= high:
-        return "keep", f"the gain of {_signed(gain)} lies inside of its interval"
+        return (
+            "keep",
+            f"a gain of {_signed(gain)} may as well be none (95 % interval {_signed(low)} .. {_signed(high)})",
+        )
     if abs(error) >= gain:
         return "undecided", (
             f"replayed, the recorded goodput is off by {_signed(error)}: more than the gain of {_signed(gain)}"

@@ -50,7 +50,8 @@ class Traffic(msgspec.Struct, frozen=True):
     """What is asked of an engine: requests in order of arrival, its settings, and what an iteration costs it.
 
     Who is ``gone`` has missed at every rate.
-    ``recorded``: what the requests met, where that is known. ``model``: where the cost comes from, if it was fitted.
+    ``recorded``: what the requests met, where that is known;
+    ``as_recorded``: under these options. ``model``: where the cost comes from, if it was fitted.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Traffic(msgspec.Struct, frozen=True):
     gone: Gone = Gone()
     recorded: RequestInstants | None = None
     model: FittedModel | None = None
+    as_recorded: bool = True
 
     @property
     def rate(self) -> float:
@@ -94,7 +96,8 @@ class Capacity(msgspec.Struct, frozen=True):
 
     ``low``, ``high``: its 95 % interval (which requests came, and which constants are as likely); ``nan`` where these
     requests are too few to tell. ``edge``: what fails beyond it, ``attainment`` or ``backlog``, empty: nothing.
-    ``recorded``: the attainment that the run had, beside the model's at ``rate_scale`` 1 in ``points``. ``limited_by``:
+    ``recorded``: the attainment that the run had, beside the model's at ``rate_scale`` 1 in ``points``, which is of the
+    same settings where they are ``as_recorded``. ``limited_by``:
     shares of busy time at the capacity. ``seconds`` that the requests last there.
     """
 
@@ -111,6 +114,7 @@ class Capacity(msgspec.Struct, frozen=True):
     edge: str
     seconds: float
     recorded: Attainment | None
+    as_recorded: bool
     limited_by: dict[str, float]
     points: list[RatePoint]
     extrapolated: list[str]
@@ -132,6 +136,7 @@ def traffic_of(observed: Observed, model: FittedModel, options: SchedulerOptions
         gone=observed.gone,
         recorded=observed.instants,
         model=model,
+        as_recorded=options in {None, observed.options},
     )
 
 
@@ -147,8 +152,7 @@ def capacity(
     At most ``MOST_SIMULATIONS``, after each of which ``on_simulated`` is told how many there were. NotEnoughError where
     nothing can be said of the traffic: too few requests, all at once, or none of a class that has targets.
     """
-    if not 0 < target < 1:
-        raise ConfigurationError("attainment", target, "a share between 0 and 1")
+    check_share(target)
     _check_enough(traffic, slo)
     rates = _Rates(traffic, slo, target, on_simulated)
     scale = rates.edge(lambda point: point.holds, WITHIN)
@@ -158,6 +162,12 @@ def capacity(
     surely = rates.edge(lambda point: point.holds_surely, WITHIN_OF_BOUND, most=rates.left // 2)
     possibly = rates.edge(lambda point: point.holds_possibly, WITHIN_OF_BOUND)
     return rates.capacity(scale, _widened(scale, surely, 1 / spread[1]), _widened(scale, possibly, 1 / spread[0]))
+
+
+def check_share(target: float) -> None:
+    """ConfigurationError for a share of the requests that is none."""
+    if not 0 < target < 1:
+        raise ConfigurationError("attainment", target, "a share between 0 and 1")
 
 
 def _check_enough(traffic: Traffic, slo: Mapping[str, SloTargets]) -> None:
@@ -228,7 +238,8 @@ class _Rates:
             edge=self._what_fails(above),
             seconds=traffic.seconds / scale,
             recorded=self._judged(recorded).attainment if recorded is not None and self._followed(recorded) else None,
-            limited_by={cause: seconds / sum(busy.values()) for cause, seconds in sorted(busy.items())},
+            as_recorded=traffic.as_recorded,
+            limited_by={cause: seconds / (sum(busy.values()) or 1.0) for cause, seconds in sorted(busy.items())},
             points=[point for _, point in sorted(self._points.items())],
             extrapolated=beyond(traffic.model, found) if traffic.model is not None else [],
             notes=self._notes(scale, found, instants),

@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.errors import DecodeError
+from batchscope.errors import ConfigurationError, DecodeError
 from batchscope.simulator import LinearCostModel, SchedulerOptions
+from batchscope.text import quoted
 
 Floats = npt.NDArray[np.float64]
 
@@ -93,17 +94,39 @@ def cost_of(constants: Sequence[float] | Floats) -> LinearCostModel:
     return LinearCostModel(*map(float, constants))
 
 
+class _Stamp(msgspec.Struct):
+    schema: str
+
+
 def read_model(path: Path) -> FittedModel:
     """The model in the file; DecodeError for what is none."""
     try:
-        model = msgspec.json.decode(path.read_bytes(), type=FittedModel)
+        text = path.read_bytes()
     except OSError as error:
         raise DecodeError(f"{path}: cannot be read ({error.strerror}): expected what 'batchscope fit' wrote") from error
-    except msgspec.MsgspecError as error:
-        raise DecodeError(f"{path}: no model ({error}): expected what 'batchscope fit RUN --out FILE' wrote") from error
-    if model.schema != SCHEMA:
-        raise DecodeError(f"{path}: schema = {model.schema!r}: expected {SCHEMA!r}; fit again with this version")
+    try:
+        stamp = msgspec.json.decode(text, type=_Stamp)
+        if stamp.schema != SCHEMA:
+            raise DecodeError(f"{path}: schema = {stamp.schema!r}: expected {SCHEMA!r}; fit again with this version")
+        model = msgspec.json.decode(text, type=FittedModel)
+        wrong = _wrong(model)
+    except (msgspec.MsgspecError, ConfigurationError, UnicodeError, RecursionError) as error:
+        wrong = str(error)
+    if wrong:
+        raise DecodeError(f"{path}: no model ({wrong}): expected what 'batchscope fit RUN --out FILE' wrote")
     return model
+
+
+def _wrong(model: FittedModel) -> str:
+    """What of the constants and their draws cannot be; empty: nothing."""
+    if set(model.constants) != set(CONSTANTS):
+        return f"constants {', '.join(map(quoted, sorted(model.constants)[:8]))}, expected {', '.join(CONSTANTS)}"
+    if not model.draws or any(len(row) != len(CONSTANTS) for row in model.draws):
+        return f"draws: expected rows of {len(CONSTANTS)} numbers"
+    for row in [[model.constants[name].value for name in CONSTANTS], *model.draws]:
+        if not all(value >= 0 and math.isfinite(value) for value in row) or not any(row):
+            return f"constants {row}: expected seconds >= 0, not all of them 0"
+    return ""
 
 
 def constants_of(point: Floats, draws: Floats, work: Floats, unknown: Sequence[str] = ()) -> dict[str, Constant]:

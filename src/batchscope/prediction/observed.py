@@ -13,6 +13,14 @@ from batchscope.simulator import RequestSpec, SchedulerOptions
 
 Floats = npt.NDArray[np.float64]
 
+NEVER_BINDING = 2**20
+"""Blocks or places: what is assumed where the run does not say and shows no sign of a limit."""
+
+
+def setting_in_words(value: object) -> str:
+    """As it is shown: what never binds has no number that means anything."""
+    return "never binds" if value == NEVER_BINDING and not isinstance(value, bool) else str(value)
+
 
 class NotEnoughError(BatchscopeError):
     """A run from which nothing can be foretold; the message says what it lacks."""

@@ -18,15 +18,13 @@ from batchscope.ledger.instants import instant_to_time
 from batchscope.ledger.prefixes import read_prefixes
 from batchscope.ledger.schema import Table
 from batchscope.prediction.figures import RequestInstants
-from batchscope.prediction.observed import Gone, IterationsSeen, NotEnoughError, Observed
+from batchscope.prediction.observed import NEVER_BINDING, Gone, IterationsSeen, NotEnoughError, Observed
 from batchscope.prediction.timeline import contexts_of, floats, instants_of
 from batchscope.records import CompletionReason, Outcome
 from batchscope.simulator import RequestSpec, SchedulerOptions
 
 Floats = npt.NDArray[np.float64]
 
-NEVER_BINDING = 2**20
-"""Blocks or places: what is assumed where the run does not say and shows no sign of a limit."""
 MOST_KNOWN = 0.9
 """Of the iterations: with less of them, requests alone say more."""
 LONG_AGO = dt.datetime(1971, 1, 1, tzinfo=dt.UTC)

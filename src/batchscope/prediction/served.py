@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.pool import Pool
 from typing import Self
 
 import msgspec
@@ -86,6 +87,8 @@ _given: tuple[Observed, Slo] | None = None
 
 
 def _give(observed: Observed, slo: Slo) -> None:
+    """Ctrl-C ends the process that asked, which ends this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     global _given  # noqa: PLW0603  (a process of a pool has nowhere else to keep what it was started with)
     _given = observed, slo
 
@@ -102,7 +105,7 @@ class Simulations:
     def __init__(self, observed: Observed, slo: Slo, workers: int, tell: Callable[[int, int], None]) -> None:
         self._given = observed, slo
         self._workers = min(workers, os.cpu_count() or 1)
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: Pool | None = None
         self._known: dict[Task, Served] = {}
         self._tell = tell
 
@@ -116,7 +119,8 @@ class Simulations:
 
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.terminate()
+            self._pool.join()
 
     def __call__(self, tasks: Iterable[Task]) -> list[Served]:
         asked = list(tasks)
@@ -128,9 +132,8 @@ class Simulations:
 
     def _results(self, tasks: list[Task]) -> Iterable[Served]:
         if self._workers > 1 and self._pool is None and sum(task[2] for task in tasks) >= IN_PROCESS_BELOW:
-            started = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._workers, started, initializer=_give, initargs=self._given)
+            self._pool = multiprocessing.get_context("spawn").Pool(self._workers, _give, self._given)
         if self._pool is None:
             observed, slo = self._given
             return (served_by(observed, slo, *task) for task in tasks)
-        return self._pool.map(_served_of_given, tasks)
+        return self._pool.imap(_served_of_given, tasks)

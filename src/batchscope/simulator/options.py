@@ -55,6 +55,8 @@ class SchedulerOptions(msgspec.Struct, frozen=True):
         if self.hash_block_tokens % self.block_size:
             allowed = f"a multiple of block_size ({self.block_size})"
             raise ConfigurationError("hash_block_tokens", self.hash_block_tokens, allowed)
+        if not isinstance(self.prefix_caching, bool):
+            raise ConfigurationError("prefix_caching", self.prefix_caching, "True or False")
         check_ratio("watermark_ratio", self.watermark_ratio)
         if self.policy not in POLICIES:
             raise ConfigurationError("policy", self.policy, f"one of {', '.join(POLICIES)}")

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from batchscope.ledger.comparison.document import Comparison, Difference, Verdict, Window
 from batchscope.ledger.comparison.figures import is_first
+from batchscope.ledger.comparison.pair import CONFIDENCE
 from batchscope.text import shown
 from batchscope.views.numbers import MISSING, amount, duration, percent
 from batchscope.views.palette import BAD, GOOD, NAME, WARNING
@@ -101,13 +102,16 @@ def _value(figure: Difference, value: float) -> str:
 
 
 def _relative(figure: Difference) -> str:
-    """The difference as per cent of A; where A is 0, as it is."""
+    """The difference as per cent of A; where A is 0 there is none."""
     if math.isfinite(figure.relative):
         return _signed(figure.relative)
-    return f"+{_value(figure, figure.difference)}" if figure.difference else MISSING
+    return "from 0" if figure.difference else MISSING
 
 
 def _interval(figure: Difference) -> str:
+    if not figure.a and figure.error > 0 and math.isfinite(figure.error):
+        low, high = figure.interval(CONFIDENCE)
+        return f"{_value(figure, low)}..{_value(figure, high)}"
     if not math.isfinite(figure.low + figure.high):
         return MISSING
     return f"{_signed(figure.low)}..{_signed(figure.high)}"

@@ -62,10 +62,10 @@ def _all_told(texts: Sequence[str], ratios: Sequence[float]) -> bool:
 
 
 def per_second(value: float) -> str:
-    """A rate; two digits however small it is."""
+    """A rate; two digits however small it is, and 0 of none."""
     if not math.isfinite(value):
         return MISSING
-    if 0 < value < 0.1:
+    if value < 0.1:
         return f"{value:.2g}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 

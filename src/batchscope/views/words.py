@@ -24,7 +24,7 @@ _SHORT = {
     "iteration_duration": "iteration",
     "processing_time": "processing",
     "e2e_latency": "e2e",
-    "max_emission_gap": "gap",
+    "max_emission_gap": "longest gap",
 }
 _SETTINGS = {
     BatchLimiter.REQUEST_SLOTS: "max_running_requests",

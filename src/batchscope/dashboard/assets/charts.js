@@ -414,7 +414,8 @@ export class Band extends Figure {
         element("td", { className: "figure", textContent: percent(one.busy / busy), data: { window: `limited_by/${one.id}` } }),
         element("td", { textContent: slots ? amount(one.lost) : "-", data: { window: `lost_slot_seconds/${one.id}` } }),
       ]);
-    const origin = Number.isNaN(reported) ? "Nothing ran in the time shown." : `${percent(reported)} of it reported by the scheduler.`;
+    const measured = duration(Math.round(value("wall_seconds")));
+    const origin = Number.isNaN(reported) ? "Nothing ran in the time shown." : `Of ${measured} that were measured; ${percent(reported)} of it reported by the scheduler.`;
     this.legend.replaceChildren(
       tableOf(["time shown", "share", "slot-s lost"], rows, "What held the batch in the time shown"),
       element("p", { className: "note", textContent: origin }),
@@ -694,7 +695,9 @@ export class Lines extends Figure {
 
   summary() {
     const last = this.frame.cells.at(-1);
-    return last ? this.say(last) : "";
+    if (!last) return "";
+    const known = (cell) => this.lines.some(([, value]) => Number.isFinite(value(cell)));
+    return known(last) || this.frame.cells.some(known) ? this.say(last) : "not measured";
   }
 
   columns() {
@@ -715,7 +718,7 @@ export class Percentiles extends Lines {
       id: "percentiles", title: "Latency of the last minute", height: 190, wide: true, logarithmic: true, form: about, axisForm: duration,
       lines: [["p50", at("p50")], ["p95", at("p95")], ["p99", at("p99")]],
       targets: () => targets(this.quantity),
-      note: `Each point: all observations of the ${OVER} s before it, from buckets, so within ${percent(histograms.relative_error)}${tables ? `; the table is within ${percent(tables)}` : ""}. p95 from ${fewest.p95} observations on, p99 from ${fewest.p99}.`,
+      note: `Each point: all observations of the ${OVER} s before it, from buckets, so within ${percent(histograms.relative_error)}${tables ? `; the table is within ${percent(tables)}` : ""}. p95 from ${fewest.p95} observations on, p99 from ${fewest.p99}. TTFT and queue are of every request, e2e and TPOT of those that completed.`,
     });
     this.fewest = fewest;
     this.quantity = "time_to_first_token";
@@ -754,6 +757,11 @@ export class Percentiles extends Lines {
 
   say(cell) {
     return `${super.say(cell)}, n=${count(this.found.get(cell.number)?.n)}`;
+  }
+
+  // The table beside it says how the last minute is, and finer.
+  summary() {
+    return "";
   }
 
   columns() {

@@ -29,7 +29,7 @@ export function perSecond(value) {
     const [digits, power] = value.toExponential(1).split("e-");
     return `${digits.replace(".0", "")}e-${power.padStart(2, "0")}`;
   }
-  if (value > 0 && value < 0.1) return String(Number(value.toPrecision(2)));
+  if (value < 0.1) return String(Number(value.toPrecision(2)));
   return value >= 100 ? grouped(value) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
 }
 

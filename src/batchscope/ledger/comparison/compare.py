@@ -34,10 +34,23 @@ class Settings(msgspec.Struct, frozen=True):
 
 def compare_runs(a: Sequence[Any], b: Sequence[Any], settings: Settings | None = None) -> Comparison:
     """Opened runs of two sides; ConfigurationError where a run is compared with itself, or has nothing in it."""
-    same = {run.path.resolve() for run in a} & {run.path.resolve() for run in b}
-    if same:
-        raise ConfigurationError("B", str(same.pop()), "other runs than A's: a run does not differ from itself")
+    recordings: dict[object, tuple[str, Any]] = {}
+    for side, run in (*(("A", run) for run in a), *(("B", run) for run in b)):
+        before, other = recordings.setdefault(_recording(run), (side, run))
+        if other is not run and before != side:
+            raise ConfigurationError("B", str(run.path), "other runs than A's: a run does not differ from itself")
+        if other is not run:
+            raise ConfigurationError(
+                side, str(run.path), f"each run once: it is the same as {other.path}, or a copy, and no repeat of it"
+            )
     return compare_measured([measured_run(run) for run in a], [measured_run(run) for run in b], settings or Settings())
+
+
+def _recording(run: Any) -> object:
+    """What tells one recording from another, wherever its files are copied to."""
+    if not run.headers or run.document.started_at is None:
+        return run.path.resolve()
+    return run.headers[0].instance_id, run.document.started_at
 
 
 def compare_measured(a: Sequence[Measured], b: Sequence[Measured], settings: Settings) -> Comparison:

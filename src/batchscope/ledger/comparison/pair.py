@@ -298,7 +298,7 @@ def _judge(figure: Difference, significant: bool, margin: float, enough: bool, r
     few = min(figure.n_a, figure.n_b) < FEWEST_REQUESTS
     if not figure.difference and not figure.error:
         figure.verdict, figure.within = Verdict.EQUIVALENT, figure.floor
-    elif significant and enough and not few and size > figure.floor:
+    elif significant and enough and not few and size > figure.floor and (figure.a or figure.error):
         figure.verdict = Verdict.DIFFERS
     elif enough and not few and bound <= margin:
         figure.verdict, figure.within = Verdict.EQUIVALENT, bound
