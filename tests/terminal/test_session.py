@@ -9,7 +9,7 @@ import pytest
 from scenes import NOON, demo, text_of
 
 from batchscope.terminal.frame import frame
-from batchscope.terminal.polling import MOST_THREADS, Poller
+from batchscope.terminal.polling import MOST_THREADS, Looked, Poller
 from batchscope.terminal.session import Session
 from batchscope.terminal.sources import Look, LookError
 
@@ -274,3 +274,20 @@ def test_why_nothing_came_is_told_to_the_engine(error):
     finally:
         poller.close()
     assert (one.look, one.error, one.late) == (None, str(error), error.late)
+
+
+def test_of_many_engines_another_window_comes_with_the_next_look_so_that_a_key_waits_for_none():
+    session = Session([Source(f"e{place}") for place in range(30)], 1.0, clock=lambda: 3.0)
+    for at in range(3):
+        for place in range(30):
+            session._take(Looked(place, float(at), Look(demo()[at])))
+    before = [engine.shown(3.0).figures for engine in session.engines]
+    session.viewing = session.viewing._replace(selected="http://e7")
+    session.press("w")
+    after = [engine.shown(3.0) for engine in session.engines]
+    assert {one.window for one in after} == {300.0}
+    assert [one.figures is figures for one, figures in zip(after, before, strict=True)] == [
+        place != 7 for place in range(30)
+    ]
+    session._take(Looked(0, 3.0, Look(demo()[3])))
+    assert session.engines[0].shown(3.0).figures is not before[0]

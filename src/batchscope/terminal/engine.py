@@ -208,9 +208,11 @@ class Engine:
             last.snapshot, histograms=held.histograms, windowed_histograms=held.windowed_histograms
         )
 
-    def choose(self, window: float) -> None:
-        """Another window."""
-        self.window, self._figures = window, None
+    def choose(self, window: float, *, at_next_look: bool = False) -> None:
+        """Another window; ``at_next_look``: its figures follow then, those of 200 at once take 85 ms."""
+        self.window = window
+        if not at_next_look:
+            self._figures = None
 
 
 def _without(snapshot: MetricsSnapshot) -> MetricsSnapshot:

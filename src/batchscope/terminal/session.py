@@ -18,6 +18,8 @@ from batchscope.terminal.polling import Looked, Poller
 from batchscope.terminal.sources import Look, Watched
 
 _PAGE = 10
+_FEW = 20
+"""Engines whose figures of another window are there at once."""
 _COST_SECONDS = 5.0
 _FIRST_ANSWERS = 3.0
 """Seconds for which all engines together wait for the first answer of each."""
@@ -214,5 +216,8 @@ class Session:
 
     def _widen(self) -> None:
         window = WINDOWS[(WINDOWS.index(self.engines[0].window) + 1) % len(WINDOWS)]
-        for engine in (*self.engines, *([self._merged] if self._merged else [])):
-            engine.choose(window)
+        for engine in self.engines:
+            many = len(self.engines) > _FEW and engine.address != self.viewing.selected
+            engine.choose(window, at_next_look=many)
+        if self._merged is not None:
+            self._merged.choose(window)

@@ -26,6 +26,7 @@ from batchscope.statistics.summaries import (
 )
 from batchscope.statistics.totals import Totals
 
+_NUMBERS = (float, int)
 _OUTCOMES = ("total_requests", "completed_requests", "failed_requests", "cancelled_requests")
 
 
@@ -61,22 +62,24 @@ def same_life(before: MetricsSnapshot, now: MetricsSnapshot) -> bool:
 
 def _less(now: Any, before: Any) -> Any:
     """What is more in ``now``: of numbers the difference, of tables that of each entry, of structs each field's."""
+    if isinstance(now, _NUMBERS):  # first: they are most, and 200 engines are compared at a key
+        return now if before is None or (isinstance(before, float) and math.isnan(before)) else now - before
     if isinstance(now, Totals):
         return Totals(**{name: _less(getattr(now, name), getattr(before, name)) for name in now.__struct_fields__})
     if isinstance(now, Mapping):
         earlier = before if isinstance(before, Mapping) else {}
         return {key: _less(value, earlier.get(key)) for key, value in now.items()}
-    if now is None or before is None or (isinstance(before, float) and math.isnan(before)):
-        return now
-    return now - before
+    return now
 
 
 def _falls(value: Any) -> bool:
+    if isinstance(value, _NUMBERS):
+        return value < -1e-6  # seconds are floats: their sums may end differently
     if isinstance(value, Totals):
         return any(_falls(getattr(value, name)) for name in value.__struct_fields__)
     if isinstance(value, Mapping):
         return any(map(_falls, value.values()))
-    return value is not None and value < -1e-6  # seconds are floats: their sums may end differently
+    return False
 
 
 def _requests(before: RequestStatistics, now: MetricsSnapshot, window: str) -> RequestStatistics:
