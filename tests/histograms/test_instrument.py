@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchscope.errors import ConfigurationError, InvalidRecordError
+from batchscope.histograms import bucketed as bucketed_module
 from batchscope.histograms import instrument as instrument_module
 from batchscope.histograms.exponential_histogram import ExponentialHistogram
 from batchscope.histograms.instrument import Instrument
@@ -66,7 +67,10 @@ def test_quantities_observed_together_are_those_observed_alone_without_what_is_n
     at = np.array([instant for instant, _ in rows])
     quantities = list(np.array([values for _, values in rows]).reshape(-1, 5).T.copy())
     kept = [values.copy() for values in quantities]
-    with mock.patch.object(instrument_module, "VALUES_AT_ONCE", at_once):
+    with (
+        mock.patch.object(instrument_module, "VALUES_AT_ONCE", at_once),
+        mock.patch.object(bucketed_module, "VALUES_AT_ONCE", at_once),
+    ):
         Instrument.observe_together(together, quantities, at)
     for one, other, values, unchanged in zip(together, alone, quantities, kept, strict=True):
         assert np.array_equal(values, unchanged, equal_nan=True)

@@ -141,7 +141,7 @@ class Instrument:
             found = bucketed_groups(self._layout, values, counts, starts)
             for each, row, (whole, batches) in zip(instruments[first : first + at_once], values, found, strict=True):
                 if whole.total:
-                    each.add(whole, each.lifetime.counts_below(row, counts), cells, batches)
+                    each.add(whole, each.lifetime.counts_below(Observations(row, counts, at)), cells, batches)
 
     def add(self, whole: BucketedValues, below: Ints, cells: list[int], batches: list[BucketedValues]) -> None:
         """Add what is in buckets: all of it, the counts up to each threshold, and of each of ``cells`` its part."""
