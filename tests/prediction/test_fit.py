@@ -33,11 +33,14 @@ def test_iterations_give_the_constants_within_a_few_per_cent(engine):
     assert model.error < 0.03
 
 
-def test_a_constant_more_is_fitted_where_other_iterations_are_foretold_better_with_it(engine):
+def test_a_constant_more_is_fitted_where_other_iterations_are_foretold_better_with_it(engine, tmp_path):
     masked = replace(TRUTH, per_token_pair=60e-9)
     model = fit(recorded(cost=masked))
     assert model.cost.per_token_pair == pytest.approx(60e-9, rel=0.1)
     assert len(model.draws[0]) == len(CONSTANTS) + 1
+    path = tmp_path / "model.json"
+    path.write_bytes(model.to_json())
+    assert read_model(path) == model
     assert "per_token_pair" not in fit(engine).constants
 
 

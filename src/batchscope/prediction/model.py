@@ -119,11 +119,12 @@ def read_model(path: Path) -> FittedModel:
 
 def _wrong(model: FittedModel) -> str:
     """What of the constants and their draws cannot be; empty: nothing."""
-    if set(model.constants) != set(CONSTANTS):
+    names = ALL_CONSTANTS[: max(len(CONSTANTS), len(model.constants))]
+    if set(model.constants) != set(names):
         return f"constants {', '.join(map(quoted, sorted(model.constants)[:8]))}, expected {', '.join(CONSTANTS)}"
-    if not model.draws or any(len(row) != len(CONSTANTS) for row in model.draws):
-        return f"draws: expected rows of {len(CONSTANTS)} numbers"
-    for row in [[model.constants[name].value for name in CONSTANTS], *model.draws]:
+    if not model.draws or any(len(row) != len(names) for row in model.draws):
+        return f"draws: expected rows of {len(names)} numbers"
+    for row in [[model.constants[name].value for name in names], *model.draws]:
         if not all(value >= 0 and math.isfinite(value) for value in row) or not any(row):
             return f"constants {row}: expected seconds >= 0, not all of them 0"
     return ""
