@@ -110,17 +110,22 @@ RATES = {0.5: 0, 0.6: 1, 0.8: 4, 1.0: 7, 2.0: 20, 4.0: 29, 8.0: 28}
 """Preemptions in the publication's sweep of loads, requests a second (``sweep_0907.csv``, CC BY 4.0)."""
 
 
-def sglang_figures(run: dict, cost: LinearCostModel) -> tuple[np.ndarray, int]:
-    requests = run["requests"]
-    workload = [
+def sglang_engine(run: dict) -> tuple[tuple[RequestSpec, ...], SchedulerOptions]:
+    """What was asked, and the settings."""
+    workload = tuple(
         RequestSpec(index, each["arrived_at"], each["prompt_tokens"], each["output_tokens"], (0,))
-        for index, each in enumerate(requests)
-    ]
+        for index, each in enumerate(run["requests"])
+    )
     places = run["max_running_requests"] or 2048
-    options = SchedulerOptions(
+    return workload, SchedulerOptions(
         policy="sglang", max_running_requests=places, max_scheduled_tokens=max(places, run["chunked_prefill"]),
         kv_cache_blocks=run["kv_cache_tokens"], block_size=1, hash_block_tokens=SHARED_PREFIX,
     )  # fmt: skip
+
+
+def sglang_figures(run: dict, cost: LinearCostModel) -> tuple[np.ndarray, int]:
+    requests = run["requests"]
+    workload, options = sglang_engine(run)
     found = simulate_instants(workload, options, cost)
     arrived, tokens = (np.array([each[key] for each in requests]) for key in ("arrived_at", "output_tokens"))
     ttft, total = 1e3 * (found.first_token - arrived), 1e3 * (found.last_token - arrived)

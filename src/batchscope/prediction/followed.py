@@ -65,11 +65,13 @@ def regressed(rows: Stretches, draws: int, random: np.random.Generator) -> tuple
     white = _independent(rows, *_variances(rows))
     point = non_negative_least_squares(white[:, :-1], white[:, -1])
     blocks = max(FEWEST_BLOCKS, min(MOST_BLOCKS, len(rows) // ROWS_PER_BLOCK))
-    block = np.arange(len(rows)) * blocks // len(rows)
-    weights = np.sqrt(resampled_weights(blocks, draws, random))
-    drawn = np.array([
-        non_negative_least_squares(white[:, :-1] * row[block, None], white[:, -1] * row[block]) for row in weights
-    ])  # fmt: skip
+    weights = resampled_weights(blocks, draws, random)
+    scale = np.linalg.norm(white, axis=0) + 1e-300
+    products = np.array([part.T @ part for part in np.array_split(white / scale, blocks)])
+    products += 1e-12 * np.eye(len(scale))  # a column of zeros
+    roots = np.linalg.cholesky(np.tensordot(weights, products, axes=1)).transpose(0, 2, 1)
+    drawn = np.array([non_negative_least_squares(root[:, :-1], root[:, -1]) for root in roots])
+    drawn *= scale[-1] / scale[:-1]
     return point, np.maximum(point + student_factor(blocks) * (drawn - point), 0.0)
 
 
