@@ -7,18 +7,19 @@ drain brings few values of many quantities, and sorting few costs as much as sor
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import isnan
 
 import numpy as np
 import numpy.typing as npt
 
 from batchscope.errors import ConfigurationError
-from batchscope.histograms.bucketed import Observations, bucketed_groups, checked
+from batchscope.histograms.bucketed import BucketedValues, Observations, bucketed_groups, checked
 from batchscope.histograms.cells import CellGroups, cell_grid, group_by_cell
 from batchscope.histograms.exponential_histogram import ExponentialHistogram
 from batchscope.histograms.held_values import Pending
-from batchscope.histograms.layout import Floats, bucket_layout
+from batchscope.histograms.layout import Floats, Ints, bucket_layout
 from batchscope.histograms.windowed_histogram import WindowedHistogram
+
+_VALUES_AT_ONCE = 8192
 
 
 class Instrument:
@@ -100,17 +101,15 @@ class Instrument:
             if not self._pending.add(seen):
                 self._sort_in(seen)
 
-    def add_numbers(self, values: Floats, at: Floats) -> None:
-        """Likewise ``values`` with an instant each, any number of them, sorted at once; ``nan`` is left out."""
-        if not len(values):
-            return
-        low = float(values.min())
-        if isnan(low):
-            numbers = ~np.isnan(values)
-            self.add_numbers(values[numbers], at[numbers])
-            return
-        self._sort()
-        self._sort_in(Observations(values, None, at, low + 0.0, float(values.max()) + 0.0))  # no negative zero
+    @staticmethod
+    def observe_together(instruments: Sequence[Instrument], quantities: Sequence[Floats], at: Floats) -> None:
+        """Add ``quantities[k]``, contiguous, to ``instruments[k]``, each with the instants ``at``; sorted at once.
+
+        They are >= 0 and finite, or ``nan``, which is left out; there may be none. The instruments are alike but for
+        their thresholds. It costs less than one after the other: the calls cost, not the values.
+        """
+        if len(at) and instruments:
+            instruments[0]._feed(instruments, quantities, None, at)  # noqa: SLF001  (they are alike)
 
     def _sort(self) -> None:
         if self._sorting:
@@ -126,22 +125,41 @@ class Instrument:
         self._sorting = False
 
     def _sort_in(self, seen: Observations) -> None:
-        groups = self._groups(seen)
-        if groups.order is not None:
-            seen = seen.reordered(groups.order)
-        whole, batches = bucketed_groups(self._layout, seen, groups.starts)
+        self._feed((self,), (seen.values,), seen.counts, seen.at)
+
+    def _feed(
+        self, instruments: Sequence[Instrument], quantities: Sequence[Floats], counts: Ints | None, at: Floats
+    ) -> None:
+        """As many quantities at a time as have temporary arrays that stay in a processor's cache."""
+        cells, starts, order, size = self._groups(at, len(quantities[0]))
+        if order is not None and counts is not None:
+            counts = counts[order]
+        at_once = max(_VALUES_AT_ONCE // size, 1)
+        for first in range(0, len(instruments), at_once):
+            some = quantities[first : first + at_once]
+            values = some[0][np.newaxis] if len(some) == 1 else np.array(some)
+            if order is not None:
+                values = values.take(order, axis=1)
+            found = bucketed_groups(self._layout, values, counts, starts)
+            for each, row, (whole, batches) in zip(instruments[first : first + at_once], values, found, strict=True):
+                if whole.total:
+                    each.add(whole, each.lifetime.counts_below(row, counts), cells, batches)
+
+    def add(self, whole: BucketedValues, below: Ints, cells: list[int], batches: list[BucketedValues]) -> None:
+        """Add what is in buckets: all of it, the counts up to each threshold, and of each of ``cells`` its part."""
         self._sorting = True
-        self._lifetime.add_counts(whole, self._lifetime.counts_below(seen))
-        for cell, batch in zip(reversed(groups.cells), reversed(batches), strict=True):  # newest first: no
-            for cells_each, held in self._fed:  # cell is made that the next one would drop
-                held.add(batch, cell // cells_each)
+        self._lifetime.add_counts(whole, below)
+        for cell, batch in zip(reversed(cells), reversed(batches), strict=True):  # newest first: no
+            if batch.total:  # cell is made that the next one would drop
+                for cells_each, held in self._fed:
+                    held.add(batch, cell // cells_each)
         self._sorting = False
 
-    def _groups(self, seen: Observations) -> CellGroups:
-        if seen.at.ndim == 0:
-            return CellGroups([self._grid.cell_of(float(seen.at))], [0], None, len(seen.values))
-        newest = self._grid.cell_of(float(seen.at.max()))
-        return group_by_cell(self._grid, seen.at, newest - self._reach)
+    def _groups(self, at: Floats, size: int) -> CellGroups:
+        if at.ndim == 0:
+            return CellGroups([self._grid.cell_of(float(at))], [0], None, size)
+        newest = self._grid.cell_of(float(at.max()))
+        return group_by_cell(self._grid, at, newest - self._reach)
 
 
 def _multiple(window: float, shortest: float) -> int:

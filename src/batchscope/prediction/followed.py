@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.prediction.blocks import resampled_weights, student_factor
-from batchscope.prediction.model import cost_of
+from batchscope.prediction.model import ALL_CONSTANTS, cost_of
 from batchscope.simulator import RequestSpec, SchedulerOptions
 from batchscope.simulator.cost import non_negative_least_squares
 from batchscope.simulator.instants import Recording, simulate_instants
@@ -55,9 +55,8 @@ def stretches(
     """What the simulation with the constants ``point`` says was computed between the recorded instants."""
     recording = Recording(*(np.where(instants <= until, instants, math.nan) for instants in (first, last)))
     simulate_instants(workload, options, cost_of(point), until=until, recorded=recording)
-    return Stretches(
-        np.array(recording.work).reshape(-1, 4), np.array(recording.seconds), np.array(recording.idled, bool)
-    )
+    work = np.array(recording.work).reshape(-1, len(ALL_CONSTANTS))[:, : len(point)]
+    return Stretches(work, np.array(recording.seconds), np.array(recording.idled, bool))
 
 
 def regressed(rows: Stretches, draws: int, random: np.random.Generator) -> tuple[Floats, Floats]:

@@ -152,15 +152,15 @@ class EventLog(Generic[Event]):
         """Who drains when the log runs full: after each event where ``shared`` is eager."""
         self._relieve, self._eager = shared.relieve, shared.eager
 
-    def append(self, event: Event, size: int = 0) -> None:
-        """Producer: log an event; ``size`` in bytes of what it holds."""
+    def append(self, event: Event, size: int = 0, records: int = 1) -> None:
+        """Producer: log an event; ``size`` in bytes of what it holds; ``records``: how many are lost where it is."""
         events = self._events
         self._bytes += size
         if len(events) >= _RELIEF_EVENTS or self._bytes >= self._relief_at:
             self._relief_at = min(self._bytes + self._relief_bytes, _MOST_BYTES)
             self._relieve()
             if len(events) >= self._most or self._bytes >= _MOST_BYTES:
-                self.misused.add(DROPPED)
+                self.misused.add(DROPPED, records)
                 return
         events.append(event)
         if self._eager:

@@ -52,6 +52,16 @@ class Batch:
             self.chunks.append(Chunk(request, tokens, tokens == missing))
         return tokens
 
+    def repeat(self, blocks_held: int) -> None:
+        """Become the next iteration of a steady stretch: as this one, but everybody's context has grown."""
+        self.admitted = []
+        self.cached_prompt_tokens = self.recomputed_tokens = 0
+        self.decode_context_tokens += len(self.decode_slots)
+        self.kv_blocks_held = blocks_held
+        if self.chunks:
+            self.prefill_context_tokens += self.prefill_tokens
+            self.unscheduled_prefill_tokens -= self.prefill_tokens
+
     @property
     def slots(self) -> list[int]:
         """The slots of the requests that take part."""

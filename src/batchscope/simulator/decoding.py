@@ -7,7 +7,9 @@ its next block are known the moment it joins, and an iteration looks only at tho
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate, cycle, islice
 
 from batchscope.simulator.requests import LiveRequest
 
@@ -76,10 +78,20 @@ class DecodingGroup:
         """So many steps may follow in none of which a member emits its last token."""
         return min(self._last_step, default=self._step) - self._step
 
-    def block_demand(self) -> list[int]:
-        """How many members open a block in each of the steps to come; it repeats with the block's size."""
+    def blocks_opened(self, steps: int) -> list[int]:
+        """How many blocks the members will have opened by each of the next ``steps`` steps, in none of which one ends."""
         size, now = len(self._fills_block), self._step % len(self._fills_block)
-        return [len(self._fills_block[(now + ahead) % size]) for ahead in range(size)]
+        demand = [len(seekers) for seekers in (*self._fills_block[now:], *self._fills_block[:now])]
+        return list(accumulate(demand[:steps] if steps <= size else islice(cycle(demand), steps)))
+
+    def steps_within(self, blocks: int, most: int) -> int:
+        """How many steps, ``most`` at most, can follow before they need more than ``blocks``."""
+        size = len(self._fills_block)
+        rounds = blocks // len(self._slots)  # each member opens one block a round
+        if most <= rounds * size:
+            return most
+        left = blocks - rounds * len(self._slots)
+        return min(most, rounds * size + bisect_right(self.blocks_opened(size), left))
 
     def advance_by(self, steps: int) -> None:
         """So many steps at once, each with a new block for whoever needs one; nobody ends in them."""

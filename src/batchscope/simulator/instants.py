@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.simulator.batch import Batch
-from batchscope.simulator.cost import LinearCostModel
+from batchscope.simulator.cost import LinearCostModel, token_pairs
 from batchscope.simulator.options import SchedulerOptions
 from batchscope.simulator.requests import LiveRequest
 from batchscope.simulator.scheduler import Scheduler
@@ -39,9 +39,9 @@ class Instants:
         self.max_emission_gap: Floats | None = None
         self.iterations = 0
         self.busy_seconds: dict[str, float] = {}
-        self.work = [0.0, 0.0, 0.0, 0.0]
-        """What the first four constants of the cost were multiplied with, all iterations together."""
-        self.decode_work: Floats = np.full((requests, 4), math.nan)
+        self.work = [0.0, 0.0, 0.0, 0.0, 0.0]
+        """What the constants of the cost were multiplied with, all iterations together."""
+        self.decode_work: Floats = np.full((requests, 5), math.nan)
         """The part of ``work`` that fell between the first and the last token of each request."""
         self.largest_batch = 0
         self.largest_context = 0
@@ -64,7 +64,7 @@ def simulate_instants(
     ``follow_gaps`` between tokens, too: a tenth slower. ``recorded``: the clock is set to when first and last tokens
     really came.
     """
-    run = _Run(workload, options, cost, pace, _Gaps(len(workload)) if follow_gaps else None, recorded)
+    run = _Run(workload, options, cost, until, pace, _Gaps(len(workload)) if follow_gaps else None, recorded)
     while run.now < until and run.step():
         pass
     if run.gaps is not None:
@@ -93,7 +93,7 @@ class Recording:
         self._first: list[float] = first_token.tolist()
         self._last: list[float] = last_token.tolist()
         self._since = 0.0
-        self._work = (0.0, 0.0, 0.0, 0.0)
+        self._work: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
         self._idled = True
         self.idled: list[bool] = []
         self.finished_at: list[float] = []
@@ -106,7 +106,7 @@ class Recording:
 
     def begin(self, instant: float, work: Sequence[float]) -> None:
         """The engine was idle until ``instant``."""
-        self._since, self._work, self._idled = instant, (work[0], work[1], work[2], work[3]), True
+        self._since, self._work, self._idled = instant, tuple(work), True
 
     def followed(self, now: float, first: Sequence[int], last: Sequence[int], work: Sequence[float]) -> float:
         """``now``, or when the tokens of these slots came instead."""
@@ -148,10 +148,12 @@ class _Run:
         workload: Sequence[RequestSpec],
         options: SchedulerOptions,
         cost: LinearCostModel,
+        until: float,
         pace: Pace | None = None,
         gaps: _Gaps | None = None,
         recorded: Recording | None = None,
     ) -> None:
+        self._until = until
         self._pace = pace
         self._recorded = recorded
         self.gaps = gaps
@@ -190,7 +192,7 @@ class _Run:
             self._next += 1
 
     def _iterate(self, batch: Batch) -> bool:
-        """One iteration; whether it may repeat itself: it only decoded, and nobody ended."""
+        """One iteration; whether it may repeat itself: nobody ended."""
         instants, scheduled = self.instants, self.instants.first_scheduled
         for request in batch.admitted:
             if math.isnan(scheduled[request.slot]):
@@ -215,7 +217,7 @@ class _Run:
             instants.last_token[request.slot] = self.now
             before = self._work_at_first.pop(request.slot)
             instants.decode_work[request.slot] = [now - then for now, then in zip(instants.work, before, strict=True)]
-        return not (ended or batch.chunks)
+        return not ended
 
     def _follow(self, batch: Batch, ended: Sequence[LiveRequest]) -> None:
         first = [chunk.request.slot for chunk in batch.chunks if chunk.ends_prefill and chunk.request.emitted == 1]
@@ -225,14 +227,20 @@ class _Run:
 
     def _repeat(self, batch: Batch) -> None:
         stretch = self._scheduler.steady_stretch(batch)
-        members, context = len(batch.decode_slots), batch.decode_context_tokens
-        alike, per_token = self._cost.decode_time(members), self._cost.per_kv_token_read
+        if not stretch:
+            return
+        members, context = len(batch.decode_slots), batch.kv_tokens_read
+        growth = members + batch.prefill_tokens
+        alike = self._cost.iteration_time(batch.prefill_tokens, members, 0)
+        per_token = self._cost.per_kv_token_read + growth * self._cost.per_token_pair
         now, until, steps, pace = self.now, self._arrivals[self._next], 0, self._pace
+        if batch.chunks:
+            until = min(until, self._until)
         longest = 0.0
-        for _ in stretch:
+        for _ in range(stretch):
             if now >= until:
                 break
-            context += members
+            context += growth
             seconds = alike + per_token * context
             if pace:
                 seconds *= pace(now)
@@ -240,13 +248,15 @@ class _Run:
             now += seconds
             steps += 1
         if steps:
-            self._scheduler.advance_by(steps, stretch[steps - 1])
+            self._scheduler.advance_by(batch, steps)
             self.instants.iterations += steps
             if self.gaps is not None:
                 self.gaps.emitted(batch.decode_slots, now, longest or seconds)  # without a pace the last is the longest
-            read = steps * (batch.decode_context_tokens + context + members) / 2
+            read = steps * (batch.kv_tokens_read + context + growth) / 2
             work = self.instants.work
-            work[0], work[2], work[3] = work[0] + steps, work[2] + steps * members, work[3] + read
+            work[0], work[1] = work[0] + steps, work[1] + steps * batch.prefill_tokens
+            work[2], work[3] = work[2] + steps * members, work[3] + read
+            work[4] += growth * (read + steps * batch.prefill_tokens)
             self.instants.largest_context = max(self.instants.largest_context, context)
             self.now = now
 
@@ -257,6 +267,7 @@ class _Run:
         work[1] += batch.prefill_tokens
         work[2] += len(batch.decode_slots)
         work[3] += batch.kv_tokens_read
+        work[4] += token_pairs(batch.prefill_tokens, len(batch.decode_slots), batch.kv_tokens_read)
         instants.largest_batch = max(instants.largest_batch, len(batch))
         instants.largest_context = max(instants.largest_context, batch.kv_tokens_read)
         instants.largest_chunk = max(instants.largest_chunk, batch.prefill_tokens)

@@ -32,7 +32,8 @@ class KvCache:
         self._block_size = block_size
         self._per_hash = hash_block_tokens // block_size
         self.frees_in_order = frees_in_order
-        self._free = blocks
+        self.free = blocks
+        """Blocks that hold nothing."""
         self._holders: dict[Hashable, int] = {}  # resident hash block -> live requests that hold it
         # Those with no holder, least recently used first, with their blocks; freed in order, nameless ones, too.
         self._idle: OrderedDict[Hashable, int] = OrderedDict()
@@ -42,7 +43,7 @@ class KvCache:
     @property
     def available(self) -> int:
         """Blocks that an allocation can get: free ones and, by eviction, idle ones."""
-        return self._free + self._idle_blocks
+        return self.free + self._idle_blocks
 
     @property
     def held(self) -> int:
@@ -84,23 +85,26 @@ class KvCache:
 
     def take(self, blocks: int) -> None:
         """Remove ``blocks`` available blocks from the free ones, evicting idle prefixes as needed."""
-        while self._free < blocks:
-            name, freed = self._idle.popitem(last=False)
-            self._holders.pop(name, None)
-            self._idle_blocks -= freed
-            self._free += freed
-        self._free -= blocks
+        if self.free < blocks:
+            idle, holders = self._idle, self._holders
+            before = self.free
+            while self.free < blocks:
+                name, freed = idle.popitem(last=False)
+                holders.pop(name, None)
+                self.free += freed
+            self._idle_blocks -= self.free - before
+        self.free -= blocks
 
     def publish(self, holding: Holding, prefix: Sequence[Hashable], computed: int) -> None:
         """Make resident what the request has computed of its prefix: the first ``computed`` hash blocks.
 
         A block that another request made resident in the meantime stays private here, a duplicate.
         """
-        for name in prefix[holding.considered : computed]:
-            if name not in self._holders:
-                self._holders[name] = 1
-                holding.shared.append(name)
-                holding.private -= self._per_hash
+        holders = self._holders
+        new = dict.fromkeys([name for name in prefix[holding.considered : computed] if name not in holders], 1)
+        holders.update(new)
+        holding.shared += new
+        holding.private -= self._per_hash * len(new)
         holding.considered = max(holding.considered, min(computed, len(prefix)))
 
     def release(self, holding: Holding) -> None:
@@ -109,11 +113,14 @@ class KvCache:
             self._freed += 1
             self._rest(("freed", self._freed), holding.private)
         else:
-            self._free += holding.private
+            self.free += holding.private
+        holders, idle, per_hash = self._holders, self._idle, self._per_hash
+        before = len(idle)
         for name in reversed(holding.shared):
-            self._holders[name] -= 1
-            if not self._holders[name]:
-                self._rest(name, self._per_hash)
+            holders[name] = still = holders[name] - 1
+            if not still:
+                idle[name] = per_hash
+        self._idle_blocks += per_hash * (len(idle) - before)
         holding.private, holding.shared, holding.considered = 0, [], 0
 
     def _hits_and_asked(self, tokens: int, prefix: Sequence[Hashable]) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from heapq import heappop, heappush
-from itertools import chain
+from itertools import chain, pairwise
 
 import msgspec
 
@@ -149,29 +149,56 @@ class Scheduler:
         """Of the available blocks, how many an admission of ``request`` would take."""
         return self.cache.asked(request.known_tokens, self._usable_prefix(request))
 
-    def steady_stretch(self, batch: Batch) -> list[int]:
-        """The KV blocks held in each of the iterations that can follow ``batch``, all like it but for these.
+    def steady_stretch(self, batch: Batch) -> int:
+        """How many iterations can follow ``batch``, the latest one, in which nobody ended, and repeat it.
 
-        ``batch`` was the latest one and nobody ended in it. As long as nothing comes from outside, the same
-        requests decode and the same obstacle stops admission, until somebody ends or finds no block: blocks
-        only become fewer meanwhile. Go through as many of these as you like by ``advance_by``.
+        As long as nothing comes from outside, the same requests decode, the same prompt takes all that is left of the
+        budget, and the same obstacle stops admission, until somebody ends, the prompt does, or somebody finds no block:
+        blocks only become fewer meanwhile. Each is what ``Batch.repeat`` makes of the one before; go through as many of
+        them as you like by ``advance_by``.
         """
-        if batch.chunks or batch.preempted or self._prefilling or not self.policy.steady(self):
-            return []
-        held, demand = self.cache.held, self.decoding.block_demand()
-        stretch: list[int] = []
-        for step in range(self.decoding.steps_before_an_end()):
-            held += demand[step % len(demand)]
-            if held > self.cache.blocks:
-                break
-            stretch.append(held)
-        return stretch
+        if batch.preempted:
+            return 0
+        most = self._chunks_alike(batch) if batch.chunks else self._decodes_alike()
+        if not most or not batch.decode_slots:
+            return most
+        return self.decoding.steps_within(self.cache.available, min(most, self.decoding.steps_before_an_end()))
 
-    def advance_by(self, steps: int, blocks_held: int) -> None:
-        """Go through ``steps`` iterations of a steady stretch, after which ``blocks_held`` are held."""
-        self.cache.take(blocks_held - self.cache.held)
-        self.decoding.advance_by(steps)
-        self.policy.decoded(steps, ended=False)
+    def _decodes_alike(self) -> int:
+        """How many iterations may only decode as the latest one did, before one of them ends."""
+        return 0 if self._prefilling or not self.policy.steady(self) else self.decoding.steps_before_an_end()
+
+    def _chunks_alike(self, batch: Batch) -> int:
+        """How many chunks as large as the latest one, which took the whole budget, its prompt has before its last."""
+        chunk, request = batch.chunks[0], batch.chunks[0].request
+        budget = self.options.max_scheduled_tokens - len(batch.decode_slots)
+        if len(batch.chunks) > 1 or chunk.ends_prefill or chunk.tokens != budget:
+            return 0
+        if request.computed < request.ever_computed:
+            return 0  # how much is recomputed differs
+        return (request.known_tokens - request.computed - 1) // budget
+
+    def blocks_held(self, batch: Batch, steps: int) -> list[int]:
+        """The KV blocks held in each of the first ``steps`` iterations of the steady stretch of ``batch``."""
+        held = self.cache.held
+        return (
+            [held + opened for opened in self.decoding.blocks_opened(steps)] if batch.decode_slots else [held] * steps
+        )
+
+    def advance_by(self, batch: Batch, steps: int) -> None:
+        """Go through the first ``steps`` iterations, at least one, of the steady stretch of ``batch``."""
+        opened = self.decoding.blocks_opened(steps) if batch.decode_slots else [0] * steps
+        if not batch.chunks or self.cache.free >= opened[-1]:
+            self.cache.take(opened[-1])
+            for chunk in batch.chunks:
+                self._compute(chunk.request, steps * chunk.tokens)
+        else:  # what is taken may evict what the next chunk would find resident
+            for before, now in pairwise([0, *opened]):
+                self.cache.take(now - before)
+                self._compute(batch.chunks[0].request, batch.chunks[0].tokens)
+        if batch.decode_slots:
+            self.decoding.advance_by(steps)
+            self.policy.decoded(steps, ended=False)
 
     def _cut(self, spec: RequestSpec) -> RequestSpec:
         """The request as the engine bounds it."""
@@ -225,13 +252,26 @@ class Scheduler:
 
     def _admit(self, batch: Batch, budget: int, *, paused: bool) -> BatchLimiter:
         """Give places to waiting requests until something stops it; returns what did."""
+        past: list[LiveRequest] = []
+        limiter = self._admit_in_order(batch, budget, past, paused=paused)
+        for request in past:
+            heappush(self._queue, (request.rank, request))
+        self._waiting += len(past)
+        return BatchLimiter.KV_CACHE if past and limiter is BatchLimiter.DEMAND else limiter
+
+    def _admit_in_order(self, batch: Batch, budget: int, past: list[LiveRequest], *, paused: bool) -> BatchLimiter:
+        """``past`` gets those without room who let others pass; they are no longer in the queue."""
         while (limiter := self._obstacle(batch, budget, paused=paused)) is None:
             request = self._next_waiting()
             if not self.policy.cuts_prompts and batch.chunks and request.known_tokens > budget:
                 return BatchLimiter.TOKEN_BUDGET
             if not (self.policy.admits(request, self, batch) and self._reserve(request, batch)):
                 self.policy.refused(BatchLimiter.KV_CACHE)
-                return BatchLimiter.KV_CACHE
+                if not self.policy.looks_past:
+                    return BatchLimiter.KV_CACHE
+                past.append(heappop(self._queue)[1])
+                self._waiting -= 1
+                continue
             heappop(self._queue)
             self._give_place(request, batch)
             whole = request.known_tokens if not self.policy.cuts_prompts else budget
@@ -292,10 +332,7 @@ class Scheduler:
     def _end_chunk(self, chunk: Chunk) -> bool:
         """Account for a chunk that was computed; whether its request has emitted its last token."""
         request = chunk.request
-        request.computed += chunk.tokens
-        request.ever_computed = max(request.ever_computed, request.computed)
-        full_blocks = request.computed // self.options.hash_block_tokens
-        self.cache.publish(request.blocks, request.prefix, full_blocks)
+        self._compute(request, chunk.tokens)
         if not chunk.ends_prefill:
             return False
         del self._prefilling[request]
@@ -322,6 +359,13 @@ class Scheduler:
         for request in self._unseen:
             self._queue_up(request)
         self._unseen.clear()
+
+    def _compute(self, request: LiveRequest, tokens: int) -> None:
+        """So many tokens more of ``request`` are in the cache; whole hash blocks of its prompt are for others, too."""
+        request.computed += tokens
+        request.ever_computed = max(request.ever_computed, request.computed)
+        if request.prefix:
+            self.cache.publish(request.blocks, request.prefix, request.computed // self.options.hash_block_tokens)
 
     def _end(self, request: LiveRequest) -> None:
         self.cache.release(request.blocks)

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import cast
 
 import msgspec
 
@@ -23,11 +24,13 @@ from batchscope.simulator.interrupts import held_interrupts
 from batchscope.simulator.options import SchedulerOptions
 from batchscope.simulator.requests import LiveRequest
 from batchscope.simulator.scheduler import Scheduler
-from batchscope.simulator.tracker import Tracker
+from batchscope.simulator.tracker import TakesRepeated, Tracker
 from batchscope.simulator.virtual_clock import Pacer, VirtualClock
 from batchscope.simulator.workload import RequestSpec, Workload
 
 ITERATIONS_BETWEEN_PROGRESS = 100
+MOST_AT_ONCE = 1024
+"""Iterations told in one call: Ctrl-C is looked at between two."""
 
 
 class SimulationResult(msgspec.Struct, frozen=True):
@@ -90,6 +93,7 @@ class Simulator:
         self._pacer = Pacer(self.clock, speed, sleep=sleep, real_clock=real_clock)
         self._paced = speed is not None
         self._counts = _Counts()
+        self._at_once: TakesRepeated | None = None
 
     def run(
         self,
@@ -102,6 +106,8 @@ class Simulator:
         another ``run`` goes on with it.
         """
         done = False
+        told_each = self._paced or should_stop is not None or not isinstance(self._tracker, TakesRepeated)
+        self._at_once = None if told_each else cast("TakesRepeated", self._tracker)
         with held_interrupts() as interrupted, suppress(KeyboardInterrupt):
             done = self._serve(lambda: interrupted() or bool(should_stop and should_stop()), on_progress)
         return self._result(interrupted=not done)
@@ -145,18 +151,79 @@ class Simulator:
         stretch = self._scheduler.steady_stretch(batch)
         if not stretch:
             return
-        until, members, steps = self._next_outside_event(formed_at), len(batch.decode_slots), 0
-        for blocks_held in stretch:
-            if self.clock() >= until or stopped():
+        until = self._next_outside_event(formed_at)
+        if self._at_once is not None:
+            if on_progress:
+                stretch = min(
+                    stretch, ITERATIONS_BETWEEN_PROGRESS - self._counts.iterations % ITERATIONS_BETWEEN_PROGRESS
+                )
+            steps = self._repeat_at_once(self._at_once, batch, stretch, until)
+            self._show(on_progress)
+        else:
+            steps = self._repeat_one_by_one(batch, stretch, until, stopped, on_progress)
+        if steps:
+            self._scheduler.advance_by(batch, steps)
+
+    def _repeat_at_once(self, tracker: TakesRepeated, batch: Batch, stretch: int, until: float) -> int:
+        """How many iterations of a steady stretch took place by ``until``; they are told in one call."""
+        started = now = self.clock()
+        members, context = len(batch.decode_slots), batch.kv_tokens_read
+        growth, per_token = members + batch.prefill_tokens, self._cost.per_kv_token_read
+        alike = self._cost.iteration_time(batch.prefill_tokens, members, 0)
+        ends: list[float] = []
+        for _ in range(min(stretch, MOST_AT_ONCE)):
+            if now >= until:
                 break
-            batch.decode_context_tokens += members
-            batch.kv_blocks_held = blocks_held
+            context += growth
+            now += alike + per_token * context
+            ends.append(now)
+        if ends:
+            self.clock.advance_to(now)
+            self._report_repeated(tracker, batch, started, ends)
+        return len(ends)
+
+    def _report_repeated(self, tracker: TakesRepeated, batch: Batch, started: float, ends: list[float]) -> None:
+        steps, members, prefill = len(ends), len(batch.decode_slots), batch.prefill_tokens
+        context, unscheduled = batch.decode_context_tokens, batch.unscheduled_prefill_tokens
+        held = self._scheduler.blocks_held(batch, steps)
+        blocks, bytes_per_block = self.options.kv_cache_blocks, self.options.bytes_per_block
+        tracker.repeated(
+            batch.slots,
+            batch.tokens,
+            started_at=started,
+            finished_at=ends,
+            scheduled_tokens=batch.scheduled_tokens,
+            waiting=batch.waiting,
+            running_requests=batch.running,
+            deferred_requests=batch.deferred,
+            unscheduled_prefill_tokens=[unscheduled - prefill * step for step in range(1, steps + 1)],
+            cached_prompt_tokens=0,
+            recomputed_tokens=0,
+            decode_context_tokens=[context + members * step for step in range(1, steps + 1)],
+            kv_cache_usage=[each / blocks for each in held],
+            memory_bytes_used=[each * bytes_per_block for each in held],
+            limited_by=batch.limited_by,
+        )
+        self._counts.iterations += steps
+        self._counts.output_tokens += steps * batch.emitted_tokens
+
+    def _repeat_one_by_one(
+        self,
+        batch: Batch,
+        stretch: int,
+        until: float,
+        stopped: Callable[[], bool],
+        on_progress: Callable[[SimulationResult], None] | None,
+    ) -> int:
+        """Likewise, for who wants to be told each when it takes place, or to be asked before each whether to stop."""
+        for step, blocks_held in enumerate(self._scheduler.blocks_held(batch, stretch)):
+            if self.clock() >= until or stopped():
+                return step
+            batch.repeat(blocks_held)
             self._report(batch, *self._pass_time(batch, stopped))
-            steps += 1
             if on_progress:
                 self._show(on_progress)
-        if steps:
-            self._scheduler.advance_by(steps, batch.kv_blocks_held)
+        return stretch
 
     def _pass_time(self, batch: Batch, stopped: Callable[[], bool]) -> tuple[float, float]:
         """When the iteration starts and ends; it has ended now."""

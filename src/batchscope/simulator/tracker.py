@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 from batchscope.records import BatchLimiter, CompletionReason
 
@@ -52,3 +53,29 @@ class Tracker(Protocol):
         recomputed_tokens: int | None = None,
     ) -> None:
         """A request has left the scheduler."""
+
+
+@runtime_checkable
+class TakesRepeated(Protocol):
+    """A tracker that may be told iterations with one batch in one call, as ``RequestTracker`` may."""
+
+    def repeated(
+        self,
+        slots: list[int],
+        tokens: list[int] | None = None,
+        *,
+        finished_at: Sequence[float],
+        started_at: float | None = None,
+        scheduled_tokens: list[int] | None = None,
+        waiting: int | None = None,
+        running_requests: int | None = None,
+        deferred_requests: int | None = None,
+        memory_bytes_used: Sequence[float] | None = None,
+        unscheduled_prefill_tokens: Sequence[float] | None = None,
+        cached_prompt_tokens: int | None = None,
+        recomputed_tokens: int | None = None,
+        decode_context_tokens: Sequence[float] | None = None,
+        kv_cache_usage: Sequence[float] | None = None,
+        limited_by: BatchLimiter | None = None,
+    ) -> None:
+        """An iteration for each of ``finished_at`` took place; each began when the one before ended."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from batchscope.rows import IterationColumn
 from batchscope.tracking.events import Arrival, Event, Iteration, Loss
-from batchscope.tracking.iteration_batch import FIELDS
+from batchscope.tracking.iteration_batch import FIELDS, singles
 
 C = IterationColumn
 
@@ -62,7 +62,8 @@ class Heard:
             if isinstance(event, Arrival):
                 self._lives[event.handle] = _Life(event)
             elif isinstance(event, Iteration):
-                self._iteration(event)
+                for one in singles(event):
+                    self._iteration(one)
             elif (life := self._lives.pop(event.handle, None)) is not None:
                 self._left[-1] += not life.placed
                 self._finish(life, nan if isinstance(event, Loss) else event.cached_tokens)

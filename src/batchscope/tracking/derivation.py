@@ -95,7 +95,7 @@ class Derivation:
         for event in events:
             if not isinstance(event, Iteration):
                 self._admission.forget(event.handle)
-        refused = len(arrived) + sum(isinstance(event, Iteration) for event in events)
+        refused = len(arrived) + sum(event.repeats for event in events if isinstance(event, Iteration))
         self.lost = lost + in_flight - self.in_flight
         self.rejected = rejected.copy()
         self.rejected.add(RejectReason.INTERRUPTED, refused)
@@ -154,9 +154,11 @@ class Derivation:
     def _known(self, batch: IterationBatch) -> Elements:
         """The elements whose handle means a request in flight."""
         index = self.table.rows(batch.handles)
-        elements = Elements(index, batch.iteration, batch.tokens, batch.scheduled, batch.evicted)
+        elements = Elements(index, batch.iteration, batch.tokens, batch.scheduled, batch.evicted, batch.last)
         if index.min(initial=0) != FREE:
             return elements
+        if batch.last is not None:
+            return self._known(batch.spread())
         valid = index != FREE
         stale = ~valid & ~(batch.formed[batch.iteration] & self.table.issued(batch.handles))
         if stale.any():
@@ -172,11 +174,13 @@ class Derivation:
         capacity = self.table.capacity
         one_rank = len(distinct(batch.ranks)) == 1
         if one_rank and (batch.finished[1:] >= batch.finished[:-1]).all():
-            runs = long_runs(elements, capacity, batch.size)
+            told = elements.last is not None  # as runs
+            runs = single_runs(elements, capacity)[0] if told else long_runs(elements, capacity, batch.size)
             if runs is not None:
                 history = History(runs, self.table)
                 if not any(bad.any() for _, bad in self._wrong(history, batch, leaving)):
                     return history
+        elements = elements.spread()
         while True:
             runs, order = single_runs(elements, capacity)
             history = History(runs, self.table)

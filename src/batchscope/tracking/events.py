@@ -20,11 +20,15 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
 
 
 class Iteration(msgspec.Struct, frozen=True, gc=False):
-    """An iteration: handles, tokens and scheduled tokens as packed int64; ``scalars`` as packed float64.
+    """An iteration, or several in a row with one batch: handles, tokens, scheduled tokens as packed int64.
+
+    ``scalars`` as packed float64.
 
     The scalars are its start, its finish and ``iteration_batch.FIELDS``, ``nan`` where they were not given.
     ``formed``: its slots were told when the batch was formed; who has left since was a wasted place, no mistake.
     ``head``: the handle of the request that was refused, -1 where nobody says.
+    ``repeats``: how many iterations it is; each but the first began when the one before ended. ``each``: where there are
+    several, the values that differ, packed float64: ends, then those of ``iteration_batch.EACH``.
     """
 
     scalars: bytes
@@ -34,6 +38,8 @@ class Iteration(msgspec.Struct, frozen=True, gc=False):
     preempted: bytes
     formed: bool = False
     head: int = -1
+    repeats: int = 1
+    each: tuple[bytes, ...] = ()
 
 
 class Formed(msgspec.Struct, gc=False):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -17,6 +19,11 @@ C = IterationColumn
 FIELDS = C.having(Trait.TOLD)
 """What ``Iteration.scalars`` holds after start and finish, in order."""
 
+EACH = (C.MEMORY_BYTES_USED, C.UNSCHEDULED_PREFILL_TOKENS, C.DECODE_CONTEXT_TOKENS, C.KV_CACHE_USAGE)
+"""What may differ, beside the end, between iterations in a row with one batch; ``Iteration.each`` holds it."""
+_EACH_PLACES = [1, *(2 + FIELDS.index(column) for column in EACH)]
+_SCALARS = struct.Struct(f"{2 + len(FIELDS)}d")
+
 _MOST_TOKENS = 2**31  # of one slot in one iteration: their sums stay exact
 UNKNOWN_TOKENS = int(np.iinfo(np.int64).min)
 _ONE = (1).to_bytes(8, "little")
@@ -28,6 +35,7 @@ Reject = Callable[[str, int, str, str], None]
 class IterationBatch(NamedTuple):
     """``size`` iterations and their elements, flat, in the order reported.
 
+    An element is a slot in an iteration, or with ``last`` in all of ``iteration`` .. ``last``, a token in each.
     ``position`` is where an iteration stands in the log; ``tokens`` None = one each, ``scheduled`` None = not
     given (``UNKNOWN_TOKENS`` where only some are); ``evicted`` None = nobody was. ``formed`` and ``heads`` are
     those of ``Iteration``.
@@ -44,6 +52,7 @@ class IterationBatch(NamedTuple):
     evicted: npt.NDArray[np.bool_] | None
     formed: npt.NDArray[np.bool_]
     heads: Ints
+    last: Ints | None = None
 
     @property
     def size(self) -> int:
@@ -55,21 +64,107 @@ class IterationBatch(NamedTuple):
         """The rank of each iteration; not given is 0."""
         return np.fmax(self.fields[:, FIELDS.index(C.RANK)], 0.0)
 
+    def spread(self, chosen: npt.NDArray[np.bool_] | None = None) -> IterationBatch:
+        """The same with an element for each iteration of the ``chosen`` ones (None: of all)."""
+        if self.last is None:
+            return self
+        until = self.last if chosen is None else np.where(chosen, self.last, self.iteration)
+        place, iteration = spread_places(self.iteration, until)
+        tokens, scheduled, evicted = (
+            None if column is None else column[place] for column in (self.tokens, self.scheduled, self.evicted)
+        )
+        last = None if chosen is None else np.where(chosen[place], iteration, self.last[place])
+        return self._replace(
+            handles=self.handles[place], iteration=iteration, tokens=tokens, scheduled=scheduled, evicted=evicted,
+            last=last,
+        )  # fmt: skip
+
+
+def spread_places(iteration: Ints, last: Ints) -> tuple[Ints, Ints]:
+    """Elements of iterations ``iteration`` .. ``last`` as elements of one each: which each was, and its iteration.
+
+    In the order of iterations, and within one as they were.
+    """
+    counts = last - iteration + 1
+    place = np.repeat(np.arange(len(iteration)), counts)
+    within = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
+    spread: Ints = iteration[place] + within
+    order = spread.argsort(kind="stable")
+    return place[order], spread[order]
+
+
+def singles(event: Iteration) -> list[Iteration]:
+    """The iterations that ``event`` is, one by one, as if each had been told by itself."""
+    if not event.each:
+        return [event]
+    scalars = list(_SCALARS.unpack(event.scalars))
+    found = []
+    for values in zip(*[memoryview(column).cast("d") for column in event.each], strict=True):
+        if found:
+            scalars[0] = scalars[1]  # it began when the one before ended
+        for place, value in zip(_EACH_PLACES, values, strict=True):
+            scalars[place] = value
+        found.append(msgspec.structs.replace(event, scalars=_SCALARS.pack(*scalars), repeats=1, each=()))
+    return found
+
 
 def gather(positions: Sequence[int], events: Sequence[Iteration], reject: Reject) -> IterationBatch:
     """Arrays of those iterations whose values are fit; the others are given to ``reject`` by reason."""
     scalars = np.frombuffer(b"".join([event.scalars for event in events])).reshape(len(events), 2 + len(FIELDS))
+    repeats = np.array([event.repeats for event in events], dtype=np.int64)
+    several = repeats.max(initial=1) > 1
+    if several:
+        scalars = _each(scalars, repeats, events)
     started, finished, fields = scalars[:, 0].copy(), scalars[:, 1].copy(), scalars[:, 2:]
     reasons = _unfit(started, finished, fields)
     if not reasons:
         batch = _flatten(positions, events, started, finished, fields)
         reasons = _unfit_tokens(batch)
         if not reasons:
-            return batch
+            return _repeated(batch, repeats) if several else batch
+    if several:  # which of them are unfit is found one by one
+        positions = np.repeat(positions, repeats).tolist()
+        return gather(positions, [one for event in events for one in singles(event)], reject)
     for row, reason in reasons.items():
         reject(reason, 1, "iteration", _given(float(started[row]), float(finished[row]), fields[row]))
     kept = [row for row in range(len(events)) if row not in reasons]
     return gather([positions[row] for row in kept], [events[row] for row in kept], reject)
+
+
+def _each(scalars: Floats, repeats: Ints, events: Sequence[Iteration]) -> Floats:
+    """The scalars of every iteration, of events that are several, too."""
+    rows = np.repeat(scalars, repeats, axis=0)
+    first = np.cumsum(repeats) - repeats
+    further = np.repeat(repeats > 1, repeats)
+    columns = zip(*[event.each for event in events if event.repeats > 1], strict=True)
+    for place, parts in zip(_EACH_PLACES, columns, strict=True):
+        rows[further, place] = np.frombuffer(b"".join(parts))
+    further[first] = False
+    further = np.flatnonzero(further)
+    rows[further, 0] = rows[further - 1, 1]
+    return rows
+
+
+def _repeated(batch: IterationBatch, repeats: Ints) -> IterationBatch:
+    """A batch of events as one of iterations: who decodes is one element in those that an event is, the rest several."""
+    until = np.cumsum(repeats)
+    first, last = (until - repeats)[batch.iteration], (until - 1)[batch.iteration]
+    batch = batch._replace(
+        position=np.repeat(batch.position, repeats), iteration=first, last=last,
+        formed=np.repeat(batch.formed, repeats), heads=np.repeat(batch.heads, repeats),
+    )  # fmt: skip
+    chunks = _chunks(batch) & (last > first)
+    return batch.spread(chunks) if chunks.any() else batch
+
+
+def _chunks(batch: IterationBatch) -> npt.NDArray[np.bool_]:
+    """Elements that do not decode one token."""
+    found = np.zeros(len(batch.handles), dtype=np.bool_)
+    if batch.tokens is not None:
+        found |= batch.tokens != 1
+    if batch.scheduled is not None:
+        found |= (batch.scheduled != 1) & (batch.scheduled != UNKNOWN_TOKENS)
+    return found
 
 
 def _given(started: float, finished: float, fields: Floats) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.rows import Floats
-from batchscope.tracking.iteration_batch import UNKNOWN_TOKENS
+from batchscope.tracking.iteration_batch import UNKNOWN_TOKENS, spread_places
 from batchscope.tracking.slots import Indices
 
 Mask = npt.NDArray[np.bool_]
@@ -26,17 +26,28 @@ _FLAGS_AN_ELEMENT = 32
 
 
 class Elements(NamedTuple):
-    """Elements in the order of iterations; None: one token each, scheduled tokens not given, nobody evicted."""
+    """Elements in the order of iterations; None: one token each, scheduled tokens not given, nobody evicted.
+
+    With ``last``, one that decodes stands for several: those of the iterations ``iteration`` .. ``last``.
+    """
 
     slot: Indices
     iteration: Ints
     tokens: Ints | None
     scheduled: Ints | None
     evicted: Mask | None
+    last: Ints | None = None
 
     def take(self, chosen: Mask | Indices) -> Elements:
         """Some of them, or all in another order."""
         return Elements(*[None if column is None else column[chosen] for column in self])  # type: ignore[arg-type]
+
+    def spread(self) -> Elements:
+        """An element for each iteration."""
+        if self.last is None:
+            return self
+        place, iteration = spread_places(self.iteration, self.last)
+        return self._replace(last=None).take(place)._replace(iteration=iteration)
 
 
 class Runs(NamedTuple):
@@ -63,8 +74,8 @@ def sort_order(slot: Indices, slots: int) -> Indices:
 def single_runs(elements: Elements, slots: int) -> tuple[Runs, Indices]:
     """A run for each element, and which element each is; ``slots`` is more than any slot."""
     order = sort_order(elements.slot, slots)
-    slot, iteration, tokens, scheduled, evicted = elements.take(order)
-    return Runs(slot, iteration, iteration, tokens, scheduled, evicted), order
+    slot, iteration, tokens, scheduled, evicted, last = elements.take(order)
+    return Runs(slot, iteration, iteration if last is None else last, tokens, scheduled, evicted), order
 
 
 def long_runs(elements: Elements, slots: int, iterations: int) -> Runs | None:

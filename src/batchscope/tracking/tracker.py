@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import operator
 import struct
+from array import array
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import nan
@@ -29,7 +30,7 @@ from batchscope.rows import LIMITER_CODES, REASON_CODES, Gaps, Rows
 from batchscope.tracking.derivation import Derivation
 from batchscope.tracking.events import Arrival, Event, Finish, Formed, Iteration, Loss
 from batchscope.tracking.forward import attached
-from batchscope.tracking.iteration_batch import FIELDS
+from batchscope.tracking.iteration_batch import FIELDS, singles
 from batchscope.tracking.slots import FIRST_HANDLE, FREE, live_requests
 
 Whole: TypeAlias = Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -38,6 +39,9 @@ _SCALARS = struct.Struct(f"{2 + len(FIELDS)}d")
 _pack_scalars, _unpack_scalars = _SCALARS.pack, _SCALARS.unpack
 _NOTHING = (nan,) * (2 + len(FIELDS))
 _MAX_RANKS = 1 << 16
+_NAN = struct.pack("d", nan)
+_BYTES_A_REPEAT = 256
+"""So that a drain has no more rows of iterations told at once than of those told one by one."""
 
 
 class RequestTracker:
@@ -247,6 +251,76 @@ class RequestTracker:
             event = _joined(event, said)
         self._log.append(event, len(handles) + len(event.preempted))
 
+    def repeated(
+        self,
+        slots: Whole,
+        tokens: Whole | None = None,
+        *,
+        finished_at: Sequence[float],
+        started_at: float | None = None,
+        scheduled_tokens: Whole | None = None,
+        waiting: int | None = None,
+        running_requests: int | None = None,
+        deferred_requests: int | None = None,
+        memory_bytes_used: Sequence[float] | None = None,
+        unscheduled_prefill_tokens: Sequence[float] | None = None,
+        cached_prompt_tokens: int | None = None,
+        recomputed_tokens: int | None = None,
+        decode_context_tokens: Sequence[float] | None = None,
+        kv_cache_usage: Sequence[float] | None = None,
+        rank: int | None = None,
+        limited_by: BatchLimiter | None = None,
+    ) -> None:
+        """Iterations in a row with one batch: as ``iteration`` for each of ``finished_at``, in one call.
+
+        For engines that decode several steps before they look at their queue again, and for replays. The first began at
+        ``started_at``, each further one when the one before it ended. What is a sequence has a value for each; the
+        rest, each one's slots, tokens and counts, is the same for all.
+        """
+        said = self._said_ahead(slots, rank) if self._ahead else None
+        try:
+            count = len(finished_at)
+            handles = _packed(slots)
+            event = Iteration(
+                _pack_scalars(
+                    nan if started_at is None else started_at,
+                    *(nan, nan, nan, nan),
+                    nan if running_requests is None else running_requests,
+                    nan if waiting is None else waiting,
+                    nan if deferred_requests is None else deferred_requests,
+                    nan,
+                    nan if cached_prompt_tokens is None else cached_prompt_tokens,
+                    nan if recomputed_tokens is None else recomputed_tokens,
+                    *(nan, nan, nan, nan, nan, nan),
+                    nan if rank is None else rank,
+                    nan if limited_by is None else LIMITER_CODES[limited_by],
+                ),
+                handles,
+                None if tokens is None else _aligned("tokens", tokens, handles),
+                None if scheduled_tokens is None else _aligned("scheduled_tokens", scheduled_tokens, handles),
+                b"",
+                repeats=count,
+                each=(
+                    _floats("finished_at", finished_at, count),
+                    _floats("memory_bytes_used", memory_bytes_used, count),
+                    _floats("unscheduled_prefill_tokens", unscheduled_prefill_tokens, count),
+                    _floats("decode_context_tokens", decode_context_tokens, count),
+                    _floats("kv_cache_usage", kv_cache_usage, count),
+                ),
+            )
+        except BAD_VALUE as error:
+            if said is not None:
+                self._stops.setdefault(_rank(rank), said)
+            self._misuse(error)
+            return
+        if not count and said is not None:
+            self._stops.setdefault(_rank(rank), said)
+        if said is None and count > 1:
+            self._log.append(event, len(handles) + _BYTES_A_REPEAT * count, count)
+            return
+        for place, one in enumerate(singles(event)):
+            self._log.append(one if place or said is None else _joined(one, said), len(handles))
+
     def _said_ahead(self, slots: Whole | Formed, rank: int | None) -> Formed | None:
         """What was told of this iteration before: its batch, or only why admission stopped."""
         if isinstance(slots, Formed):
@@ -390,6 +464,13 @@ def _aligned(name: str, values: Whole, handles: bytes) -> bytes:
     packed = _packed(values)
     if len(packed) != len(handles):
         raise WrongArgumentError(name, f"{len(packed) // 8} values for {_slots(len(handles) // 8)}")
+    return packed
+
+
+def _floats(name: str, values: Sequence[float] | None, count: int) -> bytes:
+    packed = _NAN * count if values is None else array("d", values).tobytes()
+    if len(packed) != 8 * count:
+        raise WrongArgumentError(name, f"{len(packed) // 8} values for {count} of finished_at")
     return packed
 
 
