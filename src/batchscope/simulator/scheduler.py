@@ -40,6 +40,7 @@ class Scheduler:
         self._queue: list[tuple[tuple[int, int], LiveRequest]] = []  # a heap; withdrawn ones stay in it
         self._waiting = 0
         self._unseen: list[LiveRequest] = []  # came when the next batch was formed already, if it is formed ahead
+        self._news = False  # whether somebody came that the latest batch does not know of
         self._leaving: list[LiveRequest] = []  # ended since, likewise: they hold their blocks for one more iteration
         self._deferred: dict[LiveRequest, None] = {}
         self._prefilling: dict[LiveRequest, None] = {}
@@ -107,6 +108,7 @@ class Scheduler:
             if not batch and (self._unseen or self._leaving):  # there is no batch before it
                 self._look_around()
                 batch = self._formed(paused=paused)
+            self._news = bool(self._unseen)
             self._see_arrivals()
         return batch
 
@@ -157,7 +159,7 @@ class Scheduler:
         blocks only become fewer meanwhile. Each is what ``Batch.repeat`` makes of the one before; go through as many of
         them as you like by ``advance_by``.
         """
-        if batch.preempted:
+        if batch.preempted or self._news:
             return 0
         most = self._chunks_alike(batch) if batch.chunks else self._decodes_alike()
         if not most or not batch.decode_slots:
