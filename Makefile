@@ -12,7 +12,7 @@
 #   make crash         recorded runs whose process was killed, at length                        2 min
 #   make spark         a run's figures on Spark, equal to DuckDB's (needs Java)                1 min, once 2 min more
 #   make engines       real engines, each in an environment of its own                         vLLM alone: minutes
-#   make proofs        what figures promise, at length: is a comparison calibrated?             6 min on two cores
+#   make proofs        what figures promise, at length: is a comparison calibrated?             10 min on two cores
 #   make bench         every figure of docs/performance.md; make bench-docs writes them there
 #   make report-image  the picture of README.md
 #   make clean         everything that these made
@@ -98,6 +98,7 @@ engines:
 proofs: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python proofs/compare_calibration.py
 	OMP_NUM_THREADS=1 $(BIN)/python proofs/prediction_accuracy.py
+	OMP_NUM_THREADS=1 $(BIN)/python proofs/interval_coverage.py
 	OMP_NUM_THREADS=1 $(BIN)/python proofs/advice_regret.py
 	OMP_NUM_THREADS=1 $(BIN)/python proofs/capacity_search.py
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "proofs"))
 sys.path.insert(0, str(ROOT / "tests/prediction"))
 
 from advised_engines import expected_goodput, made_up, model_of
-from prediction_accuracy import SGLANG_FIGURES, TRACES, sglang_figures
+from prediction_accuracy import SGLANG_FIGURES, TRACES, sglang_engine, sglang_figures
 
 from batchscope.configuration import SloTargets
 from batchscope.prediction import Observed, RequestInstants
@@ -34,7 +34,6 @@ from batchscope.prediction.advise import advise
 from batchscope.prediction.candidates import Space
 from batchscope.prediction.model import cost_of
 from batchscope.prediction.search import minimize
-from batchscope.simulator import RequestSpec, SchedulerOptions
 from batchscope.simulator.instants import simulate_instants
 
 PLACES = (4, 6, 8, 11, 14, 18, 23, 29, 36, 45, 56, 72, 96, 128)
@@ -96,13 +95,7 @@ def sglang() -> None:
         return float(errors[0].mean() + errors[1][[0, 3, 4, 5, 6, 7]].mean())
 
     cost = cost_of(np.exp(minimize(misfit, np.log([12e-3, 60e-6, 100e-6, 60e-9]), step=0.3, most_calls=80).point))
-    workload = tuple(
-        RequestSpec(index, each["arrived_at"], each["prompt_tokens"], each["output_tokens"])
-        for index, each in enumerate(run["requests"])
-    )
-    options = SchedulerOptions(
-        policy="sglang", max_running_requests=2048, kv_cache_blocks=run["kv_cache_tokens"], block_size=1
-    )
+    workload, options = sglang_engine(run)
     found = simulate_instants(workload, options, cost)
     tokens = np.array([spec.output_tokens for spec in workload], float)
     arrived = np.array([spec.arrival for spec in workload])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from batchscope.prediction import IterationsSeen, Observed, RequestInstants
-from batchscope.simulator import Lengths, LinearCostModel, SchedulerOptions, Simulator, SyntheticWorkload
+from batchscope.simulator import Lengths, LinearCostModel, RequestSpec, SchedulerOptions, Simulator, SyntheticWorkload
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 TRUTH = LinearCostModel(20e-3, 100e-6, 80e-6, 150e-9)
@@ -72,16 +72,19 @@ def recorded(
     options: SchedulerOptions = OPTIONS,
     jitter: float = 0.02,
     iterations: bool = True,
+    workload: tuple[RequestSpec, ...] | None = None,
 ) -> Observed:
-    """What an engine with this cost did with a workload of this seed."""
-    workload = tuple(
+    """What an engine with this cost did with a workload, else with one of this seed."""
+    workload = workload or tuple(
         SyntheticWorkload(
             requests=requests, rate=rate, seed=seed, prompt=Lengths(500, 0.8, 3000), output=Lengths(100, 0.7, 600)
         )
     )
     diary = _Diary()
     Simulator(workload, diary, options=options, cost=_NoisyCost(cost, jitter, seed)).run()
-    columns = [[of.get(slot, np.nan) for slot in range(requests)] for of in (diary.scheduled, diary.first, diary.last)]
+    columns = [
+        [of.get(slot, np.nan) for slot in range(len(workload))] for of in (diary.scheduled, diary.first, diary.last)
+    ]
     return Observed(
         name=f"engine {seed}",
         engine="vllm 0.19.0",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from random import Random
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from simulator_doubles import ONE_SECOND, RecordingTracker, simulate, specs
 from test_simulator_properties import BLOCK, COST, HASH_BLOCK, workloads
 
@@ -121,13 +123,40 @@ def test_sglang_keeps_room_for_the_answers_that_are_still_to_come():
     assert vllm.requests[1].preempted_at
 
 
-def test_sglang_evicts_who_has_answered_least_until_the_others_have_room_for_twenty_tokens():
-    crowd = specs((0.0, 4, 100), (40.0, 4, 60))
-    tracker, _ = simulate(crowd, options=_options("sglang", kv_cache_blocks=150), cost=ONE_SECOND)
-    first, second = tracker.requests
-    assert not first.preempted_at
-    assert len(second.preempted_at) == 1
-    assert second.scheduled_at[-1] > first.finished_at
+def test_sglang_evicts_who_has_answered_least_and_no_more_than_the_next_tokens_need():
+    random = Random(2)
+    crowd = specs(*((4.0 * at, random.randint(2, 30), random.randint(10, 300)) for at in range(150)))
+    options = _options("sglang", kv_cache_blocks=900, max_running_requests=60, prefix_caching=False)
+    tracker, _ = simulate(crowd, options=options, cost=ONE_SECOND)
+    evictions = [each for each in tracker.iterations if each.preempted]
+    assert len(evictions) > 5
+
+    def answered(slot, instant):
+        return sum(at <= instant for at in tracker.requests[slot].emitted_at)
+
+    for each in evictions:
+        least, last = min(answered(slot, each.started_at) for slot in each.slots), each.preempted[-1]
+        assert answered(last, each.started_at) <= least
+        held = crowd[last].prompt_tokens + answered(last, each.started_at) - 1
+        free = (1 - each.facts["kv_cache_usage"]) * options.kv_cache_blocks + len(each.slots)
+        assert round(free - held) < len(each.slots) + 1
+
+
+def test_sglang_forms_a_batch_while_the_one_before_computes():
+    crowd = specs((0.0, 8, 12), (3.5, 8, 2), (20.5, 8, 2))
+    tracker, _ = simulate(crowd, options=_options("sglang", kv_cache_blocks=400), cost=ONE_SECOND)
+    vllm, _ = simulate(crowd, options=_options("vllm", kv_cache_blocks=400), cost=ONE_SECOND)
+    assert [each.scheduled_at[0] for each in vllm.requests] == [0.0, 4.0, 20.5]
+    assert [each.scheduled_at[0] for each in tracker.requests] == [0.0, 5.0, 20.5]  # an idle engine begins at once
+
+
+def test_sglang_counts_a_prefix_that_others_hold_once():
+    shared = [replace(spec, prefix_hashes=tuple(range(30))) for spec in specs((0.0, 31, 20), (3.5, 31, 20))]
+    apart = specs((0.0, 31, 20), (3.5, 31, 20))
+    options = _options("sglang", kv_cache_blocks=75)
+    together, one_by_one = (simulate(crowd, options=options, cost=ONE_SECOND)[0] for crowd in (shared, apart))
+    assert together.requests[1].scheduled_at[0] < together.requests[0].finished_at
+    assert one_by_one.requests[1].scheduled_at[0] >= one_by_one.requests[0].finished_at
 
 
 def test_transformers_admits_nobody_while_little_of_the_cache_is_free():
@@ -177,8 +206,6 @@ def test_a_longer_sequence_than_the_engine_takes_is_cut_and_a_longer_prompt_refu
 
 
 def test_what_was_cached_when_it_was_recorded_is_not_computed():
-    from msgspec.structs import replace
-
     known = [replace(spec, cached_tokens=30) for spec in specs((0.0, 40, 2))]
     tracker, result = simulate(known, options=_options("vllm", kv_cache_blocks=400))
     assert (tracker.iterations[0].scheduled_tokens, result.cached_prompt_tokens) == ([10], 30)

@@ -14,9 +14,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from batchscope.aggregation.slo import Z95
 from batchscope.configuration import SloTargets
 from batchscope.errors import ConfigurationError
 from batchscope.prediction.attainment import (
+    DRAWS,
     TOLERATED_GROWTH,
     Attainment,
     Growth,
@@ -27,6 +29,7 @@ from batchscope.prediction.attainment import (
     judged,
     nearness_at,
 )
+from batchscope.prediction.blocks import blocks_of, resampled_weights, student_factor
 from batchscope.prediction.figures import RequestInstants
 from batchscope.prediction.fit import FEWEST_REQUESTS
 from batchscope.prediction.model import ALL_CONSTANTS, FittedModel
@@ -94,11 +97,11 @@ class RatePoint(msgspec.Struct, frozen=True):
 class Capacity(msgspec.Struct, frozen=True):
     """The highest rate that holds, requests a second, and as a multiple of the recorded one; ``nan`` where none does.
 
-    ``low``, ``high``: its 95 % interval (which requests came, and which constants are as likely); ``nan`` where these
-    requests are too few to tell. ``edge``: what fails beyond it, ``attainment`` or ``backlog``, empty: nothing.
-    ``recorded``: the attainment that the run had, beside the model's at ``rate_scale`` 1 in ``points``, which is of the
-    same settings where they are ``as_recorded``. ``limited_by``:
-    shares of busy time at the capacity. ``seconds`` that the requests last there.
+    ``low``, ``high``: its 95 % interval (which requests came, how much they asked, which constants are as likely);
+    ``nan`` where these requests are too few to tell. ``edge``: what fails beyond it, ``attainment`` or ``backlog``,
+    empty: nothing. ``recorded``: the attainment that the run had, beside the model's at ``rate_scale`` 1 in
+    ``points``, which is of the same settings where they are ``as_recorded``. ``limited_by``: shares of busy time at the
+    capacity. ``seconds`` that the requests last there.
     """
 
     name: str
@@ -158,10 +161,12 @@ def capacity(
     scale = rates.edge(lambda point: point.holds, WITHIN)
     if scale is None:
         return rates.capacity(math.nan, math.nan, math.nan)
-    spread = _doubt_of_constants(traffic, rates.found(scale))
+    shorter, longer = map(math.log, _doubt_of_constants(traffic, rates.found(scale)))
+    requests = _doubt_of_requests(traffic, rates.found(scale))
     surely = rates.edge(lambda point: point.holds_surely, WITHIN_OF_BOUND, most=rates.left // 2)
     possibly = rates.edge(lambda point: point.holds_possibly, WITHIN_OF_BOUND)
-    return rates.capacity(scale, _widened(scale, surely, 1 / spread[1]), _widened(scale, possibly, 1 / spread[0]))
+    low = _widened(scale, surely, -math.hypot(longer, requests))
+    return rates.capacity(scale, low, _widened(scale, possibly, math.hypot(shorter, requests)))
 
 
 def check_share(target: float) -> None:
@@ -264,7 +269,7 @@ class _Rates:
         attainment, growth = found.attainment, backlog_growth(instants.arrived, instants.last_token)
         low, high = nearness_at(self._target, found.near, found.arrived)
         holds = attainment.value >= self._target and not growth.certain
-        surely = holds and high <= 1 and growth.value <= TOLERATED_GROWTH
+        surely = holds and high <= 1 and growth.high <= TOLERATED_GROWTH
         possibly = holds or (low <= 1 and not growth.certain)
         return RatePoint(scale, scale * self._traffic.rate, attainment, growth, holds, surely, possibly, found.by_class)
 
@@ -331,9 +336,32 @@ def _doubt_of_constants(traffic: Traffic, found: Instants) -> tuple[float, float
     return min(1.0, float(low)), max(1.0, float(high))
 
 
-def _widened(scale: float, bound: float | None, factor: float) -> float:
-    """A bound by which requests came, and one by the constants, independent of it: their logarithms like errors."""
+def _doubt_of_requests(traffic: Traffic, found: Instants) -> float:
+    """How much more or less as many other requests may ask of the engine: a logarithm, 95 % lie within.
+
+    Each is charged with its part of the busy time: prefills by prompts, iterations by answers, reading by contexts.
+    """
+    prompts, answers = np.array([[spec.prompt_tokens, spec.output_tokens] for spec in traffic.workload], np.float64).T
+    contexts = answers * (prompts + answers / 2)
+    cost = np.array([getattr(traffic.cost, name) for name in ALL_CONSTANTS])
+    fixed, prefill, decoding, read, pairs = np.array(found.work) * cost
+    asked = sum(
+        seconds * by / max(by.sum(), 1.0)
+        for seconds, by in ((prefill, prompts), (fixed + decoding, answers), (read + pairs, contexts))
+    )
+    blocks = blocks_of(np.array([spec.arrival for spec in traffic.workload]))
+    count = int(blocks.max()) + 1
+    weights = resampled_weights(count, DRAWS, np.random.default_rng(0))
+    means = (weights @ np.bincount(blocks, asked, count)) / np.maximum(weights @ np.bincount(blocks, None, count), 1)
+    return Z95 * student_factor(count) * float(np.std(np.log(means)))
+
+
+def _widened(scale: float, bound: float | None, doubt: float) -> float:
+    """A bound by how near to the targets they came, and a doubt (a logarithm) that is independent of it.
+
+    Logarithms add like errors.
+    """
     if bound is None:
         return math.nan
-    away = math.hypot(math.log(bound / scale), math.log(factor))
-    return scale * math.exp(math.copysign(away, math.log(factor) or math.log(bound / scale)))
+    away = math.log(bound / scale)
+    return scale * math.exp(math.copysign(math.hypot(away, doubt), doubt or away))

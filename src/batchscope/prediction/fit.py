@@ -10,14 +10,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 
 from batchscope.checks import check_positive
 from batchscope.errors import ConfigurationError
-from batchscope.prediction.blocks import blocks_of, resampled_weights
+from batchscope.prediction.blocks import blocks_of, resampled_weights, student_factor
+from batchscope.prediction.followed import followed
 from batchscope.prediction.model import ALL_CONSTANTS, CONSTANTS, FittedModel, Range, constants_of, cost_of
 from batchscope.prediction.observed import IterationsSeen, NotEnoughError, Observed
 from batchscope.prediction.search import minimize
@@ -30,21 +29,14 @@ Floats = npt.NDArray[np.float64]
 FEWEST_REQUESTS = 100
 FEWEST_ITERATIONS = 500
 DRAWS = 200
-ABOUT_AS_GOOD = 1.2
-"""A point whose misfit is hardly larger is as likely."""
-TIMES_EXTREME = 6
-"""So often among the draws is each of the farthest such points: inside of 95 % of them."""
 MOST_PROPOSALS = 10
-WIDENED_FROM_ITERATIONS, WIDENED_FROM_REQUESTS = 2.0, 2.5
-"""Resampling knows nothing of what the model leaves out (a chunk's own context) nor of a search that ends beside the
-best point: so much wider, the intervals of made-up engines hold the truth nine times of ten (``make proofs``)."""
+WIDENED_BETWEEN = 2.5
+"""So much wider is what lies between forward passes: blocks know nothing of a schedule that another value gives."""
 PRIOR = 0.003
 """What the first guess weighs in a regression, beside as many decode times."""
 PAYS = 0.95
 """With one constant more the held-out iterations have to be missed by so much less."""
 ENTANGLED = 1e-6
-FARTHEST_DRAW = 1.5
-"""Of the logarithm of a constant: beyond, one linear step says nothing."""
 SEARCHED_REQUESTS = 1500
 """So many requests, the first ones, are searched through; then all of a longer run for the last digits."""
 START = np.log([15e-3, 60e-6, 60e-6, 120e-9])
@@ -116,7 +108,7 @@ def _from_iterations(seen: IterationsSeen, random: np.random.Generator) -> tuple
     blocks = blocks_of(kept.finished_at)
     weights = resampled_weights(int(blocks.max()) + 1, DRAWS, random)
     draws = np.array([_regressed(kept, row[blocks], count=count) for row in weights])
-    draws = np.maximum(point + WIDENED_FROM_ITERATIONS * (draws - point), 0)
+    draws = np.maximum(point + student_factor(weights.shape[1]) * (draws - point), 0)
     error = float(np.mean(np.abs(step_times(cost_of(point), kept) - kept.seconds)) / kept.seconds.mean())
     return point, draws, error
 
@@ -208,7 +200,7 @@ class _TimeBetween:
         misfits = _misfits(errors, self._misfit)
         found = float(tried[misfits.argmin()])
         drawn = self._drawn(tried, errors, random)
-        drawn = np.maximum(found + WIDENED_FROM_REQUESTS * (drawn - found), 0.0)
+        drawn = np.maximum(found + WIDENED_BETWEEN * (drawn - found), 0.0)
         low, high = np.percentile(drawn, [2.5, 97.5])
         told = (
             f"between its forward passes the engine takes {1e3 * found:.3g} ms ({1e3 * low:.3g} .. {1e3 * high:.3g}) "
@@ -277,14 +269,21 @@ class _Search:
         if self._horizon > short.horizon:
             whole = _Misfit(self._observed, self._horizon)
             found = minimize(whole, found.point, step=0.05, most_calls=25)
-        around = whole.about_as_good(found.value)
-        draws = _one_step_draws(whole, found.point, random)
-        draws[: len(draws) // 2] += around[random.integers(len(around), size=len(draws) // 2)] - found.point
-        extremes = around[np.concatenate([around.argmin(axis=0), around.argmax(axis=0)])]
-        draws[: TIMES_EXTREME * len(extremes)] = np.tile(extremes, (TIMES_EXTREME, 1))
-        random.shuffle(draws)
-        draws = found.point + WIDENED_FROM_REQUESTS * (draws - found.point)
-        return np.exp(found.point), np.exp(draws), found.value / len(PARTS)
+        return np.exp(found.point), self._draws(np.exp(found.point), random), found.value / len(PARTS)
+
+    def _draws(self, point: Floats, random: np.random.Generator) -> Floats:
+        """As likely constants: of a regression that follows the recorded instants, and from there to ``point``.
+
+        Each of the two estimates is right for another reason; what they do not agree on is not known.
+        """
+        observed, instants = self._observed, self._observed.instants
+        workload = _arrived_by(observed, self._horizon)
+        served = instants.first(len(workload))
+        regressed, draws = followed(
+            workload, observed.options, served.first_token, served.last_token,
+            start=point, until=self._horizon, draws=DRAWS, random=random,
+        )  # fmt: skip
+        return np.maximum(draws + random.uniform(size=(DRAWS, 1)) * (point - regressed), 0.0)
 
     def _short_horizon(self) -> float:
         ends = np.sort(self._observed.instants.last_token)
@@ -331,10 +330,6 @@ class _Misfit:
             self._values[key] = float(sum(errors[self.parts == part].mean() for part in range(len(PARTS))))
         return self._values[key]
 
-    def about_as_good(self, value: float) -> Floats:
-        """The points that were tried and are hardly worse than ``value``; a row each."""
-        return np.array([np.frombuffer(key) for key, at in self._values.items() if at <= ABOUT_AS_GOOD * value])
-
     def regressed(self, point: Floats, guess: Floats) -> Floats:
         """The constants with which the schedule that ``point`` gives has the recorded decode times.
 
@@ -369,37 +364,3 @@ class _Misfit:
             values[chosen] + 0.1 * values[chosen].mean() + 1e-9
             for values, chosen in ((waited, self._begun), (decoded, self._ended), (total, self._ended))
         ])  # fmt: skip
-
-
-def _one_step_draws(misfit: _Misfit, point: Floats, random: np.random.Generator) -> Floats:
-    """The constants that resampled blocks of time would have given, by one Gauss-Newton step from the point found.
-
-    The derivatives are taken over 5 % to both sides, since a schedule jumps. What the requests do not tell is held by
-    a prior, a factor of e to both sides, that weighs as much as one block: its requests err together. Along directions
-    that hardly change the schedule the draws are spread as far as that leaves open.
-    """
-    errors = misfit.errors(point)
-    slopes = _slopes(misfit.errors, point)
-    errors = np.clip(errors, -0.5, 0.5)
-    blocks = blocks_of(misfit.at)
-    count = int(blocks.max()) + 1
-    by_block = [np.flatnonzero(blocks == block) for block in range(count)]
-    curvature = np.array([slopes[rows].T @ slopes[rows] for rows in by_block])
-    pull = np.array([slopes[rows].T @ errors[rows] for rows in by_block])
-    centre = pull.sum(axis=0)  # the point found is best in its own measure: only what differs from it moves a draw
-    weights = resampled_weights(count, DRAWS, random)
-    held = float(np.mean(errors**2)) * len(errors) / count * np.eye(len(point))
-    spread = np.linalg.cholesky(held[0, 0] * np.linalg.inv(curvature.sum(axis=0) + held))
-    draws = []
-    for row in weights:
-        resampled = np.linalg.solve(np.tensordot(row, curvature, axes=1) + held, row @ pull - centre)
-        step = resampled + spread @ random.standard_normal(len(point))
-        draws.append(point - np.clip(step, -FARTHEST_DRAW, FARTHEST_DRAW))
-    return np.array(draws)
-
-
-def _slopes(function: Callable[[Floats], Floats], point: Floats, step: float = 0.05) -> Floats:
-    """Derivatives by the logarithm of each constant; a column each."""
-    axes = np.eye(len(point)) * step
-    columns = [(function(point + axis) - function(point - axis)) / (2 * step) for axis in axes]
-    return np.clip(np.column_stack(columns), -1 / step, 1 / step)

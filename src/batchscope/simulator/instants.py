@@ -16,6 +16,7 @@ import numpy.typing as npt
 from batchscope.simulator.batch import Batch
 from batchscope.simulator.cost import LinearCostModel, token_pairs
 from batchscope.simulator.options import SchedulerOptions
+from batchscope.simulator.requests import LiveRequest
 from batchscope.simulator.scheduler import Scheduler
 from batchscope.simulator.workload import RequestSpec
 
@@ -55,13 +56,15 @@ def simulate_instants(
     until: float = math.inf,
     pace: Pace | None = None,
     follow_gaps: bool = False,
+    recorded: Recording | None = None,
 ) -> Instants:
     """Serve ``workload``, in order of arrival, until every request has ended or ``until``, seconds since the start.
 
     ``pace``: how many times as long as ``cost`` says an iteration takes, by the instant at which it starts.
-    ``follow_gaps`` between tokens, too: a tenth slower.
+    ``follow_gaps`` between tokens, too: a tenth slower. ``recorded``: the clock is set to when first and last tokens
+    really came.
     """
-    run = _Run(workload, options, cost, until, pace, _Gaps(len(workload)) if follow_gaps else None)
+    run = _Run(workload, options, cost, until, pace, _Gaps(len(workload)) if follow_gaps else None, recorded)
     while run.now < until and run.step():
         pass
     if run.gaps is not None:
@@ -77,6 +80,51 @@ class Pace:
 
     def __call__(self, instant: float) -> float:
         return float(self._factors[max(0, bisect_right(self._since, instant) - 1)])
+
+
+class Recording:
+    """When the first and the last token of each request came; a simulation that follows it keeps what lay between.
+
+    An instant that is far from the simulated one (a factor of three, since the one before) belongs to a schedule that
+    the simulation has lost: it is not followed.
+    """
+
+    def __init__(self, first_token: Floats, last_token: Floats) -> None:
+        self._first: list[float] = first_token.tolist()
+        self._last: list[float] = last_token.tolist()
+        self._since = 0.0
+        self._work: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
+        self._idled = True
+        self.idled: list[bool] = []
+        self.finished_at: list[float] = []
+        self.seconds: list[float] = []
+        self.work: list[tuple[float, ...]] = []
+        """Of each stretch between two instants: its end, its length, and what ``Instants.work`` grew by.
+
+        ``idled``: it began with an arrival, not with an instant.
+        """
+
+    def begin(self, instant: float, work: Sequence[float]) -> None:
+        """The engine was idle until ``instant``."""
+        self._since, self._work, self._idled = instant, tuple(work), True
+
+    def followed(self, now: float, first: Sequence[int], last: Sequence[int], work: Sequence[float]) -> float:
+        """``now``, or when the tokens of these slots came instead."""
+        known = sorted([self._first[slot] for slot in first] + [self._last[slot] for slot in last])
+        instant = known[len(known) // 2]
+        seconds, simulated = instant - self._since, now - self._since
+        if not simulated / FARTHEST < seconds < simulated * FARTHEST:  # nan is not
+            return now
+        self.finished_at.append(instant)
+        self.seconds.append(seconds)
+        self.work.append(tuple(after - before for after, before in zip(work, self._work, strict=True)))
+        self.idled.append(self._idled)
+        self.begin(instant, work)
+        self._idled = False
+        return instant
+
+
+FARTHEST = 3.0
 
 
 class _Gaps:
@@ -103,9 +151,11 @@ class _Run:
         until: float,
         pace: Pace | None = None,
         gaps: _Gaps | None = None,
+        recorded: Recording | None = None,
     ) -> None:
         self._until = until
         self._pace = pace
+        self._recorded = recorded
         self.gaps = gaps
         self._workload = workload
         self._arrivals = [spec.arrival for spec in workload] + [math.inf]
@@ -122,6 +172,8 @@ class _Run:
         batch = self._scheduler.form_batch()
         if not batch:
             self.now = self._arrivals[self._next]
+            if self._recorded is not None:
+                self._recorded.begin(self.now, self.instants.work)
             return self.now < math.inf
         started = self.now
         if self._iterate(batch):
@@ -155,6 +207,8 @@ class _Run:
             new = [chunk.request.slot for chunk in batch.chunks if chunk.ends_prefill]
             self.gaps.emitted([*batch.decode_slots, *new], self.now)
         ended = self._scheduler.complete(batch)
+        if self._recorded is not None:
+            self._follow(batch, ended)
         for chunk in batch.chunks:
             if chunk.ends_prefill and chunk.request.emitted == 1:
                 instants.first_token[chunk.request.slot] = self.now
@@ -164,6 +218,12 @@ class _Run:
             before = self._work_at_first.pop(request.slot)
             instants.decode_work[request.slot] = [now - then for now, then in zip(instants.work, before, strict=True)]
         return not ended
+
+    def _follow(self, batch: Batch, ended: Sequence[LiveRequest]) -> None:
+        first = [chunk.request.slot for chunk in batch.chunks if chunk.ends_prefill and chunk.request.emitted == 1]
+        last = [request.slot for request in ended]
+        if self._recorded is not None and (first or last):
+            self.now = self._recorded.followed(self.now, first, last, self.instants.work)
 
     def _repeat(self, batch: Batch) -> None:
         stretch = self._scheduler.steady_stretch(batch)

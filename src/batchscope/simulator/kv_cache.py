@@ -59,11 +59,10 @@ class KvCache:
 
         Refused, with nothing changed, unless ``spare`` blocks stay available.
         """
-        hits = self._resident(prefix)
-        private = self.blocks_for(tokens) - hits * self._per_hash
-        woken = sum(1 for name in set(prefix[:hits]) if not self._holders[name])
-        if self.available - woken * self._per_hash - private < spare:
+        hits, asked = self._hits_and_asked(tokens, prefix)
+        if self.available - asked < spare:
             return False
+        private = self.blocks_for(tokens) - hits * self._per_hash
         for name in prefix[:hits]:
             self._hold(name)
         self.take(private)
@@ -71,6 +70,10 @@ class KvCache:
         holding.shared = list(prefix[:hits])
         holding.considered = hits
         return True
+
+    def asked(self, tokens: int, prefix: Sequence[Hashable]) -> int:
+        """Of the available blocks, how many such a reservation takes: what others hold is shared with them."""
+        return self._hits_and_asked(tokens, prefix)[1]
 
     def grow(self, holding: Holding) -> bool:
         """One more private block; False when none is available."""
@@ -119,6 +122,11 @@ class KvCache:
                 idle[name] = per_hash
         self._idle_blocks += per_hash * (len(idle) - before)
         holding.private, holding.shared, holding.considered = 0, [], 0
+
+    def _hits_and_asked(self, tokens: int, prefix: Sequence[Hashable]) -> tuple[int, int]:
+        hits = self._resident(prefix)
+        woken = sum(1 for name in set(prefix[:hits]) if not self._holders[name])
+        return hits, self.blocks_for(tokens) - (hits - woken) * self._per_hash
 
     def _resident(self, prefix: Sequence[Hashable]) -> int:
         for hits, name in enumerate(prefix):

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from batchscope.records import BatchLimiter
 from batchscope.simulator.requests import LiveRequest, rank
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class StallFreeChunks:
     """Whether those behind a request that finds no room are tried, too."""
     frees_in_order = False
     """Whether the cache takes what was freed longest ago first, instead of what holds no prefix."""
+    forms_ahead = False
+    """Whether a batch is formed while the one before computes: without who comes, and ends, meanwhile."""
 
     def __init__(self, options: SchedulerOptions) -> None:
         self.options = options
@@ -46,20 +49,17 @@ class StallFreeChunks:
         """A batch is about to be formed."""
 
     @property
-    def closed(self) -> bool:
-        """Whether nobody is admitted, whatever room there is, until somebody leaves."""
-        return False
+    def closed(self) -> BatchLimiter | None:
+        """Why nobody is admitted, whatever room there is, until somebody leaves; ``None``: who fits is."""
+        return None
 
-    def admits(self, request: LiveRequest, scheduler: Scheduler) -> bool:
+    def admits(self, request: LiveRequest, scheduler: Scheduler, batch: Batch) -> bool:
         """Whether ``request`` may take the blocks of its prompt, if they are there."""
-        del request, scheduler
+        del request, scheduler, batch
         return True
 
-    def admitted(self, request: LiveRequest) -> None:
-        """``request`` has its place."""
-
-    def refused(self) -> None:
-        """The cache had no room for the head of the queue."""
+    def refused(self, limiter: BatchLimiter) -> None:
+        """There was no room in the cache, or no place, for the head of the queue."""
 
     def spare_blocks(self, scheduler: Scheduler) -> int:
         """Blocks that an admission has to leave free."""
@@ -78,7 +78,7 @@ class StallFreeChunks:
         return request.rank
 
     def decoded(self, steps: int, *, ended: bool) -> None:
-        """So many iterations decoded; ``ended``: in the last of them somebody left."""
+        """So many iterations decoded; ``ended``: in the last one, or in one that did not (0), somebody ended."""
 
     def steady(self, scheduler: Scheduler) -> bool:
         """Whether the next admission would end as the one before, while nobody comes or leaves."""
@@ -111,54 +111,62 @@ class ReserveForOutput(StallFreeChunks):
     """SGLang: admit only what leaves room for a share of the answers that are still to come.
 
     The share, ``new_token_ratio``, falls from 0.7 to 0.098 over 600 decoding iterations, and returns to 0.7 when
-    the engine idles. A request's own answer counts whole at its admission. After a refusal nobody is tried until
-    the batch has become smaller. When tokens run out, whoever has emitted least (of those, the longest prompt) is
-    evicted until each of the others has room for 20 more; the evicted wait behind everybody, and the share becomes
-    what the batch has turned out to need. ``output_tokens`` stands for the request's ``max_new_tokens``: the two are
-    the same where answers end at their limit. Source: sglang/srt/managers/schedule_policy.py (``PrefillAdder``),
-    schedule_batch.py (``retract_decode``), scheduler.py (``update_running_batch``) of 0.5.
+    the engine idles. A request's own answer counts whole at its admission. After a refusal, or when the last place is
+    taken, nobody is tried until the batch has become smaller. When tokens run out, whoever has emitted least (of those,
+    the longest prompt) is evicted, one by one, until the next token of each of the others fits; the evicted wait behind
+    everybody, and the share becomes what the batch has turned out to need, and 20 tokens each.
+
+    A batch is formed while the one before computes (the overlap scheduler): who comes meanwhile is seen one batch
+    later; the blocks of who ends are still held when the next batch is formed, and its place is given away two batches
+    after that. ``output_tokens`` stands for the request's ``max_new_tokens``: the two are the same where answers end at
+    their limit. Source: sglang/srt/managers/schedule_policy.py (``PrefillAdder``), schedule_batch.py
+    (``retract_decode``), scheduler.py (``event_loop_overlap``, ``get_next_batch_to_run``, ``update_running_batch``) and
+    scheduler_components/new_token_ratio_tracker.py of 0.5.18.
     """
 
     prefills_alone = True
+    forms_ahead = True
     initial_ratio, least_ratio, decay_steps = 0.7, 0.098, 600
     longest_estimate = 4096
     """Tokens: of a longer answer no more is counted on (``CLIP_MAX_NEW_TOKENS``)."""
     steps_of_room = 20
+    """Tokens that each of the others is hoped to emit after an eviction (``SGLANG_RETRACT_DECODE_STEPS``)."""
 
     def __init__(self, options: SchedulerOptions) -> None:
         super().__init__(options)
         self.ratio = self.initial_ratio
-        self._promised = 0
-        self._full = False
-        self._smaller = False
+        self._full: BatchLimiter | None = None
+        self._ends = 0  # of the last iterations, a bit each: whether somebody ended in it
+        self._evicted = False
 
     def begin(self, scheduler: Scheduler) -> None:
-        """Forget what the batch before was promised; an engine that has idled is hopeful no more."""
-        self._promised = 0
+        """Nobody has to leave an empty batch; an engine that has idled is cautious again."""
         if not scheduler.running:
-            self.ratio, self._full = self.initial_ratio, False
+            self._full = None
+            self.ratio = self.ratio if scheduler.waiting else self.initial_ratio
 
     @property
-    def closed(self) -> bool:
-        """Since a refusal nobody has left."""
+    def closed(self) -> BatchLimiter | None:
+        """Why nobody leaves the queue: since a refusal nobody has left."""
         return self._full
 
-    def admits(self, request: LiveRequest, scheduler: Scheduler) -> bool:
-        """Whether the tokens of the prompt, of its answer and of a share of the others' answers are there."""
+    def admits(self, request: LiveRequest, scheduler: Scheduler, batch: Batch) -> bool:
+        """Whether the tokens of the prompt, of its answer and of a share of the others' answers are there.
+
+        Of who is admitted in the same batch the whole answer counts; of a prompt that is cut, not yet. A block more
+        for each: its last one is not full.
+        """
         if not scheduler.running:
             return True
-        decoding = scheduler.decoding
+        decoding, size = scheduler.decoding, self.options.block_size
         to_come = sum(self._estimate(member, decoding.emitted(member)) for member in decoding)
-        room = scheduler.cache.available * self.options.block_size - self.ratio * to_come - self._promised
-        return request.known_tokens + self._estimate(request, request.emitted) < room
+        promised = sum(self._estimate(chunk.request, 0) + size for chunk in batch.chunks if chunk.ends_prefill)
+        room = scheduler.cache.available * size - self.ratio * to_come - promised
+        return (scheduler.blocks_asked(request) + 1) * size + self._estimate(request, request.emitted) < room
 
-    def admitted(self, request: LiveRequest) -> None:
-        """Its answer counts whole for the others of this batch."""
-        self._promised += self._estimate(request, request.emitted)
-
-    def refused(self) -> None:
+    def refused(self, limiter: BatchLimiter) -> None:
         """Nobody is tried again until somebody leaves."""
-        self._full = True
+        self._full = limiter
 
     def spare_blocks(self, scheduler: Scheduler) -> int:
         """None beside what ``admits`` looks at."""
@@ -166,35 +174,38 @@ class ReserveForOutput(StallFreeChunks):
         return 0
 
     def make_room(self, scheduler: Scheduler, batch: Batch) -> None:
-        """Evict until everybody who is left has room for 20 more tokens."""
-        decoding, cache = scheduler.decoding, scheduler.cache
+        """Evict until the next token of everybody who is left fits."""
+        decoding = scheduler.decoding
         order = sorted(
             decoding, key=lambda member: (decoding.emitted(member), -member.spec.prompt_tokens), reverse=True
         )
         while len(order) > 1:
             scheduler.evict(order.pop(), batch)
-            if cache.available >= cache.blocks_for(self.steps_of_room) * len(order):
+            if scheduler.cache.available >= len(decoding.block_seekers()):
                 break
         answered = sum(decoding.emitted(member) for member in order)
         asked = sum(member.spec.output_tokens for member in order)
         self.ratio = min(1.0, (answered + self.steps_of_room * len(order)) / (asked + 1))
-        self._full = False
+        self._full, self._evicted = None, True
 
     def rank_when_evicted(self, request: LiveRequest, latest: int) -> tuple[int, int]:
         """Behind everybody who waits."""
         return request.rank[0], latest
 
     def decoded(self, steps: int, *, ended: bool) -> None:
-        """The share falls; an end is noticed one iteration later, when the batch is looked through."""
+        """The share falls, but for an iteration that evicted; an end is noticed when two more batches were formed."""
         decay = (self.initial_ratio - self.least_ratio) / self.decay_steps
-        self.ratio = max(self.ratio - steps * decay, self.least_ratio)
-        self._full = self._full and not self._smaller
-        self._smaller = ended
+        self.ratio = max(self.ratio - (steps - self._evicted) * decay, self.least_ratio)
+        self._evicted = False
+        self._ends = self._ends << min(steps, 3) | ended
+        if self._ends > 0b11:
+            self._full = None
+        self._ends &= 0b11
 
     def steady(self, scheduler: Scheduler) -> bool:
         """Not if somebody is to be tried: the share falls meanwhile."""
         full = scheduler.running >= self.options.max_running_requests
-        return self._full or full or not scheduler.waiting
+        return not self._ends and (self._full is not None or full or not scheduler.waiting)
 
     def _estimate(self, request: LiveRequest, emitted: int) -> int:
         return min(request.spec.output_tokens - emitted, self.longest_estimate)
@@ -237,13 +248,13 @@ class KeepShareFree(StallFreeChunks):
         self._evicted = self._evicted and scheduler.running > 0
 
     @property
-    def closed(self) -> bool:
+    def closed(self) -> BatchLimiter | None:
         """Since an eviction nobody has ended."""
-        return self._evicted
+        return BatchLimiter.KV_CACHE if self._evicted else None
 
-    def admits(self, request: LiveRequest, scheduler: Scheduler) -> bool:
+    def admits(self, request: LiveRequest, scheduler: Scheduler, batch: Batch) -> bool:
         """Unless little is free; the first request of a batch always may."""
-        del request
+        del request, batch
         return not (self._scarce and scheduler.running)
 
     def spare_blocks(self, scheduler: Scheduler) -> int:

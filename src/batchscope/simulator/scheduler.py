@@ -9,6 +9,7 @@ decodes and prefills share an iteration is the policy's (``policies.py``).
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from heapq import heappop, heappush
 from itertools import chain, pairwise
 
@@ -38,6 +39,9 @@ class Scheduler:
         )
         self._queue: list[tuple[tuple[int, int], LiveRequest]] = []  # a heap; withdrawn ones stay in it
         self._waiting = 0
+        self._unseen: list[LiveRequest] = []  # came when the next batch was formed already, if it is formed ahead
+        self._news = False  # whether somebody came that the latest batch does not know of
+        self._leaving: list[LiveRequest] = []  # ended since, likewise: they hold their blocks for one more iteration
         self._deferred: dict[LiveRequest, None] = {}
         self._prefilling: dict[LiveRequest, None] = {}
         self.decoding = DecodingGroup(options.block_size)
@@ -68,8 +72,10 @@ class Scheduler:
     def enqueue(self, request: LiveRequest) -> None:
         """Let ``request`` wait for a place."""
         self._deferred.pop(request, None)
-        heappush(self._queue, (request.rank, request))
-        self._waiting += 1
+        if self.policy.forms_ahead:
+            self._unseen.append(request)
+        else:
+            self._queue_up(request)
 
     def withdraw(self, request: LiveRequest) -> None:
         """Drop ``request`` between two iterations, wherever it is: cancelled, or out of time."""
@@ -79,6 +85,8 @@ class Scheduler:
             del self._prefilling[request]
         elif request in self._deferred:
             del self._deferred[request]
+        elif request in self._unseen:
+            self._unseen.remove(request)
         else:
             self._waiting -= 1
         self._end(request)
@@ -86,7 +94,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Requests that could run and do not, evicted ones included."""
-        return self._waiting
+        return self._waiting + len(self._unseen)
 
     @property
     def running(self) -> int:
@@ -95,6 +103,16 @@ class Scheduler:
 
     def form_batch(self, *, paused: bool = False) -> Batch:
         """Choose who takes part in the next iteration; the batch is empty when nobody can."""
+        batch = self._formed(paused=paused)
+        if self.policy.forms_ahead:
+            if not batch and (self._unseen or self._leaving):  # there is no batch before it
+                self._look_around()
+                batch = self._formed(paused=paused)
+            self._news = bool(self._unseen)
+            self._see_arrivals()
+        return batch
+
+    def _formed(self, *, paused: bool) -> Batch:
         batch = Batch()
         batch.deferred = len(self._deferred)
         self.policy.begin(self)
@@ -114,15 +132,24 @@ class Scheduler:
 
     def complete(self, batch: Batch) -> list[LiveRequest]:
         """The iteration is done; returns the requests that emitted their last token, ended now."""
+        self._let_go()
         ended = self.decoding.advance() if batch.decode_slots else []
         for chunk in batch.chunks:
             if self._end_chunk(chunk):
                 ended.append(chunk.request)
         for request in ended:
-            self._end(request)
-        if batch.decode_slots:
-            self.policy.decoded(1, ended=bool(ended))
+            if self.policy.forms_ahead:
+                request.ended = True
+                self._leaving.append(request)
+            else:
+                self._end(request)
+        if batch.decode_slots or ended:
+            self.policy.decoded(1 if batch.decode_slots else 0, ended=bool(ended))
         return ended
+
+    def blocks_asked(self, request: LiveRequest) -> int:
+        """Of the available blocks, how many an admission of ``request`` would take."""
+        return self.cache.asked(request.known_tokens, self._usable_prefix(request))
 
     def steady_stretch(self, batch: Batch) -> int:
         """How many iterations can follow ``batch``, the latest one, in which nobody ended, and repeat it.
@@ -132,7 +159,7 @@ class Scheduler:
         blocks only become fewer meanwhile. Each is what ``Batch.repeat`` makes of the one before; go through as many of
         them as you like by ``advance_by``.
         """
-        if batch.preempted:
+        if batch.preempted or self._news:
             return 0
         most = self._chunks_alike(batch) if batch.chunks else self._decodes_alike()
         if not most or not batch.decode_slots:
@@ -185,6 +212,8 @@ class Scheduler:
     def _decode(self, batch: Batch) -> None:
         """Everybody who decodes takes part, unless there is no block for it."""
         seekers = self.decoding.block_seekers()
+        if len(seekers) > self.cache.available and len(self.decoding) == 1:
+            self._let_go()  # an empty cache holds it
         if len(seekers) > self.cache.available:
             self.policy.make_room(self, batch)
         for request in seekers:
@@ -213,7 +242,7 @@ class Scheduler:
         victim.computed = 0
         self._arrivals += 1
         victim.rank = self.policy.rank_when_evicted(victim, self._arrivals)
-        self.enqueue(victim)
+        self._queue_up(victim)
         batch.preempted.append(victim.slot)
 
     def _name_computed(self, victim: LiveRequest) -> None:
@@ -238,8 +267,8 @@ class Scheduler:
             request = self._next_waiting()
             if not self.policy.cuts_prompts and batch.chunks and request.known_tokens > budget:
                 return BatchLimiter.TOKEN_BUDGET
-            if not (self.policy.admits(request, self) and self._reserve(request, batch)):
-                self.policy.refused()
+            if not (self.policy.admits(request, self, batch) and self._reserve(request, batch)):
+                self.policy.refused(BatchLimiter.KV_CACHE)
                 if not self.policy.looks_past:
                     return BatchLimiter.KV_CACHE
                 past.append(heappop(self._queue)[1])
@@ -258,19 +287,20 @@ class Scheduler:
         request.admission = self._admissions
         self._prefilling[request] = None
         batch.admitted.append(request)
-        self.policy.admitted(request)
 
     def _obstacle(self, batch: Batch, budget: int, *, paused: bool) -> BatchLimiter | None:
         """What forbids an admission before the next request has even been looked at."""
         if not self._waiting and not batch.preempted:
             return self._nobody_waits(batch)
-        if batch.preempted or (self.policy.closed and not paused):
-            return BatchLimiter.KV_CACHE
+        closed = None if paused else self.policy.closed
+        if batch.preempted or closed is not None:
+            return BatchLimiter.KV_CACHE if batch.preempted else closed
         if paused:
             return BatchLimiter.PAUSED
         if not budget:
             return BatchLimiter.TOKEN_BUDGET
         if self.running >= self.options.max_running_requests:
+            self.policy.refused(BatchLimiter.REQUEST_SLOTS)
             return BatchLimiter.REQUEST_SLOTS
         return BatchLimiter.POLICY if len(batch.chunks) == self.options.max_prefill_requests else None
 
@@ -286,9 +316,8 @@ class Scheduler:
 
     def _reserve(self, request: LiveRequest, batch: Batch) -> bool:
         """Blocks for all that ``request`` has to prefill; what the cache still has of it is not computed."""
-        usable = (request.known_tokens - 1) // self.options.hash_block_tokens  # one token must be computed
         spare = self.policy.spare_blocks(self)
-        if not self.cache.reserve(request.blocks, request.known_tokens, request.prefix[:usable], spare):
+        if not self.cache.reserve(request.blocks, request.known_tokens, self._usable_prefix(request), spare):
             return False
         request.computed = len(request.blocks.shared) * self.options.hash_block_tokens
         if not request.ever_computed:
@@ -297,6 +326,10 @@ class Scheduler:
         request.cached_tokens += saved
         batch.cached_prompt_tokens += saved
         return True
+
+    def _usable_prefix(self, request: LiveRequest) -> Sequence[Hashable]:
+        """One token must be computed."""
+        return request.prefix[: (request.known_tokens - 1) // self.options.hash_block_tokens]
 
     def _end_chunk(self, chunk: Chunk) -> bool:
         """Account for a chunk that was computed; whether its request has emitted its last token."""
@@ -310,6 +343,24 @@ class Scheduler:
             return True
         self.decoding.join(request)
         return False
+
+    def _queue_up(self, request: LiveRequest) -> None:
+        heappush(self._queue, (request.rank, request))
+        self._waiting += 1
+
+    def _look_around(self) -> None:
+        self._let_go()
+        self._see_arrivals()
+
+    def _let_go(self) -> None:
+        for request in self._leaving:
+            self.cache.release(request.blocks)
+        self._leaving.clear()
+
+    def _see_arrivals(self) -> None:
+        for request in self._unseen:
+            self._queue_up(request)
+        self._unseen.clear()
 
     def _compute(self, request: LiveRequest, tokens: int) -> None:
         """So many tokens more of ``request`` are in the cache; whole hash blocks of its prompt are for others, too."""
