@@ -129,7 +129,8 @@ def trace(run: Recorded, window: Window | None = None) -> Trace:
 
 def _chosen(histories: Histories, window: Window, began: float) -> Ints:
     """The requests that are asked for and live in the window."""
-    begin, end = (numbers(histories.requests, name) - began for name in ("arrived_at", "finished_at"))
+    since = histories.ticks.origin - began
+    begin, end = (histories.ticks.seconds(histories.instants[name]) + since for name in ("arrived_at", "finished_at"))
     rows = histories.told[(begin[histories.told] < window.end) & (end[histories.told] > window.begin)]
     if window.requests is None:
         return rows

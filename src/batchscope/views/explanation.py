@@ -274,7 +274,7 @@ def _stretch(stretch: Stretch, of: int) -> str:
 
 
 def _when(time: dt.datetime | None, zone: str) -> str:
-    return " (simulated time)" if time is None else f" ({time:%Y-%m-%d %H:%M:%S} {zone})"
+    return "" if time is None else f" ({time:%Y-%m-%d %H:%M:%S} {zone})"
 
 
 def _row(part: TimePart | ComparedPart) -> tuple[Text]:
