@@ -32,6 +32,12 @@ class Observations(NamedTuple):
     low: float
     high: float
 
+    def take(self, chosen: npt.NDArray[np.bool_]) -> Observations:
+        """A copy of some of them, at least one."""
+        values = self.values[chosen]
+        counts = None if self.counts is None else self.counts[chosen]
+        return Observations(values, counts, self.at[chosen], float(values.min()) + 0.0, float(values.max()) + 0.0)
+
     def reordered(self, order: Ints) -> Observations:
         """The same observations in another order, without their instants."""
         counts = None if self.counts is None else self.counts[order]

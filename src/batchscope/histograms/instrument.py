@@ -13,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.errors import ConfigurationError
-from batchscope.histograms.bucketed import Observations, bucketed_groups, checked
+from batchscope.histograms.bucketed import BucketedValues, Observations, bucketed, bucketed_groups, checked
 from batchscope.histograms.cells import CellGroups, cell_grid, group_by_cell
 from batchscope.histograms.exponential_histogram import ExponentialHistogram
-from batchscope.histograms.held_values import Pending
+from batchscope.histograms.held_values import CAPACITY, Pending
 from batchscope.histograms.layout import Floats, bucket_layout
 from batchscope.histograms.windowed_histogram import WindowedHistogram
+
+_FEW_CELLS = 8
 
 
 class Instrument:
@@ -26,6 +28,9 @@ class Instrument:
 
     Each window must be an integer multiple of the shortest. Buckets are computed once for all of them, 5 ns a
     value in large arrays. Not thread-safe.
+
+    Where the held values span many cells, as in a simulation, whose hours pass in seconds, the windows are not told of
+    them before it is clear that a reader would find them: the next values may leave them behind.
 
     An exception in the middle (Ctrl-C in a read) can cost the observations that were being sorted, and the windows
     begin anew; the lifetime histogram keeps what it had, and agrees with itself.
@@ -49,8 +54,10 @@ class Instrument:
         self._grid = cell_grid(min(self._windows, default=60.0), cells)
         self._fed = [(_multiple(window, self._grid.window), held) for window, held in self._windows.items()]
         self._pending = Pending()
+        self._late: list[Observations] = []  # not told the windows yet
         self._sorting = False
-        self._reach = cells * max((multiple for multiple, _ in self._fed), default=1)
+        self._widest = max((multiple for multiple, _ in self._fed), default=1)  # cell, in the shortest window's
+        self._reach = cells * self._widest
 
     @property
     def lifetime(self) -> ExponentialHistogram:
@@ -69,6 +76,7 @@ class Instrument:
         if held is None:
             raise ConfigurationError("window", window, f"one of {self.windows} seconds")
         self._sort()
+        self._tell_windows()
         self._sorting = True  # reading moves the window on
         found = held.histogram(now)
         self._sorting = False
@@ -77,6 +85,7 @@ class Instrument:
     def clear(self) -> None:
         """Forget every observation."""
         self._pending.clear()
+        self._late.clear()
         self._lifetime.clear()
         for held in self._windows.values():
             held.clear()
@@ -121,21 +130,54 @@ class Instrument:
     def _mend(self) -> None:
         """What was sorted last did not come to its end."""
         self._lifetime.recount()
+        self._late.clear()
         for held in self._windows.values():
             held.clear()
         self._sorting = False
 
     def _sort_in(self, seen: Observations) -> None:
+        if seen.at.ndim and float(seen.at.max() - seen.at.min()) > _FEW_CELLS * self._grid.window / self._grid.cells:
+            self._sort_late(seen)
+            return
+        self._tell_windows()
         groups = self._groups(seen)
         if groups.order is not None:
             seen = seen.reordered(groups.order)
         whole, batches = bucketed_groups(self._layout, seen, groups.starts)
         self._sorting = True
         self._lifetime.add_counts(whole, self._lifetime.counts_below(seen))
+        self._add_cells(groups, batches)
+        self._sorting = False
+
+    def _sort_late(self, seen: Observations) -> None:
+        """Into the lifetime histogram; what a window may hold at its end is kept until somebody reads it."""
+        whole = bucketed(self._layout, seen)
+        newest = self._grid.cell_of(float(seen.at.max()))
+        left_behind = newest - self._reach - self._widest
+        self._late = [late for late in self._late if self._grid.cell_of(float(late.at.max())) > left_behind]
+        if sum([len(late.values) for late in self._late]) > CAPACITY:
+            self._tell_windows()
+        self._sorting = True
+        self._lifetime.add_counts(whole, self._lifetime.counts_below(seen))
+        self._late.append(seen.take(seen.at > (left_behind - 1) * self._grid.window / self._grid.cells))
+        self._sorting = False
+
+    def _tell_windows(self) -> None:
+        """Add to the windows what they were not told yet."""
+        while self._late:
+            late = self._late[0]
+            groups = self._groups(late)
+            seen = late if groups.order is None else late.reordered(groups.order)
+            _, batches = bucketed_groups(self._layout, seen, groups.starts)
+            self._sorting = True
+            del self._late[0]
+            self._add_cells(groups, batches)
+            self._sorting = False
+
+    def _add_cells(self, groups: CellGroups, batches: list[BucketedValues]) -> None:
         for cell, batch in zip(reversed(groups.cells), reversed(batches), strict=True):  # newest first: no
             for cells_each, held in self._fed:  # cell is made that the next one would drop
                 held.add(batch, cell // cells_each)
-        self._sorting = False
 
     def _groups(self, seen: Observations) -> CellGroups:
         if seen.at.ndim == 0:

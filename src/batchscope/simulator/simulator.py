@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import cast
 
@@ -156,7 +156,8 @@ class Simulator:
             if on_progress:
                 stretch = min(stretch, ITERATIONS_BETWEEN_PROGRESS - self._counts.iterations % ITERATIONS_BETWEEN_PROGRESS)
             steps = self._repeat_at_once(self._at_once, batch, stretch, until)
-            self._show(on_progress)
+            if on_progress:
+                self._show(on_progress)
         else:
             steps = self._repeat_one_by_one(batch, stretch, until, stopped, on_progress)
         if steps:
@@ -194,10 +195,10 @@ class Simulator:
             waiting=batch.waiting,
             running_requests=batch.running,
             deferred_requests=batch.deferred,
-            unscheduled_prefill_tokens=[unscheduled - prefill * step for step in range(1, steps + 1)],
+            unscheduled_prefill_tokens=_grown(unscheduled, -prefill, steps),
             cached_prompt_tokens=0,
             recomputed_tokens=0,
-            decode_context_tokens=[context + members * step for step in range(1, steps + 1)],
+            decode_context_tokens=_grown(context, members, steps),
             kv_cache_usage=[each / blocks for each in held],
             memory_bytes_used=[each * bytes_per_block for each in held],
             limited_by=batch.limited_by,
@@ -317,6 +318,8 @@ class Simulator:
 
     def _pause_end(self) -> float:
         """When the present pause ends; ``inf`` when there is none."""
+        if not self._pauses:
+            return math.inf
         now = self.clock()
         return min((end for start, end in self._pauses if start <= now < end), default=math.inf)
 
@@ -336,6 +339,11 @@ class Simulator:
             recomputed_tokens=counts.recomputed_tokens,
             cached_prompt_tokens=counts.cached_prompt_tokens,
         )
+
+
+def _grown(amount: int, by: int, steps: int) -> Sequence[int]:
+    """``amount`` after each of so many steps that add ``by`` to it."""
+    return range(amount + by, amount + by * (steps + 1), by) if by else [amount] * steps
 
 
 class _Counts:
