@@ -84,6 +84,13 @@ class DecodingGroup:
         demand = [len(seekers) for seekers in (*self._fills_block[now:], *self._fills_block[:now])]
         return list(accumulate(demand[:steps] if steps <= size else islice(cycle(demand), steps)))
 
+    def blocks_needed(self, steps: int) -> int:
+        """How many blocks the members open in the next ``steps`` steps."""
+        size, now = len(self._fills_block), self._step % len(self._fills_block)
+        rounds, rest = divmod(steps, size)
+        some = [len(self._fills_block[(now + ahead) % size]) for ahead in range(rest)]
+        return rounds * len(self._slots) + sum(some)
+
     def steps_within(self, blocks: int, most: int) -> int:
         """How many steps, ``most`` at most, can follow before they need more than ``blocks``."""
         size = len(self._fills_block)

@@ -117,11 +117,12 @@ class Simulator:
         while not stopped():
             self._take_arrivals()
             self._fire_timers()
-            batch = self._scheduler.form_batch(paused=self._pause_end() < math.inf)
+            batch = self._scheduler.form_batch(paused=bool(self._pauses) and self._pause_end() < math.inf)
             if batch:
                 formed_at = self.clock()
                 ended = self._iterate(batch, stopped)
-                self._show(on_progress)
+                if on_progress:
+                    self._show(on_progress)
                 if not ended:
                     self._go_on_steadily(batch, formed_at, stopped, on_progress)
             elif (instant := self._next_event()) < math.inf:
@@ -261,7 +262,10 @@ class Simulator:
             on_progress(self._result(interrupted=False))
 
     def _take_arrivals(self) -> None:
-        for spec, instant in self._arrivals.until(self.clock()):
+        now = self.clock()
+        if self._arrivals.next_instant > now:
+            return
+        for spec, instant in self._arrivals.until(now):
             slot = self._tracker.arrived(
                 spec.request_id,
                 prompt_tokens=spec.prompt_tokens,
@@ -289,7 +293,10 @@ class Simulator:
                 self._scheduler.enqueue(request)
 
     def _fire_timers(self) -> None:
-        for request, reason in self._timers.due(self.clock()):
+        now = self.clock()
+        if self._timers.next_instant > now:
+            return
+        for request, reason in self._timers.due(now):
             if reason is None:
                 self._scheduler.enqueue(request)
             else:
@@ -313,13 +320,13 @@ class Simulator:
 
     def _next_outside_event(self, since: float) -> float:
         """The first thing behind ``since`` that arrives, is due, pauses or goes on."""
+        if not self._pauses:
+            return min(self._arrivals.next_instant, self._timers.next_instant)
         turns = [turn for pause in self._pauses for turn in pause if turn > since]
         return min(self._arrivals.next_instant, self._timers.next_instant, *turns)
 
     def _pause_end(self) -> float:
         """When the present pause ends; ``inf`` when there is none."""
-        if not self._pauses:
-            return math.inf
         now = self.clock()
         return min((end for start, end in self._pauses if start <= now < end), default=math.inf)
 
