@@ -20,7 +20,22 @@ class Batch:
     """What the scheduler decided; the properties are aligned lists, decoding requests first."""
 
     __slots__ = (
-        "admitted", "cached_prompt_tokens", "chunks", "decode_context_tokens", "decode_slots", "deferred", "kv_blocks_held", "limited_by", "preempted", "prefill_context_tokens", "prefill_tokens", "prefills_ended", "recomputed_tokens", "running", "unscheduled_prefill_tokens", "waiting",
+        "admitted",
+        "cached_prompt_tokens",
+        "chunks",
+        "decode_context_tokens",
+        "decode_slots",
+        "deferred",
+        "kv_blocks_held",
+        "limited_by",
+        "preempted",
+        "prefill_context_tokens",
+        "prefill_tokens",
+        "prefills_ended",
+        "recomputed_tokens",
+        "running",
+        "unscheduled_prefill_tokens",
+        "waiting",
     )
 
     def __init__(self) -> None:

@@ -79,7 +79,7 @@ class DecodingGroup:
         return min(self._last_step, default=self._step) - self._step
 
     def blocks_opened(self, steps: int) -> list[int]:
-        """How many blocks the members will have opened by each of the next ``steps`` steps, in none of which one ends."""
+        """How many blocks the members will have opened by each of the next ``steps`` steps, if none ends."""
         size, now = len(self._fills_block), self._step % len(self._fills_block)
         demand = [len(seekers) for seekers in (*self._fills_block[now:], *self._fills_block[:now])]
         return list(accumulate(demand[:steps] if steps <= size else islice(cycle(demand), steps)))

@@ -60,15 +60,16 @@ class KvCache:
         Refused, with nothing changed, unless ``spare`` blocks stay available.
         """
         hits = self._resident(prefix)
+        shared = list(prefix[:hits])
         private = self.blocks_for(tokens) - hits * self._per_hash
-        woken = sum(1 for name in set(prefix[:hits]) if not self._holders[name])
-        if self.available - woken * self._per_hash - private < spare:
+        woken = sum([not self._holders[name] for name in set(shared)]) if hits else 0
+        if self.free + self._idle_blocks - woken * self._per_hash - private < spare:
             return False
-        for name in prefix[:hits]:
+        for name in shared:
             self._hold(name)
         self.take(private)
         holding.private = private
-        holding.shared = list(prefix[:hits])
+        holding.shared = shared
         holding.considered = hits
         return True
 
@@ -121,8 +122,9 @@ class KvCache:
         holding.private, holding.shared, holding.considered = 0, [], 0
 
     def _resident(self, prefix: Sequence[Hashable]) -> int:
+        holders = self._holders
         for hits, name in enumerate(prefix):
-            if name not in self._holders:
+            if name not in holders:
                 return hits
         return len(prefix)
 

@@ -154,7 +154,9 @@ class Scheduler:
     def blocks_held(self, batch: Batch, steps: int) -> list[int]:
         """The KV blocks held in each of the first ``steps`` iterations of the steady stretch of ``batch``."""
         held = self.cache.held
-        return [held + opened for opened in self.decoding.blocks_opened(steps)] if batch.decode_slots else [held] * steps
+        return (
+            [held + opened for opened in self.decoding.blocks_opened(steps)] if batch.decode_slots else [held] * steps
+        )
 
     def advance_by(self, batch: Batch, steps: int) -> None:
         """Go through the first ``steps`` iterations, at least one, of the steady stretch of ``batch``."""
@@ -269,9 +271,9 @@ class Scheduler:
 
     def _reserve(self, request: LiveRequest, batch: Batch) -> bool:
         """Blocks for all that ``request`` has to prefill; what the cache still has of it is not computed."""
-        usable = (request.known_tokens - 1) // self.options.hash_block_tokens  # one token must be computed
-        spare = self.policy.spare_blocks(self)
-        if not self.cache.reserve(request.blocks, request.known_tokens, request.prefix[:usable], spare):
+        known = request.known_tokens
+        usable = (known - 1) // self.options.hash_block_tokens  # one token must be computed
+        if not self.cache.reserve(request.blocks, known, request.prefix[:usable], self.policy.spare_blocks(self)):
             return False
         request.computed = len(request.blocks.shared) * self.options.hash_block_tokens
         if not request.ever_computed:
