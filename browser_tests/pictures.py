@@ -48,7 +48,7 @@ def main() -> None:
             picture(browser, url, folder / "page-question.png", fragment=QUESTION, part="#question", height=2400)
         for look in range(1, 50):
             many.go_on(look)
-            recorder.engines.look(many.snapshots(), many.merged)
+            recorder.engines.look(many.snapshots(), many.merged, int(WALL) - 10 * (49 - look))
         with serving(many, recorder) as url:
             picture(browser, url, folder / "page-fleet.png", part="#fleet")
         browser.close()

@@ -32,9 +32,11 @@ def engines():
         yield url
 
 
-@pytest.fixture(scope="module", params=["live", "paused", "stale", "empty", "200 engines", "question", "token"])
+@pytest.fixture(
+    scope="module", params=["live", "paused", "stale", "empty", "200 engines", "one engine", "question", "token"]
+)
 def state(request):
-    made = {"empty": empty, "200 engines": engines}.get(request.param, live)
+    made = {"empty": empty, "200 engines": engines, "one engine": engines}.get(request.param, live)
     if request.param == "token":
         with serving(*frozen(5), token=b"s3cret") as url:
             yield request.param, url
@@ -64,6 +66,10 @@ def test_axe_finds_nothing(state, theme, tab, axe):
         assert "40 of 200 shown" in page.inner_text("#fleet-title")
         page.get_by_role("button", name="Show all 200").click()
         assert page.locator("#fleet tbody tr").count() == 201  # and all together
+    if name == "one engine":
+        page.locator("#fleet tbody tr:nth-child(9) button").click()
+        opened.until("() => document.querySelectorAll('#fleet tbody tr').length === 2")
+        page.locator("#charts figure").first.wait_for()
     if name == "token":
         page.locator("#token").wait_for()
     page.evaluate(axe)

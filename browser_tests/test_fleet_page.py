@@ -1,9 +1,13 @@
-"""Several engines on the page: worst first, filtered, ordered, one of them looked at; the merge on top."""
+"""Several engines on the page: worst first, filtered, ordered, one of them with charts of its own; the merge on top."""
+
+import json
+import re
+import urllib.request
 
 import pytest
 
 from batchscope.dashboard.recorder import Recorder
-from served import ManyEngines, serving
+from served import WALL, ManyEngines, serving
 
 
 @pytest.fixture(scope="module")
@@ -12,7 +16,9 @@ def engines():
     recorder = Recorder(source)
     for look in range(1, 9):
         source.go_on(look)
-        recorder.engines.look(source.snapshots(), source.merged)
+        recorder.engines.look(source.snapshots(), source.merged, int(WALL) - 10 * (8 - look))
+    recorder.history.passed(int(WALL))
+    recorder.start = lambda: None  # no second passes
     with serving(source, recorder) as url:
         yield url
 
@@ -48,17 +54,61 @@ def test_a_filter_and_another_order(engines, tab):
     assert waiting == sorted(waiting, reverse=True)
 
 
-def test_an_engine_is_chosen_and_stays_chosen_after_a_reload(engines, tab):
+def test_all_engines_together_are_a_heat_map_of_how_full_they_were(engines, tab):
+    page = tab(engines).page
+    page.locator("#fleet .spread").wait_for()
+    label = page.locator("#fleet .spread").get_attribute("aria-label")
+    assert re.match(r"How full the engines were\. .* Last: \d+ of 58 at 90 % or more, \d+ below 10 %\.$", label)
+    inks = page.evaluate(INKS, "#fleet .spread")
+    assert inks > 3  # the ground, and several depths
+
+
+def test_each_strip_has_the_colours_of_what_held_it(engines, tab):
+    page = tab(engines).page
+    page.locator("#fleet tbody tr").first.wait_for()
+    assert all(page.evaluate(INKS, f"#fleet tbody tr:nth-child({row}) canvas.strip") > 1 for row in (1, 4, 5))
+
+
+INKS = """(selector) => {
+  const canvas = document.querySelector(selector);
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  return new Set(new Uint32Array(data.buffer)).size;
+}"""
+
+
+def test_an_engine_that_is_chosen_has_the_verdict_the_figures_and_the_charts_and_stays_after_a_reload(engines, tab):
     opened = tab(engines)
     page = opened.page
     page.get_by_role("button", name="rank=12", exact=False).first.click()
-    page.locator("#fleet .one h3").wait_for()
-    assert page.inner_text("#fleet .one h3") == "model_name=demo, rank=12"
+    opened.until("() => document.querySelector('#whose').textContent.endsWith('rank=12')")
     assert "engine=" in page.url
-    page.reload()
-    page.locator("#fleet .one h3").wait_for()
-    assert page.inner_text("#fleet .one h3") == "model_name=demo, rank=12"
-    page.locator("#fleet .one").get_by_role("button", name="Close").click()
-    assert page.locator("#fleet .one").is_hidden()
+    identity = page.url.partition("engine=")[2]
+    for _ in range(2):
+        opened.until("() => document.querySelector('#chosen-text').textContent.includes('rank=12')")
+        with urllib.request.urlopen(f"{engines}/history?engine={identity}") as answer:
+            told = json.load(answer)
+        texts = dict(zip(told["names"]["figures"], told["texts"], strict=True))
+        assert page.inner_text("#sentence") == told["verdict"]["sentence"]
+        place = "/totals/generation_tokens"
+        assert page.locator(f'[data-field="{place}"]').first.inner_text() == texts[place]
+        assert len(told["cells"]["numbers"]) == 7
+        figure = page.locator("#plot-limiter >> xpath=ancestor::figure")
+        if figure.locator("details[open]").count() == 0:
+            figure.locator("summary").click()
+        figure.locator("details tbody tr").nth(6).wait_for()
+        assert figure.locator("details tbody tr").count() == 7
+        opened.until("() => document.querySelectorAll('#fleet tbody tr').length === 2")
+        assert names(page)[0] == "all together"
+        page.reload()
+        page.locator("#charts figure").first.wait_for()
+    page.get_by_role("button", name="All together", exact=True).click()
+    opened.until("() => document.querySelector('#whose').textContent.includes('60 processes')")
     assert "engine=" not in page.url
+    assert page.locator("#chosen").is_hidden()
     assert opened.complaints == []
+
+
+def test_an_engine_that_nobody_knows_any_more_gives_way_to_all(engines, tab):
+    page = tab(engines, fragment="#engine=nobody", wait=False).page
+    page.locator("#fleet tbody tr").first.wait_for()
+    assert "engine=" not in page.url

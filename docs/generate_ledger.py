@@ -34,12 +34,14 @@ and whose lock nobody holds was **interrupted**: what came after its last write 
 
 **Nothing is missing silently.** Each batch of a stream has, in its metadata (`batchscope`), the number of its write, the instant, and
 how many rows of each table the run has with it; Parquet keeps the last one of a part (`batchscope.mark`). So a table that lacks
-rows is found from any other. `missed` counts rows for which there was no room or no disk, and an event `gap` stands where they were.
+rows is found from any other. `missed` counts rows for which there was no room or no disk, to the end of the process where a run was
+`stopped`; where it went on, an event `gap` stands where they were.
 `left_out` counts rows of other kinds (batch records, gaps between tokens): where a `RequestTracker` recorded them they follow from
 these tables.
 
 A **segment** is what one header holds for: `reset()`, other limits, another engine begin the next. `headers[segment]` has the limits,
 the engine, the labels, the classes' targets and the wall clock: `anchor_instant` of the collector's clock was `anchor_time` (UTC).
+Where it says `simulated`, that clock was a simulation's, of no day: only seconds from the start mean something.
 `configuration` has the engine's resolved settings where a plug-in knows them: numbers, switches, a few names; never a path, an
 address, a prompt or a secret.
 

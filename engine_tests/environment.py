@@ -45,7 +45,7 @@ def _run(command: list[str], name: str) -> None:
         raise Unavailable(f"{name}: {' '.join(command[-3:])} failed: {'; '.join(said) or done.stderr[-500:]}")
 
 
-def run_in(name: str, steps: Sequence[Sequence[str]], script: Path, *, seconds: float) -> int:
+def run_in(name: str, steps: Sequence[Sequence[str]], script: Path, *arguments: str, seconds: float) -> int:
     """Run ``script`` in the environment ``name``: its exit code, or 77 where the engine cannot be installed."""
     try:
         python = environment(name, *steps)
@@ -53,7 +53,7 @@ def run_in(name: str, steps: Sequence[Sequence[str]], script: Path, *, seconds: 
         print(f"SKIPPED {reason}")
         return SKIPPED
     try:
-        return subprocess.run([str(python), str(script)], check=False, timeout=seconds).returncode
+        return subprocess.run([str(python), str(script), *arguments], check=False, timeout=seconds).returncode
     except subprocess.TimeoutExpired:
         print(f"{name}: not done after {seconds} s")
         return 1

@@ -2,7 +2,7 @@
 
     python benchmarks/views/terminal.py [--quick] [--json FILE]
 
-The engines are simulated ones behind one server of another process. A look at 200 engines comes every 10 s, as top has
+The engines are simulated ones behind one server of another process. A look at 200 engines comes every 8 s, as top has
 it. Of the 200, 20 never answer. Targets: 3 % of a core at 1 engine, 15 % at 200, a key on the screen within 100 ms.
 """
 

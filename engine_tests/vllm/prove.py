@@ -35,6 +35,7 @@ from throughput import measure
 
 from batchscope import MetricsSnapshot, decode_snapshot
 from batchscope.ledger import open_run
+from batchscope.ledger.explain import Explainer, Metric
 from batchscope.publishing import SnapshotDirectory
 from server import BLOCKS, ENVIRONMENT, MAX_RUNNING, MAX_TOKENS, Server, fetch, free_port
 
@@ -167,6 +168,45 @@ def compare_run(checks: Checks, ours: MetricsSnapshot, root: Path) -> None:
     checks.equal("run: paths in its configuration", "/" in json.dumps(known), False)
 
 
+def compare_explained(checks: Checks, name: str, root: Path, not_recorded: tuple[str, ...]) -> None:
+    """Where the recorded requests' time went: a split without a rest, as fine as what was recorded."""
+    run = open_run(root)
+    explainer, known = Explainer(run), {"complete": 0, "parts": set()}
+    for row in run.requests().to_pylist():
+        request = explainer.request(f"#{row['request']}").request
+        known["complete"] += math.isclose(sum(part.seconds for part in request.parts), row["total_time"], abs_tol=1e-9)
+        known["parts"] |= {part.part.value for part in request.parts}
+    checks.equal(f"{name}: requests whose parts are the whole", known["complete"], len(run.requests()))
+    slowest = explainer.worst(Metric.E2E, 0.1)
+    checks.equal(f"{name}: not recorded", slowest.not_recorded, not_recorded)
+    shares = {f"{part.part} {part.limiter or ''}".strip(): round(part.share, 3) for part in slowest.slowest.parts}
+    checks.holds(f"{name}: the slowest are explained", f"{shares}", slowest.complete)
+    wanted = (
+        {"queued", "prefill_phase", "decode_phase"} if not_recorded else {"queued", "prefill", "decode", "preempted"}
+    )
+    checks.holds(f"{name}: parts", f"{sorted(known['parts'])}", wanted <= known["parts"])
+
+
+def compare_spans(checks: Checks, root: Path, preemptions: int) -> None:
+    """Who was in which iteration, as the scheduler told it, against what each request got and each iteration had."""
+    run = open_run(root)
+    spans, iterations = run.spans().to_pylist(), run.iterations()
+    tokens = Counter(run.tokens().column("request").to_pylist())
+    wanted = {row["request"]: row["tokens_generated"] for row in run.requests().to_pylist()}
+    checks.equal(
+        "spans: requests with all their tokens", sum(tokens[one] == wanted[one] for one in wanted), len(wanted)
+    )
+    present: Counter[int] = Counter()
+    for span in spans:
+        first = span["first_iteration"]
+        present.update(range(first, first + span["iterations"]) if not span["evicted"] else ())
+    sizes = dict(zip(*(iterations.column(name).to_pylist() for name in ("iteration", "request_count")), strict=True))
+    differ = sum(present[iteration] != size for iteration, size in sizes.items())
+    # A request that ended while the next step was scheduled already is in that batch, and no span goes beyond its end.
+    checks.holds("spans: iterations with another batch", f"{differ} of {len(sizes)}", differ <= len(wanted))
+    checks.equal("spans: evictions", sum(span["evicted"] for span in spans), preemptions)
+
+
 def switched_on(checks: Checks, home: Path) -> None:
     port, snapshots, runs = free_port(), home / "snapshots", home / "runs"
     for folder in (snapshots, runs):
@@ -193,6 +233,7 @@ def switched_on(checks: Checks, home: Path) -> None:
             published = directory.get_snapshot()
     compare_counts(checks, ours, theirs)
     compare_run(checks, ours, runs)
+    compare_explained(checks, "without the scheduler that reports", runs, ("spans",))
     compare_histograms(checks, ours, theirs)
     checks.equal("/metrics says lost requests", own.total("batchscope_requests_lost_total"), float(LEAVING))
     checks.equal("the published snapshot's counts", counts(published), counts(ours))
@@ -223,7 +264,9 @@ def reporting_scheduler(checks: Checks, home: Path) -> None:
     """The opt-in scheduler subclass: the same answers, and the engine's own word on why admission stopped."""
     port, load = free_port(), requests(REQUESTS, leaving=False)
     url, tokens = f"http://127.0.0.1:{port}", sum(request.tokens for request in load)
-    environment = {"BATCHSCOPE_VLLM": "1", "BATCHSCOPE_PORT": str(port)}
+    runs = home / "reported-runs"
+    shutil.rmtree(runs, ignore_errors=True)
+    environment = {"BATCHSCOPE_VLLM": "1", "BATCHSCOPE_PORT": str(port), "BATCHSCOPE_RECORD": str(runs)}
     with Server(home, "scheduler", environment, "--scheduler-cls", SCHEDULER) as server:
         if not answers(checks, url):
             return
@@ -241,6 +284,8 @@ def reporting_scheduler(checks: Checks, home: Path) -> None:
     computed = totals.scheduled_prefill_tokens
     detail = f"{computed} for {prompts} of prompts and {totals.preemptions} preemptions"
     checks.holds("scheduler: prefill tokens, recomputed ones included", detail, computed > prompts)
+    compare_spans(checks, runs, totals.preemptions)
+    compare_explained(checks, "scheduler", runs, ())
 
 
 def another_scheduler(checks: Checks, home: Path) -> None:

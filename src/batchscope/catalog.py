@@ -78,7 +78,7 @@ def _steps(path: str) -> list[str]:
 
 
 def _known(value: Any) -> bool:
-    return value is not None and not (type(value) is float and math.isnan(value))
+    return value is not None and (type(value) is not float or value == value)  # noqa: PLR0124  (not nan)
 
 
 def _resources(state: Any, metric: Metric, resource: str, quantity: str) -> list[Value]:

@@ -25,8 +25,13 @@ class WallClock:
         self.utc = dt.datetime.now(dt.UTC)
 
     def at(self, instant: float) -> dt.datetime:
-        """The UTC time of ``instant``; far outside datetime's range it is the nearest end of it."""
-        try:
-            return self.utc + dt.timedelta(seconds=instant - self.instant)
-        except (OverflowError, ValueError):
-            return _EARLIEST if instant < self.instant else _LATEST
+        """The UTC time of ``instant``, as ``later``."""
+        return later(self.utc, instant - self.instant)
+
+
+def later(time: dt.datetime, seconds: float) -> dt.datetime:
+    """The time in UTC so many seconds later; outside datetime's years, 1 to 9999, it is the nearest end of them."""
+    try:
+        return time + dt.timedelta(seconds=seconds)
+    except (OverflowError, ValueError):
+        return _EARLIEST if seconds < 0 else _LATEST

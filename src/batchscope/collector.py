@@ -207,6 +207,7 @@ class SchedulerMetricsCollector(Closing):
             self, root, instance_id=self._draining.instance_id, clock=self._draining.clock,
             level=level, interval=interval, configuration=configuration,
             keep_seconds=keep_seconds, keep_bytes=keep_bytes,
+            in_flight=lambda: self.get_snapshot().gauges.requests_in_flight,
         )  # fmt: skip
         self._recordings.append(recording)
         return recording
@@ -224,6 +225,7 @@ class SchedulerMetricsCollector(Closing):
             request_classes=core.classes.names, slo=dict(core.classes.targets), limits=core.limits,
             labels=dict(self.labels), role=self.role, engine=self.engine,
             definitions={str(name): str(text) for name, text in self.definitions.items()},
+            simulated=getattr(core.clock, "simulated", False) is True,
         )  # fmt: skip
 
     # Reading.

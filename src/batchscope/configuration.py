@@ -118,6 +118,36 @@ class MetricsConfiguration(msgspec.Struct, frozen=True):
         return isinstance(self.slo, Mapping)
 
 
+def parse_slo(text: str, field: str = "BATCHSCOPE_SLO") -> SloTargets | dict[str, SloTargets]:
+    """``name=seconds`` pairs with commas between, names as in ``SloTargets``; else ConfigurationError of ``field``.
+
+    By request class: ``interactive: name=seconds,...; batch: ...``; one without targets is counted apart all the same.
+    """
+    if ":" not in text:
+        return _targets(text, field)
+    classes: dict[str, SloTargets] = {}
+    for part in text.split(";"):
+        name, colon, targets = part.partition(":")
+        if not colon or not name.strip() or name.strip() in classes:
+            raise ConfigurationError(field, text, "class: name=seconds,...; with a ; between the classes")
+        classes[name.strip()] = _targets(targets.strip(), field) if targets.strip() else SloTargets()
+    return MetricsConfiguration(slo=classes).slo_by_class  # their number and names are checked here
+
+
+def _targets(text: str, field: str) -> SloTargets:
+    allowed = "name=seconds,... with names of " + ", ".join(SloTargets.__struct_fields__)
+    targets: dict[str, float] = {}
+    for pair in text.split(","):
+        name, _, seconds = (part.strip() for part in pair.partition("="))
+        if name not in SloTargets.__struct_fields__ or name in targets:
+            raise ConfigurationError(field, text, allowed)
+        try:
+            targets[name] = float(seconds)
+        except ValueError:
+            raise ConfigurationError(field, text, allowed) from None
+    return SloTargets(**targets)
+
+
 def checked_limits(limits: object) -> SchedulerLimits:
     """``limits``; ConfigurationError unless they are ``SchedulerLimits``."""
     if not isinstance(limits, SchedulerLimits):

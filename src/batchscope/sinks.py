@@ -40,7 +40,8 @@ class RunHeader(msgspec.Struct, frozen=True, kw_only=True):
     A run is one ``generation`` (resets so far) of one collector (``instance_id``), with the same limits, engine and
     definitions. ``request_classes[code]`` is the name of a class, ``slo`` has its targets. Rows have instants of the
     collector's clock: ``anchor_instant`` of it was ``anchor_time`` (UTC). ``schema`` names the columns: those of
-    ``batchscope.rows``. ``started_instant`` is ``started_at`` on the collector's clock, to the bit.
+    ``batchscope.rows``. ``started_instant`` is ``started_at`` on the collector's clock, to the bit. ``simulated``: that
+    clock is a simulation's; its instants are of no day, and only time since the start means something.
     """
 
     instance_id: str
@@ -56,6 +57,7 @@ class RunHeader(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineInfo
     definitions: dict[str, str]
     started_instant: float | None = None
+    simulated: bool = False
     schema: str = SCHEMA
     version: str = __version__
 
@@ -151,6 +153,8 @@ class HandOver(Closing):
         if not (isinstance(max_bytes, int) and max_bytes >= 2 * _NOTICE_BYTES):
             raise ConfigurationError("max_bytes", max_bytes, f"an integer >= {2 * _NOTICE_BYTES}")
         self.failure = ""
+        self.over = False
+        """Under the drain's lock: whether the collector was told that it takes no more; later rows are not counted."""
         self._sink = sink
         self._max_bytes = max_bytes
         self._before, self._after = before, after
@@ -212,6 +216,7 @@ class HandOver(Closing):
 
     def _check(self) -> None:
         if self.failure:
+            self.over = True
             raise SinkError(self.failure)
         if self._closed or self._of_the_parent:
             raise SinkError("closed, or of another process: subscribe a HandOver made here, unsubscribe before close()")

@@ -193,6 +193,23 @@ def test_a_run_that_was_cut_off_is_named(batchscope, runs, tmp_path):
 
 def test_all_runs_of_a_folder_are_taken(batchscope, runs, tmp_path):
     for number in range(3):
-        shutil.copytree(runs / "slow", tmp_path / f"slow{number}")
+        import_run([runs / "slow.jsonl"], tmp_path / f"slow{number}")
     comparison = json.loads(batchscope("compare", runs / "a", "--", tmp_path, "--json").output)
     assert comparison["b"] == ["slow0", "slow1", "slow2"]
+
+
+def test_a_run_named_twice_or_copied_is_no_repeat(batchscope, runs, tmp_path):
+    shutil.copytree(runs / "a", tmp_path / "copy")
+    for other in (runs / "a", tmp_path / "copy"):
+        run = batchscope("compare", runs / "a", other, "--", runs / "slow")
+        assert (run.code, run.output) == (2, "")
+        assert "each run once" in run.errors
+    run = batchscope("compare", runs / "a", "--", tmp_path / "copy")
+    assert run.code == 2
+    assert "does not differ from itself" in run.errors
+
+
+def test_a_part_that_is_none_is_refused(batchscope, runs):
+    run = batchscope("compare", runs / "a", "--", runs / "slow", "--part", "middle")
+    assert run.code == 2
+    assert "--part 'middle': expected one of auto, all, steady" in run.errors

@@ -80,11 +80,11 @@ def test_a_wrong_request_metric_or_share_is_refused_in_one_line(recorded, tmp_pa
     assert refused(inside("explain", tmp_path), "no run")
 
 
-def test_a_lean_run_shows_what_it_has_and_ends_with_3(tmp_path, inside):
+def test_a_lean_run_is_split_by_its_requests_instants_and_names_what_was_not_recorded(tmp_path, inside):
     run = inside("explain", record(tmp_path, level="lean"))
-    assert run.code == 3
+    assert run.code == 0
     assert "queued, held by the KV cache" in " ".join(run.output.split())
-    assert "without spans" in run.output
+    assert "not recorded: spans" in run.output
     assert "whatif" in run.errors
     assert "--set kv_cache_blocks=N" in run.errors
 

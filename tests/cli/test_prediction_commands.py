@@ -88,6 +88,23 @@ def test_score_says_how_far_off_a_model_is(run, model, capsys):
     assert "the worst of these figures is off by" in capsys.readouterr().out
 
 
+def test_score_with_its_arguments_the_other_way_round_says_so(run, model, capsys):
+    code = command(["score", str(model), str(run)])
+    told = capsys.readouterr()
+    assert refused(Run(code, told.out, told.err), "the other way round", "expected RUN, a folder, and then MODEL")
+
+
+def test_where_whatif_and_report_are_of_other_requests_it_is_said(run, model, capsys):
+    """The demo has requests that go midway: they are served, so they are replayed; a report's latencies leave them out."""
+    known = [str(run), "--model", str(model), "--assume", "policy=vllm", "--json"]
+    assert command(["whatif", *known]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert command(["report", str(run), "--json"]) == 0
+    reported = json.loads(capsys.readouterr().out)["request_stats"]["total_time"]
+    [note] = [note for note in found["notes"] if "batchscope report" in note]
+    assert int(note.split()[0]) == found["requests"] - reported["count"] > 0
+
+
 def test_a_short_run_is_refused(tmp_path, capsys):
     assert command(["demo", "--requests", "40", "--record", str(tmp_path)]) == 0
     capsys.readouterr()
@@ -130,15 +147,21 @@ def test_capacity_json_has_every_rate_that_was_tried(run, model, capsys):
     assert best["attainment"]["value"] >= document["target"] == 0.9
 
 
-def test_capacity_ends_with_1_where_no_rate_holds_and_with_3_where_nothing_can_be_said(run, model, capsys):
+def test_capacity_ends_with_1_where_no_rate_holds_and_refuses_where_nothing_can_be_said(run, model, capsys):
     arguments = ["capacity", str(run), "--model", str(model), "--assume", "policy=vllm"]
     assert command([*arguments, "--slo-tpot", "0.001"]) == 1
     assert "no rate holds, not even" in capsys.readouterr().out
-    assert command([*arguments, "--limit", "50"]) == 3
+    code = command([*arguments, "--limit", "50"])
     told = capsys.readouterr()
-    assert told.out == ""
-    assert "note: cannot be decided" in told.err
-    assert "50 requests: a capacity takes at least 100" in told.err
+    assert refused(Run(code, told.out, told.err), "50 requests: a capacity takes at least 100")
+
+
+def test_under_other_settings_the_models_share_is_not_held_against_the_recorded_one(run, model, capsys):
+    arguments = ["capacity", str(run), "--model", str(model), "--assume", "policy=vllm", "--attainment", "0.5"]
+    assert command([*arguments, "--set", "max_running_requests=12"]) in {0, 1}
+    told = " ".join(capsys.readouterr().out.split())
+    assert "with the settings that were given" in told or "the model says" not in told
+    assert "far off" not in told
 
 
 def test_capacity_of_a_trace_is_that_of_the_embedded_engine_or_a_models(model, tmp_path, capsys):
@@ -161,7 +184,10 @@ def test_capacity_of_a_trace_is_that_of_the_embedded_engine_or_a_models(model, t
         (("--attainment", "1.5"), ("--attainment 1.5", "between 0 and 1")),
         (("--slo-ttft", "-1"), ("--slo-ttft -1",)),
         (("--limit", "0"), ("--limit 0",)),
-        (("--set", "max_num_seqs=8"), ("--set max_num_seqs", "expected one of max_running_requests")),
+        (("--set", "max_num_seqs=8"), ("--set max_num_seqs", "it is called max_running_requests here")),
+        (("--slo", "chat: ttft=1"), ("--slo ttft=1", "names of time_to_first_token")),
+        (("--slo", "chat: e2e_latency=-1"), ("--slo e2e_latency=-1", "seconds > 0")),
+        (("--slo", "chat: e2e_latency=1", "--slo-e2e", "1"), ("--slo and --slo-ttft", "one of them")),
         (("--svg", "nowhere/x.svg"), ("--svg nowhere/x.svg",)),
     ],
 )
@@ -184,8 +210,12 @@ def test_advice_is_a_setting_what_it_gains_what_gets_worse_and_the_engines_flags
     asked = ("advise", run, "--model", model, "--assume", "policy=vllm", "--slo-ttft", 2, "--vary", budget)
     done, document = batchscope(*asked), json.loads(batchscope(*asked, "--json").output)
     assert done.code == {"change": 0, "keep": 1, "undecided": 3}[document["verdict"]]
-    for part in ("served in time", "limited by", "now", "best", "TTFT"):
+    for part in ("served in time", "limited by", "now", "best", "TTFT", "from the first arrival to the last end"):
         assert part in done.output
+    assert "trust it no further than the replay" in " ".join(done.output.split())
+    if changed := document["changed"]:
+        now, best = (document[side]["goodput"] for side in ("now", "best"))
+        assert best / now - 1 == pytest.approx(document["gain"])
     changed = document["changed"]
     assert set(changed) <= {budget}
     for engine, flag in (("vLLM", "--max-num-batched-tokens"), ("SGLang", "--chunked-prefill-size")):
@@ -195,7 +225,8 @@ def test_advice_is_a_setting_what_it_gains_what_gets_worse_and_the_engines_flags
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ((), ("no target", "--slo-ttft", "several classes")),
+        (("--slo", "chat"), ("--slo chat", "names of time_to_first_token")),
+        (("--html", "nowhere/x.html"), ("--html nowhere/x.html",)),
         (("--slo-ttft", 1e-6), ("none of", "serves anybody", "1e-06 s")),
         (("--slo-ttft", 2, "--vary", "colour"), ("colour", "max_running_requests")),
         (("--slo-ttft", 2, "--try-policy", "best"), ("best", "sglang")),
@@ -208,17 +239,33 @@ def test_advice_that_cannot_be_given_is_refused_in_one_line(run, model, argument
     assert refused(Run(code, told.out, told.err), *parts)
 
 
-@pytest.mark.parametrize("name", ["fit", "whatif"])
+def test_without_targets_given_those_of_the_run_hold_class_by_class(run, model, capsys):
+    """The demo has an impatient class and a patient one: each request is held to its own."""
+    known = [str(run), "--model", str(model), "--assume", "policy=vllm"]
+    code = command(["advise", *known, "--vary", "max_running_requests"])
+    told = capsys.readouterr().out
+    assert code in {0, 1, 3}
+    for part in ("interactive: TTFT 2 s", "batch: e2e", "served in time"):
+        assert part in told
+    assert command(["capacity", *known, "--attainment", "0.8"]) == 0
+    assert "in time at that rate: batch" in capsys.readouterr().out
+    assert command(["capacity", *known, "--slo", "batch: e2e_latency=1000", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert set(document["points"][0]["by_class"]) == {"batch"}
+    assert document["requests"] < 200
+
+
+@pytest.mark.parametrize("name", ["fit", "whatif", "score", "advise", "capacity"])
 @pytest.mark.parametrize(
     ("assumed", "parts"),
     [
-        ("max_num_seqs=8", ("--assume max_num_seqs", "expected one of max_running_requests")),
+        ("max_num_seqs=8", ("--assume max_num_seqs", "it is called max_running_requests here")),
         ("kv_cache_blocks=-1", ("--assume kv_cache_blocks=-1", "expected a whole number")),
         ("policy=fifo", ("--assume policy=fifo", "expected one of sarathi")),
     ],
 )
-def test_what_cannot_be_assumed_is_refused_in_one_line(run, name, assumed, parts, capsys):
-    code = command([name, str(run), "--assume", assumed])
+def test_what_cannot_be_assumed_is_refused_in_one_line(run, model, name, assumed, parts, capsys):
+    code = command([name, str(run), *([str(model)] if name == "score" else []), "--assume", assumed])
     told = capsys.readouterr()
     assert refused(Run(code, told.out, told.err), *parts)
 

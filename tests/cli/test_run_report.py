@@ -50,7 +50,9 @@ def recorded(tmp_path_factory):
     """A root with one run of 400 requests, and the live snapshot of the same."""
     root, clock = tmp_path_factory.mktemp("runs"), VirtualClock()
     configuration = MetricsConfiguration(counter_window_seconds=86_400, slo=SloTargets(2.0, 0.05))
-    collector = SchedulerMetricsCollector(configuration, limits=LIMITS, labels={"model": "<b>m</b>"}, clock=clock)
+    collector = SchedulerMetricsCollector(
+        configuration, limits=LIMITS, labels={"model": "<b>m</b>"}, clock=clock.__call__
+    )
     collector.record_to(root)
     specs = [RequestSpec(f"</script>{i}", i / 8, 60 + i % 200, 8 + i % 30) for i in range(400)]
     Simulator(specs, RequestTracker(collector), options=OPTIONS, clock=clock, seed=0).run()

@@ -11,6 +11,7 @@ from command_line import COMMAND, environment
 from scrape_doubles import CAPTURES, Site, needs_captures
 
 from batchscope import (
+    CompletionReason,
     MetricsConfiguration,
     RequestTracker,
     SchedulerLimits,
@@ -21,6 +22,7 @@ from batchscope import (
 from batchscope.cli import run
 from batchscope.exporters.prometheus import Exposition, Format
 from batchscope.publishing import SnapshotPublisher
+from batchscope.simulator import VirtualClock
 from batchscope.views.verdict import verdict
 
 
@@ -109,7 +111,7 @@ def test_a_wrong_address_is_one_line_that_says_what_was_tried(capsysbinary):
     code, text, errors = top(capsysbinary, "http://127.0.0.1:9", "--once")
     assert (code, errors) == (1, "")
     words = " ".join(line.strip() for line in text.splitlines()[:2])
-    assert words.startswith("▽ DOWN  No answer yet from http://127.0.0.1:9/metrics:")
+    assert words.startswith("▽ DOWN  No figures yet from http://127.0.0.1:9/metrics:")
     assert len(text.splitlines()) <= 4
 
 
@@ -157,6 +159,27 @@ def test_an_engines_own_page_is_shown_by_what_it_tells(capsysbinary):
         code, text, _ = top(capsysbinary, site.url, "--once")
     assert code == 0
     assert "its page does not tell what holds the batch" in text
+
+
+def test_once_of_a_recorded_run_prints_how_it_stood_at_its_end(tmp_path, capsysbinary):
+    pytest.importorskip("pyarrow", reason="the extra 'ledger' is not installed")
+    clock = VirtualClock()
+    with SchedulerMetricsCollector(clock=clock) as collector:
+        collector.record_to(tmp_path)
+        tracker = RequestTracker(collector)
+        slot = tracker.arrived("a", at=0.0)
+        for end in (1.0, 2.0, 3.0):
+            clock.advance_to(end)
+            tracker.iteration([slot], finished_at=end)
+        tracker.finished(slot, CompletionReason.EOS_TOKEN_REACHED, at=3.0)
+        expected = collector.get_snapshot()
+    code, text, _ = top(capsysbinary, str(tmp_path), "--once", "--json")
+    [engine] = json.loads(text)["engines"]
+    assert code == 0
+    assert engine["snapshot"]["totals"]["iterations"] == expected.totals.iterations == 3
+    code, text, errors = top(capsysbinary, str(tmp_path))
+    assert (code, text) == (2, "")
+    assert "--once prints how it stood at its end" in errors
 
 
 def _capture():

@@ -192,6 +192,13 @@ def test_a_percentile_of_too_few_is_not_shown():
     assert texts[pointer(*path, "max")]
 
 
+def test_in_its_first_minute_the_verdict_is_of_the_same_time_as_the_figures_since_the_start():
+    recorded = Recorded(59)
+    assert "while busy. " in recorded.recorder.present().verdict["sentence"]
+    recorded.go_on(15)
+    assert "while busy, last " in recorded.recorder.present().verdict["sentence"]
+
+
 def test_the_sentence_is_the_verdicts_word_for_word():
     recorded = Recorded(3)
     told = recorded.recorder.present()

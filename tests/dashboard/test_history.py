@@ -102,6 +102,24 @@ def test_a_second_that_nobody_sampled_is_missing_and_its_counts_are_in_the_next(
     assert column(extract, "iterations").tolist() == [20, 20, 20, 100]
 
 
+def test_while_a_source_tells_nothing_new_there_is_no_cell_of_zero_and_the_next_covers_that_time():
+    """As of a directory whose processes publish less often than it is read."""
+    clock = Hands()
+    history, source, _ = recorded(2, clock=clock)
+    same = source.read_totals()
+    for later in (1, 2, 3):
+        history.take(same, clock.now + later, WALL)
+        assert history.newest == WALL + 2 + later
+    for _ in range(4):
+        second(source, clock, seeded())
+    history.take(source.read_totals(), clock.now, WALL)
+    extract = history.since()
+    assert extract.cells.numbers.tolist() == [WALL + at for at in (1, 2, 6)]
+    assert column(extract, "wall_seconds").tolist() == [1, 1, 4]
+    assert column(extract, "samples").tolist() == [1, 1, 4]
+    assert column(extract, "iterations").tolist() == [20, 20, 80]
+
+
 def test_a_wall_clock_that_jumps_moves_no_cell():
     history, source, clock = recorded(2)
     second(source, clock, seeded())

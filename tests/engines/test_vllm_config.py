@@ -24,6 +24,7 @@ def test_limits_are_the_ones_that_bind_the_scheduler():
 
 def test_blocks_are_one_ranks_though_vllm_adds_them_up():
     assert limits_of(config(cache_config={"num_gpu_blocks": 1000}), ranks=4).kv_cache_blocks == 250
+    assert limits_of(config(cache_config={"block_size": 32})).kv_block_size == 32
 
 
 @pytest.mark.parametrize("nonsense", [None, 0, -1, "many", True, 1.5])

@@ -1,4 +1,5 @@
 from math import inf, nan
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchscope.errors import ConfigurationError, InvalidRecordError
+from batchscope.histograms import instrument as instrument_module
 from batchscope.histograms.exponential_histogram import ExponentialHistogram
 from batchscope.histograms.instrument import Instrument
 
@@ -53,6 +55,26 @@ def test_the_order_of_instants_does_not_matter(seen):
     same(shuffled.lifetime, in_order.lifetime)
     for window in (60.0, 300.0):
         same(shuffled.windowed(window, 400.0), in_order.windowed(window, 400.0))
+
+
+@given(
+    rows=st.lists(st.tuples(INSTANTS, st.tuples(*[VALUES | st.just(nan)] * 5)), max_size=30),
+    at_once=st.sampled_from([1, 60, 8192]),
+)
+def test_quantities_observed_together_are_those_observed_alone_without_what_is_not_a_number(rows, at_once):
+    together, alone = ([Instrument(6, thresholds=[0.5] if k else ()) for k in range(5)] for _ in range(2))
+    at = np.array([instant for instant, _ in rows])
+    quantities = list(np.array([values for _, values in rows]).reshape(-1, 5).T.copy())
+    kept = [values.copy() for values in quantities]
+    with mock.patch.object(instrument_module, "_VALUES_AT_ONCE", at_once):
+        Instrument.observe_together(together, quantities, at)
+    for one, other, values, unchanged in zip(together, alone, quantities, kept, strict=True):
+        assert np.array_equal(values, unchanged, equal_nan=True)
+        number = ~np.isnan(values)
+        other.observe(values[number], at[number])
+        same(one.lifetime, other.lifetime)
+        for window in (60.0, 300.0):
+            same(one.windowed(window, 400.0), other.windowed(window, 400.0))
 
 
 def test_many_values_over_many_cells_are_counted_exactly():

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from batchscope.cli import run as run_command
 from batchscope.errors import ConfigurationError, WorkloadError
 from batchscope.importing import Given, import_run
 from batchscope.ledger import open_run
@@ -296,6 +297,8 @@ def test_vidurs_own_table_has_the_same_latencies(tmp_path):
         ([""], "empty"),
         (['{"a": 1}'], "has 'a'"),
         (["[1, 2]\n"], "expected one of"),
+        (["{}"], "is an empty object: expected one of"),
+        (['{"a": [1, NaN, 2]}'], r"not JSON .*\(byte 10\): 'NaN, 2\]\}'\)"),
         (["a,b\n1,2\n"], "has 'a', 'b'"),
         ([lines(REQUEST), lines(forward_pass(1, START))], "different runs"),
         ([lines(REQUEST), lines(REQUEST)], "twice"),
@@ -343,3 +346,73 @@ def test_impossible_instants_are_counted_and_no_figure(tmp_path):
     done = import_run([requests], tmp_path / "run")
     assert sum(done.rejected.values()) == 1
     assert done.rows["requests"] == 1
+
+
+VIDUR = "request_id,arrived_at,scheduled_at,prefill_completed_at,completed_at,num_prefill_tokens,num_decode_tokens\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (json.dumps({**BENCHMARK, "ttfts": [0.5, 0.0, 1e300]}), "file, request 2: 1e[+]300 s"),
+        (json.dumps({**BENCHMARK, "ttfts": [1e300, 0.0, 1.0], "start_times": []}), "file, request 0: 1e[+]300 s"),
+        (json.dumps({**BENCHMARK, "start_times": [-1e13, 1.0, 1.0]}), "file, request 0: -1e[+]13 s"),
+        (lines(REQUEST, {**REQUEST, "request_id": "b", "last_token_ts": 1e300}), "file, line 2: 1e[+]300 s"),
+        (lines({**REQUEST, "arrival_time": 1e300}), "file, line 1: 1e[+]300 s"),
+        (lines(forward_pass(1, 10**16)), "file, line 1: 1e[+]13 s"),
+        (VIDUR + "0,0,1,2,3,4,5\n1,0,1,2,1e300,4,5\n", "file, request 1: 1e[+]300 s"),
+        (VIDUR + "0,0,1,2,inf,4,5\n", "file, request 0: inf s"),
+    ],
+)
+@pytest.mark.parametrize("there", [False, True])
+def test_an_instant_beyond_reach_is_refused_with_its_file_and_its_request_and_nothing_is_left(
+    tmp_path, text, said, there
+):
+    if there:
+        (tmp_path / "run").mkdir()
+    with pytest.raises(WorkloadError, match=said + r": expected instants and durations within \+-1e\+12 s"):
+        import_run([written(tmp_path / "file", text)], tmp_path / "run")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == (["file", "run"] if there else ["file"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({**BENCHMARK, "ttfts": [0.5, 0.0, 9e11]}),
+        json.dumps({**BENCHMARK, "start_times": [-9e11, 0.0, 0.0]}),
+        lines({**REQUEST, "arrival_time": 9e11}),
+        lines(forward_pass(1, 9 * 10**14)),
+        VIDUR + "0,0,1,2,9e11,4,5\n",
+    ],
+)
+def test_of_instants_beyond_the_year_9999_a_run_is_made_that_every_command_answers_in_its_own_words(tmp_path, text):
+    import_run([written(tmp_path / "file", text)], tmp_path / "run")
+    out = tmp_path / "out"
+    for command in (
+        ["report"], ["report", "--json"], ["report", "--html", f"{out}"], ["report", "--from", "2", "--to", "1e11"],
+        ["explain"], ["explain", "--json"], ["trace", "--out", f"{out}"], ["replay"], ["fit"], ["runs"],
+    ):  # fmt: skip
+        assert run_command([command[0], str(tmp_path / "run"), *command[1:]]) in {0, 2, 3}, command
+
+
+@pytest.mark.parametrize("policy", ["zzz", ""])
+def test_a_policy_that_nobody_knows_is_refused_before_anything_is_made(tmp_path, policy):
+    with pytest.raises(ConfigurationError, match="one of sarathi, vllm"):
+        import_run([written(tmp_path / "file", lines(REQUEST))], tmp_path / "run", Given(policy=policy))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_benchmark_of_no_request_says_so(tmp_path):
+    nothing = {name: [] for name in ("input_lens", "output_lens", "ttfts", "itls", "errors", "start_times")}
+    with pytest.raises(WorkloadError, match="input_lens is empty: expected a request at least"):
+        benchmark(tmp_path, **nothing)
+
+
+def test_an_import_that_is_interrupted_leaves_nothing_behind(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("batchscope.ledger.writer.RunWriter.close", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        import_run([written(tmp_path / "file", lines(REQUEST))], tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -5,16 +5,20 @@ from functools import cache
 import numpy as np
 import pytest
 from independent_bootstrap import calls_different
-from simulated_runs import NoisyCost, serve, workload
+from simulated_runs import OPTIONS, NoisyCost, serve, workload
 
+from batchscope import RequestTracker, SchedulerMetricsCollector, SloTargets
 from batchscope.errors import ConfigurationError
+from batchscope.ledger import open_run
 from batchscope.ledger.comparison.compare import Settings, compare_measured
 from batchscope.ledger.comparison.condition import Outcome, parse_condition
 from batchscope.ledger.comparison.document import Verdict
 from batchscope.ledger.comparison.figures import figure_names
-from batchscope.ledger.comparison.measured import waiting_since
+from batchscope.ledger.comparison.measured import measured_run, waiting_since
 from batchscope.ledger.comparison.pairing import pair
+from batchscope.ledger.steady_state import steady_state
 from batchscope.rows import RequestColumn as R
+from batchscope.simulator import Simulator, VirtualClock
 
 DIFFERS, EQUIVALENT, INCONCLUSIVE = Verdict
 
@@ -180,6 +184,7 @@ def fewer(measured, keep):
         rows=measured.rows[keep],
         outcomes=measured.outcomes[keep],
         classes=measured.classes[keep],
+        counted=measured.counted[keep],
     )
 
 
@@ -267,12 +272,31 @@ def test_conditions_are_read(text, name, more, threshold, relative):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "p99_ttft", "p99_ttft > ", "p99_ttft >= 5%", "p99_tft > 5%", "5% < p99_ttft", "p99_ttft > 5 parsecs"]
+    "text",
+    [
+        "",
+        "p99_ttft",
+        "p99_ttft > ",
+        "p99_ttft >= 5%",
+        "p99_tft > 5%",
+        "5% < p99_ttft",
+        "p99_ttft > 5 parsecs",
+        "p99_ttft > +5",
+        "attainment < -5",
+        "attainment:chat < -2",
+    ],
 )
 def test_a_condition_that_is_none_says_what_one_is(text):
     with pytest.raises(ConfigurationError) as caught:
         parse_condition(text)
     assert "\n" not in str(caught.value)
+
+
+def test_a_forgotten_unit_is_asked_for_and_never_taken_for_seconds():
+    with pytest.raises(ConfigurationError, match="a unit behind"):
+        parse_condition("p99_ttft>+5")
+    with pytest.raises(ConfigurationError, match="a share of at most 1, or %"):
+        parse_condition("attainment < -5")
 
 
 def test_a_name_that_is_nearly_one_is_suggested():
@@ -305,3 +329,96 @@ def test_more_conditions_need_more():
 
 def test_every_figure_has_a_name_of_its_own():
     assert len(set(figure_names())) == len(figure_names())
+
+
+# Classes, and which part of a run counts
+
+
+def of_classes(measured, order=None):
+    """Two classes, of which ``batch`` has the looser target; ``order``: the requests as they lie in the record."""
+    names = np.array(["chat" if name % 3 else "batch" for name in range(len(measured.ids))], dtype=object)
+    found = measured._replace(
+        classes=names, slo={"chat": SloTargets(time_to_first_token=0.2), "batch": SloTargets(time_to_first_token=2.0)}
+    )
+    return found if order is None else fewer(found, order)
+
+
+def test_requests_paired_by_id_keep_their_class_in_whatever_order_they_were_recorded():
+    shuffled = np.random.default_rng(3).permutation(600)
+    a, b = of_classes(run()), of_classes(run(noise=7, factor=1.5), shuffled)
+    comparison = compared(a, b)
+    assert comparison.paired == "id"
+    for name, limit in (("chat", 0.2), ("batch", 2.0)):
+        found = figure(comparison, f"attainment:{name}")
+        for side, value in ((a, found.a), (b, found.b)):
+            mine = side.classes == name
+            assert value == pytest.approx((side.rows[mine, R.TIME_TO_FIRST_TOKEN] <= limit).mean())
+        assert (found.n_a, found.n_b) == ((a.classes == name).sum(),) * 2
+    assert not any("another request class" in note for note in comparison.notes)
+
+
+def test_pairs_of_another_class_are_counted():
+    other = of_classes(run(noise=7))
+    other.classes[:30] = "batch"
+    assert any(
+        "20 of 600 pairs are of another request class" in note for note in compared(of_classes(run()), other).notes
+    )
+
+
+def test_a_condition_may_ask_of_one_class():
+    comparison = compared(of_classes(run()), of_classes(run(noise=7, factor=3.0)))
+    outcome, why = parse_condition("attainment:chat < -0.05").of(comparison)
+    assert outcome is Outcome.FAIL, why
+    assert parse_condition("attainment:nobody < -5%").of(comparison)[0] is Outcome.INCONCLUSIVE
+
+
+def steady(measured, start, end):
+    return measured._replace(steady=(start, end), unsteady="")
+
+
+def test_of_the_same_requests_all_are_compared_and_of_others_the_steady_part_where_every_run_has_one():
+    a, same, other = (steady(one, 10.0, 40.0) for one in (run(), run(noise=7), run(seed=2, noise=7)))
+    for b, requests in ((same, 600), (run(seed=2), 600)):
+        comparison = compared(a, b)
+        assert [window.requests for window in comparison.windows] == [requests] * 2
+        assert comparison.counted.startswith("all of each run")
+    comparison = compared(a, other)
+    assert comparison.counted.startswith("the steady part")
+    for side, window in zip((a, other), comparison.windows, strict=True):
+        inside = (side.at >= 10.0) & (side.at <= 40.0)
+        assert (window.start, window.end, window.requests, window.of) == (10.0, 40.0, inside.sum(), 600)
+    ttft = figure(comparison, "mean_ttft")
+    inside = (a.at >= 10.0) & (a.at <= 40.0)
+    assert ttft.n_a == inside.sum()
+    assert ttft.a == pytest.approx(a.rows[inside, R.TIME_TO_FIRST_TOKEN].mean())
+    ended = (a.rows[:, R.FINISHED_AT] >= 10.0) & (a.rows[:, R.FINISHED_AT] <= 40.0)
+    assert figure(comparison, "requests_per_second").a == pytest.approx(ended.sum() / 30.0)
+
+
+def test_of_the_same_requests_a_steady_part_is_the_same_time_of_both():
+    a, b = steady(run(), 10.0, 40.0), steady(run(noise=7), 12.0, 50.0)
+    comparison = compared(a, b, part="steady")
+    assert [(window.start, window.end) for window in comparison.windows] == [(12.0, 40.0)] * 2
+    ttft = figure(comparison, "mean_ttft")
+    assert ttft.n_a == ttft.n_b < 600
+
+
+def test_a_steady_part_that_a_run_has_not_is_refused_and_by_itself_not_taken():
+    a, b = steady(run(), 10.0, 40.0), run(seed=2)._replace(unsteady="it grew to its end")
+    with pytest.raises(ConfigurationError, match="it grew to its end"):
+        compared(a, b, part="steady")
+    assert "it grew to its end" in compared(a, b).counted
+
+
+def test_the_recorded_run_says_where_it_is_steady(tmp_path):
+    clock = VirtualClock()
+    with SchedulerMetricsCollector(clock=clock) as collector:
+        collector.record_to(tmp_path)
+        Simulator(workload(0.5, 1, 400), RequestTracker(collector), options=OPTIONS, clock=clock).run()
+    found = measured_run(open_run(tmp_path))
+    part = steady_state(open_run(tmp_path).requests(), open_run(tmp_path).iterations())
+    assert part.found == (found.steady is not None)
+    if part.found:
+        assert found.steady == (part.start - found.origin, part.end - found.origin)
+    else:
+        assert found.unsteady == part.missing

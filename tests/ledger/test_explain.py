@@ -76,6 +76,24 @@ def test_a_long_prompt_beside_decoders_is_named_as_stretching_them_and_marked_as
     assert first(explainer.worst(Metric.TPOT, 0.02)) == (Part.STRETCHED, None)
 
 
+def test_where_nobody_said_how_many_tokens_were_scheduled_the_note_says_what_to_give():
+    collector, sink = SchedulerMetricsCollector(clock=lambda: 9.0), RecordingSink()
+    collector.subscribe(sink)
+    tracker = RequestTracker(collector)
+    for number in range(80):
+        slot = tracker.arrived(str(number), prompt_tokens=8, at=0.1 * number)
+        for step in range(2):
+            begin = 0.1 * number + 0.05 * step
+            tracker.iteration([slot], started_at=begin, finished_at=begin + 0.05)
+        tracker.finished(slot, CompletionReason.EOS_TOKEN_REACHED, at=0.1 * (number + 1))
+    collector.close()
+    explanation = Explainer(HeardRun(sink.runs[0])).worst(Metric.TPOT)
+    (note,) = [note for note in explanation.notes if "prefill tokens" in note]
+    assert note.startswith("not recorded: prefill tokens of 80 of 160 iterations")
+    assert "scheduled_tokens=" in note
+    assert explanation.cost_model is None
+
+
 def test_a_preemption_is_named_and_what_it_made_compute_again():
     engine = Scripted()
     steady(engine)
@@ -151,14 +169,73 @@ def test_every_metric_is_split_without_a_rest(seed, metric, share):
     assert sum(stretch.requests for stretch in slowest.stretches) <= slowest.requests
 
 
-def test_without_spans_only_the_queue_is_split_and_it_says_so():
-    run = simulated(requests(60, 900, 100), kv_cache_blocks=200)
+def without_spans(run: HeardRun) -> HeardRun:
     lean = HeardRun.__new__(HeardRun)
     lean.__dict__ = {**run.__dict__, "_spans": run.spans().slice(0, 0)}
+    return lean
+
+
+def durations_alone(run: HeardRun) -> HeardRun:
+    """As vLLM's statistics tell of a request: when it ended, and how long what took."""
+    bare, table = without_spans(run), run.requests()
+    for name in ("arrived_at", "first_scheduled_at", "first_token_at", "last_token_at"):
+        table = table.set_column(table.schema.get_field_index(name), name, pa.nulls(len(table), pa.float64()))
+    bare._requests = table
+    return bare
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from((Metric.TTFT, Metric.E2E)))
+def test_durations_and_the_end_alone_explain_as_instants_do_without_spans(seed, metric):
+    run = HeardRun(random_run(seed, 40))
+    lean, bare = (Explainer(one).worst(metric, 0.2) for one in (without_spans(run), durations_alone(run)))
+    split = [
+        {(part.part, part.limiter): part.mean for part in one.slowest.parts if part.mean > 1e-9} for one in (lean, bare)
+    ]
+    assert split[0] == pytest.approx(split[1], abs=1e-8)
+    assert sum(split[1].values()) == pytest.approx(bare.slowest.mean, abs=1e-8)
+    assert "told durations, no instants" in " ".join(bare.notes)
+
+
+def test_of_a_request_that_ran_without_a_word_on_its_phases_nothing_follows_from_how_long_it_ran():
+    run = durations_alone(simulated(requests(3, 30, 3)))
+    table = run.requests()
+    for name in ("queue_time", "time_to_first_token"):
+        table = table.set_column(table.schema.get_field_index(name), name, pa.nulls(len(table), pa.float64()))
+    run._requests = table
+    with pytest.raises(NotToldError, match="durations that they follow from"):
+        Explainer(run)
+
+
+def test_without_spans_others_prefill_is_cut_out_of_decoding_as_modelled_but_not_of_the_preempted():
+    engine = Scripted()
+    steady(engine)
+    engine.arrive("victim")
+    engine.step("victim", prefill={"victim": 8})
+    engine.arrive("long", prompt=20_000)
+    for step in range(10):
+        engine.step("victim", "long", prefill={"long": 2000}, chunk=["long"] * (step < 9))
+    engine.finish("victim", "long")
+    run = engine.run(spans=False)
+    victim = Explainer(run).request("victim")
+    assert first(victim) == (Part.STRETCHED, None)
+    assert victim.request.parts[0].modelled
+    assert victim.request.parts[0].seconds == pytest.approx(10 * 0.2, rel=0.02)
+    assert sum(part.seconds for part in victim.request.parts) == pytest.approx(victim.request.total_time, abs=1e-9)
+    table = run.requests()
+    place = table.schema.get_field_index("preemptions")
+    run._requests = table.set_column(place, "preemptions", pa.array([1.0] * len(table)))
+    assert Part.STRETCHED not in {part.part for part in Explainer(run).request("victim").request.parts}
+
+
+def test_without_spans_only_the_queue_is_split_and_it_says_so():
+    run = simulated(requests(60, 900, 100), kv_cache_blocks=200)
+    lean = without_spans(run)
     whole, bare = Explainer(run).worst(Metric.TTFT), Explainer(lean).worst(Metric.TTFT)
     assert whole.complete
-    assert not bare.complete
-    assert "without spans" in bare.notes[0]
+    assert bare.complete
+    assert (whole.not_recorded, bare.not_recorded) == ((), ("spans",))
+    assert "not recorded: spans" in bare.notes[0]
     assert {part.part for part in bare.slowest.parts} <= {Part.QUEUED, Part.ARRIVING, Part.BETWEEN, Part.PREFILL_PHASE}
     queued = [
         {part.limiter: round(part.mean, 9) for part in one.slowest.parts if part.part is Part.QUEUED}
@@ -179,8 +256,8 @@ def test_of_requests_alone_the_queue_and_the_phases_are_known_and_not_who_held_i
         (Part.QUEUED, BatchLimiter.UNKNOWN): recorded["queue_time"], (Part.PREFILL_PHASE, None): recorded["prefill_time"],
         (Part.DECODE_PHASE, None): recorded["decode_time"],
     }, abs=1e-9)  # fmt: skip
-    assert not explanation.complete
-    assert any("without iterations" in note for note in explanation.notes)
+    assert explanation.not_recorded == ("spans", "iterations")
+    assert any("not recorded: iterations" in note for note in explanation.notes)
 
 
 def test_of_a_clients_record_the_time_to_the_first_token_is_whole_and_unknown_and_never_called_queued():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from batchscope import CompletionReason, RequestTracker, SchedulerMetricsCollect
 from batchscope.errors import ConfigurationError
 from batchscope.ledger import open_run, staging
 from batchscope.ledger import parts as parts_module
+from batchscope.ledger.document import read_document
+from batchscope.ledger.listing import list_runs
 from batchscope.ledger.parts import parts
 from batchscope.ledger.recording import record
 from batchscope.ledger.schema import Table
@@ -52,11 +56,15 @@ class Engine:
 
 @pytest.fixture
 def full_disk(monkeypatch):
-    """From the call on, writes fail as on a full disk, the first of them after ``most`` bytes."""
-    real = os.write
+    """From the call on, writes fail as on a full disk, the first of them after ``most`` bytes; what is cut is room."""
+    real, real_truncate = os.write, os.ftruncate
 
     def fill(most: int) -> None:
         room = [most]
+
+        def truncate(file, size):
+            room[0] += os.fstat(file).st_size - size
+            real_truncate(file, size)
 
         def write(file, content):
             if len(content) > room[0]:
@@ -69,6 +77,7 @@ def full_disk(monkeypatch):
             return real(file, content)
 
         monkeypatch.setattr(staging.os, "write", write)
+        monkeypatch.setattr(staging.os, "ftruncate", truncate)
 
     return fill
 
@@ -93,11 +102,36 @@ def test_what_was_written_before_the_disk_was_full_is_whole_and_the_rest_is_coun
     iterations = run.iterations().num_rows
     assert iterations >= 30
     assert run.iterations().column("iteration").to_pylist() == list(range(1, iterations + 1))
-    absent = sum(run._contents.absent.values())
-    assert iterations + run.document.missed.get("iterations", 0) == 50  # then nobody listened any more
+    assert not any("were written and are missing" in each for each in run.problems)  # it is said once: not written
+    missed = run.document.missed
+    assert (iterations + missed["iterations"], run.requests().num_rows + missed["requests"]) == (60, 60)
+    assert engine.recording.lost["REQUEST"] == missed["requests"] >= 10
+    assert engine.recording.lost["ITERATION"] == missed["iterations"]
     assert any("stopped: nothing more could be written (No space left on device)" in each for each in run.problems)
-    assert absent + sum(run.document.missed.values()) > 0
     assert not [part for part in parts(run.path) if part.staged and staging.read_staged(part.path).torn_bytes]
+
+
+@pytest.mark.parametrize("most", [60_000, 150_000])
+def test_of_a_first_write_that_finds_no_room_the_beginning_is_kept_that_does(tmp_path, full_disk, most):
+    engine = Engine(tmp_path)
+    full_disk(most)
+    for _ in range(1000):
+        engine.collector.record_error("odd")
+    engine.work(1000)
+    engine.look()
+    engine.close()
+    run = open_run(tmp_path)
+    kept = {"requests": run.requests(), "iterations": run.iterations(), "spans": run.spans()}
+    size = sum(part.path.stat().st_size for part in parts(run.path))
+    assert most / 2 < size <= most
+    for name, rows in kept.items():
+        numbers = rows.column({"requests": "request", "iterations": "iteration", "spans": "first_iteration"}[name])
+        assert numbers.to_pylist() == list(range(1, rows.num_rows + 1))
+        assert 0 < rows.num_rows < 1000
+        assert rows.num_rows + run.document.missed[name] == 1000
+    errors = sum(event["count"] for event in run.events().to_pylist())
+    assert errors + engine.recording.lost["ERROR"] == 1001  # with the one that says that the sink failed
+    assert not any("were written and are missing" in each for each in run.problems)
 
 
 def test_a_part_that_cannot_be_converted_stays_a_stream_and_is_converted_with_the_next(tmp_path, monkeypatch, caplog):
@@ -175,7 +209,9 @@ def test_a_file_system_that_really_is_full_ends_the_recording_only(tmp_path):
         assert engine.collector.get_snapshot().totals.requests_received == engine.steps
         engine.close()
         run = open_run(tmp_path)
-        assert run.state in {"stopped", "interrupted"}
+        assert run.state == "stopped"  # there was room left for saying so
+        assert run.requests().num_rows + run.document.missed["requests"] == engine.steps
+        assert run.document.missed.keys() <= {"requests", "iterations", "spans", "events"}
         written = run.iterations().column("iteration").to_pylist()
         assert written == list(range(1, len(written) + 1))
         assert len(written) > 100
@@ -228,3 +264,57 @@ def test_a_read_only_file_system_is_refused_at_once(tmp_path):
         assert collector.recordings == ()
     finally:
         subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_the_count_of_a_stopped_run_that_goes_on_is_told_while_its_process_lives(tmp_path, full_disk, caplog):
+    engine = Engine(tmp_path)
+    engine.work(30)
+    engine.look()
+    full_disk(0)
+    for _ in range(4):
+        engine.work(25)
+        engine.look()
+    listed = list_runs(tmp_path).runs[0]
+    assert listed.state == "stopped"
+    assert re.search(r"No space left on device; \d+ rows were not written", listed.problem)
+    assert read_document(engine.recording.path).missed["requests"] >= 75
+    engine.close()
+    assert open_run(tmp_path).document.missed["requests"] == 100
+    assert "rows that are not in it: " in caplog.text
+    assert "100 of requests" in caplog.text
+
+
+LIMITED = """
+import resource, signal, sys
+from batchscope import CompletionReason, RequestTracker, SchedulerMetricsCollector
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+collector = SchedulerMetricsCollector()
+recording = collector.record_to(sys.argv[1], interval=0.01)
+tracker = RequestTracker(collector)
+def work(count):
+    for number in range(count):
+        request = tracker.arrived(f"r{number}", prompt_tokens=7)
+        tracker.iteration([request])
+        tracker.finished(request, CompletionReason.EOS_TOKEN_REACHED)
+work(200)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+while not recording.failure:
+    work(20)
+work(500)
+collector.close()
+print(collector.get_snapshot().totals.requests_received, recording.lost["REQUEST"], recording.lost["ITERATION"])
+"""
+
+
+def test_a_real_limit_of_a_files_size_loses_no_count(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
+    )
+    run, (received, *lost) = open_run(tmp_path), map(int, done.stdout.split())
+    assert run.state == "stopped"
+    assert "File too large" in run.document.stopped_by
+    kept = run.requests().num_rows
+    assert kept < received
+    assert kept + run.document.missed["requests"] == received
+    assert run.iterations().num_rows + run.document.missed["iterations"] == received
+    assert lost == [run.document.missed["requests"], run.document.missed["iterations"]]

@@ -9,7 +9,7 @@ import pytest
 
 from batchscope import CompletionReason, MetricsConfiguration, RequestTracker, SchedulerMetricsCollector, SloTargets
 from batchscope.ledger.document import NAME
-from batchscope.ledger.listing import list_runs
+from batchscope.ledger.listing import ListedRun, Listing, list_runs
 from batchscope.ledger.recording import record
 from batchscope.records import EngineInfo
 from batchscope.views.runs import view
@@ -80,8 +80,8 @@ def test_a_thousand_runs_are_shown_a_line_each(root):
     for number in range(2, 1001):
         shutil.copytree(run, folder / f"{run.name}-{number}", ignore=shutil.ignore_patterns("*.parquet"))
     lines = view(list_runs(folder)).splitlines()
-    assert len(lines) == 1001
-    assert all("an engine 7" in line for line in lines[1:])
+    assert len(lines) == 1002
+    assert all("an engine 7" in line for line in lines[1:-1])
 
 
 def test_a_document_that_cannot_be_read_is_a_line_that_says_why(root):
@@ -134,3 +134,14 @@ def test_a_run_that_was_stopped_says_why_and_how_many_rows_it_lacks(root):
     told |= {"state": "stopped", "stopped_by": "No space left on device", "missed": {"requests": 1200, "spans": 3}}
     (run / NAME).write_text(json.dumps(told))
     assert list_runs(folder).runs[0].problem == "No space left on device; 1,203 rows were not written"
+
+
+def test_what_a_killed_run_last_wrote_of_itself_is_a_lower_bound_and_says_so(tmp_path):
+    killed = ListedRun(name="killed", state="interrupted", at_least=True, seconds=2.0)
+    ended = ListedRun(name="ended", state="finished", seconds=2.0)
+    text = view(Listing(root=str(tmp_path), runs=[killed, ended]))
+    row = next(line for line in text.splitlines() if line.startswith("killed"))
+    assert ">=2 s" in row
+    assert ">=0" in row
+    assert ">=" not in next(line for line in text.splitlines() if line.startswith("ended"))
+    assert "batchscope report counts the rows" in text

@@ -193,7 +193,7 @@ def test_a_run_without_spans_is_drawn_by_instants_and_says_so():
     run = simulated(workload(20))
     run._spans = run.spans().slice(0, 0)
     drawn = trace(run)
-    assert "without spans" in drawn.left_out[0]
+    assert "not recorded: spans" in drawn.left_out[0]
     names = {name for *_, name, depth in Decoded(drawn).slices if depth}
     assert names == {"queued", "prefill", "decode"}
 

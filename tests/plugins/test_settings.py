@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchscope import ConfigurationError, SloTargets
-from batchscope.plugins.settings import Settings, parse_slo, read_settings
+from batchscope.configuration import parse_slo
+from batchscope.plugins.settings import Settings, read_settings
 from batchscope.plugins.switch import switched_on
 
 

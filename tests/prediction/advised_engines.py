@@ -7,9 +7,9 @@ from recorded_engines import TRUTH
 
 from batchscope.configuration import SloTargets
 from batchscope.prediction import FittedModel, Observed, RequestInstants
-from batchscope.prediction.advise import instants_of
 from batchscope.prediction.attainment import nearness
 from batchscope.prediction.model import CONSTANTS, Range, constants_of
+from batchscope.prediction.served import instants_of
 from batchscope.simulator import Lengths, LinearCostModel, SchedulerOptions, SyntheticWorkload
 from batchscope.simulator.instants import simulate_instants
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from advised_engines import expected_goodput, made_up, model_of
 from msgspec.structs import replace
@@ -12,6 +13,7 @@ from batchscope.errors import ConfigurationError
 from batchscope.prediction import NotEnoughError
 from batchscope.prediction.advise import advise
 from batchscope.prediction.candidates import Space
+from batchscope.prediction.observed import Gone
 from batchscope.simulator.instants import simulate_instants
 
 PLACES = Space(("max_running_requests",))
@@ -22,7 +24,7 @@ PATIENT = {"default": SloTargets(time_to_first_token=5.0, time_per_output_token=
 @pytest.fixture(scope="module")
 def starved():
     """An engine with a quarter of the places that its requests need."""
-    return recorded(requests=80, rate=3.0, options=STARVED, iterations=False)
+    return recorded(requests=100, rate=3.0, options=STARVED, iterations=False)
 
 
 def test_places_that_lack_are_found_with_the_gain_and_what_gets_worse(starved):
@@ -38,7 +40,7 @@ def test_places_that_lack_are_found_with_the_gain_and_what_gets_worse(starved):
 
 def test_asked_again_in_the_best_setting_it_says_to_change_nothing(starved):
     found = advise(starved, model_of(starved, 0), PATIENT, space=PLACES)
-    better = recorded(requests=80, rate=3.0, options=replace(STARVED, **found.changed), iterations=False)
+    better = recorded(requests=100, rate=3.0, options=replace(STARVED, **found.changed), iterations=False)
     assert advise(better, model_of(better, 0), PATIENT, space=PLACES).verdict == "keep"
 
 
@@ -51,14 +53,60 @@ def test_an_idle_engine_is_left_alone():
 def test_requests_given_up_count_as_missed(starved):
     model = model_of(starved, 0)
     whole = advise(starved, model, PATIENT, space=PLACES)
-    some = advise(replace(starved, left_out=60), model, PATIENT, space=PLACES)
     served = len(starved.workload)
+    gone = Gone(unserved=tuple((float(at), None) for at in range(60)))
+    some = advise(replace(starved, gone=gone), model, PATIENT, space=PLACES)
     assert some.now.attainment.value == pytest.approx(whole.now.attainment.value * served / (served + 60))
     assert any("60 requests" in note for note in some.notes)
 
 
+def test_who_gave_up_midway_is_served_in_time_by_no_setting(starved):
+    gone = Gone(given_up=np.arange(len(starved.workload)) % 2 == 0)
+    some = advise(replace(starved, gone=gone), model_of(starved, 0), PATIENT, space=PLACES)
+    assert some.best.attainment.value <= 0.5
+    assert all(each.goodput * some.best.seconds < 60 for each in some.tried if each.alike)
+
+
+def test_requests_are_judged_by_the_targets_of_their_class(starved):
+    classes = ["chat" if at % 2 else "batch" for at in range(len(starved.workload))]
+    mixed = tuple(replace(spec, request_class=name) for spec, name in zip(starved.workload, classes, strict=True))
+    run, model = replace(starved, workload=mixed), model_of(starved, 0)
+    batch = {"batch": SloTargets(e2e_latency=1e6)}
+    advice = advise(run, model, {**batch, "chat": PATIENT["default"]}, space=PLACES)
+    assert advice.verdict == "change"
+    assert advice.now.attainment.requests == len(classes)
+    assert advice.now.by_class["batch"].value == 1.0
+    assert advice.now.by_class["chat"].value < 0.6 < advice.best.by_class["chat"].value
+    with pytest.raises(NotEnoughError, match=r"none of its classes \(batch, chat\) has a target: expected one of rest"):
+        advise(run, model, {"rest": SloTargets(1.0)})
+
+
+def test_everything_tried_is_told_and_what_cannot_be_told_apart_is_marked(starved):
+    said = []
+    advice = advise(
+        starved, model_of(starved, 0), PATIENT, space=PLACES, on_simulated=lambda *stage: said.append(stage)
+    )
+    settings = [tuple(each.settings.values()) for each in advice.tried]
+    assert len(set(settings)) == len(settings)
+    assert {tuple(side.settings.values()) for side in (advice.now, advice.best)} <= set(settings)
+    assert max(each.goodput for each in advice.tried) == advice.tried[0].goodput
+    best = next(each for each in advice.tried if each.settings == advice.best.settings)
+    assert best.alike
+    assert advice.alike_low <= best.goodput <= advice.alike_high
+    assert not next(each for each in advice.tried if each.settings == advice.now.settings).alike
+    assert len(said) == advice.simulations
+    assert all(1 <= done <= of for _, done, of in said)
+    assert len({stage for stage, _, _ in said}) == 3
+
+
+def test_fewer_than_a_hundred_requests_are_refused(starved):
+    few = replace(starved, workload=starved.workload[:99], instants=starved.instants.first(99))
+    with pytest.raises(NotEnoughError, match="99 requests: advice takes at least 100"):
+        advise(few, model_of(starved, 0), PATIENT)
+
+
 def test_a_gap_as_target_forbids_stalls():
-    run = recorded(requests=80, rate=8.0, options=replace(OPTIONS, kv_cache_blocks=900), iterations=False)
+    run = recorded(requests=100, rate=8.0, options=replace(OPTIONS, kv_cache_blocks=900), iterations=False)
     model = model_of(run, 0)
     alone, strict = SloTargets(time_per_output_token=0.15), SloTargets(time_per_output_token=0.15, max_emission_gap=0.5)
     lax = advise(run, model, {"default": alone}, space=PLACES)
@@ -71,7 +119,7 @@ def test_a_gap_as_target_forbids_stalls():
 
 
 def test_no_more_than_two_per_cent_below_a_search_of_everything():
-    run, slo = made_up(4, requests=80)
+    run, slo = made_up(4, requests=100)
     model = model_of(run, 4)
     advice = advise(run, model, slo, space=PLACES)
     chosen = run.options if advice.verdict == "keep" else replace(run.options, **advice.changed)

@@ -14,6 +14,7 @@ from batchscope.errors import ConfigurationError
 from batchscope.prediction import NotEnoughError, fit
 from batchscope.prediction.attainment import TOLERATED_GROWTH, backlog_growth
 from batchscope.prediction.capacity import HIGHEST, LOWEST, MOST_SIMULATIONS, Traffic, capacity, traffic_of
+from batchscope.prediction.observed import Gone
 from batchscope.simulator import Lengths, SyntheticWorkload
 from batchscope.simulator.instants import simulate_instants
 
@@ -91,11 +92,25 @@ def test_of_a_trickle_the_highest_multiple_that_is_looked_at_holds_or_an_edge_is
 def test_who_gave_up_has_missed_at_every_rate():
     traffic = made_up(7)
     gave_up = np.arange(150) % 30 == 0
-    found = capacity(replace(traffic, given_up=gave_up, unserved=((1.0, "default"), (2.0, "default"))), SLO)
+    found = capacity(replace(traffic, gone=Gone(gave_up, ((1.0, "default"), (2.0, "default")))), SLO)
     assert found.given_up == 7
     assert max(point.attainment.value for point in found.points) <= 145 / 152
     assert found.rate_scale < capacity(traffic, SLO).rate_scale
     assert any("given up" in each for each in found.notes)
+
+
+def test_each_class_is_held_to_its_own_targets_and_its_attainment_is_told():
+    traffic = made_up(9)
+    mixed = tuple(
+        replace(spec, request_class="chat" if at % 3 else "batch") for at, spec in enumerate(traffic.workload)
+    )
+    by_class = {"chat": SLO["default"], "batch": SloTargets(e2e_latency=1e6)}
+    found = capacity(replace(traffic, workload=mixed), by_class)
+    assert found.rate > capacity(traffic, SLO).rate
+    for point in found.points:
+        assert point.by_class["batch"].value == 1.0
+        joint = sum(each.value * each.requests for each in point.by_class.values()) / 150
+        assert point.attainment.value == pytest.approx(joint)
 
 
 def test_a_gap_between_tokens_can_be_a_target():
@@ -123,9 +138,7 @@ def test_of_too_little_nothing_is_said():
     at_once = replace(together, workload=tuple(replace(spec, arrival=1.0) for spec in together.workload))
     with pytest.raises(NotEnoughError, match="all requests arrive at once"):
         capacity(at_once, SLO)
-    with pytest.raises(
-        NotEnoughError, match=r"none of its classes \(default\) has a target: expected one of batch, chat"
-    ):
+    with pytest.raises(NotEnoughError, match=r"none of its classes \(default\) has a target: expected one of chat"):
         capacity(together, {"chat": SloTargets(e2e_latency=1.0), "batch": SloTargets()})
 
 

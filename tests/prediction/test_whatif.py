@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from recorded_engines import OPTIONS, TRUTH, recorded
 
 from batchscope.errors import ConfigurationError
-from batchscope.prediction import NotEnoughError, fit, what_if
+from batchscope.prediction import NotEnoughError, OtherEngineError, fit, what_if
 from batchscope.prediction.split import split_errors
 from batchscope.simulator import LinearCostModel
 from batchscope.simulator.instants import simulate_instants
@@ -74,7 +74,7 @@ def test_an_unknown_setting_or_one_out_of_range_is_refused(engine, model, settin
 
 
 def test_a_model_of_another_engine_is_refused(engine, model):
-    with pytest.raises(NotEnoughError, match=r"the model is of sglang 0.5, the run engine 0 of vllm 0.19.0"):
+    with pytest.raises(OtherEngineError, match=r"the model is of sglang 0.5, the run engine 0 of vllm 0.19.0"):
         what_if(engine, replace(model, engine="sglang 0.5"))
 
 

@@ -67,7 +67,7 @@ def test_a_fit_finds_the_constants_that_made_the_times(truth, seed):
     work = np.random.default_rng(seed).integers(0, 100, (3, 40))
     seconds = LinearCostModel(*truth).iteration_time(*work)
     fitted = LinearCostModel.fit(*work, seconds)
-    assert np.allclose([getattr(fitted, f) for f in LinearCostModel.__struct_fields__], truth, atol=1e-9)
+    assert np.allclose([getattr(fitted, f) for f in LinearCostModel.__struct_fields__], [*truth, 0], atol=1e-9)
 
 
 @settings(max_examples=50, deadline=None)
@@ -80,7 +80,7 @@ def test_a_fit_is_never_negative_and_no_neighbour_is_better(seed):
         return np.sum((LinearCostModel(*constants).iteration_time(*work) - seconds) ** 2)
 
     fitted = LinearCostModel.fit(*work, seconds)
-    best = np.array([getattr(fitted, f) for f in LinearCostModel.__struct_fields__])
+    best = np.array([getattr(fitted, f) for f in LinearCostModel.__struct_fields__[:4]])
     for _ in range(20):
         assert error(np.maximum(0, best + random.normal(scale=0.01, size=4))) >= error(best) - 1e-12
 

@@ -130,6 +130,33 @@ def test_sglang_evicts_who_has_answered_least_until_the_others_have_room_for_twe
     assert second.scheduled_at[-1] > first.finished_at
 
 
+def test_transformers_admits_nobody_while_little_of_the_cache_is_free():
+    crowd = specs((0.0, 18, 4), (0.5, 1, 4))
+    tracker, _ = simulate(crowd, options=_options("transformers", kv_cache_blocks=21), cost=ONE_SECOND)
+    assert tracker.requests[1].scheduled_at[0] >= tracker.requests[0].finished_at
+    roomy, _ = simulate(crowd, options=_options("transformers", kv_cache_blocks=40), cost=ONE_SECOND)
+    assert roomy.requests[1].scheduled_at[0] < roomy.requests[0].finished_at
+
+
+def test_transformers_lets_a_small_prompt_pass_one_that_finds_no_room():
+    crowd = specs((0.0, 10, 30), (0.0, 40, 2), (0.0, 5, 2))
+    tracker, _ = simulate(crowd, options=_options("transformers", kv_cache_blocks=45), cost=ONE_SECOND)
+    assert tracker.requests[2].scheduled_at[0] == 0.0
+    assert tracker.requests[1].scheduled_at[0] >= tracker.requests[0].finished_at
+    vllm, _ = simulate(crowd, options=_options("vllm", kv_cache_blocks=45), cost=ONE_SECOND)
+    assert vllm.requests[2].scheduled_at[0] >= vllm.requests[1].scheduled_at[0]
+
+
+def test_transformers_evicts_who_finds_no_block_and_serves_it_behind_the_others():
+    crowd = specs((0.0, 8, 12), (0.0, 8, 12), (3.0, 2, 2))
+    tracker, _ = simulate(crowd, options=_options("transformers", kv_cache_blocks=27), cost=ONE_SECOND)
+    first, second, third = tracker.requests
+    assert not first.preempted_at
+    assert second.preempted_at
+    assert second.scheduled_at[-1] >= first.finished_at
+    assert third.scheduled_at[0] <= second.scheduled_at[-1]
+
+
 def test_prefill_first_computes_a_prompt_whole_while_who_decodes_stands_still():
     crowd = specs((0.0, 10, 6), (1.5, 200, 3))
     tracker, _ = simulate(crowd, options=_options("prefill-first", kv_cache_blocks=400), cost=ONE_SECOND)
@@ -158,5 +185,5 @@ def test_what_was_cached_when_it_was_recorded_is_not_computed():
 
 
 def test_an_unknown_policy_is_refused_with_those_there_are():
-    with pytest.raises(ConfigurationError, match="expected one of sarathi, vllm, sglang, prefill-first"):
+    with pytest.raises(ConfigurationError, match="expected one of sarathi, vllm, sglang, prefill-first, transformers"):
         SchedulerOptions(policy="fifo")

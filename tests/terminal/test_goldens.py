@@ -17,16 +17,20 @@ from batchscope.terminal.lines import width_of
 from batchscope.terminal.styles import Colors, style_of
 
 GOLDENS = Path(__file__).parent / "goldens"
-SIZES = {"small": (80, 24), "middle": (120, 40), "large": (200, 60)}
-LARGE_ONES = ("live", "fleet")
-NAMES = [(name, size) for size in SIZES for name in scenes() if size == "small" or name in LARGE_ONES]
+SIZES = {"small": (80, 24), "middle": (120, 40), "large": (200, 60), "ascii": (80, 24)}
+FEW = {"large": ("live", "fleet", "stale"), "ascii": ("live", "fleet")}
+"""Sizes whose layout is another one only for some; at 80x24 and 120x40 there is every scene."""
+NAMES = [(name, size) for size in SIZES for name in FEW.get(size, scenes())]
 _CODES = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def picture(name, size):
-    """The lines between bars, then which role each cell has, and how that looks in 256, 16 and no colours."""
+    """The lines between bars, then which role each cell has, and how that looks in no, 16, 256 and all colours.
+
+    ``ascii``: as a terminal gets it that has no block characters.
+    """
     scene, viewing = scenes()[name]
-    lines = frame(scene, viewing, *SIZES[size]).lines
+    lines = frame(scene, viewing, *SIZES[size], ascii_only=size == "ascii").lines
     roles = {"": "."}
     grid = []
     for line in lines:
@@ -71,7 +75,7 @@ def first_lines(name, number=4):
     [
         ("live", "● LIVE  Batch"), ("starting", "◔ STARTING  Starting: no request yet."), ("stalled", "■ STALLED  Stalled: 7 waiting"),
         ("stale", "◌ STALE  Stale: no answer"), ("gone", "✕ GONE  Gone: nobody answers any more"),
-        ("restarted", "↻ RESTARTED  Restarted:"), ("down", "▽ DOWN  No answer yet from http://e1:9464/metrics: [Errno 111]"),
+        ("restarted", "↻ RESTARTED  Restarted:"), ("down", "▽ DOWN  No figures yet from http://e1:9464/metrics: [Errno 111]"),
         ("fleet", "▽ 1 DOWN  1 down, 1 gone"),
     ],
 )  # fmt: skip

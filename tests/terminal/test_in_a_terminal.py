@@ -164,7 +164,7 @@ def test_whatever_goes_wrong_the_terminal_is_restored_and_the_error_told():
 def test_a_server_that_hangs_or_ends_is_seen_within_three_seconds_and_when_it_is_back_too():
     port = free_port()
     with Terminal([*COMMAND, "top", f"http://127.0.0.1:{port}"], columns=100) as terminal:
-        terminal.until("DOWN  No answer yet")
+        terminal.until("DOWN  No figures yet")
         with serving(port) as server:
             terminal.until("LIVE  Batch", 40.0)
             time.sleep(3)

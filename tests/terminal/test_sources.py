@@ -1,5 +1,6 @@
 """Where figures come from: an endpoint of ours, an engine's page, neither; and how each failure is told."""
 
+import datetime as dt
 import threading
 
 import pytest
@@ -8,6 +9,7 @@ from scrape_doubles import Site, tokens
 
 from batchscope import SchedulerMetricsCollector
 from batchscope.exporters.prometheus import Exposition, Format
+from batchscope.publishing import SnapshotDirectory, SnapshotPublisher
 from batchscope.scraping.fetch import ScrapeLimits, metrics_url
 from batchscope.statistics.cumulative import cumulative_of
 from batchscope.statistics.merge import merge_snapshots
@@ -46,6 +48,20 @@ def test_of_an_engine_it_reads_the_page_and_does_not_ask_for_a_snapshot_again():
     assert first.scraped is not None
     assert second.snapshot.gauges.requests_running == 3
     assert asked == ["/snapshot", "/metrics", "/metrics"]
+
+
+def test_where_something_else_answers_both_addresses_and_what_came_are_told():
+    foreign = {"/wrong": b"<html><body>a page of somebody else</body></html>"}
+    with Site(foreign) as site, pytest.raises(LookError) as refused:
+        endpoint(site, "/wrong").look(histograms=False)
+    words = str(refused.value)
+    assert words.startswith("line 1: not Prometheus text: '<html>")
+    assert "(a web page: expected /metrics); " in words
+    assert words.endswith("expected batchscope's endpoint, which serves /snapshot")
+    assert "/wrong/snapshot: HTTP 404" in words
+    with pytest.raises(LookError) as nobody:
+        endpoint(site, "/wrong").look(histograms=False)
+    assert str(nobody.value) == "connection refused: expected a server at this address"  # once, of both
 
 
 def test_an_engine_that_came_back_as_another_is_found_out():
@@ -98,3 +114,33 @@ def test_the_merge_of_processes_is_of_all_of_them_at_every_look_and_gone_when_al
     assert session._merged.shown(9.0).age == 7.0
     one.close()
     other.close()
+
+
+def test_a_process_that_was_archived_is_gone_and_not_stale_and_who_ended_before_is_a_number(tmp_path):
+    collectors = [SchedulerMetricsCollector(labels={"rank": str(rank)}) for rank in range(4)]
+    publishers = [SnapshotPublisher(collector, tmp_path, interval=None) for collector in collectors]
+    session, at = Published(tmp_path, 1.0), 0.0
+
+    def look():
+        nonlocal at
+        at += 1.0
+        with SnapshotDirectory(tmp_path, max_age=0.0) as reader:
+            reader.get_snapshot()  # it puts the dead into the archive
+        session._take(Looked(0, at, session._directory.look(histograms=False)))
+        return {engine.name.partition("rank=")[2]: str(engine.shown(at + 0.5).state) for engine in session.engines}
+
+    publishers[3].close()
+    for publisher in publishers[:3]:
+        publisher.publish_now()
+    assert look() == dict.fromkeys("012", "starting")
+    assert session.scene().notes == ["1 more ended before: they are in the sum only"]
+    publishers[2].close()
+    assert look() == {"0": "starting", "1": "starting", "2": "gone"}
+    for publisher in publishers:
+        publisher.close()
+    assert look() == dict.fromkeys("012", "gone")
+    later = Published(tmp_path, 1.0, wall_clock=lambda: dt.datetime.now(dt.UTC) + dt.timedelta(seconds=90))
+    later._take(Looked(0, 1.0, later._directory.look(histograms=False)))
+    [whole] = later.engines
+    assert (str(whole.shown(1.0).state), whole.error) == ("gone", "no process lives here any more; 4 ended")
+    assert 90 <= whole.shown(1.0).age < 100

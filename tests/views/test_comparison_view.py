@@ -2,7 +2,8 @@
 
 import pytest
 
-from batchscope.ledger.comparison.document import Answer, Comparison, Difference, Verdict
+from batchscope.ledger.comparison.document import Answer, Comparison, Difference, Verdict, Window
+from batchscope.ledger.comparison.figures import QUANTITIES, is_first
 from batchscope.views.comparison import summary, view
 from batchscope.views.rendering import plain
 
@@ -50,15 +51,37 @@ def test_a_figure_is_a_line_with_its_verdict(width):
     for name, end in ends.items():
         assert found[name].endswith(end)
     assert "failed_share" not in found  # 0 on both sides
-    assert "+0.250" in found["preemptions"]
+    assert "from 0" in found["preemptions"]
+    assert "+0.250" not in found["preemptions"]
     assert not any("…" in line for line in found.values())
 
 
-def test_what_the_verdicts_mean_stands_under_them():
-    text = "\n".join(lines(comparison(*FIGURES)))
-    assert "within X %: equivalent" in text
-    assert "needs N: inconclusive" in text
-    assert "needs N runs: inconclusive" in "\n".join(lines(comparison(*FIGURES, method="repeats")))
+def test_what_the_columns_and_verdicts_mean_stands_above_them():
+    text = " ".join(" ".join(lines(comparison(*FIGURES))).split())
+    legend = text[: text.index("figure ")]
+    for told in ("95 % interval are per cent of A", "within X %: equivalent", "needs N: inconclusive"):
+        assert told in legend
+    assert "needs N runs: inconclusive" in " ".join(lines(comparison(*FIGURES, method="repeats")))
+
+
+def test_what_was_counted_is_one_line_with_requests_and_time():
+    windows = [
+        Window(run="before", start=20.0, end=310.5, requests=1200, of=1300),
+        Window(run="after", start=0.0, end=300.0, requests=900, of=900),
+    ]
+    text = " ".join(lines(comparison(*FIGURES, counted="the steady part of each run", windows=windows), 200))
+    assert (
+        "the steady part of each run; requests by arrival, rates by end: A 1,200 of 1,300 in 20.0..310.5 s, B 900 of 900 in 0.0..300.0 s"
+        in text
+    )
+
+
+def test_what_whoever_is_served_notices_stands_before_what_is_behind_it():
+    names = [quantity.figure(share) for quantity in QUANTITIES for share in quantity.shares]
+    first = [is_first(name) for name in names]
+    assert first == sorted(first, reverse=True)
+    assert names[first.index(False)] == "step_time_same_work"
+    assert is_first("attainment:batch")
 
 
 def test_the_result_is_counted():

@@ -89,7 +89,9 @@ def test_the_title_of_our_own_endpoint_says_the_error_that_its_histograms_guaran
     slot = tracker.arrived("a", at=0.0)
     for end in (3.0, 5.0, 9.0):
         tracker.iteration([slot], finished_at=end)
-    assert f"percentiles within {error}\n" in drawn(document(up(1, scraped(collector.get_snapshot()))))
+    assert f"percentiles within {error}; TTFT, queue: of all requests\n" in drawn(
+        document(up(1, scraped(collector.get_snapshot())))
+    )
 
 
 def test_two_targets_that_are_up_show_the_fleet_and_each():

@@ -26,7 +26,8 @@ _OBSERVED = {
     "iteration_scheduled_tokens": C.SCHEDULED_TOKENS,
     "batch_size": C.REQUEST_COUNT,
 }
-_SUMMED = {column.name.lower(): column for column in C.having(Trait.SUMMED)}
+_SUMMED = C.having(Trait.SUMMED)
+_NAMES_OF_SUMS = tuple(column.name.lower() for column in (*_SUMMED, C.DECODE_TOKENS))
 
 
 class Integral:
@@ -50,8 +51,8 @@ class IterationHistograms:
 
     def observe(self, rows: Floats) -> None:
         """Iterations, as ``IterationColumn`` has them."""
-        for name, column in _OBSERVED.items():
-            self.instruments[name].add_numbers(rows[:, column], rows[:, C.AT])
+        quantities = [rows[:, column] for column in _OBSERVED.values()]
+        Instrument.observe_together(list(self.instruments.values()), quantities, rows[:, C.AT])
 
 
 class IterationAggregate:
@@ -68,7 +69,7 @@ class IterationAggregate:
         observe = self._histograms.observe
         self.samples = ObservedRows(configuration.max_iteration_samples, len(COLUMNS[RowKind.ITERATION]), observe)
         self.count = 0
-        self.sums = dict.fromkeys((*_SUMMED, "decode_tokens"), 0)
+        self.sums = dict.fromkeys(_NAMES_OF_SUMS, 0)
         self._said: set[str] = set()
         self._prefill_missed = False
         self.busy_by_limiter = np.zeros(len(LIMITERS))
@@ -137,7 +138,7 @@ class IterationAggregate:
             with np.errstate(invalid="ignore"):
                 inferred = infer(values, self.limits, elsewhere)
             np.copyto(values[:, C.LIMITED_BY], inferred, where=~reported)
-        values[:, C.BUSY_TIME] = self.clock.advance(values)
+        values[:, C.BUSY_TIME] = self.clock.advance(values, known.only(C.RANK))
         places, budget = self.limits.batch_places, self.limits.max_scheduled_tokens
         values[:, C.UTILIZATION] = nan if places is None else values[:, C.REQUEST_COUNT] / places
         values[:, C.TOKEN_UTILIZATION] = nan if budget is None else values[:, C.SCHEDULED_TOKENS] / budget
@@ -146,25 +147,20 @@ class IterationAggregate:
 
     def _count(self, values: Floats, known: Ranges) -> None:
         self.count += len(values)
-        for name, column in _SUMMED.items():
+        *totals, decode = np.fmax(values.T[[*_SUMMED, C.DECODE_TOKENS]], 0.0).sum(axis=1).tolist()
+        for name, column, total in zip(_NAMES_OF_SUMS, _SUMMED, totals, strict=False):
             if known.high[column] >= 0:
                 self._said.add(name)
-                self.sums[name] += int(total_of(values[:, column]))
+                self.sums[name] += int(total)
+        if decode or _some_decode(values, known):
+            self._said.add("decode_tokens")
+            self.sums["decode_tokens"] += int(decode)
         self._prefill_missed |= not known.full[C.PREFILL_TOKENS]
-        self._count_decode(values, known)
         self._integrate(values, known)
         at = values[:, C.AT]
         cells, latest = self.in_window.groups(at, ascending=True), float(at[-1])
         self.in_window.add_groups(cells, now=latest)
         self.tokens_in_window.add_groups(cells, values[:, C.TOKENS_GENERATED], now=latest)
-
-    def _count_decode(self, values: Floats, known: Ranges) -> None:
-        """A writer's row has 0 where it is not known, a tracker's what it knows: 0 is a figure where both parts are."""
-        both = known.high[C.SCHEDULED_TOKENS] >= 0 and known.high[C.PREFILL_TOKENS] >= 0
-        decode = int(total_of(values[:, C.DECODE_TOKENS]))
-        if decode or (both and not np.isnan(values[:, C.SCHEDULED_TOKENS] - values[:, C.PREFILL_TOKENS]).all()):
-            self._said.add("decode_tokens")
-            self.sums["decode_tokens"] += decode
 
     def _integrate(self, values: Floats, known: Ranges) -> None:
         # Products and sums, not matrix products: those wake the BLAS library's threads.
@@ -186,6 +182,13 @@ class IterationAggregate:
             self.used_slot_seconds += used
             lost = np.maximum(places - size, 0.0) * busy
             self.lost_slots_by_limiter += np.bincount(limiter, weights=lost, minlength=len(LIMITERS))
+
+
+def _some_decode(values: Floats, known: Ranges) -> bool:
+    """A writer's row has 0 where it is not known, a tracker's what it knows: 0 is a figure where both parts are."""
+    scheduled, prefill = values[:, C.SCHEDULED_TOKENS], values[:, C.PREFILL_TOKENS]
+    both = known.high[C.SCHEDULED_TOKENS] >= 0 and known.high[C.PREFILL_TOKENS] >= 0
+    return both and not np.isnan(scheduled - prefill).all()
 
 
 def _derive(values: Floats) -> None:

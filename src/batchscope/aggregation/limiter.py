@@ -132,19 +132,22 @@ class BusyClock:
         """How many ranks have reported since the last restart."""
         return len(self._seen)
 
-    def advance(self, rows: Floats) -> Floats:
-        """finished[k] - max(started[k], latest finish before k), never negative, per rank, in order."""
-        ranks = rows[:, IterationColumn.RANK]
+    def advance(self, rows: Floats, only: float | None = None) -> Floats:
+        """finished[k] - max(started[k], latest finish before k), never negative, per rank, in order.
+
+        ``only``: the rank that all rows have, where somebody knows.
+        """
+        if only is not None:
+            return self._advance(only, rows[:, C.STARTED_AT], rows[:, C.FINISHED_AT])
+        ranks = rows[:, C.RANK]
         busy = np.empty(len(rows))
         for rank in distinct(ranks):
             of_rank = ranks == rank
-            self._seen.add(rank)
-            started = rows[of_rank, IterationColumn.STARTED_AT]
-            finished = rows[of_rank, IterationColumn.FINISHED_AT]
-            busy[of_rank] = self._advance(rank, started, finished)
+            busy[of_rank] = self._advance(rank, rows[of_rank, C.STARTED_AT], rows[of_rank, C.FINISHED_AT])
         return busy
 
     def _advance(self, rank: float, started: Floats, finished: Floats) -> Floats:
+        self._seen.add(rank)
         last = self._last_finish.get(rank, -np.inf)
         before = np.empty_like(finished)
         before[0] = last

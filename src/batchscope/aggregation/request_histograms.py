@@ -10,7 +10,7 @@ import numpy.typing as npt
 from batchscope.aggregation.slo import COMPLETED, outcomes_of
 from batchscope.configuration import SloTargets
 from batchscope.histograms.instrument import Instrument
-from batchscope.rows import Floats, RequestColumn, StartColumn
+from batchscope.rows import Floats, RequestColumn, StartColumn, distinct
 
 C = RequestColumn
 AT_START = {"queue_time": C.QUEUE_TIME, "time_to_first_token": C.TIME_TO_FIRST_TOKEN}
@@ -52,31 +52,41 @@ class RequestHistograms:
 
     def started(self, rows: Floats) -> None:
         """Queue times and TTFTs of requests that have not finished yet, as ``StartColumn`` has them."""
-        at, classes = rows[:, StartColumn.AT], rows[:, StartColumn.REQUEST_CLASS]
-        self._add("queue_time", rows[:, StartColumn.QUEUE_TIME], at, classes)
-        self._add("time_to_first_token", rows[:, StartColumn.TIME_TO_FIRST_TOKEN], at, classes)
+        quantities = {
+            "queue_time": rows[:, StartColumn.QUEUE_TIME],
+            "time_to_first_token": rows[:, StartColumn.TIME_TO_FIRST_TOKEN],
+        }
+        self._add(quantities, rows[:, StartColumn.AT], rows[:, StartColumn.REQUEST_CLASS])
 
     def observe(self, rows: Floats) -> None:
         """Finished requests, as ``RequestColumn`` has them."""
         unobserved = _chosen(rows, rows[:, C.OBSERVED] == 0)
-        for name, column in AT_START.items():
-            self._add(name, unobserved[:, column], unobserved[:, C.AT], unobserved[:, C.REQUEST_CLASS])
+        quantities = {name: unobserved[:, column] for name, column in AT_START.items()}
+        self._add(quantities, unobserved[:, C.AT], unobserved[:, C.REQUEST_CLASS])
         completed = _chosen(rows, outcomes_of(rows) == COMPLETED)
         quantities = {name: completed[:, column] for name, column in {**AT_FINISH, **SIZES}.items()}
         quantities[COMPUTED_PROMPT] = _computed_prompts(completed)
         quantities[INFERENCE] = completed[:, C.PREFILL_TIME] + completed[:, C.DECODE_TIME]
         quantities[SERVER_TPOT] = _server_times(completed)
-        for name, values in quantities.items():
-            self._add(name, values, completed[:, C.AT], completed[:, C.REQUEST_CLASS])
+        self._add(quantities, completed[:, C.AT], completed[:, C.REQUEST_CLASS])
 
-    def _add(self, name: str, values: Floats, at: Floats, classes: Floats) -> None:
-        instruments = list(self.instruments[name].values())
-        if len(instruments) == 1:
-            instruments[0].add_numbers(values, at)
-            return
-        for code, instrument in enumerate(instruments):
-            of_class = classes == code
-            instrument.add_numbers(values[of_class], at[of_class])
+    def _add(self, quantities: Mapping[str, Floats], at: Floats, classes: Floats) -> None:
+        """Those that are kept a class each go to the classes of their requests, the others together to theirs."""
+        whole, by_class = [], []
+        for name, values in quantities.items():
+            instruments = list(self.instruments[name].values())
+            if len(instruments) == 1:
+                whole.append((instruments[0], values))
+            else:
+                by_class.append((instruments, values))
+        _together(whole, at)
+        for code in distinct(classes) if by_class else ():
+            of_class = np.flatnonzero(classes == code)
+            _together([(instruments[int(code)], values[of_class]) for instruments, values in by_class], at[of_class])
+
+
+def _together(fed: list[tuple[Instrument, Floats]], at: Floats) -> None:
+    Instrument.observe_together([instrument for instrument, _ in fed], [values for _, values in fed], at)
 
 
 def _edges(targets: SloTargets, target: str | None) -> tuple[float, ...]:

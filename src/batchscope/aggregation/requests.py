@@ -73,7 +73,7 @@ class RequestAggregate:
     def __init__(
         self, configuration: MetricsConfiguration, classes: ClassNames, rejections: Rejections, now: float
     ) -> None:
-        self._classes = classes
+        self._targets = [targets if targets.declared else None for targets in classes.targets.values()]
         self._rejections = rejections
         self._histograms = histograms = RequestHistograms(classes.targets, configuration.histogram_scale)
         most = configuration.max_request_samples
@@ -206,26 +206,25 @@ class RequestAggregate:
         return claimed
 
     def _judge(self, values: Floats, outcomes: npt.NDArray[np.int64], known: Ranges) -> None:
-        for code, name in enumerate(self._classes.names):
-            targets = self._classes.targets[name]
+        for code, targets in enumerate(self._targets):
             if known.only(C.REQUEST_CLASS) == code:
-                members = values
+                members, of_them = values, outcomes
             else:
                 of_class = values[:, C.REQUEST_CLASS] == code
                 if not of_class.any():
                     continue
                 members, of_them = values.T.compress(of_class, axis=1).T, outcomes[of_class]
-            if not targets.declared:
+            if targets is None:
                 self.slo_results[code][SloResult.NOT_EVALUATED] += len(members)
                 continue
-            results, missed_by = evaluate(members, outcomes if members is values else of_them, targets)
+            results, missed_by = evaluate(members, of_them, targets)
             self.slo_results[code] += np.bincount(results, minlength=len(SloResult))
             for target, count in missed_by.items():
                 self.missed_by[code][target] = self.missed_by[code].get(target, 0) + count
-            met = results == SloResult.MET
-            self.met_in_window[code].add_many(
-                met[met].astype(np.int64), members[met, C.AT], now=float(members[-1, C.AT])
-            )
+            met = members[results == SloResult.MET, C.AT]
+            if len(met):
+                counter = self.met_in_window[code]
+                counter.add_groups(counter.groups(met, ascending=True), now=float(members[-1, C.AT]))
 
 
 def derive_durations(values: Floats) -> None:

@@ -219,7 +219,7 @@ class State:
         token = gaps.column is GapColumn.INTER_TOKEN_LATENCY
         instrument = self.inter_token_latency if token else self.inter_emission_latency
         values = np.ascontiguousarray(gaps.values)
-        instrument.hold(Observations(values, gaps.counts, at, low + 0.0, high + 0.0))  # no negative zero
+        instrument.hold(Observations(values, gaps.counts, at))
         self._publish(gaps, sinks)
 
     @staticmethod

@@ -3,36 +3,64 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import typer
-from rich.console import Console, Group
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from batchscope.checks import LARGEST, check_whole
 from batchscope.cli import stdout
-from batchscope.cli.explain import UNDECIDED
-from batchscope.cli.fit import Assumed, Settings, observed_with, parsed_settings
-from batchscope.cli.options import DEFAULTS, CommandError, SloE2e, SloTpot, SloTtft, Svg, check_svg, write_svg
+from batchscope.cli.fit import (
+    Assumed,
+    Settings,
+    Stage,
+    model_of,
+    observed_with,
+    parsed_settings,
+    settings_named,
+    working,
+)
+from batchscope.cli.options import (
+    DEFAULTS,
+    CommandError,
+    Html,
+    SloByClass,
+    SloE2e,
+    SloGap,
+    SloTpot,
+    SloTtft,
+    Svg,
+    check_html,
+    check_svg,
+    targets_given,
+    write_html,
+    write_svg,
+)
 from batchscope.cli.simulation import note
-from batchscope.configuration import DEFAULT_CLASS, SloTargets
-from batchscope.errors import ConfigurationError
-from batchscope.prediction import FittedModel, NotEnoughError, fit, read_model
+from batchscope.configuration import SloTargets
+from batchscope.prediction import read_model
 from batchscope.prediction.attainment import Attainment
-from batchscope.prediction.capacity import MOST_SIMULATIONS, Capacity, RatePoint, Traffic, capacity, traffic_of
-from batchscope.prediction.whatif import with_settings
-from batchscope.simulator import LinearCostModel, open_trace
-from batchscope.text import readable_document
+from batchscope.prediction.capacity import (
+    MOST_SIMULATIONS,
+    Capacity,
+    RatePoint,
+    Traffic,
+    capacity,
+    check_share,
+    traffic_of,
+)
+from batchscope.prediction.observed import Gone
+from batchscope.prediction.whatif import check_engine, with_settings
+from batchscope.simulator import LinearCostModel, SchedulerOptions, open_trace
+from batchscope.text import readable_document, shown
 from batchscope.views.numbers import bar, duration, per_second, percent, percent_range
 from batchscope.views.rendering import for_stdout
-from batchscope.views.words import limiter_name, short_name
+from batchscope.views.words import limiter_name, targets_in_words
 
 SCHEMA = "batchscope.capacity/1"
 NO_RATE = 1
@@ -51,6 +79,8 @@ def capacity_command(
     slo_ttft: SloTtft = None,
     slo_tpot: SloTpot = None,
     slo_e2e: SloE2e = None,
+    slo_gap: SloGap = None,
+    slo: SloByClass = None,
     attainment: Annotated[
         float, typer.Option(metavar="X", help="The share of the requests that has to meet all of its targets.")
     ] = 0.9,
@@ -69,36 +99,42 @@ def capacity_command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")] = False,
     svg: Svg = None,
+    html: Html = None,
 ) -> int:
     """Find the highest rate at which users are still served in time, and the backlog does not grow.
 
     The same requests, in the same order, arrive faster and faster. Without --slo-... the targets of the run hold. Exit
-    code: 0; 1 = no rate holds; 2 = wrong use; 3 = these data cannot decide.
+    code: 0; 1 = no rate holds; 2 = wrong use, or a run that tells too little.
     """
-    given = SloTargets(time_to_first_token=slo_ttft, time_per_output_token=slo_tpot, e2e_latency=slo_e2e)
+    given = targets_given(SloTargets(slo_ttft, slo_tpot, slo_e2e, slo_gap), slo)
     check_svg(svg, source)
+    check_html(html)
+    check_share(attainment)
     if limit is not None:
         check_whole("limit", limit, 1, LARGEST, ", or None for all of it")
-    fitted = read_model(model) if model is not None else None
-    changed = parsed_settings(settings)
-    try:
-        if source.is_dir():
-            traffic, declared, notes = _of_run(source, fitted, changed, assume, limit)
-        else:
-            traffic, declared, notes = _of_trace(source, fitted, changed, assume, limit)
-        slo = {DEFAULT_CLASS: given} if given.declared else declared
-        if not any(targets.declared for targets in slo.values()):
-            raise CommandError(f"{source}: says no targets, expected --slo-ttft, --slo-tpot or --slo-e2e")
-        with _progress() as simulated:
-            found = capacity(traffic, slo, target=attainment, on_simulated=simulated)
-    except NotEnoughError as error:
-        note(f"cannot be decided: {error}")
-        return UNDECIDED
+    asked = _Asked(source, model, parsed_settings(settings), assume, limit)
+    with working() as stage:
+        traffic, declared, notes = _of_run(asked, stage) if source.is_dir() else _of_trace(asked)
+        targets = given or dict(declared)
+        if not any(each.declared for each in targets.values()):
+            raise CommandError(
+                f"{source}: says no targets, expected --slo-ttft, --slo-tpot, --slo-e2e, --slo-gap or --slo"
+            )
+        found = capacity(
+            traffic,
+            targets,
+            target=attainment,
+            on_simulated=lambda done: stage("simulations, at most", done, MOST_SIMULATIONS),
+        )
     found = msgspec.structs.replace(found, notes=[*notes, *found.notes])
-    shown = shown_capacity(found)
+    told = shown_capacity(found)
     if svg is not None:
-        write_svg(shown, svg)
-    stdout.write(document(found) if as_json else for_stdout(shown))
+        write_svg(told, svg)
+    if html is not None:
+        from batchscope.dashboard.capacity_page import capacity_page  # noqa: PLC0415  (its files are read when it is)
+
+        note(write_html(capacity_page(found, _headline(found), _sentences(found)), html))
+    stdout.write(document(found) if as_json else for_stdout(told))
     return 0 if found.found else NO_RATE
 
 
@@ -106,75 +142,63 @@ _Source = tuple[Traffic, Mapping[str, SloTargets], list[str]]
 """What is served, the targets it was recorded with, and what was assumed."""
 
 
-def _of_run(
-    path: Path, model: FittedModel | None, changed: dict[str, Any], assume: list[str], limit: int | None
-) -> _Source:
-    observed = observed_with(path, assume)
-    if model is not None and model.engine != observed.engine:
-        raise NotEnoughError(
-            f"the model is of {model.engine}, {observed.name} of {observed.engine}: fit one to this run"
-        )
-    traffic = traffic_of(observed, model or fit(observed), _changed(observed.options, changed))
-    return _first(traffic, limit), observed.slo, list(observed.assumed)
+class _Asked(NamedTuple):
+    """What is to be served, by which model, under which settings."""
+
+    path: Path
+    model: Path | None
+    changed: dict[str, Any]
+    assume: list[str]
+    limit: int | None
+
+    def options(self, recorded: SchedulerOptions) -> SchedulerOptions:
+        """The recorded settings, changed."""
+        with settings_named(self.changed):
+            return with_settings(recorded, self.changed)
 
 
-def _of_trace(
-    path: Path, model: FittedModel | None, changed: dict[str, Any], assume: list[str], limit: int | None
-) -> _Source:
-    if assume:
-        raise CommandError(f"--assume {assume[0]}: {path} is a trace, which has no settings: expected --set")
-    asked = tuple(open_trace(path, limit=limit))
-    served = tuple(spec for spec in asked if spec.output_tokens)
-    notes = [f"{len(asked) - len(served):,} requests that failed at their service are left out"]
+def _of_run(asked: _Asked, stage: Stage) -> _Source:
+    observed = observed_with(asked.path, asked.assume)
+    model = model_of(observed, asked.model, stage)
+    check_engine(observed, model)
+    traffic = traffic_of(observed, model, asked.options(observed.options))
+    return _first(traffic, asked.limit), observed.slo, list(observed.assumed)
+
+
+def _of_trace(asked: _Asked) -> _Source:
+    path = asked.path
+    if asked.assume:
+        raise CommandError(f"--assume {asked.assume[0]}: {path} is a trace, which has no settings: expected --set")
+    model = read_model(asked.model) if asked.model is not None else None
+    requests = tuple(open_trace(path, limit=asked.limit))
+    served = tuple(spec for spec in requests if spec.output_tokens)
+    notes = [f"{len(requests) - len(served):,} requests that failed at their service are left out"]
     if model is None:
         notes.append("an iteration costs what Qwen-2-7B takes on one A30: --model has your engine's costs")
     traffic = Traffic(
         name=path.name,
         workload=served,
-        options=_changed(model.options if model is not None else DEFAULTS, changed),
+        options=asked.options(model.options if model is not None else DEFAULTS),
         cost=model.cost if model is not None else LinearCostModel(),
         model=model,
     )
-    return traffic, {}, notes[len(asked) == len(served) :]
-
-
-def _changed(options: Any, changed: dict[str, Any]) -> Any:
-    try:
-        return with_settings(options, changed)
-    except ConfigurationError as error:
-        if error.field == "set":
-            raise CommandError(f"--set {error.value}: no such setting, expected {error.allowed}") from None
-        raise CommandError(f"--set {error.field}={error.value}: expected {error.allowed}") from None
+    return traffic, {}, notes[len(requests) == len(served) :]
 
 
 def _first(traffic: Traffic, limit: int | None) -> Traffic:
     """Only so many of them, and those who gave up until then."""
     if limit is None or limit >= len(traffic.workload):
         return traffic
-    last = traffic.workload[limit - 1].arrival
+    last, gone = traffic.workload[limit - 1].arrival, traffic.gone
     return msgspec.structs.replace(
         traffic,
         workload=traffic.workload[:limit],
-        given_up=traffic.given_up[:limit] if traffic.given_up is not None else None,
-        unserved=tuple(each for each in traffic.unserved if each[0] <= last),
+        gone=Gone(
+            given_up=gone.given_up[:limit] if gone.given_up is not None else None,
+            unserved=tuple(each for each in gone.unserved if each[0] <= last),
+        ),
         recorded=traffic.recorded.first(limit) if traffic.recorded is not None else None,
     )
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int], None]]:
-    """Told how many simulations there were."""
-    with Progress(
-        TextColumn("simulations", style="bold"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not (sys.stderr and sys.stderr.isatty()),
-    ) as progress:
-        task = progress.add_task("", total=MOST_SIMULATIONS)
-        yield lambda done: progress.update(task, completed=done)
 
 
 def document(found: Capacity) -> bytes:
@@ -187,7 +211,8 @@ def shown_capacity(found: Capacity) -> Group:
     return Group(
         Text(_headline(found), style="bold"),
         Text(
-            f"{percent(found.target)} of {found.requests:,} requests within {_targets(found.slo)}, no growing backlog"
+            f"{percent(found.target)} of {found.requests:,} requests within {targets_in_words(found.slo)}, "
+            "no growing backlog"
         ),
         Text(""),
         _picture(found),
@@ -220,18 +245,6 @@ def _what(edge: str) -> str:
     return "too few requests are in time" if edge == "attainment" else "the backlog grows"
 
 
-def _targets(slo: Mapping[str, SloTargets]) -> str:
-    """``TTFT 2 s, TPOT 100 ms``; by class where classes are told apart."""
-    told = {
-        name: ", ".join(f"{short_name(target)} {duration(limit)}" for target, limit in targets.declared.items())
-        for name, targets in slo.items()
-        if targets.declared
-    }
-    if set(told) == {DEFAULT_CLASS}:
-        return told[DEFAULT_CLASS]
-    return "; ".join(f"{name}: {targets}" for name, targets in told.items())
-
-
 def _picture(found: Capacity) -> Table:
     """Attainment over rate: a line for each rate that was simulated."""
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -262,11 +275,13 @@ def _sentences(found: Capacity) -> list[str]:
     lines = []
     if found.recorded is not None:
         ours = next((point.attainment for point in found.points if point.rate_scale == 1.0), None)
-        told = f"; the model says {_share(ours)} of the same" if ours is not None else ""
+        of = "of the same" if found.as_recorded else "with the settings that were given"
+        told = f"; the model says {_share(ours)} {of}" if ours is not None else ""
         lines.append(f"as recorded, at {_rate(found.recorded_rate)}: {_share(found.recorded)} were in time{told}")
-        if ours is not None and abs(ours.value - found.recorded.value) > FAR_OFF:
+        if ours is not None and found.as_recorded and abs(ours.value - found.recorded.value) > FAR_OFF:
             lines.append("that is far off: trust the capacity no further than this; 'batchscope whatif' says what errs")
     if found.found:
+        lines += _by_class(found)
         lines.append(f"beyond it {_what(found.edge)}" if found.edge else "no higher rate was tried")
         limiters = sorted(found.limited_by.items(), key=lambda pair: -pair[1])
         causes = ", ".join(f"{limiter_name(cause)} {percent(share)}" for cause, share in limiters if share >= 0.01)
@@ -274,8 +289,18 @@ def _sentences(found: Capacity) -> list[str]:
         if math.isnan(found.low):
             lines.append("the lower bound is not known: of so few requests no share is large enough for sure")
         lasts = duration(found.seconds)
-        lines.append(f"every rate is the same requests, closer together or further apart; there they come in {lasts}")
+        lines.append(
+            "a rate is of the requests that come, from the first to the last: the same ones, closer together or "
+            f"further apart; there they come in {lasts}"
+        )
     return lines
+
+
+def _by_class(found: Capacity) -> list[str]:
+    """Who is in time at the capacity, where classes are told apart."""
+    best = next(point for point in found.points if point.rate_scale == found.rate_scale)
+    told = [f"{shown(name, 60)} {_share(each)} of {each.requests:,}" for name, each in best.by_class.items()]
+    return [f"in time at that rate: {'; '.join(told)}"] if len(told) > 1 else []
 
 
 def _share(attainment: Attainment) -> str:

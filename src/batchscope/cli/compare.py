@@ -12,12 +12,14 @@ from typer.core import TyperCommand
 from batchscope.cli import stdout
 from batchscope.cli.options import CommandError
 from batchscope.errors import DecodeError
+from batchscope.text import quoted
 
 if TYPE_CHECKING:
     from batchscope.ledger import Run
     from batchscope.ledger.comparison import Comparison
 
 FAILED, INCONCLUSIVE = 1, 3
+PORTIONS = ("auto", "all", "steady")
 _BETWEEN = "\0--"
 
 
@@ -50,6 +52,14 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    part: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join(PORTIONS),
+            help="What of each run counts: all of it, or its steady part, without warm-up and drain; auto: the steady "
+            "part unless both sides served the same requests.",
+        ),
+    ] = "auto",
     margin: Annotated[
         float, typer.Option(metavar="SHARE", help="Figures whose difference is surely within are called equivalent.")
     ] = 0.1,
@@ -61,15 +71,17 @@ def compare(
     One run a side can show a difference only beyond a floor; three repeats a side or more decide.
     Exit code: 0; with --fail-if 1 = a condition holds, 3 = cannot be decided from these runs; 2 = wrong use.
     """
-    from batchscope.ledger.comparison import Settings, compare_runs, parse_condition  # noqa: PLC0415  (an extra)
+    from batchscope.ledger.comparison import Portion, Settings, compare_runs, parse_condition  # noqa: PLC0415  (extra)
     from batchscope.views.comparison import view  # noqa: PLC0415
     from batchscope.views.rendering import for_stdout  # noqa: PLC0415
 
     if seed < 0:
         raise CommandError(f"--seed {seed}: expected a whole number >= 0")
+    if part not in PORTIONS:
+        raise CommandError(f"--part {quoted(part)}: expected one of {', '.join(PORTIONS)}")
     conditions = [parse_condition(text) for text in fail_if or ()]
     a, b = _sides(runs)
-    comparison = compare_runs(_opened(a), _opened(b), Settings(margin=margin, seed=seed))
+    comparison = compare_runs(_opened(a), _opened(b), Settings(margin=margin, seed=seed, part=Portion(part)))
     code = _answer(comparison, conditions)
     stdout.write(msgspec.json.encode(comparison) + b"\n" if as_json else for_stdout(view(comparison)))
     return code

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Group
+from rich.console import Console, Group
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from batchscope.cli import stdout
 from batchscope.cli.options import CommandError
 from batchscope.errors import ConfigurationError
-from batchscope.prediction import FittedModel, Observed, fit
+from batchscope.prediction import FittedModel, Observed, fit, read_model
 from batchscope.prediction.whatif import SETTINGS
 from batchscope.views.numbers import percent
 from batchscope.views.rendering import for_stdout
@@ -31,8 +35,17 @@ Assumed = Annotated[
         "--assume", metavar="NAME=VALUE", help="A setting that the run does not say, e.g. kv_cache_blocks=2588."
     ),
 ]
+_CALLED = {
+    "max_num_seqs": "max_running_requests",
+    "max_num_batched_tokens": "max_scheduled_tokens",
+    "num_gpu_blocks_override": "kv_cache_blocks",
+    "enable_prefix_caching": "prefix_caching",
+    "chunked_prefill_size": "max_scheduled_tokens",
+}
+"""What vLLM and SGLang call these settings."""
 DEPTHS = {
     "iterations": "iterations and requests (a regression on what ran)",
+    "forward passes": "forward passes and requests (a regression on the passes; what lies between, by the requests)",
     "requests": "requests alone (a search through the simulator)",
 }
 
@@ -41,18 +54,60 @@ def fit_command(
     run: RunPath,
     until: Annotated[float, typer.Option(metavar="X", help="Only this share of the run's time, from its start.")] = 1.0,
     assume: Assumed = [],  # noqa: B006  (typer copies it)
+    iterations: Annotated[
+        Path | None,
+        typer.Option(
+            "--iterations",
+            metavar="RUN",
+            help="The same engine's iterations, recorded meanwhile in a run of their own: forward passes, say.",
+            show_default="those of RUN",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the model there, as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the model as one JSON document.")] = False,
 ) -> int:
     """Fit the simulator's cost model to a recorded run.
 
-    From what ran: iterations where they were recorded, else the instants and lengths of requests.
+    From what ran: iterations or forward passes where they were recorded, else the instants and lengths of requests.
     """
-    model = fit(observed_with(run, assume), until=until)
+    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
+        raise CommandError(f"--out {out}: cannot be written, expected a file in a folder that is there")
+    with working() as stage:
+        observed = observed_with(run, assume, iterations)
+        stage("fitting the model", 0, None)
+        model = fit(observed, until=until)
     if out is not None:
         write_model(model, out)
     stdout.write(model.to_json() if as_json else for_stdout(shown_model(model)))
     return 0
+
+
+Stage = Callable[[str, int, int | None], None]
+"""Told what is done, how much of it, and of how much."""
+
+
+@contextmanager
+def working() -> Iterator[Stage]:
+    """A bar on stderr, where that is a terminal."""
+    with Progress(
+        TextColumn("{task.description}", style="bold"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not (sys.stderr and sys.stderr.isatty()),
+    ) as progress:
+        task = progress.add_task("reading", total=None)
+        yield lambda stage, done, of: progress.update(task, description=stage, completed=done, total=of)
+
+
+def model_of(observed: Observed, path: Path | None, stage: Stage) -> FittedModel:
+    """What ``--model`` names, or fitted to the run first."""
+    if path is not None:
+        return read_model(path)
+    stage("fitting the model", 0, None)
+    return fit(observed)
 
 
 def write_model(model: FittedModel, out: Path) -> None:
@@ -63,19 +118,33 @@ def write_model(model: FittedModel, out: Path) -> None:
         raise CommandError(f"--out {out}: cannot be written ({error.strerror}), expected a file to write") from error
 
 
-def observed_with(run: Path, assume: list[str]) -> Observed:
+def observed_with(run: Path, assume: list[str], iterations: Path | None = None) -> Observed:
     """The run, with what ``--assume`` says of it."""
     from batchscope.prediction.recorded import read_observed  # noqa: PLC0415  (needs the extra ledger)
 
     assumed = parsed_settings(assume, "--assume")
-    for name in assumed:
-        if name not in SETTINGS:
-            raise CommandError(f"--assume {name}: no such setting, expected one of {', '.join(SETTINGS)}")
+    with settings_named(assumed, "--assume"):
+        for name in assumed:
+            if name not in SETTINGS:
+                raise ConfigurationError("set", name, f"one of {', '.join(SETTINGS)}")
+        return read_observed(run, iterations, **assumed)
+
+
+@contextmanager
+def settings_named(given: Mapping[str, Any], option: str = "--set") -> Iterator[None]:
+    """What is wrong with a setting is said with the option that it came with."""
     try:
-        return read_observed(run, **assumed)
+        yield
     except ConfigurationError as error:
-        if error.field in assumed:
-            raise CommandError(f"--assume {error.field}={error.value}: expected {error.allowed}") from None
+        if error.field == "set":
+            known_as = _CALLED.get(str(error.value))
+            hint = f"it is called {known_as} here" if known_as else f"expected {error.allowed}"
+            raise CommandError(f"{option} {error.value}: no such setting, {hint}") from None
+        if error.field in given:
+            raise CommandError(f"{option} {error.field}={error.value}: expected {error.allowed}") from None
+        if given:
+            together = ", ".join(f"{name}={value}" for name, value in given.items())
+            raise CommandError(f"{option} {together}: with it, {error}") from None
         raise
 
 

@@ -28,4 +28,6 @@ def _of_wall_clock(option: str, text: str, header: RunHeader) -> float:
         raise CommandError(
             f"{option} {text}: expected seconds from the start of the run, or a time as 2026-11-28T18:00:30"
         ) from None
+    if header.simulated:
+        raise CommandError(f"{option} {text}: expected seconds from its start: the run is of simulated time, of no day")
     return time_to_instant(header, time if time.tzinfo else time.replace(tzinfo=dt.UTC))

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import RenderableType
 
+from batchscope.configuration import DEFAULT_CLASS, SloTargets, parse_slo
 from batchscope.errors import BatchscopeError, ConfigurationError
 from batchscope.simulator import SchedulerOptions
 from batchscope.simulator.policies import POLICIES
@@ -31,7 +32,9 @@ OPTION_OF = {
     "time_per_output_token": "--slo-tpot",
     "e2e_latency": "--slo-e2e",
     "max_emission_gap": "--slo-gap",
+    "slo": "--slo",
     "vary": "--vary",
+    "try_policy": "--try-policy",
     "most_kv_cache_blocks": "--most-kv-cache-blocks",
     "kv_blocks_per_token": "--kv-blocks-per-token",
     "rate_scale": "--rate-scale",
@@ -79,6 +82,18 @@ def _shown(value: object) -> str:
 SloTtft = Annotated[float | None, typer.Option(metavar="S", help="Target: seconds to the first token.")]
 SloTpot = Annotated[float | None, typer.Option(metavar="S", help="Target: seconds an output token, a request's mean.")]
 SloE2e = Annotated[float | None, typer.Option(metavar="S", help="Target: seconds from arrival to the end.")]
+SloGap = Annotated[
+    float | None, typer.Option(metavar="S", help="Target: seconds between any two tokens; no stall beyond.")
+]
+SloByClass = Annotated[
+    str | None,
+    typer.Option(
+        "--slo",
+        metavar="TEXT",
+        help="Targets by request class: 'interactive: time_to_first_token=2; batch: e2e_latency=60'.",
+        show_default="those of the run",
+    ),
+]
 MaxRunningRequests = Annotated[int, typer.Option("--max-running-requests", metavar="N", help="Places in the batch.")]
 MaxScheduledTokens = Annotated[
     int,
@@ -116,12 +131,30 @@ Speed = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the snapshot as one JSON document, nothing else.")]
 Svg = Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Also write the report as a picture.")]
+Html = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Also write it as one HTML file with charts and every figure.")
+]
 Record = Annotated[
     Path | None,
     typer.Option(
         "--record", metavar="DIR", help="Also keep every request and iteration, in a folder of its own in DIR."
     ),
 ]
+
+
+def targets_given(all_alike: SloTargets, by_class: str | None) -> dict[str, SloTargets]:
+    """By request class, what the options say; empty where they say nothing."""
+    if by_class is None:
+        return {DEFAULT_CLASS: all_alike} if all_alike.declared else {}
+    if all_alike.declared:
+        raise CommandError("--slo and --slo-ttft, --slo-tpot, --slo-e2e or --slo-gap: expected one of them")
+    try:
+        found = parse_slo(by_class, "slo")
+    except ConfigurationError as error:
+        if error.field == "slo":
+            raise
+        raise CommandError(f"--slo {error.field}={error.value}: expected seconds > 0") from None
+    return {DEFAULT_CLASS: found} if isinstance(found, SloTargets) else found
 
 
 def check_block_size(block_size: int) -> None:
@@ -150,3 +183,23 @@ def write_svg(content: RenderableType, path: Path) -> None:
         path.write_text(picture(content), encoding="utf-8")
     except OSError as error:
         raise CommandError(f"--svg {path}: cannot be written: {error.strerror or error}") from None
+
+
+def check_html(path: Path | None) -> None:
+    """Refuse at once what could not be written."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise CommandError(f"--html {path}: is a directory, expected a file to write")
+    if not path.absolute().parent.is_dir():
+        raise CommandError(f"--html {path}: there is no directory {path.parent}, expected an existing one")
+
+
+def write_html(page: str, path: Path) -> str:
+    """``page`` as a file; what to tell of it. ``CommandError`` where it cannot be written."""
+    content = page.encode()
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise CommandError(f"--html {path}: cannot be written: {error.strerror or error}") from None
+    return f"{path}: {len(content) / 1000:,.0f} kB, needs no network"

@@ -14,7 +14,7 @@ import msgspec
 import typer
 
 from batchscope.cli import stdout
-from batchscope.cli.options import CommandError, Json, Svg, check_svg, write_svg
+from batchscope.cli.options import CommandError, Json, Svg, check_html, check_svg, write_svg
 from batchscope.cli.scraping import MaxMib, Timeout, TokenFile, limits_of
 from batchscope.cli.simulation import note
 from batchscope.errors import DecodeError
@@ -125,7 +125,7 @@ def _of_run(
     *,
     as_json: bool,
 ) -> int:
-    from batchscope.cli.run_report import Wanted, check_html, report_run  # noqa: PLC0415  (an extra)
+    from batchscope.cli.run_report import Wanted, report_run  # noqa: PLC0415  (an extra)
 
     if at is not None:
         raise CommandError("--at: expected JSON lines; of a run --from and --to choose a part")

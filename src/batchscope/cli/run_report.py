@@ -9,7 +9,7 @@ from rich.console import Group
 
 from batchscope.cli import stdout
 from batchscope.cli.instants import instant_of
-from batchscope.cli.options import CommandError, write_svg
+from batchscope.cli.options import CommandError, write_html, write_svg
 from batchscope.cli.simulation import note
 from batchscope.ledger import Run, open_run
 from batchscope.ledger.analysis.opening import open_tables, reading
@@ -121,7 +121,7 @@ def _title(report: RunReport) -> str:
     first, last = report.began - report.origin, report.ended - report.origin
     part = "" if report.began == report.origin else f", {duration(first)} to {duration(last)}"
     engine = f"{report.snapshot.engine.kind} {report.snapshot.engine.version}".strip()
-    return ", ".join(filter(None, [report.name, engine])) + part
+    return ", ".join(filter(None, [report.name, engine, "simulated time" if report.simulated else ""])) + part
 
 
 def _timeline(tables: RunTables) -> Timeline:
@@ -133,22 +133,7 @@ def _timeline(tables: RunTables) -> Timeline:
 def _write_html(report: RunReport, path: Path) -> None:
     from batchscope.dashboard.run_page import run_page  # noqa: PLC0415  (its files are read when it is)
 
-    page = run_page(report).encode()
-    try:
-        path.write_bytes(page)
-    except OSError as error:
-        raise CommandError(f"--html {path}: cannot be written: {error.strerror or error}") from None
-    note(f"{path}: {len(page) / 1000:,.0f} kB, needs no network")
-
-
-def check_html(path: Path | None) -> None:
-    """Refuse at once what could not be written."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise CommandError(f"--html {path}: is a directory, expected a file to write")
-    if not path.absolute().parent.is_dir():
-        raise CommandError(f"--html {path}: there is no directory {path.parent}, expected an existing one")
+    note(write_html(run_page(report), path))
 
 
 def stretch(tables: RunTables, first: str | None, last: str | None) -> RunTables:
@@ -166,5 +151,7 @@ def stretch(tables: RunTables, first: str | None, last: str | None) -> RunTables
 
 
 def _lasted(tables: RunTables) -> str:
+    if tables.header.simulated:
+        return f"{tables.seconds:.6g} s of simulated time"
     first, last = (instant_to_time(tables.header, each) for each in (tables.began, tables.ended))
     return f"{tables.seconds:.6g} s, {first:%Y-%m-%dT%H:%M:%S} to {last:%Y-%m-%dT%H:%M:%S%z}"

@@ -13,11 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from batchscope.cli import stdout
-from batchscope.cli.fit import Assumed, RunPath, parsed_settings
-from batchscope.cli.whatif import STATISTICS, change, errors_in_words
+from batchscope.cli.fit import Assumed, RunPath, observed_with
+from batchscope.cli.options import CommandError
+from batchscope.cli.whatif import errors_in_words
 from batchscope.prediction import Prediction, read_model, what_if
+from batchscope.prediction.figures import STATISTICS
 from batchscope.text import readable_document
-from batchscope.views.numbers import duration
+from batchscope.views.numbers import change, duration
 from batchscope.views.rendering import for_stdout
 from batchscope.views.words import short_name
 
@@ -37,9 +39,9 @@ def score(
 
     The run is replayed under its own settings, whatever those of the model's run were.
     """
-    from batchscope.prediction.recorded import read_observed  # noqa: PLC0415  (needs the extra ledger)
-
-    told = what_if(read_observed(run, **parsed_settings(assume, "--assume")), read_model(model), since=since)
+    if run.is_file() and model.is_dir():
+        raise CommandError(f"score {run} {model}: the other way round: expected RUN, a folder, and then MODEL, a file")
+    told = what_if(observed_with(run, assume), read_model(model), since=since)
     stdout.write(_document(told) if as_json else for_stdout(_shown(told)))
     return 0
 

@@ -24,7 +24,7 @@ from batchscope.scraping.fetch import Fetcher, ScrapeLimits, metrics_url
 from batchscope.scraping.watcher import MAX_TARGETS
 from batchscope.simulator import SchedulerOptions
 from batchscope.terminal import once
-from batchscope.terminal.player import is_run, play
+from batchscope.terminal.player import Playing, is_run, play
 from batchscope.terminal.processes import Published
 from batchscope.terminal.session import Session
 from batchscope.terminal.sources import Endpoint, Local
@@ -33,7 +33,7 @@ from batchscope.tokens import find_token
 
 LONGEST_INTERVAL = 3600
 FASTEST = 1000.0
-ENGINES_A_SECOND = 20
+ENGINES_A_SECOND = 25
 """So many are asked each second at most, unless somebody says otherwise."""
 _GRACE = 1.0
 
@@ -78,7 +78,8 @@ def top(
     if not 0 < objective <= 1:
         raise ConfigurationError("--objective", objective, "a share > 0, at most 1")
     if targets and len(targets) == 1 and is_run(Path(targets[0])):
-        return _played(Path(targets[0]), speed, once_only=once_only or check)
+        run = _played(Path(targets[0]), speed, to_its_end=once_only or check)
+        return _once(run, 0.0, objective, as_json=as_json, check=check) if once_only or check else show(run)
     with ExitStack() as held:
         limits, token = limits_of(timeout, max_mib), find_token(token_file=token_file)
         session = _session(targets or [], interval, held, demo=demo, limits=limits, token=token)
@@ -116,12 +117,15 @@ def _demo_session(collector: SchedulerMetricsCollector, interval: float) -> Sess
     return Session([Local("the demo's engine", collector.get_snapshot)], interval, label="demo")
 
 
-def _played(path: Path, speed: float, *, once_only: bool) -> int:
+def _played(path: Path, speed: float, *, to_its_end: bool) -> Playing:
     if not 0 < speed <= FASTEST:
         raise ConfigurationError("--speed", speed, f"a factor > 0, at most {FASTEST:g}")
-    if once_only or not _is_screen():
-        raise CommandError(f"top {path}: a recorded run is played on a screen; batchscope report {path} prints it")
-    return show(play(path, speed=speed))
+    if not (to_its_end or _is_screen()):
+        raise CommandError(f"top {path}: a recorded run is played on a screen; --once prints how it stood at its end")
+    session = play(path, speed=speed)
+    if to_its_end:
+        session.press("end")
+    return session
 
 
 def show(session: Session) -> int:

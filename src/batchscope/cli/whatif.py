@@ -13,26 +13,25 @@ from rich.table import Table
 from rich.text import Text
 
 from batchscope.cli import stdout
-from batchscope.cli.fit import Assumed, RunPath, Settings, observed_with, parsed_settings
-from batchscope.cli.options import CommandError
-from batchscope.errors import ConfigurationError
-from batchscope.prediction import Figure, Prediction, fit, read_model, what_if
+from batchscope.cli.fit import (
+    Assumed,
+    RunPath,
+    Settings,
+    model_of,
+    observed_with,
+    parsed_settings,
+    settings_named,
+    working,
+)
+from batchscope.prediction import Figure, Prediction, what_if
+from batchscope.prediction.figures import STATISTICS, Off, worst_off
 from batchscope.prediction.whatif import Scenario
 from batchscope.text import readable_document
-from batchscope.views.numbers import count, duration, percent
+from batchscope.views.numbers import change, count, duration, percent
 from batchscope.views.rendering import for_stdout
 from batchscope.views.words import limiter_name, short_name
 
 SCHEMA = "batchscope.whatif/1"
-STATISTICS = ("mean", "p50", "p90", "p95", "p99")
-_CALLED = {
-    "max_num_seqs": "max_running_requests",
-    "max_num_batched_tokens": "max_scheduled_tokens",
-    "num_gpu_blocks_override": "kv_cache_blocks",
-    "enable_prefix_caching": "prefix_caching",
-    "chunked_prefill_size": "max_scheduled_tokens",
-}
-"""What vLLM and SGLang call these settings."""
 
 
 def whatif(
@@ -53,19 +52,13 @@ def whatif(
 
     The fitted model replays the run under its own settings first: what it gets wrong there, it gets wrong elsewhere.
     """
-    observed = observed_with(run, assume)
     changed = parsed_settings(settings)
-    fitted = read_model(model) if model is not None else fit(observed)
-    try:
-        prediction = what_if(observed, fitted, changed, rate_scale=rate_scale, since=since)
-    except ConfigurationError as error:
-        if error.field == "set":
-            known_as = _CALLED.get(str(error.value))
-            hint = f"it is called {known_as} here" if known_as else f"expected {error.allowed}"
-            raise CommandError(f"--set {error.value}: no such setting, {hint}") from None
-        if error.field in changed:
-            raise CommandError(f"--set {error.field}={error.value}: expected {error.allowed}") from None
-        raise
+    with working() as stage:
+        observed = observed_with(run, assume)
+        fitted = model_of(observed, model, stage)
+        stage("predicting", 0, None)
+        with settings_named(changed):
+            prediction = what_if(observed, fitted, changed, rate_scale=rate_scale, since=since)
     stdout.write(document(prediction) if as_json else for_stdout(shown_prediction(prediction)))
     return 0
 
@@ -95,6 +88,7 @@ def shown_prediction(prediction: Prediction) -> Group:
     return Group(
         *lines,
         _latencies(prediction),
+        Text("off: replayed over recorded; change: predicted over replayed; the interval is of the predicted mean"),
         Text(""),
         _batch(prediction),
         Text(""),
@@ -106,20 +100,16 @@ def shown_prediction(prediction: Prediction) -> Group:
 
 def _trust(prediction: Prediction) -> str:
     """How many requests, and how far the replay is off where it is worst: a prediction is no better."""
-    offs = [
-        (abs(again / was - 1), f"{short_name(name)} {statistic}")
-        for name, recorded in prediction.recorded.figures.items()
-        for statistic, was, again in zip(
-            STATISTICS, recorded.values, prediction.replayed.figures[name].values, strict=True
-        )
-        if was > 0 and not math.isnan(again)
-    ]
-    if not offs:
-        return f"{prediction.requests:,} requests"
-    off, figure = max(offs)
+    recorded, replayed = prediction.recorded.figures, prediction.replayed.figures
+    off = worst_off(recorded, replayed, recorded)
+    return f"{prediction.requests:,} requests" + (f"; {trust_in_words(off)}" if off is not None else "")
+
+
+def trust_in_words(off: Off, which: str = "worst figure") -> str:
+    """What no prediction is better than."""
     return (
-        f"{prediction.requests:,} requests; trust it no further than the replay of what was recorded, whose worst "
-        f"figure ({figure}) is off by {100 * off:.1f} %"
+        f"trust it no further than the replay of what was recorded, whose {which} "
+        f"({short_name(off.latency)} {off.statistic}) is off by {100 * abs(off.value):.1f} %"
     )
 
 
@@ -140,11 +130,6 @@ def _add_rows(table: Table, name: str, recorded: Figure, replayed: Figure, predi
         title = name if statistic == "mean" else ""
         off, by_settings = change(again, was), change(then, again)
         table.add_row(title, statistic, duration(was), duration(again), off, duration(then), by_settings, interval)
-
-
-def change(now: float, before: float) -> str:
-    """In per cent; nothing where there is nothing to compare."""
-    return "" if math.isnan(now) or not before > 0 else f"{100 * (now / before - 1):+.1f} %"
 
 
 def _batch(prediction: Prediction) -> Table:

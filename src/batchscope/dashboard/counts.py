@@ -66,7 +66,7 @@ COLUMNS = (
     "cancelled",
     "errors",
     "lost_records",
-    # Present values, once a sample: their sum, and how many samples had one.
+    # Present values, once a cell of a second: their sum, and how many had one; ``samples``: looks that it is of.
     "samples",
     "running.sum",
     "running.count",

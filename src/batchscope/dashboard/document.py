@@ -162,6 +162,7 @@ def _names(snapshot: MetricsSnapshot, interval: float) -> dict[str, Any]:
             for name in LIMITERS
         ],
         "window": WINDOW,
+        "table_error": _error_of_tables(snapshot),
         "fewest": FEWEST,
         "states": {
             str(state): {"sign": mark.sign, "tone": next(name for name, tone in TONES.items() if tone is mark.tone)}
@@ -172,6 +173,13 @@ def _names(snapshot: MetricsSnapshot, interval: float) -> dict[str, Any]:
             "gone": _with_age(lambda age: verdict(snapshot, age=age, interval=interval, gone=True).sentence),
         },
     }  # fmt: skip
+
+
+def _error_of_tables(snapshot: MetricsSnapshot) -> float:
+    """Within what the percentiles of the last minute are, all of them; 0 where none was estimated."""
+    window = snapshot.windowed.get(WINDOW)
+    found = [one.relative_error for one in window.summaries.values()] if window else []
+    return max((error for error in found if math.isfinite(error)), default=0.0)
 
 
 def _with_age(sentence: Callable[[float], str]) -> str:

@@ -6,41 +6,38 @@ What is told of an engine is of the last minute: differences of counts between t
 from __future__ import annotations
 
 import math
-import threading
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import zlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
-from batchscope.background import forked
 from batchscope.dashboard.counts import LIMITERS
-from batchscope.dashboard.figures import WINDOW, figures
+from batchscope.dashboard.engines import Engine, Engines, Found, counted
+from batchscope.dashboard.figures import WINDOW
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.text import readable, shown
 from batchscope.views.numbers import MISSING, amount, count, duration, percent
-from batchscope.views.palette import LIMITERS as MARKS
 from batchscope.views.samples import MAX, tells
-from batchscope.views.verdict import State, Verdict, verdict
+from batchscope.views.verdict import State, verdict
 from batchscope.views.words import limiter_name
 
 if TYPE_CHECKING:
     from batchscope.publishing.liveness import Processes
 
-MOST_ENGINES = 256
-STRIP = 60
-"""Looks that a strip shows: ten minutes."""
-_MINUTE = 7
 RULE = "worst first: gone, stalled, share of requests that missed their SLO, slot-seconds lost in the last minute"
-_NOTHING = " "
+TEXTS = ("state", "batch", "held", "lost", "waiting", "ttft", "slo")
+"""Of each engine, besides its id and its name."""
 _SHORT_NAME = 12
+_CURSOR = re.compile(r"(\d{1,12})-([0-9a-f]{1,8})")
 
 
 @runtime_checkable
 class EngineReader(Protocol):
     """A source that is the merge of several engines, and tells of each."""
 
-    def snapshots(self) -> Sequence[tuple[MetricsSnapshot, bool]]:
+    def snapshots(self) -> Sequence[Found]:
         """Each engine's own snapshot, and whether it lives."""
 
 
@@ -52,118 +49,83 @@ class LivingSource(Protocol):
         """Who does, and how many are gone."""
 
 
-class _Counted(NamedTuple):
-    """Of an engine at one look: what adds up over time."""
+class Known(NamedTuple):
+    """What an asker has: strips up to so many ``looks``, and names by their fingerprint."""
 
-    busy: tuple[float, ...]
-    lost: tuple[float, ...]
-    used: float
-    slots: float
-    met: int
-    missed: int
+    looks: int = 0
+    names: str = ""
 
 
-class _Engine:
-    """What is remembered of one: the looks of a minute, and the letters of ten."""
-
-    __slots__ = ("looks", "strip")
-
-    def __init__(self) -> None:
-        self.looks: deque[_Counted] = deque(maxlen=_MINUTE)
-        self.strip: deque[str] = deque(maxlen=STRIP)
-
-    def look(self, now: _Counted) -> None:
-        before = self.looks[-1] if self.looks else None
-        self.strip.append(_NOTHING if before is None else _letter(now, before))
-        self.looks.append(now)
-
-    def minute(self, now: _Counted) -> _Counted:
-        """What came in the last minute; everything, before there was one, or where counting began anew."""
-        first = self.looks[0] if self.looks else None
-        if first is None or sum(now.busy) < sum(first.busy):
-            return now
-        return _less(now, first)
+def known_of(cursor: str) -> Known:
+    """What ``cursor`` says; what is none means that the asker has nothing."""
+    found = _CURSOR.fullmatch(cursor)
+    return Known(int(found[1]), found[2]) if found else Known()
 
 
-class Engines:
-    """The engines of one source. Safe to use from any number of threads."""
+class _Row(NamedTuple):
+    """An engine in the table; ``order``: where it stands."""
 
-    def __init__(self) -> None:
-        self._engines: dict[str, _Engine] = {}
-        self._whole = _Engine()
-        self._lock = threading.Lock()
-        forked(self)
-
-    def _after_fork(self) -> None:
-        self._lock = threading.Lock()
-
-    def look(self, found: Iterable[tuple[MetricsSnapshot, bool]], whole: MetricsSnapshot) -> None:
-        """Remember how all stand, and their merge: call it every ten seconds."""
-        with self._lock:
-            self._whole.look(_counted(whole))
-            present = {snapshot.instance_id: (snapshot, lives) for snapshot, lives in found}
-            self._engines = {name: one for name, one in self._engines.items() if name in present}
-            for name, (snapshot, lives) in list(present.items())[:MOST_ENGINES]:
-                engine = self._engines.setdefault(name, _Engine())
-                if lives:
-                    engine.look(_counted(snapshot))
-                else:
-                    engine.strip.append(_NOTHING)
-
-    def table(self, found: Sequence[tuple[MetricsSnapshot, bool]], whole: MetricsSnapshot) -> bytes:
-        """All engines, worst first, and all of them together: merged, not averaged."""
-        with self._lock:
-            anybody = not found or any(lives for _, lives in found)
-            together = {**_row(self._whole, whole, lives=anybody), "name": "all together"}
-            rows = [
-                _row(self._engines.get(snapshot.instance_id, _Engine()), snapshot, lives=lives)
-                for snapshot, lives in found[:MOST_ENGINES]
-            ]
-        rows.sort(key=lambda row: row["order"])
-        living = sum(lives for _, lives in found)
-        return msgspec.json.encode(
-            {
-                "rule": RULE,
-                "all": together,
-                "engines": rows,
-                "total": len(found),
-                "living": living,
-                "gone": len(found) - living,
-            }
-        )
+    id: str
+    name: str
+    texts: tuple[str, ...]
+    order: tuple[Any, ...]
+    engine: Engine
 
 
-def _row(engine: _Engine, snapshot: MetricsSnapshot, *, lives: bool) -> dict[str, Any]:
-    last = engine.minute(_counted(snapshot))
+def table(engines: Engines, found: Sequence[Found], whole: MetricsSnapshot, gone: int, known: Known) -> bytes:
+    """All engines, and all of them together: merged, not averaged. ``gone``: how many of all that ever were.
+
+    Columns in the order of the ids; ``order`` is who is worst. Names come where they differ from the ``known``, and of
+    the strips what is new.
+    """
+    told = engines.told(found)
+    living = sum(lives for _, lives in found)
+    together = _row(engines.together(), whole, lives=living > 0 or not (found or gone))
+    rows = sorted((_row(engine, snapshot, lives=lives) for engine, snapshot, lives in told), key=lambda row: row.id)
+    names = [[row.id, row.name] for row in rows]
+    fingerprint = f"{zlib.crc32(msgspec.json.encode(names), engines.salt):x}"
+    same = known.names == fingerprint and known.looks <= engines.looks
+    new = engines.looks - known.looks if same else engines.looks
+    document: dict[str, Any] = {
+        "cursor": f"{engines.looks}-{fingerprint}",
+        "rule": RULE,
+        "all": dict(zip(TEXTS, together.texts, strict=True)),
+        "order": sorted(range(len(rows)), key=lambda place: rows[place].order),
+        "texts": [[row.texts[place] for row in rows] for place in range(len(TEXTS))],
+        "new": new,
+        "strips": [_strip(row.engine, new) for row in (together, *rows)] if new else [],
+        "living": living,
+        "gone": max(gone, len(rows) - living),
+    }
+    if not same:
+        document |= {"names": names, "fields": TEXTS}
+    return msgspec.json.encode(document)
+
+
+def _strip(engine: Engine, new: int) -> list[str]:
+    """Of the last ``new`` looks: what held it, and how full it was."""
+    return ["".join(values)[-new:] for values in (engine.letters, engine.levels)]
+
+
+def _row(engine: Engine, snapshot: MetricsSnapshot, *, lives: bool) -> _Row:
+    last = engine.minute(counted(snapshot))
     judged = verdict(snapshot, gone=not lives)
     rated = last.met + last.missed
     attained = last.met / rated if rated else math.nan
     busy, lost = sum(last.busy), sum(last.lost)
     most = max(range(len(LIMITERS)), key=last.busy.__getitem__)
-    ranked = {State.GONE: 0, State.STALLED: 1}.get(judged.state, 2)
-    return {
-        "id": snapshot.instance_id,
-        "name": readable(shown(_name(snapshot), 60)),
-        "state": str(judged.state),
-        "batch": percent(last.used / last.slots if last.slots > 0 else math.nan),
-        "held": f"{limiter_name(LIMITERS[most])} {percent(last.busy[most] / busy)}" if busy > 0 else MISSING,
-        "lost": amount(lost) if last.slots > 0 else MISSING,
-        "waiting": count(snapshot.gauges.requests_waiting) if lives else MISSING,
-        "ttft": _ttft(snapshot) if lives else MISSING,
-        "slo": f"{percent(attained)}, n={count(rated)}" if rated else MISSING,
-        "strip": "".join(engine.strip),
-        "order": [ranked, attained if rated else 1.0, -lost, snapshot.instance_id],
-    }
-
-
-def details(snapshot: MetricsSnapshot, lives: bool) -> bytes:
-    """One engine: its verdict and its figures."""
-    judged: Verdict = verdict(snapshot, gone=not lives)
-    texts = {readable(place): text for place, text in figures(snapshot).items() if "errors_by_type" not in place}
-    said = {"state": str(judged.state), "sentence": judged.sentence}
-    return msgspec.json.encode(
-        {"id": snapshot.instance_id, "name": readable(shown(_name(snapshot), 60)), "verdict": said, "texts": texts}
+    texts = (
+        str(judged.state),
+        percent(last.used / last.slots if last.slots > 0 else math.nan),
+        f"{limiter_name(LIMITERS[most])} {percent(last.busy[most] / busy)}" if busy > 0 else MISSING,
+        amount(lost) if last.slots > 0 else MISSING,
+        count(snapshot.gauges.requests_waiting) if lives else MISSING,
+        _ttft(snapshot) if lives else MISSING,
+        f"{percent(attained)}, n={count(rated)}" if rated else MISSING,
     )
+    ranked = {State.GONE: 0, State.STALLED: 1}.get(judged.state, 2)
+    order = (ranked, attained if rated else 1.0, -lost, snapshot.instance_id)
+    return _Row(snapshot.instance_id, readable(shown(_name(snapshot), 60)), texts, order, engine)
 
 
 def _name(snapshot: MetricsSnapshot) -> str:
@@ -181,36 +143,3 @@ def _ttft(snapshot: MetricsSnapshot) -> str:
     if tells("p95", summary.count):
         return f"{duration(summary.p95)}, n={count(summary.count)}"
     return f"{MAX} {duration(summary.max)}, n={count(summary.count)}"
-
-
-def _counted(snapshot: MetricsSnapshot) -> _Counted:
-    totals = snapshot.totals
-
-    def by_limiter(values: Mapping[str, float]) -> tuple[float, ...]:
-        return tuple(values.get(name, 0.0) for name in LIMITERS)
-
-    results = totals.slo_requests.values()
-    return _Counted(
-        by_limiter(totals.busy_seconds_by_limiter),
-        by_limiter(totals.lost_slot_seconds_by_limiter),
-        0.0 if math.isnan(totals.used_slot_seconds) else totals.used_slot_seconds,
-        0.0 if math.isnan(totals.slot_seconds) else totals.slot_seconds,
-        sum(result.get("met", 0) for result in results),
-        sum(result.get("missed", 0) for result in results),
-    )
-
-
-def _less(now: _Counted, before: _Counted) -> _Counted:
-    def each(one: tuple[float, ...], other: tuple[float, ...]) -> tuple[float, ...]:
-        return tuple(max(0.0, mine - its) for mine, its in zip(one, other, strict=True))
-
-    return _Counted(
-        each(now.busy, before.busy), each(now.lost, before.lost), max(0.0, now.used - before.used),
-        max(0.0, now.slots - before.slots), max(0, now.met - before.met), max(0, now.missed - before.missed),
-    )  # fmt: skip
-
-
-def _letter(now: _Counted, before: _Counted) -> str:
-    """Of the limiter that held it longest since the look before; a blank of none."""
-    busy = _less(now, before).busy
-    return MARKS[LIMITERS[busy.index(max(busy))]].letter if max(busy) > 0 else _NOTHING

@@ -8,21 +8,21 @@ import time
 from collections import deque
 from collections.abc import Iterator
 
-import msgspec
-
 from batchscope.background import Closing, Periodic, forked
 from batchscope.clock import Clock
 from batchscope.dashboard.document import Cursor, Told, Wanted, document, present
-from batchscope.dashboard.fleet import EngineReader, Engines, LivingSource, details
-from batchscope.dashboard.history import SECONDS, History
+from batchscope.dashboard.engines import Engine, Engines, slim
+from batchscope.dashboard.fleet import EngineReader, Known, LivingSource, table
+from batchscope.dashboard.history import SECONDS, TENS, History
+from batchscope.dashboard.ring import Ring
 from batchscope.errors import BatchscopeError
 from batchscope.statistics.cumulative import StateSource
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.views.recent import since
 
-_LOOK = 10
-"""Samples between two looks at everything, which tell the last minute and a restart."""
 _LOOKS = 7
+"""Looks at everything, one at the end of each ten seconds, which tell the last minute and a restart."""
+_YOUNG = 60.0
 _LAST_SAMPLE = 1.0
 """Seconds that the end waits for a sample that is being taken: a source that hangs holds nobody up for longer."""
 
@@ -30,7 +30,8 @@ _LAST_SAMPLE = 1.0
 class Recorder(Closing):
     """A history of ``source`` and the thread that writes it; ``start()`` begins.
 
-    Without a reader that thread is all it costs: cumulative counts each second, a snapshot every tenth.
+    Without a reader that thread is all it costs: cumulative counts each second, a snapshot every tenth, and of several
+    engines each one's counts then.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Recorder(Closing):
         self._clock, self._wall, self._cpu = clock, wall, cpu
         self._periodic = Periodic(self.sample, float(SECONDS), "batchscope-history")
         self._looks: deque[MetricsSnapshot] = deque(maxlen=_LOOKS)
-        self._samples = 0
+        self._looked = -1
         self._spent, self._since = 0.0, clock()
         self._lock = threading.Lock()
         self._closed = False
@@ -73,42 +74,60 @@ class Recorder(Closing):
             self._periodic.stop()
             return
         with self._costing(), contextlib.suppress(BatchscopeError):
-            self.history.take(self._source.read_totals(), self._clock(), self._wall())
-            if self._samples % _LOOK == 0:
-                look = self._source.get_snapshot()
-                self._looks.append(msgspec.structs.replace(look, histograms={}, windowed_histograms={}))
+            now = self._clock()
+            self.history.take(self._source.read_totals(), now, self._wall())
+            tens = self.history.newest // TENS
+            if tens != self._looked:
+                self._looked, look = tens, self._source.get_snapshot()
+                self._looks.append(slim(look))
                 if self.engines is not None and isinstance(self._source, EngineReader):
-                    self.engines.look(self._source.snapshots(), look)
-            self._samples += 1
+                    self.engines.look(self._source.snapshots(), look, tens * TENS, now)
 
-    def present(self) -> Told:
-        """How it stands now."""
+    def present(self, engine: str = "") -> Told:
+        """How it stands now, or one ``engine`` of several; KeyError where that is none."""
         with self._costing():
+            if engine:
+                return self._present_engine(engine)
             snapshot, looks = self._source.get_snapshot(), list(self._looks)
-            recent = next(filter(None, (since(look, snapshot) for look in looks)), None)
+            young = snapshot.elapsed_seconds <= _YOUNG  # then the last minute is all that ever was
+            recent = None if young else next(filter(None, (since(look, snapshot) for look in looks)), None)
             before = looks[max(len(looks) - 2, 0)] if looks else None
             silent = self._wall() - snapshot.snapshot_time.timestamp() if self._all_gone() else None
             return present(snapshot, float(SECONDS), before, recent, silent=silent)
+
+    def _present_engine(self, name: str) -> Told:
+        one, snapshot, lives = self._engine(name)
+        silent = None if lives else self._wall() - snapshot.snapshot_time.timestamp()
+        return present(snapshot, float(SECONDS), None, one.judge(snapshot), silent=silent)
+
+    def _engine(self, name: str) -> tuple[Engine, MetricsSnapshot, bool]:
+        if self.engines is None or not isinstance(self._source, EngineReader):
+            raise KeyError(name)
+        self._source.get_snapshot()  # the merge looks
+        told = self.engines.told(self._source.snapshots())
+        return {snapshot.instance_id: (one, snapshot, lives) for one, snapshot, lives in told}[name]
 
     def _all_gone(self) -> bool:
         """Of several processes: whether none lives any more; their counts can be read as ever."""
         found = self._source.processes() if isinstance(self._source, LivingSource) else None
         return found is not None and not found.living and found.gone > 0
 
-    def answer(self, told: Told, cursor: Cursor, wanted: Wanted) -> bytes:
-        """The document for who has ``cursor``, as ``wanted``."""
+    def answer(self, told: Told, cursor: Cursor, wanted: Wanted, engine: str = "") -> bytes:
+        """The document for who has ``cursor``, as ``wanted``; of one ``engine`` in cells of ten seconds."""
         with self._costing():
-            return document(self.history, told, cursor, wanted, self.cost)
+            if not engine:
+                return document(self.history, told, cursor, wanted, self.cost)
+            history = self._engine(engine)[0].history or History({TENS: Ring(1, TENS)})  # until its first look
+            history.passed(self.history.newest)
+            return document(history, told, cursor, wanted._replace(seconds=history.widths[0]), self.cost)
 
-    def fleet(self, engine: str = "") -> bytes:
-        """The table of engines; of one of them its figures. KeyError where that is none."""
+    def fleet(self, known: Known) -> bytes:
+        """The table of engines, for who has what is ``known``."""
         assert isinstance(self._source, EngineReader)  # noqa: S101  (else nobody asks)
         with self._costing():
             whole, found = self._source.get_snapshot(), self._source.snapshots()  # in this order: the merge looks
-            if not engine:
-                return (self.engines or Engines()).table(found, whole)
-            snapshot, lives = {snapshot.instance_id: (snapshot, lives) for snapshot, lives in found}[engine]
-            return details(snapshot, lives)
+            gone = self._source.processes().gone if isinstance(self._source, LivingSource) else 0
+            return table(self.engines or Engines(), found, whole, gone, known)
 
     @property
     def cost(self) -> float:

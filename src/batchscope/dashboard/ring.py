@@ -18,13 +18,16 @@ class Ring:
     """The last ``cells`` cells of ``seconds`` seconds. A cell is named by its number: whole cells since 1970.
 
     ``narrow``: where a bucket never holds more than 65,535 requests; more are cut off, and counted in ``cut_off``.
+    ``precision``: of its counts; seven digits of a float32 are enough where nobody adds up many cells.
     """
 
-    def __init__(self, cells: int, seconds: int, *, narrow: bool = False) -> None:
+    def __init__(
+        self, cells: int, seconds: int, *, narrow: bool = False, precision: npt.DTypeLike = np.float64
+    ) -> None:
         self.seconds = seconds
         self.cut_off = 0
         self._numbers = np.full(cells, _NONE, dtype=np.int64)
-        self._counts = np.zeros((cells, len(COLUMNS)))
+        self._counts = np.zeros((cells, len(COLUMNS)), dtype=precision)
         self._slo = np.zeros((cells, MOST_CLASSES, 2), dtype=np.uint32)
         self._gpus = np.full((cells, len(GPU_COLUMNS)), np.nan, dtype=np.float32)
         self._latencies = [
@@ -43,7 +46,7 @@ class Ring:
         at = number % len(self._numbers)
         if self._numbers[at] != number:
             self._clear(at, number)
-        self._counts[at] += added.counts
+        self._counts[at] += added.counts.astype(self._counts.dtype, copy=False)
         self._slo[at] += added.slo.astype(np.uint32)
         known = np.isfinite(added.gpus)
         self._gpus[at][known] = added.gpus[known]
@@ -77,7 +80,7 @@ class Cells:
     def __init__(
         self,
         numbers: npt.NDArray[np.int64],
-        counts: npt.NDArray[np.float64],
+        counts: npt.NDArray[Any],
         slo: npt.NDArray[np.uint32],
         gpus: npt.NDArray[np.float32],
         latencies: list[npt.NDArray[Any]],

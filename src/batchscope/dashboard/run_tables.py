@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from html import escape
 
+from batchscope.dashboard.html_file import TABLE_END, head, note, row, tile
 from batchscope.ledger.analysis.report import RunReport
 from batchscope.ledger.explain import Explanation, Metric
 from batchscope.scraping.table import Quantity
@@ -41,10 +42,9 @@ DEFINITIONS = {
 }
 _PERCENTILES = tuple(FEWEST)
 _WORST = 5
-_WORDS = {"which is", "targets"}
 
 
-def tiles(figures: Board, snapshot: MetricsSnapshot) -> Iterator[str]:
+def main_tiles(figures: Board, snapshot: MetricsSnapshot) -> Iterator[str]:
     """The figures that people look for first."""
     batch, requests, throughput = figures.batch, figures.requests, figures.throughput
     span, iterations = duration(figures.elapsed_seconds), count(batch.iterations)
@@ -54,50 +54,43 @@ def tiles(figures: Board, snapshot: MetricsSnapshot) -> Iterator[str]:
     unfinished = f", {count(requests.in_flight)} unfinished" if requests.in_flight else ""
     again = snapshot.totals.recomputed_tokens
     full = f"requests x time / places x time, while busy; n={iterations} iterations"
-    yield _tile("Batch full", percent(batch.full_by_time), full)
-    yield _tile("Busy", percent(batch.busy_ratio), f"time in iterations / time, over {span}")
-    yield _tile("Requests finished", count(requests.finished), ended + unfinished)
-    yield _tile(
+    yield tile("Batch full", percent(batch.full_by_time), full)
+    yield tile("Busy", percent(batch.busy_ratio), f"time in iterations / time, over {span}")
+    yield tile("Requests finished", count(requests.finished), ended + unfinished)
+    yield tile(
         "Output tokens",
         f"{per_second(throughput.output_tokens)}/s",
         f"{count(snapshot.totals.generation_tokens)} over {span}",
     )
-    yield _tile(
+    yield tile(
         "Preemptions",
         count(figures.kv_cache.preemptions),
         f"{count(again)} tokens computed again" if again else f"n={iterations} iterations",
     )
     for slo in figures.slo[:2]:
         between = f"95 % range {percent_range(*slo.attainment_range)}; n={count(slo.evaluated)}"
-        yield _tile(f"SLO met, {slo.request_class}", percent(slo.attainment), between)
-
-
-def _tile(name: str, value: str, more: str) -> str:
-    return (
-        f'<div class="tile"><h2>{escape(name)}</h2><p class="value">{escape(value)}</p>'
-        f'<p class="more">{escape(more)}</p></div>'
-    )
+        yield tile(f"SLO met, {slo.request_class}", percent(slo.attainment), between)
 
 
 def latency_rows(figures: Board) -> Iterator[str]:
     """A row a latency; a percentile that too few values tell is left out, the maximum is told."""
-    yield _head("latency", "n", "unit", "mean", *_PERCENTILES, "max")
+    yield head("latency", "n", "unit", "mean", *_PERCENTILES, "max")
     for name in DEFINITIONS:
-        row = figures.latencies.get(name)
-        if row is not None and row.count:
-            yield _latency(row)
-    yield "</tbody></table>"
+        latency = figures.latencies.get(name)
+        if latency is not None and latency.count:
+            yield _latency(latency)
+    yield TABLE_END
 
 
-def _latency(row: Latency) -> str:
-    values = [getattr(row, name).value if tells(name, row.count) else float("nan") for name in _PERCENTILES]
-    unit, texts = in_one_unit((row.mean, *values, row.max.value))
-    return _row(_named(short_name(row.quantity), DEFINITIONS[Quantity(row.quantity)]), count(row.count), unit, *texts)
+def _latency(of: Latency) -> str:
+    values = [getattr(of, name).value if tells(name, of.count) else float("nan") for name in _PERCENTILES]
+    unit, texts = in_one_unit((of.mean, *values, of.max.value))
+    return row(_named(short_name(of.quantity), DEFINITIONS[Quantity(of.quantity)]), count(of.count), unit, *texts)
 
 
 def limiter_rows(figures: Board) -> Iterator[str]:
     """A row a limiter: for how long it held the batch, and what that cost."""
-    yield _head("held by", "share", "for", "lost slot-seconds", "waited request-seconds", "which is")
+    yield head("held by", "share", "for", "lost slot-seconds", "waited request-seconds", "which is")
     for one in figures.held:
         mark = palette.LIMITERS.get(one.limiter, palette.NEWER)
         name = (
@@ -110,9 +103,9 @@ def limiter_rows(figures: Board) -> Iterator[str]:
             amount(one.lost_slot_seconds),
             amount(one.waiting_request_seconds),
         )
-        yield _row(name, *cells, words=what_it_is(one.limiter, figures.limits))
-    yield "</tbody></table>"
-    yield _note(
+        yield row(name, *cells, words=what_it_is(one.limiter, figures.limits))
+    yield TABLE_END
+    yield note(
         "Lost slot-seconds: (places - requests in the batch) x time. Waited request-seconds: requests that could run "
         f"and did not x time. n={count(figures.batch.iterations)} iterations, over {duration(figures.elapsed_seconds)}."
         " A share of time is not what turning a setting would gain."
@@ -121,14 +114,14 @@ def limiter_rows(figures: Board) -> Iterator[str]:
 
 def slo_rows(figures: Board) -> Iterator[str]:
     """A row a class."""
-    yield _head("class", "met", "95 % range", "n", "goodput", "targets")
+    yield head("class", "met", "95 % range", "n", "goodput", "targets")
     for slo in figures.slo:
-        yield _row(
+        yield row(
             escape(slo.request_class), percent(slo.attainment), percent_range(*slo.attainment_range),
             count(slo.evaluated), f"{per_second(slo.goodput)}/s", words=_targets(slo),
         )  # fmt: skip
-    yield "</tbody></table>"
-    yield _note(
+    yield TABLE_END
+    yield note(
         "Met / (met + missed); missed: failed, or a target passed. Goodput: requests a second that met all of theirs, "
         f"over {duration(figures.elapsed_seconds)}."
     )
@@ -155,21 +148,21 @@ def _slowest(explanation: Explanation) -> Iterator[str]:
     if slowest is None:
         return
     per = " an output token" if slowest.metric is Metric.TPOT else ""
-    yield _head("part of the time", "of theirs", "of the others'", f"their mean{per}", "the others' mean")
+    yield head("part of the time", "of theirs", "of the others'", f"their mean{per}", "the others' mean")
     for part in slowest.parts:
-        yield _row(
+        yield row(
             escape(part_name(part.part, part.limiter, modelled=part.modelled)), percent(part.share),
             _known(part.share_of_others, percent), duration(part.mean), _known(part.mean_of_others, duration),
         )  # fmt: skip
-    yield "</tbody></table>"
+    yield TABLE_END
     worst = ", ".join(f"{shown(each.request_id, 60)} ({duration(each.value)})" for each in slowest.worst[:_WORST])
     among = (
         f"n={count(slowest.requests)} of {count(slowest.requests + slowest.others)}, from {duration(slowest.threshold)}"
     )
-    yield _note(
+    yield note(
         f"{among} on. The worst: {worst}. batchscope explain tells more of each, and when they were slow together."
     )
-    yield from (_note(text) for text in explanation.notes)
+    yield from (note(text) for text in explanation.notes)
 
 
 def _known(value: float | None, form: Callable[[float], str]) -> str:
@@ -180,26 +173,11 @@ def steady_rows(report: RunReport) -> Iterator[str]:
     """The main figures of the whole, and without warm-up and drain."""
     if report.steady is None:
         return
-    yield _head(*COLUMNS)
+    yield head(*COLUMNS)
     for name, *values in compared(report):
-        yield _row(escape(name), *values)
-    yield "</tbody></table>"
-
-
-def _note(text: str) -> str:
-    return f'<p class="note">{escape(text)}</p>'
+        yield row(escape(name), *values)
+    yield TABLE_END
 
 
 def _named(name: str, definition: str) -> str:
     return f'{escape(name)} <span class="note">{escape(definition)}</span>'
-
-
-def _head(*names: str) -> str:
-    cells = "".join(f"<th scope=col{' class=words' * (name in _WORDS)}>{escape(name)}</th>" for name in names)
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>"
-
-
-def _row(name: str, *cells: str, words: str | None = None) -> str:
-    """``name`` is HTML, the others are texts."""
-    last = "" if words is None else f"<td class=words>{escape(words)}</td>"
-    return f"<tr><th scope=row>{name}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}{last}</tr>"

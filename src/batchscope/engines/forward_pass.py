@@ -10,7 +10,7 @@ are 0.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -34,6 +34,7 @@ _SCOPES = {
     "execute_model_cuda": "the span of execute_model on the GPU, by CUDA events; host time is not in it",
 }
 """``timing_scope`` of a message -> what its ``wall_time`` is."""
+_WALL_TIME = "wall_time of the message"
 _MOST_SENDERS = 1024
 _LONGEST_SCOPE = 80
 _POLL_MILLISECONDS = 100
@@ -44,11 +45,16 @@ def definitions_of(sender: str = "") -> dict[str, str]:
     if sender not in SENDERS:
         raise ConfigurationError("sender", sender, f"one of {', '.join(filter(None, SENDERS))}, or empty: not known")
     return {
-        "iteration_duration": f"wall_time of the message: {SENDERS[sender]}",
+        "iteration_duration": f"{_WALL_TIME}: {SENDERS[sender]}",
         "iteration_instants": "ended when the message arrived here, on this process' clock",
         "generation_tokens": "one a decoding request and iteration; first and speculated tokens are not in the message",
         "requests_waiting": "queued before prefill, and preempted while decoding",
     }
+
+
+def is_forward_pass(definitions: Mapping[str, str]) -> bool:
+    """Whether iterations so defined are forward passes: what an engine does between them is not in their times."""
+    return definitions.get("iteration_duration", "").startswith(_WALL_TIME)
 
 
 class Scheduled(msgspec.Struct, frozen=True):
@@ -162,7 +168,7 @@ class ForwardPasses:
         if scope and scope != self._scope:
             self._scope = scope
             known = _SCOPES.get(scope, f"timing_scope {scope[:_LONGEST_SCOPE]!r}, which is not known here")
-            self._definitions["iteration_duration"] = f"wall_time of the message: {known}"
+            self._definitions["iteration_duration"] = f"{_WALL_TIME}: {known}"
 
 
 def iteration_of(message: ForwardPass, scheduled: Scheduled, now: float) -> IterationResult:

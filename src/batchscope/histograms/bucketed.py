@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
-from math import inf, nan, nextafter
+from math import inf, isnan, nan, nextafter
+from operator import sub
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from batchscope.errors import InvalidRecordError
-from batchscope.histograms.layout import HIGHEST, LOWEST, BucketFinder, BucketLayout, Floats, Ints
+from batchscope.histograms.layout import HIGHEST, LOWEST, BucketLayout, Floats, Ints
 from batchscope.histograms.store import downscaled
 
-_CHUNK = 16_384  # values whose temporary arrays stay in a processor's cache
 _ABOVE = nextafter(HIGHEST, 0.0)  # stands in where no value is in range
-_NO_INSTANT = np.array(nan)
 MOST_AT_ONCE = 2**53 - 1  # observations a call: np.bincount adds weights as doubles, exact up to here
 
 
@@ -29,19 +27,6 @@ class Observations(NamedTuple):
     values: Floats
     counts: Ints | None
     at: Floats
-    low: float
-    high: float
-
-    def take(self, chosen: npt.NDArray[np.bool_]) -> Observations:
-        """A copy of some of them, at least one."""
-        values = self.values[chosen]
-        counts = None if self.counts is None else self.counts[chosen]
-        return Observations(values, counts, self.at[chosen], float(values.min()) + 0.0, float(values.max()) + 0.0)
-
-    def reordered(self, order: Ints) -> Observations:
-        """The same observations in another order, without their instants."""
-        counts = None if self.counts is None else self.counts[order]
-        return self._replace(values=self.values[order], counts=counts, at=_NO_INSTANT)
 
 
 class BucketedValues(NamedTuple):
@@ -84,7 +69,7 @@ def checked(values: npt.ArrayLike, counts: npt.ArrayLike | None = None, at: npt.
     if instants.ndim and instants.shape != seen.shape:
         raise InvalidRecordError(f"instants have shape {instants.shape}: expected {seen.shape}, one a value")
     if not len(seen):
-        return Observations(seen, weights, instants, nan, nan)
+        return Observations(seen, weights, instants)
     low, high = float(seen.min()), float(seen.max())  # nan if any is
     if not (low >= 0.0 and high < inf):
         index = int(np.argmax(~((seen >= 0.0) & (seen < inf))))
@@ -92,127 +77,134 @@ def checked(values: npt.ArrayLike, counts: npt.ArrayLike | None = None, at: npt.
     if weights is not None and not weights.all():
         kept = weights > 0
         return checked(seen[kept], weights[kept], instants[kept] if instants.ndim else instants)
-    return Observations(seen, weights, instants, low + 0.0, high + 0.0)  # + 0.0: no negative zero
+    return Observations(seen, weights, instants)
 
 
 def bucketed(layout: BucketLayout, seen: Observations) -> BucketedValues:
     """Sort observations, at least one, into the buckets of ``layout``."""
-    return bucketed_groups(layout, seen, (0,))[0]
+    return bucketed_groups(layout, seen.values[np.newaxis], seen.counts, (0,))[0][0]
 
 
+@np.errstate(over="ignore")  # a sum beyond the largest double is infinite
 def bucketed_groups(
-    layout: BucketLayout, seen: Observations, starts: Sequence[int]
-) -> tuple[BucketedValues, list[BucketedValues]]:
-    """(all of them, each group): group k is ``seen[starts[k]:starts[k + 1]]`` and must not be empty."""
-    tally = _Tally(layout, seen)
-    if len(starts) == 1:
-        whole = tally.of(0, len(seen.values), _summary(seen))
-        return whole, [whole]
-    summaries = _summaries(seen, starts)
-    stops = [*starts[1:], len(seen.values)]
-    groups = list(map(tally.of, starts, stops, summaries))
-    return tally.collected(tally.total, _summary(seen)), groups
+    layout: BucketLayout, values: Floats, counts: Ints | None, starts: Sequence[int]
+) -> list[tuple[BucketedValues, list[BucketedValues]]]:
+    """(all of them, each group) of each quantity, a row of ``values``, contiguous.
+
+    Group k are the columns from ``starts[k]`` to the next, at least one. Values are >= 0 and finite; without ``counts``
+    (a column's) they may be ``nan``, too, which counts as nothing.
+    """
+    rows = _summaries(values, counts, starts)
+    positions = _Positions(layout, values, list(map(_whole, rows)))
+    return [positions.tallied(row, starts, counts, groups) for row, groups in enumerate(rows)]
 
 
-def indices(layout: BucketLayout, seen: Observations) -> Ints:
+def indices(layout: BucketLayout, values: Floats) -> Ints:
     """The bucket of each value; ``layout.first - 1`` below 1e-9, ``layout.last + 1`` from 1e9 on."""
-    tally = _Tally(layout, seen)
-    found = tally.positions + tally.origin
-    if seen.low < LOWEST:
-        found[tally.positions == 0] = layout.first - 1
-    if seen.high >= HIGHEST:
-        found[tally.positions == tally.width - 1] = layout.last + 1
+    found = layout.indices(values.clip(LOWEST, _ABOVE))
+    found[values < LOWEST] = layout.first - 1
+    found[values >= HIGHEST] = layout.last + 1
     return found
 
 
 class _Summary(NamedTuple):
+    """Of a group; ``missing`` are its ``nan``, ``min`` and ``max`` are ``nan`` where all are."""
+
     total: int
     sum: float
     min: float
     max: float
+    missing: int
 
 
-class _Tally:
-    """Counts of observations by position: 0 is zero, k is bucket origin + k, width - 1 is overflow."""
+class _Positions:
+    """Where values lie: 0 is zero, k is bucket origin + k, width - 1 is overflow; a row each, a quantity a row."""
 
-    def __init__(self, layout: BucketLayout, seen: Observations) -> None:
+    def __init__(self, layout: BucketLayout, values: Floats, wholes: list[_Summary]) -> None:
         self._layout = layout
-        self._seen = seen
-        low, high = seen.low, seen.high
-        outside = low < LOWEST or high >= HIGHEST
+        self._wholes = wholes
+        low, high = [each.min for each in wholes], [each.max for each in wholes]
+        outside = [row for row, each in enumerate(wholes) if each.missing or each.min < LOWEST or each.max >= HIGHEST]
         if outside:
-            inside = (seen.values >= LOWEST) & (seen.values < HIGHEST)
-            low = float(seen.values.min(where=inside, initial=_ABOVE))
-            high = float(seen.values.max(where=inside, initial=low))
-        finder = layout.between(low, high)
-        self.origin = finder.origin
-        self.width = layout.index(high) - self.origin + 2
-        self.total = np.zeros(self.width, dtype=np.int64)
-        self.positions = _in_chunks(finder, seen.values.clip(low, high) if outside else seen.values)
-        if outside:
-            self.positions[seen.values < LOWEST] = 0
-            self.positions[seen.values >= HIGHEST] = self.width - 1
+            given, values = values, values.copy()
+        for row in outside:
+            inside = (given[row] >= LOWEST) & (given[row] < HIGHEST)
+            found = given[row, inside]
+            low[row], high[row] = (float(found.min()), float(found.max())) if len(found) else (LOWEST, LOWEST)
+            np.copyto(values[row], low[row], where=~inside)
+        self._origins = [layout.index(least) - 1 for least in low]
+        self._widths = [layout.index(most) - origin + 2 for most, origin in zip(high, self._origins, strict=True)]
+        self._positions = layout.indices(values)
+        self._positions -= np.array(self._origins)[:, np.newaxis]
+        for row in outside:
+            self._positions[row, ~(given[row] >= LOWEST)] = 0
+            self._positions[row, given[row] >= HIGHEST] = self._widths[row] - 1
 
-    def of(self, start: int, stop: int, summary: _Summary) -> BucketedValues:
-        """The observations start..stop; they are added to ``total``."""
-        positions, counts = self.positions[start:stop], self._seen.counts
+    def tallied(
+        self, row: int, starts: Sequence[int], counts: Ints | None, groups: list[_Summary]
+    ) -> tuple[BucketedValues, list[BucketedValues]]:
+        """(all, each group) of one quantity."""
+        if len(starts) == 1:
+            whole = self._collected(row, self._tally(row, slice(None), counts), groups[0])
+            return whole, [whole]
+        tallies = [self._tally(row, part, counts) for part in map(slice, starts, [*starts[1:], None])]
+        whole = self._collected(row, np.sum(tallies, axis=0), self._wholes[row])
+        return whole, [self._collected(row, *each) for each in zip(tallies, groups, strict=True)]
+
+    def _tally(self, row: int, part: slice, counts: Ints | None) -> Ints:
+        positions, width = self._positions[row, part], self._widths[row]
         if counts is None:
-            tally: Ints = np.bincount(positions, minlength=self.width)
-        else:
-            tally = np.bincount(positions, counts[start:stop], self.width).astype(np.int64)
-        self.total += tally
-        return self.collected(tally, summary)
+            tally: Ints = np.bincount(positions, minlength=width)
+            return tally
+        return np.bincount(positions, counts[part], width).astype(np.int64)
 
-    def collected(self, tally: Ints, summary: _Summary) -> BucketedValues:
+    def _collected(self, row: int, tally: Ints, summary: _Summary) -> BucketedValues:
         """A tally in its zero, bucket and overflow parts, the buckets without empty ends."""
-        counts = tally[1:-1]
-        if summary.min >= LOWEST and summary.max < HIGHEST:  # the ends are known without looking
-            first = self._layout.index(summary.min) - self.origin - 1
-            stop = self._layout.index(summary.max) - self.origin
+        counts, origin = tally[1:-1], self._origins[row]
+        total, seconds, low, high, missing = summary
+        if low >= LOWEST and high < HIGHEST:  # the ends are known without looking
+            whole = self._wholes[row]
+            first = 0 if low == whole.min else self._layout.index(low) - origin - 1
+            stop = len(counts) if high == whole.max else self._layout.index(high) - origin
         else:
             held = np.flatnonzero(counts)
             first, stop = (int(held[0]), int(held[-1]) + 1) if len(held) else (0, 0)
         return BucketedValues(
-            self._layout.scale,
-            self.origin + 1 + first,
-            counts[first:stop],
-            int(tally[0]),
-            int(tally[-1]),
-            *summary,
-        )
+            self._layout.scale, origin + 1 + first, counts[first:stop], int(tally[0]) - missing, int(tally[-1]),
+            total, seconds, low, high,
+        )  # fmt: skip
 
 
-def _in_chunks(finder: BucketFinder, values: Floats) -> Ints:
-    if len(values) <= _CHUNK:
-        return finder.positions(values)
-    positions = np.empty(len(values), dtype=np.int64)
-    for start in range(0, len(values), _CHUNK):
-        positions[start : start + _CHUNK] = finder.positions(values[start : start + _CHUNK])
-    return positions
+def _summaries(values: Floats, counts: Ints | None, starts: Sequence[int]) -> list[list[_Summary]]:
+    """Of each quantity each group. The sums are no ``@``: that wakes BLAS's threads, which can take milliseconds."""
+    low, high = np.fmin.reduceat(values, starts, axis=1), np.fmax.reduceat(values, starts, axis=1)
+    sums = np.add.reduceat(values if counts is None else values * counts, starts, axis=1)
+    stops = [*starts[1:], values.shape[1]]
+    totals = list(map(sub, stops, starts)) if counts is None else np.add.reduceat(counts, starts).tolist()
+    facts = zip(sums.tolist(), (low + 0.0).tolist(), (high + 0.0).tolist(), strict=True)  # no negative zero
+    rows = [[_Summary(*group, 0) for group in zip(totals, *row, strict=True)] for row in facts]
+    for row, groups in zip(values, rows, strict=True):
+        for k, group in enumerate(groups):
+            if isnan(group.sum):
+                groups[k] = _of_numbers(row[starts[k] : stops[k]], group)
+    return rows
 
 
-@np.errstate(over="ignore")  # a sum beyond the largest double is infinite
-def _summary(seen: Observations) -> _Summary:
-    values, counts = seen.values, seen.counts
-    total = len(values) if counts is None else int(counts.sum())
-    return _Summary(total, float(_weighted(seen).sum()), seen.low, seen.high)
+def _of_numbers(values: Floats, summary: _Summary) -> _Summary:
+    """Of a group with ``nan``."""
+    numbers = values[~np.isnan(values)]
+    missing = summary.total - len(numbers)
+    return summary._replace(total=len(numbers), sum=float(numbers.sum()), missing=missing)
 
 
-@np.errstate(over="ignore")
-def _summaries(seen: Observations, starts: Sequence[int]) -> list[_Summary]:
-    if seen.counts is None:
-        totals = [stop - start for start, stop in pairwise([*starts, len(seen.values)])]
-    else:
-        totals = np.add.reduceat(seen.counts, starts).tolist()
-    sums = np.add.reduceat(_weighted(seen), starts)
-    low = np.minimum.reduceat(seen.values, starts) + 0.0
-    high = np.maximum.reduceat(seen.values, starts) + 0.0
-    return list(map(_Summary, totals, sums.tolist(), low.tolist(), high.tolist()))
-
-
-def _weighted(seen: Observations) -> Floats:
-    """Value times count of each. Not ``@``: that wakes the threads of BLAS, which can take milliseconds."""
-    return seen.values if seen.counts is None else seen.values * seen.counts
+def _whole(groups: list[_Summary]) -> _Summary:
+    if len(groups) == 1:
+        return groups[0]
+    seen = [group for group in groups if group.total] or groups[:1]
+    return _Summary(
+        sum(group.total for group in groups), sum(group.sum for group in groups),
+        min(group.min for group in seen), max(group.max for group in seen), sum(group.missing for group in groups),
+    )  # fmt: skip
 
 
 def _as_floats(name: str, given: npt.ArrayLike) -> Floats:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from batchscope.errors import ConfigurationError, InvalidRecordError, MergeError
 from batchscope.histograms import bucketed as bucketed_values
 from batchscope.histograms import codec as histogram_codec
-from batchscope.histograms.bucketed import MOST_AT_ONCE, BucketedValues, Observations
+from batchscope.histograms.bucketed import MOST_AT_ONCE, BucketedValues
 from batchscope.histograms.layout import HIGHEST, LOWEST, MIN_SCALE, Floats, Ints, bucket_layout
 from batchscope.histograms.store import BucketStore
 
@@ -121,18 +121,17 @@ class ExponentialHistogram:
         seen = bucketed_values.checked(values, counts)
         if len(seen.values):
             batch = bucketed_values.bucketed(bucket_layout(self.scale), seen)
-            self.add_counts(batch, self.counts_below(seen))
+            self.add_counts(batch, self.counts_below(seen.values, seen.counts))
 
     def bucket_indices(self, values: npt.ArrayLike) -> Ints:
         """OpenTelemetry's bucket of each value, at this scale; one beyond the range where outside."""
         seen = bucketed_values.checked(values)
         if not len(seen.values):
             return np.zeros(0, dtype=np.int64)
-        return bucketed_values.indices(bucket_layout(self.scale), seen)
+        return bucketed_values.indices(bucket_layout(self.scale), seen.values)
 
-    def counts_below(self, seen: Observations) -> Ints:
-        """How many of ``seen`` do not exceed each threshold."""
-        values, counts = seen.values, seen.counts
+    def counts_below(self, values: Floats, counts: Ints | None) -> Ints:
+        """How many of ``values``, each seen ``counts`` times (None: once), do not exceed each threshold."""
         below = np.zeros(len(self._thresholds), dtype=np.int64)
         for place, threshold in enumerate(self._thresholds):
             within = values <= threshold

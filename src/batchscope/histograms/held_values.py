@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
-
 import numpy as np
 
 from batchscope.histograms.bucketed import MOST_AT_ONCE, Observations
@@ -17,7 +15,7 @@ _FIRST_ALLOCATION = 64
 class Pending:
     """Up to ``CAPACITY`` observations, copied; memory grows by doubling and is kept. Not thread-safe."""
 
-    __slots__ = ("_at", "_counts", "_high", "_low", "_total", "_values", "size")
+    __slots__ = ("_at", "_counts", "_total", "_values", "size")
 
     def __init__(self) -> None:
         self._values: Floats = np.empty(0)
@@ -29,7 +27,6 @@ class Pending:
         """Forget them."""
         self.size = 0
         self._total = 0
-        self._low, self._high = inf, -inf
 
     def add(self, seen: Observations) -> bool:
         """Hold these, too; False, and nothing is held, where they do not fit."""
@@ -43,14 +40,13 @@ class Pending:
         self._values[part] = seen.values
         self._at[part] = seen.at
         self._count(part, seen.counts)
-        self._low, self._high = min(self._low, seen.low), max(self._high, seen.high)
         self.size, self._total = stop, total
         return True
 
     def take(self) -> Observations:
         """All of them, at least one; valid until the next ``add``, which starts anew."""
         counts = None if self._counts is None or self._total == self.size else self._counts[: self.size]
-        seen = Observations(self._values[: self.size], counts, self._at[: self.size], self._low, self._high)
+        seen = Observations(self._values[: self.size], counts, self._at[: self.size])
         self.clear()
         return seen
 

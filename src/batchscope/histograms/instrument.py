@@ -7,19 +7,19 @@ drain brings few values of many quantities, and sorting few costs as much as sor
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import isnan
 
 import numpy as np
 import numpy.typing as npt
 
 from batchscope.errors import ConfigurationError
-from batchscope.histograms.bucketed import BucketedValues, Observations, bucketed, bucketed_groups, checked
+from batchscope.histograms.bucketed import BucketedValues, Observations, bucketed_groups, checked
 from batchscope.histograms.cells import CellGroups, cell_grid, group_by_cell
 from batchscope.histograms.exponential_histogram import ExponentialHistogram
 from batchscope.histograms.held_values import CAPACITY, Pending
-from batchscope.histograms.layout import Floats, bucket_layout
+from batchscope.histograms.layout import Floats, Ints, bucket_layout
 from batchscope.histograms.windowed_histogram import WindowedHistogram
 
+_VALUES_AT_ONCE = 8192
 _FEW_CELLS = 8
 
 
@@ -29,8 +29,8 @@ class Instrument:
     Each window must be an integer multiple of the shortest. Buckets are computed once for all of them, 5 ns a
     value in large arrays. Not thread-safe.
 
-    Where the held values span many cells, as in a simulation, whose hours pass in seconds, the windows are not told of
-    them before it is clear that a reader would find them: the next values may leave them behind.
+    Of values that span many cells, as a simulation's do, whose hours pass in seconds, the windows hear when somebody
+    reads them: by then most were left behind.
 
     An exception in the middle (Ctrl-C in a read) can cost the observations that were being sorted, and the windows
     begin anew; the lifetime histogram keeps what it had, and agrees with itself.
@@ -54,10 +54,10 @@ class Instrument:
         self._grid = cell_grid(min(self._windows, default=60.0), cells)
         self._fed = [(_multiple(window, self._grid.window), held) for window, held in self._windows.items()]
         self._pending = Pending()
-        self._late: list[Observations] = []  # not told the windows yet
         self._sorting = False
         self._widest = max((multiple for multiple, _ in self._fed), default=1)  # cell, in the shortest window's
         self._reach = cells * self._widest
+        self._late: list[Observations] = []  # the lifetime histogram has them, the windows not yet
 
     @property
     def lifetime(self) -> ExponentialHistogram:
@@ -109,17 +109,15 @@ class Instrument:
             if not self._pending.add(seen):
                 self._sort_in(seen)
 
-    def add_numbers(self, values: Floats, at: Floats) -> None:
-        """Likewise ``values`` with an instant each, any number of them, sorted at once; ``nan`` is left out."""
-        if not len(values):
-            return
-        low = float(values.min())
-        if isnan(low):
-            numbers = ~np.isnan(values)
-            self.add_numbers(values[numbers], at[numbers])
-            return
-        self._sort()
-        self._sort_in(Observations(values, None, at, low + 0.0, float(values.max()) + 0.0))  # no negative zero
+    @staticmethod
+    def observe_together(instruments: Sequence[Instrument], quantities: Sequence[Floats], at: Floats) -> None:
+        """Add ``quantities[k]``, contiguous, to ``instruments[k]``, each with the instants ``at``; sorted at once.
+
+        They are >= 0 and finite, or ``nan``, which is left out; there may be none. The instruments are alike but for
+        their thresholds. It costs less than one after the other: the calls cost, not the values.
+        """
+        if len(at) and instruments:
+            instruments[0]._feed(instruments, quantities, None, at)  # noqa: SLF001  (they are alike)
 
     def _sort(self) -> None:
         if self._sorting:
@@ -136,54 +134,81 @@ class Instrument:
         self._sorting = False
 
     def _sort_in(self, seen: Observations) -> None:
-        if seen.at.ndim and float(seen.at.max() - seen.at.min()) > _FEW_CELLS * self._grid.window / self._grid.cells:
-            self._sort_late(seen)
-            return
-        self._tell_windows()
-        groups = self._groups(seen)
-        if groups.order is not None:
-            seen = seen.reordered(groups.order)
-        whole, batches = bucketed_groups(self._layout, seen, groups.starts)
-        self._sorting = True
-        self._lifetime.add_counts(whole, self._lifetime.counts_below(seen))
-        self._add_cells(groups, batches)
-        self._sorting = False
+        self._feed((self,), (seen.values,), seen.counts, seen.at)
 
-    def _sort_late(self, seen: Observations) -> None:
-        """Into the lifetime histogram; what a window may hold at its end is kept until somebody reads it."""
-        whole = bucketed(self._layout, seen)
-        newest = self._grid.cell_of(float(seen.at.max()))
-        left_behind = newest - self._reach - self._widest
-        self._late = [late for late in self._late if self._grid.cell_of(float(late.at.max())) > left_behind]
-        if sum([len(late.values) for late in self._late]) > CAPACITY:
+    def _feed(
+        self, instruments: Sequence[Instrument], quantities: Sequence[Floats], counts: Ints | None, at: Floats
+    ) -> None:
+        """As many quantities at a time as have temporary arrays that stay in a processor's cache."""
+        if at.ndim and float(at.max() - at.min()) * self._grid.cells > _FEW_CELLS * self._grid.window:
+            self._feed_late(instruments, quantities, counts, at)
+            return
+        for each in instruments:
+            each._tell_windows()  # noqa: SLF001  (one of us)
+        cells, starts, order, size = self._groups(at, len(quantities[0]))
+        if order is not None and counts is not None:
+            counts = counts[order]
+        at_once = max(_VALUES_AT_ONCE // size, 1)
+        for first in range(0, len(instruments), at_once):
+            some = quantities[first : first + at_once]
+            values = some[0][np.newaxis] if len(some) == 1 else np.array(some)
+            if order is not None:
+                values = values.take(order, axis=1)
+            found = bucketed_groups(self._layout, values, counts, starts)
+            for each, row, (whole, batches) in zip(instruments[first : first + at_once], values, found, strict=True):
+                if whole.total:
+                    each.add(whole, each.lifetime.counts_below(row, counts), cells, batches)
+
+    def _feed_late(
+        self, instruments: Sequence[Instrument], quantities: Sequence[Floats], counts: Ints | None, at: Floats
+    ) -> None:
+        """Into the lifetime histograms; of the rest what no window has left behind by now is kept."""
+        behind = self._grid.cell_of(float(at.max())) - self._reach - self._widest
+        near = at > (behind - 1) * self._grid.window / self._grid.cells
+        for each, values in zip(instruments, quantities, strict=True):
+            ((whole, _),) = bucketed_groups(self._layout, values[np.newaxis], counts, (0,))
+            if whole.total:
+                each.add(whole, each.lifetime.counts_below(values, counts), [], [])
+                late = Observations(values[near], None if counts is None else counts[near], at[near])
+                each._keep(late, behind)  # noqa: SLF001  (one of us)
+
+    def _keep(self, late: Observations, behind: int) -> None:
+        """For the windows, of which none reaches back to the cell ``behind``; no more than are held."""
+        self._late = [each for each in self._late if self._grid.cell_of(float(each.at.max())) > behind]
+        if sum([len(each.values) for each in self._late]) > CAPACITY:
             self._tell_windows()
-        self._sorting = True
-        self._lifetime.add_counts(whole, self._lifetime.counts_below(seen))
-        self._late.append(seen.take(seen.at > (left_behind - 1) * self._grid.window / self._grid.cells))
-        self._sorting = False
+        self._late.append(late)
 
     def _tell_windows(self) -> None:
         """Add to the windows what they were not told yet."""
         while self._late:
-            late = self._late[0]
-            groups = self._groups(late)
-            seen = late if groups.order is None else late.reordered(groups.order)
-            _, batches = bucketed_groups(self._layout, seen, groups.starts)
+            values, counts, at = self._late.pop(0)
+            cells, starts, order, _ = self._groups(at, len(values))
+            if order is not None:
+                values, counts = values[order], None if counts is None else counts[order]
+            ((_, batches),) = bucketed_groups(self._layout, values[np.newaxis], counts, starts)
             self._sorting = True
-            del self._late[0]
-            self._add_cells(groups, batches)
+            self._add_cells(cells, batches)
             self._sorting = False
 
-    def _add_cells(self, groups: CellGroups, batches: list[BucketedValues]) -> None:
-        for cell, batch in zip(reversed(groups.cells), reversed(batches), strict=True):  # newest first: no
-            for cells_each, held in self._fed:  # cell is made that the next one would drop
-                held.add(batch, cell // cells_each)
+    def add(self, whole: BucketedValues, below: Ints, cells: list[int], batches: list[BucketedValues]) -> None:
+        """Add what is in buckets: all of it, the counts up to each threshold, and of each of ``cells`` its part."""
+        self._sorting = True
+        self._lifetime.add_counts(whole, below)
+        self._add_cells(cells, batches)
+        self._sorting = False
 
-    def _groups(self, seen: Observations) -> CellGroups:
-        if seen.at.ndim == 0:
-            return CellGroups([self._grid.cell_of(float(seen.at))], [0], None, len(seen.values))
-        newest = self._grid.cell_of(float(seen.at.max()))
-        return group_by_cell(self._grid, seen.at, newest - self._reach)
+    def _add_cells(self, cells: list[int], batches: list[BucketedValues]) -> None:
+        for cell, batch in zip(reversed(cells), reversed(batches), strict=True):  # newest first: no
+            if batch.total:  # cell is made that the next one would drop
+                for cells_each, held in self._fed:
+                    held.add(batch, cell // cells_each)
+
+    def _groups(self, at: Floats, size: int) -> CellGroups:
+        if at.ndim == 0:
+            return CellGroups([self._grid.cell_of(float(at))], [0], None, size)
+        newest = self._grid.cell_of(float(at.max()))
+        return group_by_cell(self._grid, at, newest - self._reach)
 
 
 def _multiple(window: float, shortest: float) -> int:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import struct
 from functools import lru_cache
 from math import isqrt, tanh
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +32,7 @@ _MANTISSA_BITS = 52
 _EXPONENT_BIAS = 1023
 _FIRST_OCTAVE, _LAST_OCTAVE = -30, 29  # 2^-30 < 1e-9 and 1e9 < 2^30
 _LN_2 = 0.6931471805599453
+_CHUNK = 8192  # values whose temporary arrays stay in a processor's cache
 
 
 class BucketLayout:
@@ -55,12 +55,19 @@ class BucketLayout:
         bits: int = _AS_INTEGER.unpack(_AS_DOUBLE.pack(value))[0]
         return (bits + self._lift.item((bits >> self._shift) - self._first_slot)) >> self._shift
 
-    def between(self, low: float, high: float) -> BucketFinder:
-        """The table cut to low..high, both in [LOWEST, HIGHEST), for many values between them."""
-        origin = self.index(low) - 1
-        first, last = _bits(low) >> self._shift, _bits(high) >> self._shift
-        near = slice(first - self._first_slot, last - self._first_slot + 1)
-        return BucketFinder(origin, self._shift, first, self._lift[near] - (origin << self._shift))
+    def indices(self, values: Floats) -> Ints:
+        """The bucket of each of ``values``, contiguous and all in [LOWEST, HIGHEST)."""
+        if values.size > _CHUNK:
+            flat = values.reshape(-1)
+            starts = range(0, len(flat), _CHUNK)
+            return np.concatenate([self.indices(flat[at : at + _CHUNK]) for at in starts]).reshape(values.shape)
+        bits = values.view(np.int64)
+        slots = bits >> self._shift
+        slots -= self._first_slot
+        buckets: Ints = self._lift.take(slots)
+        buckets += bits
+        buckets >>= self._shift
+        return buckets
 
     def edges(self, first: int, count: int) -> Floats:
         """The lower edges b^i of ``count`` buckets from ``first`` on, rounded down to doubles.
@@ -96,25 +103,6 @@ class BucketLayout:
         return lift.ravel()
 
 
-class BucketFinder(NamedTuple):
-    """Finds the buckets of values in a range, as positions: bucket - origin, 1 for the lowest."""
-
-    origin: int
-    shift: int
-    first_slot: int
-    lift: Ints
-
-    def positions(self, values: Floats) -> Ints:
-        """The position of each value; ``values`` must be contiguous and in the range."""
-        bits = values.view(np.int64)
-        slots = bits >> self.shift
-        slots -= self.first_slot
-        positions: Ints = self.lift.take(slots)
-        positions += bits
-        positions >>= self.shift
-        return positions
-
-
 @lru_cache(maxsize=None, typed=True)
 def bucket_layout(scale: int) -> BucketLayout:
     """The layout of ``scale``, shared by every histogram of it; ConfigurationError outside -4..12."""
@@ -124,10 +112,6 @@ def bucket_layout(scale: int) -> BucketLayout:
 
 
 _AS_DOUBLE, _AS_INTEGER = struct.Struct("<d"), struct.Struct("<q")
-
-
-def _bits(value: float) -> int:
-    return int(_AS_INTEGER.unpack(_AS_DOUBLE.pack(value))[0])
 
 
 def _edge_mantissas(scale: int) -> Ints:

@@ -18,7 +18,7 @@ import msgspec
 from batchscope.collector import SchedulerMetricsCollector
 from batchscope.errors import WorkloadError
 from batchscope.importing.content import Content, document
-from batchscope.importing.imported import EPOCH, ImportSource, only
+from batchscope.importing.imported import EPOCH, ImportSource, check_in_reach, only
 from batchscope.records import CompletionReason, EngineInfo, RequestResult
 from batchscope.simulator.virtual_clock import VirtualClock
 
@@ -99,9 +99,17 @@ def read_requests(found: dict[str, Any], path: Path) -> list[Sent]:
     count = len(lists.input_lens)
     lengths = {name: len(getattr(lists, name)) for name in lists.__struct_fields__}
     wrong = [name for name, length in lengths.items() if length not in {count, 0} or (length == 0 and name in _NEEDED)]
-    if wrong or not count:
-        raise WorkloadError(f"{path}: {count} input_lens, but {lengths}: expected one element a request, and a request")
-    return [_sent(lists, number) for number in range(count)]
+    if not count:
+        raise WorkloadError(f"{path}: input_lens is empty: expected a request at least")
+    if wrong:
+        told = ", ".join(f"{lengths[name]} {name}" for name in wrong)
+        raise WorkloadError(f"{path}: {count} input_lens, but {told}: expected one element a request in each")
+    requests = [_sent(lists, number) for number in range(count)]
+    for request in requests:
+        check_in_reach(
+            f"{path}, request {request.number}", request.sent_at, request.first_token, request.latency, request.ended_at
+        )
+    return requests
 
 
 _NEEDED = ("input_lens", "output_lens", "ttfts", "itls")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 import zlib
 from enum import Enum
 from pathlib import Path
@@ -62,6 +63,8 @@ def content_of(path: Path) -> Content:
         if required <= names:
             return content
     shown = ", ".join(map(quoted, sorted(names)[:8]))
+    if not names:
+        raise WorkloadError(f"{path}: is an empty object: expected {_expected()}")
     raise WorkloadError(f"{path}: has {shown}{', ...' if len(names) > 8 else ''}: expected {_expected()}")
 
 
@@ -101,6 +104,12 @@ def document(path: Path) -> dict[str, Any]:
             raise WorkloadError(f"{path}: larger than {LARGEST_DOCUMENT >> 20} MiB, expected one JSON document")
         return msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise WorkloadError(f"{path}: not JSON ({error}), expected {_expected()}") from None
+        raise WorkloadError(f"{path}: not JSON ({error}{_there(error, text)}), expected {_expected()}") from None
     except (OSError, EOFError, zlib.error) as error:
         raise WorkloadError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _there(error: Exception, text: bytes) -> str:
+    """What stands at the byte that the error names."""
+    place = re.search(r"byte (\d+)", str(error))
+    return f": {quoted(text[int(place[1]) :][:20].decode(errors='replace'))}" if place else ""

@@ -7,18 +7,18 @@ wire. Its ``counter_id`` counts a rank's iterations: what is missing between two
 
 from __future__ import annotations
 
-import datetime as dt
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
+from batchscope.clock import later
 from batchscope.collector import SchedulerMetricsCollector
 from batchscope.engines.forward_pass import ForwardPass, Scheduled, definitions_of, iteration_of
 from batchscope.errors import WorkloadError
 from batchscope.importing.content import FORWARD_PASS_SCHEMA, Content
-from batchscope.importing.imported import ImportSource
+from batchscope.importing.imported import EPOCH, ImportSource, check_in_reach
 from batchscope.records import EngineInfo
 from batchscope.rows import RowKind
 from batchscope.simulator.trace_lines import BadRowError, read_lines
@@ -99,7 +99,7 @@ def source(contents: dict[Path, Content]) -> ImportSource:
             "iteration_instants": "ended when Dynamo observed its message, to a millisecond",
         },
         anchor_instant=0.0,
-        anchor_time=dt.datetime.fromtimestamp(found.first, dt.UTC),
+        anchor_time=later(EPOCH, found.first),
         missing=[
             "requests: latencies, attainment, which ran in which iteration",
             "first and speculated tokens",
@@ -122,6 +122,7 @@ def _events(path: Path) -> Iterator[Event]:
             raise WorkloadError(
                 f"{path}, line {line.number}: schema = {event.schema!r}: expected {FORWARD_PASS_SCHEMA!r}"
             )
+        check_in_reach(f"{path}, line {line.number}", event.observed_at_unix_ms / 1000)
         yield event
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
-from collections.abc import Callable, Iterable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import msgspec
 from batchscope.collector import SchedulerMetricsCollector
 from batchscope.configuration import SchedulerLimits
 from batchscope.errors import ConfigurationError, WorkloadError
+from batchscope.histograms.cells import FURTHEST
 from batchscope.importing.content import Content, content_of
 from batchscope.records import EngineInfo
+from batchscope.simulator.policies import POLICIES
 from batchscope.simulator.virtual_clock import VirtualClock
 from batchscope.sinks import Drained, Missed, PatientSink, RunHeader
 
@@ -68,11 +72,21 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
 def import_run(files: Sequence[Path], to: Path, given: Given | None = None) -> Imported:
     """Make the run ``to`` of ``files``; ``WorkloadError`` for files that cannot be read, or do not belong together.
 
-    What is wrong with a file is said before ``to`` is made, as far as it can be known without reading all of it.
+    What is wrong with a file is said before ``to`` is made, as far as it can be known without reading all of it; else
+    ``to`` is as it was.
     """
     given = given or Given()
+    if given.policy is not None and given.policy not in POLICIES:
+        raise ConfigurationError("policy", given.policy, f"one of {', '.join(POLICIES)}")
     source = _source({path: content_of(path) for path in map(Path, files)})
     return _write(source, _checked(to), given, [Path(path).name for path in files])
+
+
+def check_in_reach(where: str, *seconds: float) -> None:
+    """``WorkloadError`` that names ``where``, for instants and durations beyond what a collector takes; nan is none."""
+    for value in seconds:
+        if abs(value) > FURTHEST:
+            raise WorkloadError(f"{where}: {value:g} s: expected instants and durations within +-{FURTHEST:g} s")
 
 
 def _source(contents: dict[Path, Content]) -> ImportSource:
@@ -128,13 +142,12 @@ def _write(source: ImportSource, to: Path, given: Given, names: list[str]) -> Im
         configuration["policy"] = given.policy
     configuration["imported"] = {"format": source.format, "files": names, "missing": missing, "notes": source.notes}
     clock = VirtualClock(source.anchor_instant)
-    with SchedulerMetricsCollector(limits=limits, labels=source.labels, clock=clock) as collector:
+    with (
+        SchedulerMetricsCollector(limits=limits, labels=source.labels, clock=clock) as collector,
+        _folder_of_a_whole_run(to),
+    ):
         collector.engine = source.engine
         collector.definitions.update(source.definitions)
-        try:
-            to.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError("to", str(to), f"a folder that can be made ({error.strerror})") from error
         writer = RunWriter(to, RunDocument(configuration=configuration), clock)
         end = collector.subscribe(_Anchored(writer, source.anchor_instant, source.anchor_time))
         for count, missed in enumerate(source.replay(collector, clock), start=1):
@@ -147,9 +160,9 @@ def _write(source: ImportSource, to: Path, given: Given, names: list[str]) -> Im
         end()
         writer.close({})
         rejected = dict(collector.get_request_statistics().rejected_records)
-    run = Run(to)
-    if source.prefixes:
-        write_prefixes(to, source.prefix_block_tokens, run.requests(), source.prefixes)
+        run = Run(to)
+        if source.prefixes:
+            write_prefixes(to, source.prefix_block_tokens, run.requests(), source.prefixes)
     return Imported(
         path=str(to),
         format=source.format,
@@ -158,6 +171,23 @@ def _write(source: ImportSource, to: Path, given: Given, names: list[str]) -> Im
         notes=source.notes,
         rejected=rejected,
     )
+
+
+@contextlib.contextmanager
+def _folder_of_a_whole_run(to: Path) -> Iterator[None]:
+    """Make the folder; where what follows fails or is interrupted, nothing of it stays."""
+    empty = to.exists()
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError("to", str(to), f"a folder that can be made ({error.strerror})") from error
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(to, ignore_errors=True)
+        if empty:
+            to.mkdir(exist_ok=True)
+        raise
 
 
 def _limits(found: SchedulerLimits, given: Given) -> SchedulerLimits:

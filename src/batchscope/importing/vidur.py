@@ -19,13 +19,14 @@ from typing import Any
 from batchscope.collector import SchedulerMetricsCollector
 from batchscope.errors import WorkloadError
 from batchscope.importing.content import Content
-from batchscope.importing.imported import ImportSource, only
+from batchscope.importing.imported import ImportSource, check_in_reach, only
 from batchscope.records import CompletionReason, EngineInfo, RequestResult
 from batchscope.simulator.trace_lines import BadRowError, read_lines
 from batchscope.simulator.virtual_clock import VirtualClock
 from batchscope.tracking.tracker import RequestTracker
 
 Row = dict[str, str]
+_INSTANTS = ("arrived_at", "first_scheduled_at", "first_token_at", "finished_at")
 _ENGINE = EngineInfo("vidur")
 _DEFINITIONS = {
     "request_instants": "simulated by vidur: seconds since its start",
@@ -62,9 +63,8 @@ def source(contents: dict[Path, Content]) -> ImportSource:
             if whole:
                 yield from _events(requests, batches, members, collector, clock)
             else:
-                yield from _completions(
-                    (_logged(row) for row in rows(requests) if row["completed_at"]), collector, clock
-                )
+                logged = (_logged(row) for row in rows(requests) if row["completed_at"])
+                yield from _completions(requests, logged, collector, clock)
 
     return ImportSource(
         format=Content.VIDUR_REQUESTS.value,
@@ -83,7 +83,7 @@ def metrics_source(contents: dict[Path, Content]) -> ImportSource:
 
     def replay(collector: SchedulerMetricsCollector, clock: VirtualClock) -> Iterator[None]:
         with _located(path):
-            yield from _completions(_from_metrics(rows(path)), collector, clock)
+            yield from _completions(path, _from_metrics(rows(path)), collector, clock)
 
     batches = Content.VIDUR_BATCH_METRICS in contents.values()
     return ImportSource(
@@ -117,8 +117,8 @@ def _events(
     assert members is not None  # noqa: S101
     tracker, slots = RequestTracker(collector), {}
     known = list(rows(requests))
-    arrivals = _timed(known, "arrived_at", 0)
-    ends = _timed([row for row in known if row["completed_at"]], "completed_at", 2)
+    arrivals = _timed(requests, known, "arrived_at", 0)
+    ends = _timed(requests, [row for row in known if row["completed_at"]], "completed_at", 2)
     for at, kind, event in heapq.merge(arrivals, _batches(batches, members), ends, key=itemgetter(0, 1)):
         clock.advance_to(at)
         if kind == 0:
@@ -131,7 +131,9 @@ def _events(
         yield None
 
 
-def _timed(known: list[Row], column: str, kind: int) -> list[tuple[float, int, Any]]:
+def _timed(path: Path, known: list[Row], column: str, kind: int) -> list[tuple[float, int, Any]]:
+    for row in known:
+        check_in_reach(f"{path}, request {row['request_id']}", float(row[column]))
     return sorted(((float(row[column]), kind, row) for row in known), key=itemgetter(0))
 
 
@@ -139,6 +141,9 @@ def _batches(batches: Path, members: Path) -> Iterator[tuple[float, int, Any]]:
     """Batches with their members, in the order of their ends."""
     of_batch = {key: list(part) for key, part in groupby(rows(members), itemgetter("batch_id"))}
     for batch in sorted(rows(batches), key=lambda row: float(row["completed_at"])):
+        check_in_reach(
+            f"{batches}, batch {batch['batch_id']}", float(batch["scheduled_at"]), float(batch["completed_at"])
+        )
         yield float(batch["completed_at"]), 1, (batch, of_batch[batch["batch_id"]])
 
 
@@ -156,9 +161,10 @@ def _iteration(tracker: RequestTracker, slots: dict[str, int], batch: Row, membe
 
 
 def _completions(
-    results: Iterator[RequestResult], collector: SchedulerMetricsCollector, clock: VirtualClock
+    path: Path, results: Iterator[RequestResult], collector: SchedulerMetricsCollector, clock: VirtualClock
 ) -> Iterator[None]:
     for result in sorted(results, key=lambda result: result.finished_at):
+        check_in_reach(f"{path}, request {result.request_id}", *(getattr(result, name) for name in _INSTANTS))
         clock.advance_to(result.finished_at)
         collector.record_request_completion(result)
         yield None

@@ -7,7 +7,6 @@ name the prompt's full blocks: equal names are a prefix that a cache can have.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterator
 from math import isnan, nan
 from pathlib import Path
@@ -15,16 +14,18 @@ from typing import Any
 
 import msgspec
 
+from batchscope.clock import later
 from batchscope.collector import SchedulerMetricsCollector
 from batchscope.configuration import SchedulerLimits
 from batchscope.errors import WorkloadError
 from batchscope.importing.content import Content, document
-from batchscope.importing.imported import EPOCH, ImportSource, only
+from batchscope.importing.imported import EPOCH, ImportSource, check_in_reach, only
 from batchscope.records import CompletionReason, EngineInfo, RequestResult
 from batchscope.simulator.trace_lines import BadRowError, read_lines
 from batchscope.simulator.virtual_clock import VirtualClock
 
 _BLOCK_TOKENS = 16
+_INSTANTS = ("queued_ts", "scheduled_ts", "first_token_ts", "last_token_ts", "arrival_time")
 _SETTINGS = ("scheduler_config", "cache_config")
 
 
@@ -61,7 +62,7 @@ def source(contents: dict[Path, Content]) -> ImportSource:
         },
         configuration=_kept(settings),
         anchor_instant=first.queued_ts,
-        anchor_time=EPOCH if isnan(first.arrival_time) else dt.datetime.fromtimestamp(first.arrival_time, dt.UTC),
+        anchor_time=EPOCH if isnan(first.arrival_time) else later(EPOCH, first.arrival_time),
         missing=[
             "iterations: batch sizes, limiters, KV-cache usage",
             "why requests ended (counted as other)",
@@ -86,6 +87,7 @@ def read_requests(path: Path) -> list[Request]:
             raise WorkloadError(
                 f"{path}, line {line.number}: request_id {request.request_id} twice, expected each once"
             )
+        check_in_reach(f"{path}, line {line.number}", *(getattr(request, name) for name in _INSTANTS))
         found[request.request_id] = request
     return list(found.values())
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from batchscope.ledger.instants import INSTANTS
 from batchscope.ledger.iteration_lines import Ints, Mask
 from batchscope.ledger.request_parts import PHASES, Column, Cut, Part, Pieces, Spans
 from batchscope.records import BatchLimiter
@@ -15,7 +16,6 @@ from batchscope.records import BatchLimiter
 if TYPE_CHECKING:
     from batchscope.ledger.histories import Histories
 
-INSTANTS = ("arrived_at", "first_scheduled_at", "first_token_at", "last_token_at", "finished_at")
 TOLERANCE = 1e-6
 """Seconds by which two records of one instant may differ."""
 _NONE: Ints = np.empty(0, dtype=np.int64)
@@ -237,8 +237,17 @@ class Cutting:
         last = np.where(emitted, np.clip(self.last_token, first, self.finished), self.finished)
         before[:, self.column[Column(Part.PREFILL_PHASE)]] += np.where(scheduled, first - since, 0)
         before[:, self.column[Column(Part.UNKNOWN)]] += np.where(unsplit, first - since, 0)
-        after[:, self.column[Column(Part.DECODE_PHASE)]] += np.where(emitted, last - first, 0)
+        stretched = np.where(emitted, self._stretched_phase(first, last), 0)
+        after[:, self.column[Column(Part.STRETCHED)]] += stretched
+        after[:, self.column[Column(Part.DECODE_PHASE)]] += np.where(emitted, last - first, 0) - stretched
         after[:, self.column[Column(Part.AFTER)]] += np.where(emitted, self.finished - last, 0)
+
+    def _stretched_phase(self, begin: Ints, end: Ints) -> Ints:
+        """What others' prefill took of a decode phase, as modelled; 0 of the preempted."""
+        if not self.histories.splits_phases:
+            return np.zeros_like(begin)
+        until = [self.histories.stretched_until(instants) for instants in (begin, end)]
+        return np.where(self.histories.preempted[self.rows], 0, np.clip(until[1] - until[0], 0, end - begin))
 
     @property
     def _only_line(self) -> int:

@@ -37,7 +37,8 @@ class RunDocument(msgspec.Struct, kw_only=True):
     ``started_at`` and ``ended_at`` are of the recording, by the wall clock. ``rows``: written so far, by table.
     ``missed``: rows that there was no room for, or that could not be written. ``left_out``: rows of other kinds, which
     follow from these where a ``RequestTracker`` recorded them. ``configuration``: the engine's resolved one, where a
-    plug-in knows it. ``written_until``: the collector's clock when all that was counted before it was written.
+    plug-in knows it. ``in_flight``: requests that had not finished when it was closed, those that
+    never ran too. ``written_until``: the collector's clock when all that was counted before it was written.
     """
 
     schema: str = SCHEMA
@@ -53,6 +54,7 @@ class RunDocument(msgspec.Struct, kw_only=True):
     left_out: dict[str, int] = {}
     stopped_by: str = ""
     written_until: float | None = None
+    in_flight: int | None = None
     configuration: dict[str, Any] = {}
     summary: Summary = msgspec.field(default_factory=Summary)
 

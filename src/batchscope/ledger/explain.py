@@ -1,7 +1,8 @@
 """Why was it slow: one request's time, or that of the slowest beside the others', in parts without a rest.
 
-The parts are those of ``request_parts``. What a run does not hold is said in ``notes``, and ``complete`` is False where
-the split is not whole for that reason: recorded without spans, more than 1 % of the time unknown.
+The parts are those of ``request_parts``. What a run does not hold is named in ``not_recorded`` and ``notes``: without
+spans the time is split by the request's own instants, coarser and as whole. ``complete`` is False where more than 1 %
+of the time is unknown.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ class Explainer:
             raise NotToldError("no request finished in this run: there is nothing to explain yet")
         if not len(histories.told):
             raise NotToldError(
-                f"none of the {len(histories.requests):,} requests has its instants (arrived_at, finished_at): where "
-                "their time went cannot be known; RequestTracker records them"
+                f"none of the {len(histories.requests):,} requests has its instants (arrived_at, finished_at) or the "
+                "durations that they follow from: where their time went cannot be known; RequestTracker records them"
             )
         reported = (
             pc.mean(iterations.column("limiter_reported").cast(pa.float64())).as_py() if len(iterations) else None
@@ -107,7 +108,8 @@ class Explainer:
         histories, cost = self._facts.histories, self._facts.histories.cost
         unknown = sum(part.share for part in parts if part.part is Part.UNKNOWN)
         return Explanation(
-            complete=histories.has_spans and unknown <= _LITTLE,
+            complete=unknown <= _LITTLE,
+            not_recorded=tuple(_absent(histories)),
             request=request,
             slowest=slowest,
             limits=self._facts.header.limits,
@@ -121,13 +123,19 @@ def _notes(histories: Histories, *, unknown: bool) -> Iterable[str]:
     """What the run does not hold, and what follows from that."""
     if not histories.has_spans:
         yield (
-            "recorded without spans (level lean, an import, or without a RequestTracker): who took part in which "
-            "iteration is not known, so after its queue a request's time is by phase, not split further"
+            "not recorded: spans (level lean, an import, no RequestTracker, vLLM without the scheduler that reports): "
+            "who took part in which iteration is not known, so after its queue a request's time is by phase; being "
+            "preempted, standing still and idle time are inside"
         )
     elif unknown:
         yield "unknown: iterations of that time are not in the record (rejected, lost, or before it began)"
     if not len(histories.lines):
-        yield "recorded without iterations: what held those who waited is not known"
+        yield "not recorded: iterations: what held those who waited is not known"
+    if derived := int(histories.from_durations.sum()):
+        yield (
+            f"of {derived:,} of {len(histories.requests):,} requests the engine told durations, no instants: these "
+            "follow from their end, as late as it was heard of"
+        )
     if unsplit := int((histories.emitted & ~histories.was_scheduled)[histories.told].sum()):
         yield (
             f"{unsplit:,} of {len(histories.requests):,} requests do not say when they were scheduled "
@@ -135,11 +143,24 @@ def _notes(histories: Histories, *, unknown: bool) -> Iterable[str]:
         )
     if missing := len(histories.requests) - len(histories.told):
         yield f"{missing:,} of {len(histories.requests):,} requests have no instants, and are left out"
-    if histories.has_spans and histories.cost is None:
+    if histories.has_spans and histories.cost is None and (silent := histories.without_prefill_tokens):
+        yield (
+            f"not recorded: prefill tokens of {silent:,} of {len(histories.lines):,} iterations "
+            "(tracker.iteration(scheduled_tokens=...) was not given): what other requests' prefill took of decoding "
+            "cannot be modelled; decoding is shown whole"
+        )
+    elif histories.has_spans and histories.cost is None:
         yield (
             "what other requests' prefill took of decoding cannot be modelled: too few iterations with, or without "
             "prefill tokens; decoding is shown whole"
         )
+
+
+def _absent(histories: Histories) -> Iterable[str]:
+    if not histories.has_spans:
+        yield "spans"
+    if not len(histories.lines):
+        yield "iterations"
 
 
 def _found(histories: Histories, name: str) -> int:
@@ -179,7 +200,7 @@ def _explained(facts: Facts, row: int, cut: Cut) -> ExplainedRequest:
         if both[place]
     ]
     parts.sort(key=lambda part: -part.seconds)
-    arrived = fields["arrived_at"] - facts.began
+    arrived = float(facts.since(histories.instants["arrived_at"][[row]])[0])
     recorded: dict[str, Any] = {name: fields[name] for name in _AS_RECORDED}
     recorded |= {name: None if fields[name] is None else int(fields[name]) for name in _COUNTS}
     return ExplainedRequest(
@@ -187,7 +208,7 @@ def _explained(facts: Facts, row: int, cut: Cut) -> ExplainedRequest:
         arrived=arrived,
         arrived_time=facts.time(arrived),
         parts=tuple(parts),
-        total_time=fields["finished_at"] - fields["arrived_at"],
+        total_time=whole,
         **recorded,
     )
 

@@ -44,14 +44,17 @@ class TimePart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExplainedRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One request and where its time went, the largest part first; ``arrived`` is in seconds since the run began."""
+    """One request and where its time went, the largest part first; ``arrived`` is in seconds since the run began.
+
+    ``arrived_time`` is None in a simulated run, whose instants are of no day.
+    """
 
     request: int
     request_id: str
     request_class: str
     reason: str
     arrived: float
-    arrived_time: dt.datetime
+    arrived_time: dt.datetime | None
     total_time: float
     time_to_first_token: float | None
     time_per_output_token: float | None
@@ -86,7 +89,7 @@ class Stretch(msgspec.Struct, frozen=True, kw_only=True):
 
     begin: float
     end: float
-    begin_time: dt.datetime
+    begin_time: dt.datetime | None
     requests: int
     most_at_once: int
     busiest: float
@@ -131,10 +134,14 @@ class CostModel(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer: of one request, or of the slowest. ``notes`` say what the run does not hold."""
+    """The answer: of one request, or of the slowest. ``notes`` say what the run does not hold; ``complete`` is False
+    where more than 1 % of the time is unknown for that reason.
+    """
 
     schema: str = SCHEMA
     complete: bool
+    not_recorded: tuple[str, ...] = ()
+    """``spans``, ``iterations``: what would split the time further, or say who held it."""
     request: ExplainedRequest | None = None
     slowest: Slowest | None = None
     limits: SchedulerLimits = SchedulerLimits()

@@ -8,7 +8,8 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from batchscope.ledger.cutting import INSTANTS, TOLERANCE, Cutting
+from batchscope.ledger.cutting import TOLERANCE, Cutting
+from batchscope.ledger.instants import INSTANTS, instants_of
 from batchscope.ledger.iteration_lines import Ints, Lines, Ticks, numbers
 from batchscope.ledger.prefill_cost import PrefillCost, prefill_cost
 from batchscope.ledger.request_parts import HELD, OTHERS, Column, Cut, Part, Pieces, Spans
@@ -31,13 +32,16 @@ class Histories:
 
     def __init__(self, requests: pa.Table, iterations: pa.Table, spans: pa.Table | None) -> None:
         self.requests = requests
-        known = {name: numbers(requests, name) for name in INSTANTS}
+        known, self.from_durations = instants_of(requests)
         bounds = [numbers(iterations, name) for name in ("started_at", "finished_at")]
         self.ticks = Ticks.spanning(*known.values(), *bounds)
         begun = float(np.nanmin(bounds[0])) if np.isfinite(bounds[0]).any() else np.nan
         late = bool((known["first_scheduled_at"] < begun - TOLERANCE).any())
         self.lines = Lines(iterations, self.ticks, begins_late=late)
         self.cost: PrefillCost | None = prefill_cost(iterations, self.lines)
+        tokens = numbers(iterations, "prefill_tokens")[self.lines.rows]
+        self.without_prefill_tokens = int(np.count_nonzero(np.isnan(tokens)))
+        """Iterations that do not say how many tokens of prompts they computed."""
         self.columns = (
             *(Column(part, limiter) for part in HELD for limiter in self.lines.limiters),
             *(Column(part) for part in OTHERS),
@@ -47,6 +51,7 @@ class Histories:
         """The requests whose life is known: rows of ``requests``."""
         self.instants = {name: self.ticks.of(column) for name, column in known.items()}
         self.longest_gap = self.ticks.lasting(numbers(requests, "max_emission_gap"))
+        self.preempted = numbers(requests, "preemptions") > 0
         self.was_scheduled, self.emitted = (np.isfinite(known[name]) for name in INSTANTS[1:3])
         self.has_spans = spans is not None and len(spans) > 0
         self.spans = self._sorted(spans) if spans is not None and len(spans) else _NO_SPANS
@@ -97,6 +102,19 @@ class Histories:
         if self.cost is None:
             return np.zeros_like(ticks)
         return np.rint(ticks * self.cost.share[places]).astype(np.int64)
+
+    @property
+    def splits_phases(self) -> bool:
+        """Whether others' prefill can be told apart in a decode phase that no span says more of: on one rank only."""
+        return self.cost is not None and len(self.lines.first) == 1
+
+    def stretched_until(self, instants: Ints) -> Ints:
+        """Up to these instants of the only line: what others' prefill took of the time of somebody who always ran."""
+        lines, summed = self.lines, self.decoding[Part.STRETCHED]
+        place = lines.ends.searchsorted(instants)
+        ran = np.minimum(place, len(lines) - 1)
+        into = np.clip(instants - (lines.ends[ran] - lines.own[ran]), 0, lines.own[ran])
+        return summed[place] + np.where(place < len(lines), self.stretched(into, ran), 0)
 
     @cached_property
     def longest_within(self) -> tuple[Ints, Ints]:

@@ -9,7 +9,7 @@ import msgspec
 
 from batchscope.errors import DecodeError
 from batchscope.ledger.document import NAME, read_document
-from batchscope.ledger.run import find_runs, state_of
+from batchscope.ledger.run import INTERRUPTED, find_runs, state_of
 from batchscope.ledger.schema import Level
 from batchscope.ledger.summary import Summary
 from batchscope.records import EngineInfo
@@ -19,7 +19,11 @@ SCHEMA = "batchscope.runs/1"
 
 
 class ListedRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A run's line. ``state``: as ``Run.state``, or ``unreadable``: then ``problem`` says why and the rest is empty."""
+    """A run's line. ``state``: as ``Run.state``, or ``unreadable``: then ``problem`` says why and the rest is empty.
+
+    ``seconds`` are those of a simulation where it was ``simulated``. ``at_least``: its process was killed, and what is
+    told of it is of the last time that it wrote its document: a report counts its rows.
+    """
 
     name: str
     state: str
@@ -27,6 +31,8 @@ class ListedRun(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineInfo = EngineInfo()
     labels: dict[str, str] = {}
     level: Level = Level.DEFAULT
+    simulated: bool = False
+    at_least: bool = False
     started_at: dt.datetime | None = None
     seconds: float | None = None
     summary: Summary = msgspec.field(default_factory=Summary)
@@ -57,13 +63,16 @@ def _listed(folder: Path) -> ListedRun:
         return ListedRun(name=folder.name, state="unreadable", problem=str(error))
     last = document.headers[-1] if document.headers else None
     missed = sum(document.missed.values())
+    state = state_of(folder, document)
     return ListedRun(
         name=folder.name,
-        state=state_of(folder, document),
+        state=state,
+        at_least=state == INTERRUPTED,
         problem="; ".join(filter(None, [document.stopped_by, f"{missed:,} rows were not written" if missed else ""])),
         engine=last.engine if last else EngineInfo(),
         labels=last.labels if last else {},
         level=document.level,
+        simulated=last.simulated if last else False,
         started_at=document.started_at,
         seconds=document.summary.seconds,
         summary=document.summary,

@@ -7,6 +7,7 @@ import contextlib
 import datetime as dt
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
@@ -22,7 +23,8 @@ from batchscope.ledger.document import RunDocument
 from batchscope.ledger.retention import Retention
 from batchscope.ledger.schema import Level
 from batchscope.ledger.writer import PART_BYTES, PART_SECONDS, RunWriter
-from batchscope.sinks import HandOver, Listener, Recording, Sink
+from batchscope.rows import Gaps
+from batchscope.sinks import Drained, HandOver, Listener, Recording, Sink
 
 logger = logging.getLogger("batchscope")
 
@@ -42,15 +44,25 @@ class Recorded(Protocol):
 class RunRecording(Recording):
     """A collector's rows on their way to a run's folder."""
 
-    def __init__(self, collector: Recorded, writer: RunWriter, interval: float, max_bytes: int) -> None:
+    def __init__(
+        self,
+        collector: Recorded,
+        writer: RunWriter,
+        interval: float,
+        max_bytes: int,
+        in_flight: Callable[[], int] | None = None,
+    ) -> None:
+        self._in_flight = in_flight
         self.path = writer.folder
         self._writer = writer
         self._closed = self._of_the_parent = False
         self._hand_over = HandOver(
             writer, interval=interval, max_bytes=max_bytes, name="batchscope-ledger",
-            before=collector.drain, after=writer.flush,
+            before=self._look, after=writer.flush,
         )  # fmt: skip
-        self._unsubscribe = collector.subscribe(self._hand_over)
+        self._drain = collector.drain
+        self._afterwards: dict[str, int] = {}
+        self._unsubscribe = (collector.subscribe(self._hand_over), collector.subscribe(self._count))
         atexit.register(self.close)
         forked(self)
 
@@ -61,22 +73,37 @@ class RunRecording(Recording):
 
     @property
     def lost(self) -> dict[str, int]:
-        """Rows that are not in the run, by kind."""
-        return self._hand_over.lost
+        """Rows that are not in the run, by kind: no room, no disk, or it came when nothing more could be written."""
+        counts = self._hand_over.lost, self._writer.unwritten, dict(self._afterwards)
+        return dict(sum(map(Counter, counts), Counter[str]()))
+
+    def _count(self, block: Drained) -> None:
+        """Rows that come when the hand-over has told the collector that it takes no more; spans nobody makes then."""
+        if self._hand_over.over:
+            kind = "GAP" if isinstance(block, Gaps) else block.kind.name
+            self._afterwards[kind] = self._afterwards.get(kind, 0) + len(block.values)
+
+    def _look(self) -> None:
+        self._drain()
+        if self.failure:
+            self._writer.count_lost(self.lost)
 
     def close(self, timeout: float = 10.0) -> bool:
         """Write what there is and end the run, within ``timeout`` seconds; says whether all of it was written."""
         if self._closed or self._of_the_parent:
             return not (self.failure or self.lost)
         try:
-            self._unsubscribe()
+            if self._in_flight is not None:
+                self._writer.document.in_flight = self._in_flight()
+            for unsubscribe in self._unsubscribe:
+                unsubscribe()
         except BusyError:  # a sink or a signal handler, in the middle of a drain: the interpreter's end closes it
             return False
         self._closed = True
         atexit.unregister(self.close)
         complete = self._hand_over.close(timeout)
         if not self._hand_over.running:
-            self._writer.close(self._hand_over.lost, self.failure)
+            self._writer.close(self.lost, self.failure)
         return complete and not self.failure
 
     def _after_fork(self) -> None:
@@ -100,8 +127,12 @@ def record(
     part_seconds: float = PART_SECONDS,
     part_bytes: int = PART_BYTES,
     pace: Clock = time.monotonic,
+    in_flight: Callable[[], int] | None = None,
 ) -> Recording:
-    """Record to a folder in ``root``; ConfigurationError where it cannot be made, or a setting is out of range."""
+    """Record to a folder in ``root``; ConfigurationError where it cannot be made, or a setting is out of range.
+
+    ``in_flight`` says at its end how many requests have not finished.
+    """
     if level not in set(Level):
         raise ConfigurationError("level", level, f"one of {', '.join(Level)}")
     if not (is_number(interval) and 0 < interval <= _LONGEST_INTERVAL):
@@ -127,7 +158,7 @@ def record(
     except OSError as error:
         raise ConfigurationError("root", str(root), f"a directory that can be written ({error.strerror})") from error
     retain()
-    return RunRecording(collector, writer, interval, max_bytes)
+    return RunRecording(collector, writer, interval, max_bytes, in_flight)
 
 
 def _path(root: object) -> Path:

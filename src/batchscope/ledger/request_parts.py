@@ -40,7 +40,7 @@ class Part(StrEnum):
     PREFILL_PHASE = "prefill_phase"
     """No span says what it did: from first scheduled to its first token, whatever it was."""
     DECODE_PHASE = "decode_phase"
-    """Likewise from its first to its last token."""
+    """Likewise from its first to its last token; without what is modelled as stretched, on one rank."""
     AFTER = "after_last_token"
     """From its last part in an iteration to its end."""
     UNKNOWN = "unknown"
@@ -60,7 +60,7 @@ class Column(NamedTuple):
     @property
     def modelled(self) -> bool:
         """Whether it is a model's; the others follow from instants."""
-        return self.part in {Part.STRETCHED, Part.DECODE}
+        return self.part in {Part.STRETCHED, Part.DECODE, Part.DECODE_PHASE}
 
 
 class Cut(NamedTuple):

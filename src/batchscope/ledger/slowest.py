@@ -32,13 +32,15 @@ class Facts(NamedTuple):
         """Instants in seconds since the run began."""
         return self.histories.ticks.seconds(ticks) + (self.histories.ticks.origin - self.began)
 
-    def time(self, since_began: float) -> dt.datetime:
-        """The clock on the wall by then."""
-        return instant_to_time(self.header, self.began + since_began)
+    def time(self, since_began: float) -> dt.datetime | None:
+        """The clock on the wall by then; None where it was simulated time."""
+        return None if self.header.simulated else instant_to_time(self.header, self.began + since_began)
 
 
 def is_modelled(histories: Histories, column: Column) -> bool:
     """Whether a part is a model's, and there is one."""
+    if column.part is Part.DECODE_PHASE:
+        return histories.splits_phases
     return column.modelled and histories.cost is not None
 
 

@@ -38,30 +38,38 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 class Stream:
-    """A table's staged part; ``append`` writes a batch at once. What a failed write left is cut off.
+    """A table's staged part; ``append`` writes a batch at once, ``cut`` takes back the last ones.
 
-    ``before``: the rows of its table in the parts before it.
+    ``before``: the rows of its table in the parts before it; ``size``: the bytes that are written.
     """
 
     def __init__(self, path: Path, table: Table, before: int) -> None:
-        self._buffer = io.BytesIO()
-        self._writer = pa.ipc.new_stream(self._buffer, SCHEMAS[table])
+        self._schema = SCHEMAS[table]
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self.before = before
         self.size = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._buffer = io.BytesIO()
+        self._writer = pa.ipc.new_stream(self._buffer, self._schema)
 
     def append(self, batch: pa.RecordBatch, mark: Mark) -> None:
-        """Write a batch; OSError where that cannot be done: then it is not there."""
+        """Write a batch; OSError where that cannot be done: then a part of it may be there, until it is ``cut``."""
         self._writer.write_batch(batch, custom_metadata={_MARK: msgspec.json.encode(mark)})
         written = self._buffer.getvalue()
-        try:
-            self._write(written)
-        except OSError:
-            os.ftruncate(self._file, self.size)
-            raise
-        self.size += len(written)
         self._buffer.seek(0)
         self._buffer.truncate()
+        self._write(written)
+        self.size += len(written)
+
+    def cut(self, size: int) -> None:
+        """Take back what was written behind ``size``, which was its size once."""
+        os.ftruncate(self._file, size)
+        os.lseek(self._file, size, os.SEEK_SET)
+        self.size = size
+        if not size:  # its schema is to be written again
+            self._begin()
 
     def _write(self, written: bytes) -> None:
         left = memoryview(written)

@@ -152,7 +152,7 @@ def _untold(histories: Histories) -> Iterable[str]:
     if missing:
         yield f"{missing:,} of {len(histories.requests):,} requests have no instants, and are not drawn"
     if not histories.has_spans:
-        yield "recorded without spans: a request's phases are by its instants alone, preemptions are not drawn"
+        yield "not recorded: spans: a request's phases are by its instants alone, preemptions are not drawn"
 
 
 class _Drawing:

@@ -31,9 +31,14 @@ from batchscope.text import readable
 logger = logging.getLogger("batchscope")
 
 _TABLE_OF = {RowKind.REQUEST: Table.REQUESTS, RowKind.ITERATION: Table.ITERATIONS, RowKind.SPAN: Table.SPANS}
+_TABLE_OF_LOST = _TABLE_OF | {RowKind.ERROR: Table.EVENTS}
+_KIND_OF = {table: kind.name for kind, table in _TABLE_OF_LOST.items()}
 _SETTINGS = ("limits", "engine", "definitions")
 _DOCUMENT_SECONDS = 1.0  # what a killed process's summary may be behind its rows, or more where that would cost much
 _DOCUMENT_SHARE = 0.001  # of the time
+_STOPPED_SECONDS = 10.0  # how far behind the count of a stopped run is
+_SPARE = ".spare"  # room that a full disk has for the document that says so
+_SPARE_BYTES = 64 << 10
 PART_SECONDS = 600.0
 PART_BYTES = 64 << 20
 
@@ -67,11 +72,15 @@ class RunWriter:
         self._part, self._part_began = 1, pace()
         self._writes = 0
         self._summing = Summing()
+        self.unwritten: dict[str, int] = {}
+        """Rows that were taken and could not be written, by kind."""
+        self._lost: Counter[str] = Counter()
         self._header: RunHeader | None = None
         self._saved_at, self._saving = pace(), 0.0
         document.started_at = dt.datetime.now(dt.UTC)
         self._lock = RunLock(folder)  # first: what is listed and not locked is taken for abandoned
         document.write(folder)
+        (folder / _SPARE).write_bytes(bytes(_SPARE_BYTES))
 
     # As a sink.
 
@@ -121,7 +130,7 @@ class RunWriter:
     def close(self, lost: Mapping[str, int], failure: str = "") -> None:
         """Write the rest and end the run.
 
-        ``lost``: what the hand-over had no room for, or could not hand over, for it had a ``failure``.
+        ``lost``: all rows that are not in it, by kind; ``failure``: why they were not handed over.
         """
         with contextlib.suppress(OSError):  # the run is stopped, and says so
             if self.document.state is State.RECORDING:
@@ -129,14 +138,35 @@ class RunWriter:
                 self._convert()
                 self.document.state = State.STOPPED if failure else State.FINISHED
                 self.document.stopped_by = readable(failure)
-        for kind, count in lost.items():
-            name = _name(kind)
-            self.document.missed[name] = self.document.missed.get(name, 0) + count
+        self._add_lost(lost)
+        if self.document.missed:
+            told = ", ".join(f"{count:,} of {name}" for name, count in self.document.missed.items())
+            logger.warning("batchscope: %s: rows that are not in it: %s", self.folder, told)
         self.document.ended_at = dt.datetime.now(dt.UTC)
+        self._free_spare()
         with contextlib.suppress(OSError):
             self.document.write(self.folder)
         with contextlib.suppress(OSError):
             self._lock.release()
+
+    def count_lost(self, lost: Mapping[str, int]) -> None:
+        """Tell in the document of a run that was stopped what it has ``lost`` since, now and then, where that works."""
+        if self._pace() - self._saved_at >= _STOPPED_SECONDS and self._add_lost(lost):
+            self._saved_at = self._pace()
+            with contextlib.suppress(OSError):
+                self.document.write(self.folder)
+
+    def _add_lost(self, lost: Mapping[str, int]) -> bool:
+        """Count what of ``lost`` was not counted before; whether that was any."""
+        new = Counter(lost) - self._lost
+        for kind, count in new.items():
+            name = _name(kind)
+            if name in set(self._waiting):
+                self.document.missed[name] = self.document.missed.get(name, 0) + count
+            else:
+                self._leave_out(name, count)
+        self._lost += new
+        return bool(new)
 
     def leave(self) -> None:
         """In a forked child: the run is the parent's."""
@@ -179,17 +209,38 @@ class RunWriter:
     # On the disk.
 
     def _write(self) -> None:
+        """Write what waits: where there is no room for all of it the first half, and so on, as much as finds room."""
         batches = {table: _one(waiting) for table, waiting in self._waiting.items() if waiting}
-        if batches:
-            rows = Counter(self.document.rows) + Counter({table.value: len(batch) for table, batch in batches.items()})
-            self._writes += 1
-            mark = Mark(self._writes, self._clock(), dict(rows))
+        left = [batches] if batches else []  # the last one is the next
+        try:
+            while left:
+                try:
+                    self._write_together(left[-1])
+                except OSError:
+                    if max(map(len, left[-1].values())) == 1:
+                        raise
+                    left += reversed(_halves(left.pop()))
+                else:
+                    left.pop()
+        finally:
+            self._waiting = {table: [each[table] for each in left[::-1] if table in each] for table in self._waiting}
+        self.document.written_until = self._clock()
+
+    def _write_together(self, batches: Mapping[Table, pa.RecordBatch]) -> None:
+        """One write: either all of it is there or, with an OSError, nothing."""
+        before = {table: stream.size for table, stream in self._streams.items()}
+        rows = Counter(self.document.rows) + Counter({table.value: len(batch) for table, batch in batches.items()})
+        mark = Mark(self._writes + 1, self._clock(), dict(rows))
+        try:
             for table, batch in batches.items():
                 stream = self._stream(table)
                 stream.append(batch, msgspec.structs.replace(mark, before=stream.before))
-                self.document.rows[table.value] = rows[table.value]
-                self._waiting[table].clear()
-        self.document.written_until = self._clock()
+        except OSError:
+            for table, stream in self._streams.items():
+                stream.cut(before.get(table, 0))
+            raise
+        self._writes += 1
+        self.document.rows = dict(rows)
 
     def _stream(self, table: Table) -> Stream:
         if table not in self._streams:
@@ -219,35 +270,58 @@ class RunWriter:
 
     def _save(self) -> None:
         self._saved_at = self._pace()
-        began = time.perf_counter()
+        began = self._saved_at
         self.document.summary = self._summing.now()
         try:
             self.document.write(self.folder)
         except OSError as error:
             self._stop(error)
             raise
-        self._saving = time.perf_counter() - began
+        self._saving = self._pace() - began
 
     def _stop(self, error: OSError) -> None:
         """The disk takes no more: say so, as far as it takes that."""
         self.document.state, self.document.stopped_by = State.STOPPED, readable(error.strerror or str(error))
         self.document.summary = self._summing.now()
-        for table, waiting in self._waiting.items():
-            count = sum(map(len, waiting))
-            if count:
-                self.document.missed[table.value] = self.document.missed.get(table.value, 0) + count
-            waiting.clear()
+        unwritten = {_KIND_OF[table]: _rows_in(waiting) for table, waiting in self._waiting.items() if waiting}
+        self.unwritten = dict(Counter(self.unwritten) + Counter(unwritten))
+        self._add_lost(Counter(self._lost) + Counter(unwritten))
+        self._waiting = {table: [] for table in self._waiting}
         for stream in self._streams.values():
             stream.close()
         self._streams.clear()
+        self._free_spare()
         with contextlib.suppress(OSError):
             self.document.write(self.folder)
+
+    def _free_spare(self) -> None:
+        with contextlib.suppress(OSError):
+            (self.folder / _SPARE).unlink(missing_ok=True)
 
 
 def _name(kind: str) -> str:
     """The table of a kind of rows, else its own name."""
-    table = _TABLE_OF.get(RowKind[kind])
+    table = _TABLE_OF_LOST.get(RowKind[kind])
     return kind.lower() if table is None else table.value
+
+
+def _rows_in(waiting: list[pa.RecordBatch]) -> int:
+    """How many of the collector's rows they are: an event counts its errors, one of another kind nothing."""
+    rows = 0
+    for batch in waiting:
+        if "kind" in batch.schema.names:
+            events = zip(batch.column("kind").to_pylist(), batch.column("count").to_pylist(), strict=True)
+            rows += sum(count for kind, count in events if kind == "error")
+        else:
+            rows += len(batch)
+    return rows
+
+
+def _halves(batches: Mapping[Table, pa.RecordBatch]) -> list[dict[Table, pa.RecordBatch]]:
+    """The first and the second half of each."""
+    middles = {table: (len(batch) + 1) // 2 for table, batch in batches.items()}
+    first = {table: batch.slice(0, middles[table]) for table, batch in batches.items()}
+    return [first, {table: batch.slice(middles[table]) for table, batch in batches.items() if len(batch) > 1}]
 
 
 def _one(batches: list[pa.RecordBatch]) -> pa.RecordBatch:

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import msgspec
 
 from batchscope.asked import AskedRecord, read_record
-from batchscope.configuration import MetricsConfiguration, SloTargets
+from batchscope.configuration import SloTargets, parse_slo
 from batchscope.errors import ConfigurationError
 
 DEFAULT_HOST = "127.0.0.1"
@@ -46,36 +46,6 @@ def read_settings(environment: Mapping[str, str], complain: Complain) -> Setting
         slo=_slo(environment.get("BATCHSCOPE_SLO", ""), complain),
         record=read_record(environment, complain),
     )
-
-
-def parse_slo(text: str) -> SloTargets | dict[str, SloTargets]:
-    """``name=seconds`` pairs with commas between, names as in ``SloTargets``; ConfigurationError otherwise.
-
-    By request class: ``interactive: name=seconds,...; batch: ...``; one without targets is counted apart all the same.
-    """
-    if ":" not in text:
-        return _targets(text)
-    classes: dict[str, SloTargets] = {}
-    for part in text.split(";"):
-        name, colon, targets = part.partition(":")
-        if not colon or not name.strip() or name.strip() in classes:
-            raise ConfigurationError("BATCHSCOPE_SLO", text, "class: name=seconds,...; with a ; between the classes")
-        classes[name.strip()] = _targets(targets) if targets.strip() else SloTargets()
-    return MetricsConfiguration(slo=classes).slo_by_class  # their number and names are checked here
-
-
-def _targets(text: str) -> SloTargets:
-    allowed = "name=seconds,... with names of " + ", ".join(SloTargets.__struct_fields__)
-    targets: dict[str, float] = {}
-    for pair in text.split(","):
-        name, _, seconds = (part.strip() for part in pair.partition("="))
-        if name not in SloTargets.__struct_fields__ or name in targets:
-            raise ConfigurationError("BATCHSCOPE_SLO", text, allowed)
-        try:
-            targets[name] = float(seconds)
-        except ValueError:
-            raise ConfigurationError("BATCHSCOPE_SLO", text, allowed) from None
-    return SloTargets(**targets)
 
 
 def _port(text: str, complain: Complain, *, default: int | None) -> int | None:

@@ -39,7 +39,8 @@ class Reporting:
 
     def update_from_output(self, scheduler_output: Any, *arguments: Any, **options: Any) -> Any:
         """As the base's."""
-        self._batchscope.processing(scheduler_output)
+        results = arguments[0] if arguments else options.get("model_runner_output")
+        self._batchscope.processing(scheduler_output, results)
         return super().update_from_output(scheduler_output, *arguments, **options)  # type: ignore[misc]
 
     def make_stats(self, *arguments: Any, **options: Any) -> Any:

@@ -3,7 +3,7 @@
 from batchscope.prediction.figures import Figure, RequestInstants, figures_of
 from batchscope.prediction.fit import fit
 from batchscope.prediction.model import Constant, FittedModel, read_model
-from batchscope.prediction.observed import IterationsSeen, NotEnoughError, Observed
+from batchscope.prediction.observed import IterationsSeen, NotEnoughError, Observed, OtherEngineError
 from batchscope.prediction.whatif import Prediction, what_if
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "IterationsSeen",
     "NotEnoughError",
     "Observed",
+    "OtherEngineError",
     "Prediction",
     "RequestInstants",
     "figures_of",

@@ -13,29 +13,26 @@ of those that cannot be told apart then, the one counts that evicts and changes 
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.configuration import SloTargets
-from batchscope.prediction.attainment import Attainment, attainment_of, nearness
+from batchscope.errors import ConfigurationError
+from batchscope.prediction.attainment import Attainment, Judged, check_targets, gone_count, judged
 from batchscope.prediction.blocks import block_count, blocks_of, resampled_weights
 from batchscope.prediction.candidates import Space
-from batchscope.prediction.figures import Figure, RequestInstants, figure_of, figures_of
+from batchscope.prediction.figures import Figure, Off, RequestInstants, figure_of, figures_of, worst_off
 from batchscope.prediction.model import FittedModel, cost_of
-from batchscope.prediction.observed import NotEnoughError, Observed
-from batchscope.prediction.whatif import beyond, check_engine
+from batchscope.prediction.observed import NEVER_BINDING, NotEnoughError, Observed
+from batchscope.prediction.served import Served, Simulations, Slo, instants_of, mean_goodput, with_gaps
+from batchscope.prediction.whatif import beyond, check_engine, check_enough
 from batchscope.simulator import LinearCostModel, SchedulerOptions
 from batchscope.simulator.instants import Instants, simulate_instants
 
 Floats = npt.NDArray[np.float64]
-Slo = Mapping[str, SloTargets]
 
 RUNGS = (0.05, 0.2)
 """Shares of the run on which many, then fewer settings are tried, before the rest is tried on all of it."""
@@ -53,32 +50,67 @@ FAST_AND_SLOW, SLOW = (0.1, 0.9), (0.9,)
 DRAWS, FEW_DRAWS, MANY_REQUESTS = 10, 3, 3000
 """Other constants that fit as well. Of a long run they are better known, and each simulation takes longer."""
 RESAMPLED = 200
-IN_PROCESS_BELOW = 100_000
-"""Requests to simulate, all settings together: fewer are done before other processes have started."""
+
+
+FLAGS = {
+    "vLLM": {
+        "max_running_requests": "--max-num-seqs",
+        "max_scheduled_tokens": "--max-num-batched-tokens",
+        "kv_cache_blocks": "--num-gpu-blocks-override",
+    },
+    "SGLang": {
+        "max_running_requests": "--max-running-requests",
+        "max_scheduled_tokens": "--chunked-prefill-size",
+        "kv_cache_blocks": "--max-total-tokens",
+    },
+}
+"""In each engine's own words. SGLang counts tokens of its KV cache, not blocks."""
+WORSE_BY = 0.01
 
 
 class Outcome(msgspec.Struct, frozen=True):
     """What a setting gives: its figures, and who is served in time.
 
-    ``goodput``: requests that met all targets, a second. ``preemptions`` is their number, ``limited_by`` shares of
-    busy time. ``figures``: of each latency, ``max_emission_gap`` among them.
+    ``goodput``: requests that met all targets, a second from the first arrival to the last end, the mean over constants
+    that fit as well; all else is with those that were found. ``seconds``: until that end. ``by_class``: the attainment
+    of each class that has targets. ``preemptions`` is their number, ``limited_by`` shares of busy time. ``figures``: of
+    each latency, ``max_emission_gap`` among them.
     """
 
     settings: dict[str, Any]
     goodput: float
     attainment: Attainment
+    by_class: dict[str, Attainment]
     figures: dict[str, Figure]
     limited_by: dict[str, float]
     preemptions: int
     seconds: float
 
 
+class Tried(msgspec.Struct, frozen=True):
+    """A setting that was simulated, on the first ``requests`` of the run; means over some constants that fit as well.
+
+    ``alike``: its goodput cannot be told from that of the best. Latencies in seconds, ``nan`` where nobody was served.
+    """
+
+    settings: dict[str, Any]
+    requests: int
+    goodput: float
+    p99_time_to_first_token: float
+    p99_time_per_output_token: float
+    preemptions: float
+    alike: bool
+
+
 class Advice(msgspec.Struct, frozen=True):
     """``verdict``: ``change``, ``keep`` (the gain lies inside of its interval, or there is none) or ``undecided``.
 
     ``gain``: goodput of ``best`` over that of ``now``, less 1, with its 95 % interval (``inf`` where now nobody is
-    served in time); ``why``: the verdict in a sentence. ``curve``: by number of places, the best goodput on the whole
-    run. ``replay_error``: replayed over recorded goodput, less 1; ``nan`` where a target was not recorded.
+    served in time); ``why``: the verdict in a sentence. ``alike_low``, ``alike_high``: a goodput between them cannot be
+    told from that of ``best``. ``tried``: every setting, the best first, those of the whole run before others.
+    ``curve``: by number of places, the best goodput on the whole run. ``replay_error``: replayed over recorded goodput,
+    less 1; ``nan`` where a target was not recorded. ``replay_off``: of the latencies that have targets, the figure
+    whose replay is farthest off.
     """
 
     verdict: str
@@ -89,124 +121,75 @@ class Advice(msgspec.Struct, frozen=True):
     gain: float
     gain_low: float
     gain_high: float
+    alike_low: float
+    alike_high: float
     replay_error: float
+    replay_off: Off | None
     requests: int
     simulations: int
     curve: dict[int, float]
+    tried: list[Tried]
     extrapolated: list[str]
     notes: list[str]
 
 
+Stage = Callable[[str, int, int], None]
+"""Told what is searched, how many of its simulations are done, and of how many."""
+
+
 def advise(
-    observed: Observed, model: FittedModel, slo: Slo, *, space: Space | None = None, workers: int = 1, seed: int = 0
+    observed: Observed,
+    model: FittedModel,
+    slo: Slo,
+    *,
+    space: Space | None = None,
+    workers: int = 1,
+    seed: int = 0,
+    on_simulated: Stage | None = None,
 ) -> Advice:
     """Search ``space``. ``workers`` processes: each imports the caller's main module, which has to be guarded.
 
-    NotEnoughError: no target is given, or no setting serves anybody in time.
+    ``slo`` by request class: a request is judged by the targets of its own. NotEnoughError: no target is given, or
+    none of a class that came; fewer than 100 requests; or no setting serves anybody in time.
     """
     if not any(targets.declared for targets in slo.values()):
         raise NotEnoughError("no target: name one, a time to first token say, that users are to be served in")
     check_engine(observed, model)
-    with _Simulations(observed, slo, workers) as simulations:
-        return _Advisor(observed, model, slo, simulations, space or Space(), seed).advice()
+    check_enough(observed, "advice")
+    check_targets(observed.name, observed.workload, slo)
+    _check_memory(observed, space or Space())
+    return _Advisor(observed, model, slo, space or Space(), seed, on_simulated or (lambda *_: None)).advice(workers)
 
 
-class _Served(msgspec.Struct, frozen=True):
-    """Of one simulation: who was served in time, until when it went on, evictions."""
-
-    met: npt.NDArray[np.bool_]
-    seconds: float
-    preemptions: int
-
-    @property
-    def goodput(self) -> float:
-        return float(self.met.sum()) / self.seconds if self.seconds > 0 else 0.0
-
-
-def _served(observed: Observed, slo: Slo, options: SchedulerOptions, cost: LinearCostModel, requests: int) -> _Served:
-    workload = observed.workload[:requests]
-    found = simulate_instants(workload, options, cost, follow_gaps=_with_gaps(slo))
-    met = nearness(workload, instants_of(observed, found), slo) <= 1
-    return _Served(met, float(np.nanmax(found.last_token, initial=0.0)), int(found.preemptions.sum()))
-
-
-def _with_gaps(slo: Slo) -> bool:
-    return any(targets.max_emission_gap is not None for targets in slo.values())
-
-
-def instants_of(observed: Observed, found: Instants) -> RequestInstants:
-    """What the first requests of the run met in a simulation."""
-    recorded, count = observed.instants, len(found.last_token)
-    return RequestInstants(
-        recorded.arrived[:count], found.first_scheduled, found.first_token, found.last_token,
-        recorded.output_tokens[:count], found.max_emission_gap,
-    )  # fmt: skip
-
-
-_Task = tuple[SchedulerOptions, LinearCostModel, int]
-_given: tuple[Observed, Slo] | None = None
-"""In a process of the pool: the run and the targets, sent once."""
-
-
-def _give(observed: Observed, slo: Slo) -> None:
-    global _given  # noqa: PLW0603  (a process of a pool has nowhere else to keep what it was started with)
-    _given = observed, slo
-
-
-def _served_of_given(task: _Task) -> _Served:
-    assert _given is not None  # noqa: S101  (the pool's initializer ran)
-    observed, slo = _given
-    return _served(observed, slo, *task)
-
-
-class _Simulations:
-    """Simulations, on several cores where there are enough of them to pay; each is done once."""
-
-    def __init__(self, observed: Observed, slo: Slo, workers: int) -> None:
-        self._given = observed, slo
-        self._workers = min(workers, os.cpu_count() or 1)
-        self._pool: ProcessPoolExecutor | None = None
-        self._known: dict[_Task, _Served] = {}
-        self.count = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-    def __call__(self, tasks: Iterable[_Task]) -> list[_Served]:
-        asked = list(tasks)
-        new = [task for task in dict.fromkeys(asked) if task not in self._known]
-        self._known.update(zip(new, self._results(new), strict=True))
-        self.count += len(new)
-        return [self._known[task] for task in asked]
-
-    def _results(self, tasks: list[_Task]) -> Iterable[_Served]:
-        if self._workers > 1 and self._pool is None and sum(task[2] for task in tasks) >= IN_PROCESS_BELOW:
-            started = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._workers, started, initializer=_give, initargs=self._given)
-        if self._pool is None:
-            observed, slo = self._given
-            return [_served(observed, slo, *task) for task in tasks]
-        return self._pool.map(_served_of_given, tasks)
+def _check_memory(observed: Observed, space: Space) -> None:
+    """ConfigurationError where fewer KV blocks could be had than there were."""
+    most, had = space.most_kv_cache_blocks, observed.options.kv_cache_blocks
+    if most is not None and most < had:
+        known = f"at least {had}, which the run had" if had != NEVER_BINDING else (
+            "a run that says how many there were, or --assume kv_cache_blocks=N"
+        )  # fmt: skip
+        raise ConfigurationError("most_kv_cache_blocks", most, known)
 
 
 class _Advisor:
-    def __init__(
-        self, observed: Observed, model: FittedModel, slo: Slo, simulations: _Simulations, space: Space, seed: int
-    ) -> None:
+    def __init__(self, observed: Observed, model: FittedModel, slo: Slo, space: Space, seed: int, tell: Stage) -> None:
         self._observed, self._model, self._slo, self._space = observed, model, slo, space
-        self._simulations, self._random = simulations, np.random.default_rng(seed)
+        self._random, self._tell, self._stage = np.random.default_rng(seed), tell, ""
         self._all = len(observed.workload)
         self._now = observed.options
         self._long = self._all >= MANY_REQUESTS
         self._costs = [model.cost, *model.drawn_costs[: FEW_DRAWS if self._long else DRAWS]]
-        self._whole: dict[SchedulerOptions, list[_Served]] = {}
+        self._begun: dict[SchedulerOptions, tuple[int, Served]] = {}
+        self._whole: dict[SchedulerOptions, list[Served]] = {}
 
-    def advice(self) -> Advice:
+    def advice(self, workers: int) -> Advice:
         """All of it."""
+        with Simulations(
+            self._observed, self._slo, workers, lambda done, of: self._tell(self._stage, done, of)
+        ) as self._simulations:
+            return self._advice()
+
+    def _advice(self) -> Advice:
         replayed = self._simulated(self._now)
         self._searched = self._spread(replayed)
         self._search(self._space.grid(self._now, replayed))
@@ -215,14 +198,17 @@ class _Advisor:
         gain, low, high = self._gain(served[self._now], served[best])
         error = self._replay_error()
         found = self._simulated(best)
+        self._whole.update(served)
         now, then = (self._outcome(*each) for each in ((self._now, replayed), (best, found)))
         if not now.goodput and not then.goodput:
             raise NotEnoughError(self._nobody())
         verdict, why = _verdict(best == self._now, gain, low, high, error)
+        alike = self._alike(best, low, high)
         return Advice(
             verdict=verdict, why=why, now=now, best=then, changed=_difference(self._now, best),
-            gain=gain, gain_low=low, gain_high=high, replay_error=error,
-            requests=self._all, simulations=self._simulations.count, curve=self._curve(),
+            gain=gain, gain_low=low, gain_high=high, alike_low=alike[0], alike_high=alike[1], replay_error=error,
+            replay_off=self._replay_off(now), requests=self._all, simulations=self._simulations.count,
+            curve=self._curve(), tried=self._tried(*alike),
             extrapolated=beyond(self._model, found), notes=self._notes(found),
         )  # fmt: skip
 
@@ -233,8 +219,11 @@ class _Advisor:
         for share in RUNGS:
             requests = int(self._all * share)
             if requests >= SHORTEST_RUNG:
+                self._stage = f"settings on {requests:,} requests"
                 grid = self._halved(grid, requests)
+        self._stage = f"settings on all {self._all:,} requests"
         self._try(grid)
+        self._stage = "close to the best"
         for _ in range(FEW_ROUNDS if self._long else ROUNDS_CLOSER):
             best = self._best
             self._try(self._space.close_to(best, self._now))
@@ -243,6 +232,7 @@ class _Advisor:
 
     def _halved(self, grid: list[SchedulerOptions], requests: int) -> list[SchedulerOptions]:
         served = self._simulations((options, self._model.cost, requests) for options in grid)
+        self._begun.update((options, (requests, one)) for options, one in zip(grid, served, strict=True))
         goodput = np.array([each.goodput for each in served])
         order = np.argsort(-goodput, kind="stable")
         kept = order[: max(FEWEST_KEPT, math.ceil(KEPT * len(grid)))]
@@ -253,7 +243,7 @@ class _Advisor:
 
     def _with(
         self, costs: Sequence[LinearCostModel], options: Sequence[SchedulerOptions]
-    ) -> dict[SchedulerOptions, list[_Served]]:
+    ) -> dict[SchedulerOptions, list[Served]]:
         """Each setting on the whole run, with each of the constants."""
         served = iter(self._simulations((each, cost, self._all) for each in options for cost in costs))
         return {each: [next(served) for _ in costs] for each in options}
@@ -264,7 +254,7 @@ class _Advisor:
         A setting that serves everybody just in time serves nobody in time where the engine is a little slower.
         """
         draws = np.array(self._model.draws)
-        order = np.argsort(draws @ np.array(replayed.work))
+        order = np.argsort(draws @ np.array(replayed.work)[: draws.shape[1]]) if len(draws) else draws
         chosen = (
             [order[int(share * (len(order) - 1))] for share in (SLOW if self._long else FAST_AND_SLOW)]
             if len(order)
@@ -274,14 +264,15 @@ class _Advisor:
 
     @property
     def _best(self) -> SchedulerOptions:
-        return max(self._whole, key=lambda each: _mean_goodput(self._whole[each]))
+        return max(self._whole, key=lambda each: mean_goodput(self._whole[each]))
 
-    def _finalists(self) -> dict[SchedulerOptions, list[_Served]]:
+    def _finalists(self) -> dict[SchedulerOptions, list[Served]]:
         """The recorded setting and the best ones, each with all of the constants."""
-        most = _mean_goodput(self._whole[self._best])
+        most = mean_goodput(self._whole[self._best])
+        self._stage = "the best with other constants"
         unlike: dict[tuple[float, int], SchedulerOptions] = {}
         for each in sorted(self._whole, key=lambda each: len(_difference(self._now, each))):
-            goodput = _mean_goodput(self._whole[each])
+            goodput = mean_goodput(self._whole[each])
             if goodput >= (1 - FINAL_WITHIN) * most:
                 unlike.setdefault((-goodput, sum(one.preemptions for one in self._whole[each])), each)
         return self._with(
@@ -293,12 +284,12 @@ class _Advisor:
             ),
         )
 
-    def _chosen(self, served: Mapping[SchedulerOptions, list[_Served]]) -> SchedulerOptions:
+    def _chosen(self, served: Mapping[SchedulerOptions, list[Served]]) -> SchedulerOptions:
         """Of those that cannot be told apart from the best: as recorded, else who evicts least and changes least.
 
         A further change has to save the eviction of one request in a hundred.
         """
-        goodput = {each: _mean_goodput(of) for each, of in served.items()}
+        goodput = {each: mean_goodput(of) for each, of in served.items()}
         alike = [each for each in served if goodput[each] >= (1 - TOLD_APART) * max(goodput.values())]
         if self._now in alike:
             return self._now
@@ -310,9 +301,9 @@ class _Advisor:
 
     # What is said of it
 
-    def _gain(self, now: list[_Served], best: list[_Served]) -> tuple[float, float, float]:
+    def _gain(self, now: list[Served], best: list[Served]) -> tuple[float, float, float]:
         """Of the goodput, and 95 % of it over other constants and resampled blocks of time; both resampled alike."""
-        before, after = (_mean_goodput(each) for each in (now, best))
+        before, after = (mean_goodput(each) for each in (now, best))
         if not before:
             return (math.inf, math.inf, math.inf) if after else (0.0, 0.0, 0.0)
         blocks = blocks_of(self._observed.instants.arrived)
@@ -325,47 +316,78 @@ class _Advisor:
         low, high = np.percentile(draws, [2.5, 97.5])
         return gain, min(gain, float(low)), max(gain, float(high))
 
-    def _resampled(self, served: _Served, blocks: npt.NDArray[np.int64], weights: Floats) -> Floats:
+    def _resampled(self, served: Served, blocks: npt.NDArray[np.int64], weights: Floats) -> Floats:
         return weights @ np.bincount(blocks, served.met, minlength=weights.shape[1]) / served.seconds
 
     def _replay_error(self) -> float:
         """Where the recorded run tells who was served in time."""
         observed = self._observed
-        if _with_gaps(self._slo) and observed.instants.max_emission_gap is None:
+        if with_gaps(self._slo) and observed.instants.max_emission_gap is None:
             return math.nan
-        met = int((nearness(observed.workload, observed.instants, self._slo) <= 1).sum())
+        met = int((self._judged(observed.instants).near <= 1).sum())
         replayed = self._whole[self._now][0].goodput
         return replayed / (met / observed.end) - 1 if met else math.nan if not replayed else math.inf
+
+    def _replay_off(self, now: Outcome) -> Off | None:
+        declared = {target for targets in self._slo.values() for target in targets.declared}
+        recorded = figures_of(self._observed.instants, np.ones(self._all, bool))
+        names = {"total_time" if target == "e2e_latency" else target for target in declared} & set(recorded)
+        return worst_off(recorded, now.figures, sorted(names))
+
+    def _judged(self, instants: RequestInstants) -> Judged:
+        return judged(self._observed.workload, instants, self._slo, self._observed.gone)
 
     def _simulated(self, options: SchedulerOptions) -> Instants:
         return simulate_instants(self._observed.workload, options, self._model.cost, follow_gaps=True)
 
     def _outcome(self, options: SchedulerOptions, found: Instants) -> Outcome:
-        observed = self._observed
-        instants = instants_of(observed, found)
-        near = nearness(observed.workload, instants, self._slo)
-        given_up = np.full(observed.left_out, math.inf)
-        when = np.linspace(0, observed.end, observed.left_out)
+        instants = instants_of(self._observed, found)
+        everybody = self._judged(instants)
         seconds = float(np.nanmax(found.last_token, initial=0.0))
         figures = figures_of(instants, np.ones(self._all, bool))
         if found.max_emission_gap is not None:
             figures["max_emission_gap"] = figure_of(found.max_emission_gap)
         busy = sum(found.busy_seconds.values())
         return Outcome(
-            settings={name: getattr(options, name) for name in SETTINGS},
-            goodput=float((near <= 1).sum()) / seconds if seconds else 0.0,
-            attainment=attainment_of(np.concatenate([near, given_up]), np.concatenate([instants.arrived, when])),
+            settings=_settings(options),
+            goodput=mean_goodput(self._whole[options]),
+            attainment=everybody.attainment,
+            by_class=everybody.by_class,
             figures=figures,
             limited_by={name: spent / busy for name, spent in sorted(found.busy_seconds.items())},
             preemptions=int(found.preemptions.sum()),
             seconds=seconds,
         )
 
+    def _alike(self, best: SchedulerOptions, low: float, high: float) -> tuple[float, float]:
+        """Which goodput cannot be told from the best one: the gain's interval, and what one place moves a schedule."""
+        now, most = (mean_goodput(self._whole[each]) for each in (self._now, best))
+        bounds = (now * (1 + low), now * (1 + high)) if now else (most, most)
+        return min(bounds[0], most * (1 - TOLD_APART)), max(bounds[1], most * (1 + TOLD_APART))
+
+    def _tried(self, low: float, high: float) -> list[Tried]:
+        """All settings, on as many requests as each was tried on at most."""
+        served = {options: (requests, [one]) for options, (requests, one) in self._begun.items()}
+        served |= {options: (self._all, each) for options, each in self._whole.items()}
+        found = [
+            Tried(
+                settings=_settings(options),
+                requests=requests,
+                goodput=mean_goodput(each),
+                p99_time_to_first_token=_mean([one.p99_time_to_first_token for one in each]),
+                p99_time_per_output_token=_mean([one.p99_time_per_output_token for one in each]),
+                preemptions=_mean([float(one.preemptions) for one in each]),
+                alike=requests == self._all and low <= mean_goodput(each) <= high,
+            )
+            for options, (requests, each) in served.items()
+        ]
+        return sorted(found, key=lambda each: (-each.requests, -each.goodput))
+
     def _curve(self) -> dict[int, float]:
         curve: dict[int, float] = {}
         for options, served in self._whole.items():
             places = options.max_running_requests
-            curve[places] = max(curve.get(places, 0.0), _mean_goodput(served))
+            curve[places] = max(curve.get(places, 0.0), mean_goodput(served))
         return dict(sorted(curve.items()))
 
     def _nobody(self) -> str:
@@ -378,20 +400,57 @@ class _Advisor:
         observed = self._observed
         notes = list(observed.assumed)
         notes += [f"{name} is not identified by {self._model.run}" for name in self._model.not_identified]
-        if observed.left_out:
-            notes.append(f"{observed.left_out} requests that got no token count as missed")
+        if gone := gone_count(observed.workload, observed.gone, self._slo):
+            notes.append(f"{gone:,} requests were given up when recorded: they count as missed")
         refused = int(np.isnan(found.last_token).sum())
         if refused:
             notes.append(f"{refused} requests do not fit the best setting and count as missed")
         return notes
 
 
-def _mean_goodput(served: Sequence[_Served]) -> float:
-    """Over the constants of its simulations."""
-    return float(np.mean([one.goodput for one in served]))
+def flags(advice: Advice) -> dict[str, dict[str, int]]:
+    """By engine, its flags and their values for what is changed; a policy is no flag, but another scheduler."""
+    found: dict[str, dict[str, int]] = {}
+    for engine, names in FLAGS.items():
+        values = dict(advice.changed)
+        if engine == "SGLang" and "kv_cache_blocks" in values:
+            values["kv_cache_blocks"] *= advice.best.settings["block_size"]
+        found[engine] = {flag: values[name] for name, flag in names.items() if name in values}
+    return found
+
+
+def flags_of_engine(advice: Advice, engine: str) -> dict[str, str]:
+    """By engine its flags as they are typed: those of the run's engine, of all where that is another one."""
+    known = tuple(name.lower() for name in FLAGS)
+    return {
+        name: " ".join(f"{flag} {value}" for flag, value in values.items())
+        for name, values in flags(advice).items()
+        if values and (engine.lower().startswith(name.lower()) or not engine.lower().startswith(known))
+    }
+
+
+def what_gets_worse(advice: Advice) -> dict[tuple[str, str], tuple[float, float]]:
+    """By statistic and latency what it is now and would be, where that is longer by more than a per cent."""
+    return {
+        (statistic, name): (before, after)
+        for name, now in advice.now.figures.items()
+        for statistic in ("mean", "p99")
+        for before, after in [(getattr(now, statistic), getattr(advice.best.figures[name], statistic))]
+        if after > before * (1 + WORSE_BY)
+    }
+
+
+def _mean(values: list[float]) -> float:
+    """Of what is known."""
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan
 
 
 SETTINGS = ("max_running_requests", "max_scheduled_tokens", "kv_cache_blocks", "block_size", "policy")
+
+
+def _settings(options: SchedulerOptions) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in SETTINGS}
 
 
 def _difference(now: SchedulerOptions, then: SchedulerOptions) -> dict[str, Any]:
@@ -400,9 +459,18 @@ def _difference(now: SchedulerOptions, then: SchedulerOptions) -> dict[str, Any]
 
 def _verdict(same: bool, gain: float, low: float, high: float, error: float) -> tuple[str, str]:
     if same:
-        return "keep", f"no setting that was tried has a goodput more than {TOLD_APART:.1%} higher"
+        return "keep", f"no setting that was tried has a goodput more than {100 * TOLD_APART:g} % higher"
     if low <= 0 <= high:
-        return "keep", f"the gain of {gain:+.1%} lies inside of its interval"
+        return (
+            "keep",
+            f"a gain of {_signed(gain)} may as well be none (95 % interval {_signed(low)} .. {_signed(high)})",
+        )
     if abs(error) >= gain:
-        return "undecided", f"replayed, the recorded goodput is off by {error:+.1%}: more than the gain of {gain:+.1%}"
-    return "change", f"{gain:+.1%} goodput"
+        return "undecided", (
+            f"replayed, the recorded goodput is off by {_signed(error)}: more than the gain of {_signed(gain)}"
+        )
+    return "change", f"{_signed(gain)} goodput" if math.isfinite(gain) else "now nobody is served in time"
+
+
+def _signed(ratio: float) -> str:
+    return f"{100 * ratio:+.1f} %"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,7 +21,7 @@ from batchscope.aggregation.slo import Z95, wilson_interval
 from batchscope.configuration import DEFAULT_CLASS, SloTargets
 from batchscope.prediction.blocks import block_count, blocks_of, resampled_weights
 from batchscope.prediction.figures import RequestInstants
-from batchscope.prediction.observed import NotEnoughError
+from batchscope.prediction.observed import Gone, NotEnoughError
 from batchscope.simulator import RequestSpec
 
 Floats = npt.NDArray[np.float64]
@@ -80,6 +81,70 @@ def nearness(workload: Sequence[RequestSpec], instants: RequestInstants, slo: Ma
             ratio = np.nan_to_num(measured[target] / limit, nan=math.inf)
             worst = np.where(classes == name, np.fmax(worst, ratio), worst)
     return worst
+
+
+class Judged(NamedTuple):
+    """Of everybody who asked, aligned: how near each came to its targets (``nearness``), when, and whose targets hold.
+
+    Who gave up, or was given no token, has missed: ``inf``.
+    """
+
+    near: Floats
+    arrived: Floats
+    classes: npt.NDArray[np.str_]
+
+    @property
+    def attainment(self) -> Attainment:
+        """Of all of them, each by the targets of its class."""
+        return attainment_of(self.near, self.arrived)
+
+    @property
+    def by_class(self) -> dict[str, Attainment]:
+        """Of each class that has targets."""
+        named = sorted(set(self.classes[~np.isnan(self.near)].tolist()))
+        return {name: attainment_of(self.near[of], self.arrived[of]) for name in named for of in [self.classes == name]}
+
+
+def gone_count(workload: Sequence[RequestSpec], gone: Gone, slo: Mapping[str, SloTargets]) -> int:
+    """How many of those who had gone when recorded have targets."""
+    marked = [False] * len(workload) if gone.given_up is None else gone.given_up.tolist()
+    classes = [spec.request_class for spec, left in zip(workload, marked, strict=True) if left]
+    return sum(has_targets(name, slo) for name in [*classes, *(name for _, name in gone.unserved)])
+
+
+def judged(
+    workload: Sequence[RequestSpec],
+    instants: RequestInstants,
+    slo: Mapping[str, SloTargets],
+    gone: Gone,
+    rate_scale: float = 1.0,
+) -> Judged:
+    """Everybody, the requests of ``workload`` first; ``rate_scale``: they arrive so many times as fast as recorded."""
+    near = nearness(workload, instants, slo)
+    if gone.given_up is not None:
+        near[gone.given_up[: len(near)] & ~np.isnan(near)] = math.inf
+    lost = [(at / rate_scale, targets_class(name, slo)) for at, name in gone.unserved if has_targets(name, slo)]
+    return Judged(
+        near=np.append(near, np.full(len(lost), math.inf)),
+        arrived=np.append(instants.arrived, [at for at, _ in lost]),
+        classes=np.array([*(targets_class(spec.request_class, slo) for spec in workload), *(name for _, name in lost)]),
+    )
+
+
+def check_targets(name: str, workload: Sequence[RequestSpec], slo: Mapping[str, SloTargets]) -> None:
+    """NotEnoughError where no request of the run ``name`` has a target."""
+    classes = {targets_class(spec.request_class, slo) for spec in workload}
+    if not any(has_targets(each, slo) for each in classes):
+        expected = ", ".join(sorted(each for each, targets in slo.items() if targets.declared)) or "targets of one"
+        raise NotEnoughError(
+            f"{name}: none of its classes ({', '.join(sorted(classes))}) has a target: expected one of {expected}"
+        )
+
+
+def has_targets(request_class: str | None, slo: Mapping[str, SloTargets]) -> bool:
+    """Whether a request of this class can meet or miss anything."""
+    name = targets_class(request_class, slo)
+    return name in slo and bool(slo[name].declared)
 
 
 def targets_class(request_class: str | None, slo: Mapping[str, SloTargets]) -> str:

@@ -7,10 +7,11 @@ from itertools import product
 
 import msgspec
 
-from batchscope.checks import check_not_negative, check_whole
+from batchscope.checks import check_whole, is_number
 from batchscope.errors import ConfigurationError
 from batchscope.simulator import SchedulerOptions
 from batchscope.simulator.instants import Instants
+from batchscope.simulator.policies import POLICIES
 
 VARIED = ("max_running_requests", "max_scheduled_tokens", "kv_cache_blocks", "policy")
 """What can be searched. The token budget is also the chunk: no prefill of an iteration is larger."""
@@ -22,6 +23,8 @@ CLOSE = (0.84, 0.92, 0.96, 1.04, 1.08, 1.19)
 CLOSE_BUDGETS = (0.71, 1.41)
 SMALLEST_BUDGET = 64
 """Tokens: below, no engine is run."""
+MOST_PER_TOKEN = 100
+"""KV blocks: the activations of a token take a fraction of what it takes in the cache."""
 CACHES = (0.5, 1.0)
 """How much of the memory that could be had the KV cache gets, where more of it could be."""
 
@@ -44,9 +47,15 @@ class Space(msgspec.Struct, frozen=True):
         unknown = [name for name in self.vary if name not in VARIED]
         if unknown or not self.vary:
             raise ConfigurationError("vary", ", ".join(unknown), f"one or more of {', '.join(VARIED)}")
+        for name in self.policies:
+            if name not in POLICIES:
+                raise ConfigurationError("try_policy", name, f"one of {', '.join(POLICIES)}")
         if self.most_kv_cache_blocks is not None:
             check_whole("most_kv_cache_blocks", self.most_kv_cache_blocks, 1, 2**40)
-        check_not_negative("kv_blocks_per_token", self.kv_blocks_per_token, "KV blocks")
+        if not is_number(self.kv_blocks_per_token) or not 0 <= self.kv_blocks_per_token <= MOST_PER_TOKEN:
+            raise ConfigurationError(
+                "kv_blocks_per_token", self.kv_blocks_per_token, f"KV blocks from 0 to {MOST_PER_TOKEN}"
+            )
 
     def grid(self, options: SchedulerOptions, replayed: Instants) -> list[SchedulerOptions]:
         """The first settings to try, the recorded ``options`` among them; ``replayed``: what those gave."""

@@ -20,16 +20,17 @@ from batchscope.prediction.attainment import (
     TOLERATED_GROWTH,
     Attainment,
     Growth,
-    attainment_of,
+    Judged,
     backlog_growth,
-    nearness,
+    check_targets,
+    gone_count,
+    judged,
     nearness_at,
-    targets_class,
 )
 from batchscope.prediction.figures import RequestInstants
 from batchscope.prediction.fit import FEWEST_REQUESTS
-from batchscope.prediction.model import CONSTANTS, FittedModel
-from batchscope.prediction.observed import NotEnoughError, Observed
+from batchscope.prediction.model import ALL_CONSTANTS, FittedModel
+from batchscope.prediction.observed import Gone, NotEnoughError, Observed
 from batchscope.prediction.whatif import beyond, faster
 from batchscope.simulator import LinearCostModel, RequestSpec, SchedulerOptions
 from batchscope.simulator.instants import Instants, simulate_instants
@@ -48,23 +49,24 @@ SHORT = 20
 class Traffic(msgspec.Struct, frozen=True):
     """What is asked of an engine: requests in order of arrival, its settings, and what an iteration costs it.
 
-    ``given_up`` (aligned with ``workload``) and ``unserved`` requests, see ``Observed``, have missed at every rate.
-    ``recorded``: what the requests met, where that is known. ``model``: where the cost comes from, if it was fitted.
+    Who is ``gone`` has missed at every rate.
+    ``recorded``: what the requests met, where that is known;
+    ``as_recorded``: under these options. ``model``: where the cost comes from, if it was fitted.
     """
 
     name: str
     workload: tuple[RequestSpec, ...]
     options: SchedulerOptions
     cost: LinearCostModel
-    given_up: npt.NDArray[np.bool_] | None = None
-    unserved: tuple[tuple[float, str], ...] = ()
+    gone: Gone = Gone()
     recorded: RequestInstants | None = None
     model: FittedModel | None = None
+    as_recorded: bool = True
 
     @property
     def rate(self) -> float:
         """Requests a second, between the first and the last arrival."""
-        return (len(self.workload) + len(self.unserved) - 1) / self.seconds
+        return (len(self.workload) + len(self.gone.unserved) - 1) / self.seconds
 
     @property
     def seconds(self) -> float:
@@ -76,6 +78,7 @@ class RatePoint(msgspec.Struct, frozen=True):
     """One simulation: ``rate`` requests a second, ``rate_scale`` times the recorded one. ``holds``: see the module.
 
     ``holds_surely``, ``holds_possibly``: at the worse and at the better end of what these requests tell, 95 %.
+    ``by_class``: the attainment of each class that has targets.
     """
 
     rate_scale: float
@@ -85,6 +88,7 @@ class RatePoint(msgspec.Struct, frozen=True):
     holds: bool
     holds_surely: bool
     holds_possibly: bool
+    by_class: dict[str, Attainment] = {}
 
 
 class Capacity(msgspec.Struct, frozen=True):
@@ -92,7 +96,8 @@ class Capacity(msgspec.Struct, frozen=True):
 
     ``low``, ``high``: its 95 % interval (which requests came, and which constants are as likely); ``nan`` where these
     requests are too few to tell. ``edge``: what fails beyond it, ``attainment`` or ``backlog``, empty: nothing.
-    ``recorded``: the attainment that the run had, beside the model's at ``rate_scale`` 1 in ``points``. ``limited_by``:
+    ``recorded``: the attainment that the run had, beside the model's at ``rate_scale`` 1 in ``points``, which is of the
+    same settings where they are ``as_recorded``. ``limited_by``:
     shares of busy time at the capacity. ``seconds`` that the requests last there.
     """
 
@@ -109,6 +114,7 @@ class Capacity(msgspec.Struct, frozen=True):
     edge: str
     seconds: float
     recorded: Attainment | None
+    as_recorded: bool
     limited_by: dict[str, float]
     points: list[RatePoint]
     extrapolated: list[str]
@@ -127,10 +133,10 @@ def traffic_of(observed: Observed, model: FittedModel, options: SchedulerOptions
         workload=observed.workload,
         options=options or observed.options,
         cost=model.cost,
-        given_up=observed.given_up,
-        unserved=observed.unserved,
+        gone=observed.gone,
         recorded=observed.instants,
         model=model,
+        as_recorded=options in {None, observed.options},
     )
 
 
@@ -146,8 +152,7 @@ def capacity(
     At most ``MOST_SIMULATIONS``, after each of which ``on_simulated`` is told how many there were. NotEnoughError where
     nothing can be said of the traffic: too few requests, all at once, or none of a class that has targets.
     """
-    if not 0 < target < 1:
-        raise ConfigurationError("attainment", target, "a share between 0 and 1")
+    check_share(target)
     _check_enough(traffic, slo)
     rates = _Rates(traffic, slo, target, on_simulated)
     scale = rates.edge(lambda point: point.holds, WITHIN)
@@ -159,18 +164,19 @@ def capacity(
     return rates.capacity(scale, _widened(scale, surely, 1 / spread[1]), _widened(scale, possibly, 1 / spread[0]))
 
 
+def check_share(target: float) -> None:
+    """ConfigurationError for a share of the requests that is none."""
+    if not 0 < target < 1:
+        raise ConfigurationError("attainment", target, "a share between 0 and 1")
+
+
 def _check_enough(traffic: Traffic, slo: Mapping[str, SloTargets]) -> None:
     count = len(traffic.workload)
     if count < FEWEST_REQUESTS:
         raise NotEnoughError(f"{traffic.name}: {count} requests: a capacity takes at least {FEWEST_REQUESTS}")
     if traffic.seconds <= 0:
         raise NotEnoughError(f"{traffic.name}: all requests arrive at once: there is no rate to be changed")
-    classes = {targets_class(spec.request_class, slo) for spec in traffic.workload}
-    if not any(slo[name].declared for name in classes & set(slo)):
-        raise NotEnoughError(
-            f"{traffic.name}: none of its classes ({', '.join(sorted(classes))}) has a target: expected one of "
-            f"{', '.join(sorted(slo))}"
-        )
+    check_targets(traffic.name, traffic.workload, slo)
 
 
 class _Rates:
@@ -227,12 +233,13 @@ class _Rates:
             recorded_rate=traffic.rate,
             target=self._target,
             slo=dict(self._slo),
-            requests=self._attainment(instants).requests,
-            given_up=self._given_up(),
+            requests=self._judged(instants).attainment.requests,
+            given_up=self._given_up,
             edge=self._what_fails(above),
             seconds=traffic.seconds / scale,
-            recorded=self._attainment(recorded) if recorded is not None and self._followed(recorded) else None,
-            limited_by={cause: seconds / sum(busy.values()) for cause, seconds in sorted(busy.items())},
+            recorded=self._judged(recorded).attainment if recorded is not None and self._followed(recorded) else None,
+            as_recorded=traffic.as_recorded,
+            limited_by={cause: seconds / (sum(busy.values()) or 1.0) for cause, seconds in sorted(busy.items())},
             points=[point for _, point in sorted(self._points.items())],
             extrapolated=beyond(traffic.model, found) if traffic.model is not None else [],
             notes=self._notes(scale, found, instants),
@@ -253,38 +260,21 @@ class _Rates:
         self._tell(len(self._points))
 
     def _point(self, scale: float, instants: RequestInstants) -> RatePoint:
-        near, arrived = self._nearness(instants, scale)
-        attainment, growth = attainment_of(near, arrived), backlog_growth(instants.arrived, instants.last_token)
-        low, high = nearness_at(self._target, near, arrived)
+        found = self._judged(instants, scale)
+        attainment, growth = found.attainment, backlog_growth(instants.arrived, instants.last_token)
+        low, high = nearness_at(self._target, found.near, found.arrived)
         holds = attainment.value >= self._target and not growth.certain
         surely = holds and high <= 1 and growth.value <= TOLERATED_GROWTH
         possibly = holds or (low <= 1 and not growth.certain)
-        return RatePoint(scale, scale * self._traffic.rate, attainment, growth, holds, surely, possibly)
+        return RatePoint(scale, scale * self._traffic.rate, attainment, growth, holds, surely, possibly, found.by_class)
 
-    def _attainment(self, instants: RequestInstants) -> Attainment:
-        return attainment_of(*self._nearness(instants))
+    def _judged(self, instants: RequestInstants, scale: float = 1.0) -> Judged:
+        """Of all that asked: who gave up has missed."""
+        return judged(self._traffic.workload, instants, self._slo, self._traffic.gone, scale)
 
-    def _nearness(self, instants: RequestInstants, scale: float = 1.0) -> tuple[Floats, Floats]:
-        """Of all that asked, with their arrivals: who gave up has missed."""
-        traffic = self._traffic
-        near = nearness(traffic.workload, instants, self._slo)
-        if traffic.given_up is not None:
-            near[traffic.given_up & ~np.isnan(near)] = math.inf
-        lost = [at for at, name in traffic.unserved if self._has_targets(name)]
-        near = np.append(near, np.full(len(lost), math.inf))
-        return near, np.append(instants.arrived, np.array(lost) / scale)
-
-    def _has_targets(self, request_class: str | None) -> bool:
-        name = targets_class(request_class, self._slo)
-        return name in self._slo and bool(self._slo[name].declared)
-
+    @property
     def _given_up(self) -> int:
-        traffic = self._traffic
-        lost = sum(self._has_targets(name) for _, name in traffic.unserved)
-        if traffic.given_up is None:
-            return lost
-        pairs = zip(traffic.workload, traffic.given_up, strict=True)
-        return lost + sum(bool(gave_up) and self._has_targets(spec.request_class) for spec, gave_up in pairs)
+        return gone_count(self._traffic.workload, self._traffic.gone, self._slo)
 
     def _followed(self, instants: RequestInstants) -> bool:
         return not self._gaps or instants.max_emission_gap is not None
@@ -299,8 +289,11 @@ class _Rates:
         refused = int(np.isnan(found.last_token).sum())
         if refused:
             notes.append(f"{refused:,} requests do not fit these settings, are refused and have missed")
-        if given_up := self._given_up():
-            notes.append(f"{given_up:,} requests were given up when recorded: they have missed at every rate")
+        if given_up := self._given_up:
+            notes.append(
+                f"{given_up:,} requests were given up when recorded: they have missed at every rate; of 'batchscope "
+                "report' those are not in the share that went before a target had passed"
+            )
         if traffic.model is not None:
             notes += [f"{name} is not identified by {traffic.model.run}" for name in traffic.model.not_identified]
         if math.isnan(scale):
@@ -331,9 +324,10 @@ def _doubt_of_constants(traffic: Traffic, found: Instants) -> tuple[float, float
     """
     if traffic.model is None:
         return 1.0, 1.0
-    work = np.array(found.work)
-    ours = work @ np.array([getattr(traffic.cost, name) for name in CONSTANTS])
-    low, high = np.percentile(np.array(traffic.model.draws) @ work / ours, [2.5, 97.5])
+    draws = np.array(traffic.model.draws)
+    work = np.array(found.work)[: draws.shape[1]]
+    ours = work @ np.array([getattr(traffic.cost, name) for name in ALL_CONSTANTS[: len(work)]])
+    low, high = np.percentile(draws @ work / ours, [2.5, 97.5])
     return min(1.0, float(low)), max(1.0, float(high))
 
 

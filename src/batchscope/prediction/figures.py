@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import numpy as np
@@ -73,3 +74,25 @@ def figure_of(values: Floats) -> Figure:
     if not len(known):
         return Figure()
     return Figure(float(known.mean()), *(float(value) for value in np.percentile(known, PERCENTILES)))
+
+
+STATISTICS = ("mean", *(f"p{percentile}" for percentile in PERCENTILES))
+
+
+class Off(msgspec.Struct, frozen=True):
+    """How far a replayed figure is off: replayed over recorded, less 1."""
+
+    latency: str
+    statistic: str
+    value: float
+
+
+def worst_off(recorded: Mapping[str, Figure], replayed: Mapping[str, Figure], names: Iterable[str]) -> Off | None:
+    """The figure of the latencies ``names`` that is farthest off; ``None`` where none can be compared."""
+    offs = [
+        Off(name, statistic, again / was - 1)
+        for name in names
+        for statistic, was, again in zip(STATISTICS, recorded[name].values, replayed[name].values, strict=True)
+        if was > 0 and not math.isnan(again)
+    ]
+    return max(offs, key=lambda each: abs(each.value), default=None)

@@ -10,14 +10,17 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.errors import DecodeError
+from batchscope.errors import ConfigurationError, DecodeError
 from batchscope.simulator import LinearCostModel, SchedulerOptions
+from batchscope.text import quoted
 
 Floats = npt.NDArray[np.float64]
 
 SCHEMA = "batchscope.model/1"
-CONSTANTS = LinearCostModel.__struct_fields__
-"""What is fitted."""
+CONSTANTS = LinearCostModel.__struct_fields__[:4]
+"""What is always fitted."""
+ALL_CONSTANTS = LinearCostModel.__struct_fields__
+"""What is fitted where the iterations say that it pays."""
 IDENTIFIED_WITHIN = 3.0
 """A constant whose interval spans more than this factor is not identified."""
 LEAST_DOUBT = 0.02
@@ -46,7 +49,7 @@ class Range(msgspec.Struct, frozen=True):
 
 
 class FittedModel(msgspec.Struct, frozen=True):
-    """What ``fit`` found in a run. ``depth``: ``iterations`` or ``requests``, what it could see.
+    """What ``fit`` found in a run. ``depth``: ``iterations``, ``forward passes`` or ``requests``, what it could see.
 
     ``draws``: constants of resampled blocks of time, a row each, from which the intervals of predictions come.
     ``error``: mean relative error of the requests' instants in the part that was fitted; of iteration times at depth
@@ -69,7 +72,7 @@ class FittedModel(msgspec.Struct, frozen=True):
     @property
     def cost(self) -> LinearCostModel:
         """The cost of an iteration."""
-        return cost_of([self.constants[name].value for name in CONSTANTS])
+        return LinearCostModel(**{name: constant.value for name, constant in self.constants.items()})
 
     @property
     def drawn_costs(self) -> list[LinearCostModel]:
@@ -87,22 +90,43 @@ class FittedModel(msgspec.Struct, frozen=True):
 
 
 def cost_of(constants: Sequence[float] | Floats) -> LinearCostModel:
-    """The cost with these constants, in the order of ``CONSTANTS``."""
-    fixed, per_prefill_token, per_decoding_request, per_kv_token_read = map(float, constants)
-    return LinearCostModel(fixed, per_prefill_token, per_decoding_request, per_kv_token_read)
+    """The cost with these constants, in the order of ``ALL_CONSTANTS``; those at its end may be left out."""
+    return LinearCostModel(*map(float, constants))
+
+
+class _Stamp(msgspec.Struct):
+    schema: str
 
 
 def read_model(path: Path) -> FittedModel:
     """The model in the file; DecodeError for what is none."""
     try:
-        model = msgspec.json.decode(path.read_bytes(), type=FittedModel)
+        text = path.read_bytes()
     except OSError as error:
         raise DecodeError(f"{path}: cannot be read ({error.strerror}): expected what 'batchscope fit' wrote") from error
-    except msgspec.MsgspecError as error:
-        raise DecodeError(f"{path}: no model ({error}): expected what 'batchscope fit RUN --out FILE' wrote") from error
-    if model.schema != SCHEMA:
-        raise DecodeError(f"{path}: schema = {model.schema!r}: expected {SCHEMA!r}; fit again with this version")
+    try:
+        stamp = msgspec.json.decode(text, type=_Stamp)
+        if stamp.schema != SCHEMA:
+            raise DecodeError(f"{path}: schema = {stamp.schema!r}: expected {SCHEMA!r}; fit again with this version")
+        model = msgspec.json.decode(text, type=FittedModel)
+        wrong = _wrong(model)
+    except (msgspec.MsgspecError, ConfigurationError, UnicodeError, RecursionError) as error:
+        wrong = str(error)
+    if wrong:
+        raise DecodeError(f"{path}: no model ({wrong}): expected what 'batchscope fit RUN --out FILE' wrote")
     return model
+
+
+def _wrong(model: FittedModel) -> str:
+    """What of the constants and their draws cannot be; empty: nothing."""
+    if set(model.constants) != set(CONSTANTS):
+        return f"constants {', '.join(map(quoted, sorted(model.constants)[:8]))}, expected {', '.join(CONSTANTS)}"
+    if not model.draws or any(len(row) != len(CONSTANTS) for row in model.draws):
+        return f"draws: expected rows of {len(CONSTANTS)} numbers"
+    for row in [[model.constants[name].value for name in CONSTANTS], *model.draws]:
+        if not all(value >= 0 and math.isfinite(value) for value in row) or not any(row):
+            return f"constants {row}: expected seconds >= 0, not all of them 0"
+    return ""
 
 
 def constants_of(point: Floats, draws: Floats, work: Floats, unknown: Sequence[str] = ()) -> dict[str, Constant]:
@@ -110,6 +134,7 @@ def constants_of(point: Floats, draws: Floats, work: Floats, unknown: Sequence[s
 
     ``unknown`` ones cannot be told apart from others.
     """
+    work = work[: len(point)]
     total = float(point @ work) or math.nan
     low, high = np.percentile(draws, [2.5, 97.5], axis=0)
     return {
@@ -120,5 +145,5 @@ def constants_of(point: Floats, draws: Floats, work: Floats, unknown: Sequence[s
             share=float(point[index] * work[index] / total),
             identified=bool(name not in unknown and low[index] > 0 and high[index] / low[index] <= IDENTIFIED_WITHIN),
         )
-        for index, name in enumerate(CONSTANTS)
+        for index, name in enumerate(ALL_CONSTANTS[: len(point)])
     }

@@ -13,9 +13,21 @@ from batchscope.simulator import RequestSpec, SchedulerOptions
 
 Floats = npt.NDArray[np.float64]
 
+NEVER_BINDING = 2**20
+"""Blocks or places: what is assumed where the run does not say and shows no sign of a limit."""
+
+
+def setting_in_words(value: object) -> str:
+    """As it is shown: what never binds has no number that means anything."""
+    return "never binds" if value == NEVER_BINDING and not isinstance(value, bool) else str(value)
+
 
 class NotEnoughError(BatchscopeError):
     """A run from which nothing can be foretold; the message says what it lacks."""
+
+
+class OtherEngineError(BatchscopeError):
+    """A model that was fitted to another engine than the run's."""
 
 
 class IterationsSeen(msgspec.Struct, frozen=True):
@@ -39,14 +51,24 @@ class IterationsSeen(msgspec.Struct, frozen=True):
         return IterationsSeen(*(getattr(self, field)[chosen] for field in self.__struct_fields__))
 
 
+class Gone(msgspec.Struct, frozen=True):
+    """Who had gone when recorded: they have missed their targets, whatever the engine does.
+
+    ``given_up``, aligned with the workload: which of its requests were cancelled, timed out or failed after their first
+    token. ``unserved``: arrival and class of each that got none, and so is not in the workload.
+    """
+
+    given_up: npt.NDArray[np.bool_] | None = None
+    unserved: tuple[tuple[float, str | None], ...] = ()
+
+
 class Observed(msgspec.Struct, frozen=True):
     """A run: requests in order of arrival, the first at 0; ``instants`` aligned with ``workload``.
 
     ``options`` are the settings it was recorded under, ``assumed`` what of them was not recorded, a sentence each.
     ``preemptions`` is ``None`` where nobody counted them. ``limited_by``: shares of busy time, empty where they are not
-    recorded. ``slo``: the targets it was recorded with, by request class. ``given_up``, aligned with ``workload``:
-    which were cancelled, timed out or failed after their first token. ``left_out`` requests got none: ``unserved`` has
-    arrival and class of each.
+    recorded. ``forward_passes``: iterations are told without what the engine does between one's forward pass and the
+    next. ``slo``: the targets it was recorded with, by request class. ``left_out`` requests got no token.
     """
 
     name: str
@@ -60,8 +82,8 @@ class Observed(msgspec.Struct, frozen=True):
     left_out: int = 0
     limited_by: dict[str, float] = {}
     slo: dict[str, SloTargets] = {}
-    given_up: npt.NDArray[np.bool_] | None = None
-    unserved: tuple[tuple[float, str], ...] = ()
+    gone: Gone = Gone()
+    forward_passes: bool = False
 
     @property
     def end(self) -> float:

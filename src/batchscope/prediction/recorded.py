@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,35 +12,42 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.configuration import SchedulerLimits
+from batchscope.engines.forward_pass import is_forward_pass
 from batchscope.ledger import Run, open_run
+from batchscope.ledger.instants import instant_to_time
 from batchscope.ledger.prefixes import read_prefixes
+from batchscope.ledger.schema import Table
 from batchscope.prediction.figures import RequestInstants
-from batchscope.prediction.observed import IterationsSeen, NotEnoughError, Observed
+from batchscope.prediction.observed import NEVER_BINDING, Gone, IterationsSeen, NotEnoughError, Observed
+from batchscope.prediction.timeline import contexts_of, floats, instants_of
 from batchscope.records import CompletionReason, Outcome
 from batchscope.simulator import RequestSpec, SchedulerOptions
 
 Floats = npt.NDArray[np.float64]
 
-NEVER_BINDING = 2**20
-"""Blocks or places: what is assumed where the run does not say and shows no sign of a limit."""
 MOST_KNOWN = 0.9
 """Of the iterations: with less of them, requests alone say more."""
-POLICY_OF_ENGINE = {"vllm": "vllm", "sglang": "sglang"}
+LONG_AGO = dt.datetime(1971, 1, 1, tzinfo=dt.UTC)
+"""Runs whose clock nobody related to the one on the wall begin before it."""
+POLICY_OF_ENGINE = {"vllm": "vllm", "sglang": "sglang", "transformers": "transformers"}
 
 
-def read_observed(path: Path, **settings: Any) -> Observed:
-    """``observed_run`` of the run at ``path``, its folder or a root that has just one."""
-    return observed_run(open_run(path), **settings)
+def read_observed(path: Path, iterations: Path | None = None, **settings: Any) -> Observed:
+    """``observed_run`` of the runs at these paths, each a folder or a root that has just one."""
+    return observed_run(open_run(path), None if iterations is None else open_run(iterations), **settings)
 
 
-def observed_run(run: Run, **settings: Any) -> Observed:
+def observed_run(run: Run, iterations: Run | None = None, **settings: Any) -> Observed:
     """What ``run`` says; ``settings`` stand for those of ``SchedulerOptions`` that it does not know.
 
-    NotEnoughError: lengths were not recorded, settings changed half-way, several replicas, or rows are missing.
+    ``iterations``: the run that has the same engine's, recorded meanwhile in another process. NotEnoughError: lengths
+    were not recorded, settings changed half-way, several replicas, or rows are missing.
     """
     _check_whole(run)
+    if iterations is not None:
+        _check_whole(iterations)
     table = run.requests()
-    columns = {name: _floats(table, name) for name in _COLUMNS}
+    columns = {name: floats(table, name) for name in _COLUMNS} | instants_of(table, run.iterations())
     usable = _usable(run, columns)
     classes, gave_up = table["request_class"].to_pylist(), _given_up(table["reason"].to_pylist())
     order = usable[np.argsort(columns["arrived_at"][usable], kind="stable")]
@@ -53,6 +62,8 @@ def observed_run(run: Run, **settings: Any) -> Observed:
     priorities = _priorities(run)
     if not priorities and len(set(classes)) > 1:
         assumed = (*assumed, f"priorities of {len(set(classes))} classes are not recorded: first come, first served")
+    ran = run if iterations is None else iterations
+    moved, apart = (0.0, ()) if iterations is None else _moved(run, iterations, columns)
     blocks = [prefixes.blocks.get(int(number), ()) for number in columns["request"]]
     return Observed(
         name=run.path.name,
@@ -68,28 +79,26 @@ def observed_run(run: Run, **settings: Any) -> Observed:
         ),
         options=options,
         preemptions=counted,
-        iterations=_iterations(run, origin),
-        assumed=assumed,
+        iterations=_iterations(ran, origin - moved, columns if iterations is None else None),
+        assumed=(*assumed, *apart),
         left_out=len(unserved),
         limited_by=_limited_by(run),
         slo=dict(run.header.slo),
-        given_up=gave_up[order],
-        unserved=tuple(
-            (max(0.0, float(at - origin)), classes[index])
-            for at, index in zip(unserved_at, unserved, strict=True)
-            if not math.isnan(at)
+        forward_passes=_of_forward_passes(ran),
+        gone=Gone(
+            given_up=gave_up[order],
+            unserved=tuple(
+                (max(0.0, float(at - origin)), classes[index])
+                for at, index in zip(unserved_at, unserved, strict=True)
+                if not math.isnan(at)
+            ),
         ),
     )
 
 
 _COLUMNS = (
-    "request", "arrived_at", "first_scheduled_at", "first_token_at", "last_token_at", "tokens_generated",
-    "prompt_tokens", "cached_tokens", "preemptions", "max_emission_gap",
+    "request", "tokens_generated", "prompt_tokens", "cached_tokens", "preemptions", "max_emission_gap",
 )  # fmt: skip
-
-
-def _floats(table: Any, name: str) -> Floats:
-    return np.asarray(table[name].to_numpy(), np.float64)
 
 
 def _check_whole(run: Run) -> None:
@@ -100,7 +109,8 @@ def _check_whole(run: Run) -> None:
         raise NotEnoughError(
             f"{run.path}: the settings changed half-way ({len(limits)} kinds of limits): record a run under one of them"
         )
-    gaps = int(sum(count or 0 for kind, count in zip(*_events(run), strict=True) if kind == "gap"))
+    unneeded = {Table.ITERATIONS.value} if _of_forward_passes(run) else set()  # each tells its own work and time
+    gaps = int(sum(count or 0 for kind, of, count in _events(run) if kind == "gap" and of not in unneeded))
     if gaps:
         raise NotEnoughError(f"{run.path}: {gaps} rows were lost while it was recorded: record it again")
     ranks = {rank for rank in run.iterations()["rank"].to_pylist() if rank is not None}
@@ -108,9 +118,34 @@ def _check_whole(run: Run) -> None:
         raise NotEnoughError(f"{run.path}: {len(ranks)} replicas in one run: what is predicted is one engine's")
 
 
-def _events(run: Run) -> tuple[list[str], list[int]]:
+def _events(run: Run) -> Iterator[tuple[str, str, int]]:
     table = run.events()
-    return table["kind"].to_pylist(), table["count"].to_pylist()
+    return zip(*(table[name].to_pylist() for name in ("kind", "name", "count")), strict=True)
+
+
+def _of_forward_passes(run: Run) -> bool:
+    return any(is_forward_pass(header.definitions) for header in run.headers)
+
+
+def _moved(run: Run, iterations: Run, columns: dict[str, Floats]) -> tuple[float, tuple[str, ...]]:
+    """How far the clock of ``run`` is before that of its ``iterations``, and what is assumed of it."""
+    ended = floats(iterations.iterations(), "finished_at")
+    if not len(ended):
+        raise NotEnoughError(f"{iterations.path}: no iteration in it: expected the run that has them")
+    first, last = (float(np.nanmin(columns["arrived_at"])), float(np.nanmax(columns["last_token_at"])))
+    headers = (run.header, iterations.header)
+    if any(header.anchor_time < LONG_AGO for header in headers):
+        told = f"when {iterations.path.name} was is not known beside {run.path.name}: taken as of the same time"
+        return float(first - ended.min()), (told,)
+    here, there = (header.anchor_time.timestamp() - header.anchor_instant for header in headers)
+    moved = there - here
+    if ended.max() + moved < first or ended.min() + moved > last:
+        times = [instant_to_time(header, at) for header, at in zip(headers, (first, float(ended.min())), strict=True)]
+        raise NotEnoughError(
+            f"{iterations.path}: its iterations begin at {times[1]:%Y-%m-%d %H:%M:%S}, the requests of {run.path} at "
+            f"{times[0]:%Y-%m-%d %H:%M:%S}, and they do not overlap: expected the same engine's, of the same time"
+        )
+    return moved, ()
 
 
 def _given_up(reasons: list[str | None]) -> npt.NDArray[np.bool_]:
@@ -187,7 +222,7 @@ def _options(
             f"the policy of {run.header.engine.kind or 'this engine'} is not known: sarathi (name it with "
             "--policy of replay, --assume policy=... of fit and whatif)"
         )
-    block = limits.kv_block_size or (1 if policy == "sglang" else 16)
+    block = settings.get("block_size") or limits.kv_block_size or (1 if policy == "sglang" else 16)
     known: dict[str, Any] = {
         "policy": policy,
         "max_running_requests": limits.max_running_requests,
@@ -223,7 +258,7 @@ def _complete(known: dict[str, Any], assumed: list[str]) -> tuple[SchedulerOptio
 def _limited_by(run: Run) -> dict[str, float]:
     """Shares of busy time; empty where nobody said what limited the batch."""
     table = run.iterations()
-    busy = np.nan_to_num(_floats(table, "busy_time"))
+    busy = np.nan_to_num(floats(table, "busy_time"))
     causes = [cause or "unknown" for cause in table["limited_by"].to_pylist()]
     seconds: dict[str, float] = {}
     for cause, spent in zip(causes, busy.tolist(), strict=True):
@@ -232,17 +267,21 @@ def _limited_by(run: Run) -> dict[str, float]:
     return {cause: spent / whole for cause, spent in sorted(seconds.items())} if whole else {}
 
 
-def _iterations(run: Run, origin: float) -> IterationsSeen | None:
+def _iterations(run: Run, origin: float, requests: dict[str, Floats] | None) -> IterationsSeen | None:
     """Where what each computed is known, and how long it took; ``None`` otherwise."""
     table = run.iterations()
     prefill, decoding, context = (
-        _floats(table, name) for name in ("prefill_tokens", "decode_tokens", "decode_context_tokens")
+        floats(table, name) for name in ("prefill_tokens", "decode_tokens", "decode_context_tokens")
     )
-    started, finished = _floats(table, "started_at"), _floats(table, "finished_at")
+    started, finished = floats(table, "started_at"), floats(table, "finished_at")
+    if requests is not None and np.isnan(context).all():
+        context = contexts_of(finished, decoding, requests)
     known = ~np.isnan(prefill + decoding + context + started + finished)
     if not len(known) or known.mean() < MOST_KNOWN:
         return None
-    took = _seconds(started, finished, _floats(table, "running_requests"), _floats(table, "requests_completed"))
+    took = finished - started
+    if not _of_forward_passes(run):
+        took = _seconds(started, finished, floats(table, "running_requests"), floats(table, "requests_completed"))
     seen = IterationsSeen(finished - origin, took, prefill, decoding, context)
     return seen.where(known & (took > 0))
 

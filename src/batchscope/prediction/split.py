@@ -15,7 +15,7 @@ from batchscope.simulator.instants import Instants, Pace, simulate_instants
 
 
 class ErrorSplit(msgspec.Struct, frozen=True):
-    """Relative errors; ``nan`` where the run has no iterations to tell.
+    """Relative errors; ``nan`` where the run has no iterations to tell, or only their forward passes.
 
     ``step_time``: of the time of the iterations, given who was in them (signed: model over recorded, less 1).
     ``schedule``: of the requests' total times (mean, unsigned, over the mean total time), given what iterations took
@@ -30,7 +30,7 @@ class ErrorSplit(msgspec.Struct, frozen=True):
 def split_errors(observed: Observed, cost: LinearCostModel, replayed: Instants) -> ErrorSplit:
     """Of the recorded settings under ``cost``; ``replayed`` is what they give."""
     both = _total_time_error(observed, replayed)
-    if observed.iterations is None or not len(observed.iterations):
+    if observed.iterations is None or not len(observed.iterations) or observed.forward_passes:
         return ErrorSplit(math.nan, math.nan, both)
     seen = observed.iterations
     step_time = float(step_times(cost, seen).sum() / seen.seconds.sum()) - 1

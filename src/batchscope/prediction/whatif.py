@@ -10,12 +10,13 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.checks import check_positive, check_ratio
+from batchscope.checks import check_ratio, is_number
 from batchscope.errors import ConfigurationError
 from batchscope.prediction.blocks import block_count, blocks_of, resampled_weights
 from batchscope.prediction.figures import LATENCIES, Figure, RequestInstants, figures_of
+from batchscope.prediction.fit import FEWEST_REQUESTS
 from batchscope.prediction.model import FittedModel
-from batchscope.prediction.observed import NotEnoughError, Observed
+from batchscope.prediction.observed import NotEnoughError, Observed, OtherEngineError
 from batchscope.prediction.split import ErrorSplit, split_errors
 from batchscope.simulator import LinearCostModel, RequestSpec, SchedulerOptions
 from batchscope.simulator.instants import Instants, simulate_instants
@@ -31,6 +32,8 @@ COST_DRAWS = 15
 """Simulations, each with other constants out of the model's draws, from which intervals come."""
 MANY_REQUESTS, FEW_DRAWS = 3000, 7
 """Of a long run the constants are better known, and a simulation takes longer."""
+MOST_TIMES = 1000.0
+"""As fast, or as slow: what lies beyond is another workload."""
 BEYOND = 1.02
 """An iteration larger than anything seen by more than this factor is extrapolated."""
 
@@ -76,8 +79,10 @@ def what_if(
     An unknown setting, or one out of its range, is a ``ConfigurationError``.
     """
     check_ratio("from", since)
-    check_positive("rate_scale", rate_scale, "a factor")
+    if not is_number(rate_scale) or not 1 / MOST_TIMES <= rate_scale <= MOST_TIMES:
+        raise ConfigurationError("rate_scale", rate_scale, f"a factor from {1 / MOST_TIMES:g} to {MOST_TIMES:g}")
     check_engine(observed, model)
+    check_enough(observed, "a prediction")
     chosen = observed.instants.last_token > since * observed.end if since else ~np.isnan(observed.instants.last_token)
     if not chosen.any():
         raise NotEnoughError(f"{observed.name}: no request finished after {since:g} of the run")
@@ -96,7 +101,7 @@ def what_if(
         rate_scale=rate_scale,
         errors=split_errors(observed, model.cost, replay.found),
         extrapolated=beyond(model, predicted.found),
-        notes=_notes(observed, model, predicted.found),
+        notes=_notes(observed, model, predicted.found, chosen),
     )
 
 
@@ -150,7 +155,7 @@ class _Simulated:
         busy = self.found.busy_seconds
         return Scenario(
             figures=figures,
-            limited_by={name: seconds / sum(busy.values()) for name, seconds in sorted(busy.items())},
+            limited_by={name: seconds / (sum(busy.values()) or 1.0) for name, seconds in sorted(busy.items())},
             preemptions=int(self.found.preemptions.sum()),
             seconds=float(np.fmax.reduce(self.found.last_token, initial=np.nan)),  # nan: all were refused
         )
@@ -218,9 +223,19 @@ def _recorded(observed: Observed, chosen: npt.NDArray[np.bool_]) -> Scenario:
     )
 
 
-def check_engine(observed: Observed, model: FittedModel) -> None:
-    if model.engine != observed.engine:
+def check_enough(observed: Observed, what: str) -> None:
+    """NotEnoughError for a run whose requests are too few for ``what``."""
+    if len(observed.workload) < FEWEST_REQUESTS:
         raise NotEnoughError(
+            f"{observed.name}: {len(observed.workload)} requests: {what} takes at least {FEWEST_REQUESTS}; "
+            "record for longer"
+        )
+
+
+def check_engine(observed: Observed, model: FittedModel) -> None:
+    """OtherEngineError where the model was fitted to another engine, or another version of it."""
+    if model.engine != observed.engine:
+        raise OtherEngineError(
             f"the model is of {model.engine or 'an unnamed engine'}, the run {observed.name} of "
             f"{observed.engine or 'an unnamed engine'}: fit one to this run"
         )
@@ -237,9 +252,15 @@ def beyond(model: FittedModel, found: Instants) -> list[str]:
     return [f"{now:,} {what}, {most:,} seen" for what, now, most in pairs if now > BEYOND * most]
 
 
-def _notes(observed: Observed, model: FittedModel, found: Instants) -> list[str]:
+def _notes(observed: Observed, model: FittedModel, found: Instants, chosen: npt.NDArray[np.bool_]) -> list[str]:
     notes = list(observed.assumed)
     notes += [f"{name} is not identified by {model.run}" for name in model.not_identified]
+    gave_up = 0 if observed.gone.given_up is None else int((observed.gone.given_up & chosen).sum())
+    if gave_up:
+        notes.append(
+            f"{gave_up:,} requests that were cancelled, timed out or failed after their first token are in these "
+            "figures; those of 'batchscope report' are of completed requests alone"
+        )
     if observed.left_out:
         notes.append(f"{observed.left_out} requests that got no token are left out")
     refused = int(np.isnan(found.last_token).sum())

@@ -45,6 +45,11 @@ class Aside:
                 return None
         return _Row(self._kind, self._layout, self._rows)
 
+    @property
+    def published(self) -> bool:
+        """Reader: whether there are rows."""
+        return bool(self._rows)
+
     def unread(self) -> Iterator[tuple[Block, int, int]]:
         """Reader: all rows published so far, as parts of an ``Unread``."""
         return ((row, 0, 1) for row in self._rows[:] if not row.read)

@@ -166,7 +166,10 @@ class Ring:
     def unread(self) -> Unread | None:
         """Reader: all rows published so far, oldest first, for it to take; None with none."""
         self.release()
-        block: Block | None = self._first
+        first = self._first
+        if first.next is None and first.head == first.read and not self.aside.published:
+            return None  # most kinds, at most drains
+        block: Block | None = first
         parts: deque[Part] = deque()
         while block is not None:
             following = block.next  # before head: see the module's text

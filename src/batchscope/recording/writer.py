@@ -14,6 +14,7 @@ from batchscope.recording.packing import (
     BATCH_BYTES,
     ERROR_BYTES,
     ITERATION_BYTES,
+    NO_REST_OF_ITERATION,
     REQUEST_BYTES,
     exact_text,
     pack_batch,
@@ -21,6 +22,7 @@ from batchscope.recording.packing import (
     pack_iteration,
     pack_loose_request,
     pack_request,
+    pack_rest_of_iteration,
     packed_copy,
     type_name,
 )
@@ -238,8 +240,11 @@ class Writer(LatencyWriter):
                 nan if preemptions is None else preemptions, schedule_time, forward_time,
                 0.0 if rank is None else rank,
                 nan if limited_by is None else LIMITER_CODES[limited_by],
-                nan if head_tokens is None else head_tokens,
-                nan if standing_requests is None else standing_requests,
+                NO_REST_OF_ITERATION if head_tokens is None and standing_requests is None
+                else pack_rest_of_iteration(
+                    nan if head_tokens is None else head_tokens,
+                    nan if standing_requests is None else standing_requests,
+                ),
             )  # fmt: skip
             # Both are read before either is taken: a record counts whole or not at all.
             tokens = None if inter_token_latencies is None else packed_copy(inter_token_latencies)
@@ -312,7 +317,7 @@ class Writer(LatencyWriter):
     def iteration_result(self, result: IterationResult) -> None:
         """``iteration`` from a record."""
         try:
-            if not issubclass(type(result), _ITERATION_RECORD):
+            if type(result) is not _ITERATION_RECORD and not issubclass(type(result), _ITERATION_RECORD):
                 raise TypeError(f"a {type_name(result)}: expected an IterationResult")
             fields = astuple(result)[:_ITERATION_FIELDS]
         except BAD_VALUE as error:

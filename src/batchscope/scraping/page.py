@@ -21,6 +21,8 @@ _WORD = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 _FAMILY = re.compile(_WORD)
 _NAME = re.compile(rf"\s*({_WORD})[\s{{]")
 _UTF8_NAME = re.compile(r'\{"(?:[^"\\]|\\.)*"\s*[,}]')
+_BEGUN = re.compile(rf"\s*(#|{_WORD}(\{{|\s+[-+.\dNI]|$))")
+"""How a first line begins that was cut off; all else that ends without a line's end is no metrics page at all."""
 _LONGEST_NAME = 200
 _SHOWN = 120
 
@@ -77,10 +79,13 @@ class PageReader:
     def page(self) -> Page:
         """The page, which ends here: one that was cut off never yields half a number."""
         with self._located():
+            empty = not self._seen_something and not self._families and not self._unknown
             if self._rest.strip():
                 self._number += 1
+                if empty and not _BEGUN.match(line := _decoded(self._rest)):
+                    raise _BadLineError(f"not Prometheus text: {_shown(line)}{_advice(line)}")
                 raise _BadLineError("ends in the middle: the page was cut short")
-            if not self._seen_something and not self._families and not self._unknown:
+            if empty:
                 raise _BadLineError("the page is empty: expected Prometheus text")
         return Page(self._samples, frozenset(self._families), frozenset(self._unknown))
 

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from batchscope.clock import Clock
 from batchscope.dashboard.document import cursor_of, wanted_of
+from batchscope.dashboard.fleet import known_of
 from batchscope.dashboard.recorder import Recorder
 from batchscope.errors import BatchscopeError
 from batchscope.exporters.prometheus import Exposition
@@ -94,28 +95,30 @@ class Endpoints:
         return await self._body(request, ("snapshot", histograms), render, _JSON)
 
     async def history(self, request: Request) -> Response:
-        """What the page shows: two hours in columns; ?since=CURSOR for what is new, ?seconds=10&last=7200"""
-        recorder = self._recorder
+        """What the page shows, in columns; ?since=CURSOR: what is new; ?seconds=10&last=7200; ?engine=ID of /fleet"""
+        recorder, engine = self._recorder, request.query_params.get("engine", "")[:_LONGEST_INSTANCE]
         assert recorder is not None  # noqa: S101  (else there is no such route)
         if self._source.closed:
             return _json({"error": CLOSED.reason}, HTTPStatus.SERVICE_UNAVAILABLE)
         recorder.start()
         asked = request.query_params
         cursor, wanted = cursor_of(asked.get("since", "")), wanted_of(asked.get("seconds", ""), asked.get("last", ""))
-        told = await self._present.get("present", recorder.present)
-        key = ("history", cursor, wanted, id(told))
-        return await self._body(request, key, lambda: recorder.answer(told, cursor, wanted), _JSON, self._present)
-
-    async def fleet(self, request: Request) -> Response:
-        """Each process of several, worst first; ?engine=INSTANCE for one of them"""
-        recorder, engine = self._recorder, request.query_params.get("engine", "")[:_LONGEST_INSTANCE]
-        assert recorder is not None  # noqa: S101  (else there is no such route)
-        recorder.start()
         try:
-            return await self._body(request, ("fleet", engine), lambda: recorder.fleet(engine), _JSON)
+            told = await self._present.get(("present", engine), lambda: recorder.present(engine))
+            key = ("history", cursor, wanted, engine, id(told))
+            return await self._body(
+                request, key, lambda: recorder.answer(told, cursor, wanted, engine), _JSON, self._present
+            )
         except KeyError:
             reason = f"there is no process {quoted(engine)}: expected an id of /fleet"
             return _json({"error": reason}, HTTPStatus.NOT_FOUND)
+
+    async def fleet(self, request: Request) -> Response:
+        """Each process of several, and who is worst; ?since=CURSOR for what is new"""
+        recorder, known = self._recorder, known_of(request.query_params.get("since", ""))
+        assert recorder is not None  # noqa: S101  (else there is no such route)
+        recorder.start()
+        return await self._body(request, ("fleet", known), lambda: recorder.fleet(known), _JSON)
 
     async def healthz(self, _request: Request) -> Response:
         """200, or 503 with the reason"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import combinations
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -12,12 +13,16 @@ import numpy.typing as npt
 from batchscope.checks import check_not_negative
 
 _Floats = npt.NDArray[np.float64]
+Amount = TypeVar("Amount", int, npt.NDArray[np.float64])
+"""Of one iteration, or of many."""
 
 
 class LinearCostModel(msgspec.Struct, frozen=True):
     """Seconds of an iteration: ``fixed``, plus so much a prefill token, decoding request and KV token read.
 
-    A KV token read is a token of context that a request of the batch had before this iteration.
+    A KV token read is a token of context that a request of the batch had before this iteration. ``per_token_pair``: an
+    attention that computes one mask over the whole batch (PyTorch's ``sdpa``) holds each token against the context and
+    the prompts of all requests, not of its own alone.
 
     The defaults are a Qwen-2-7B on one NVIDIA A30: a least-squares fit (``fit``) to the 4,292 batches that
     microsoft/vidur's Sarathi scheduler formed from its measured profile of that pair (chunks of 512
@@ -30,6 +35,7 @@ class LinearCostModel(msgspec.Struct, frozen=True):
     per_prefill_token: float = 124.3e-6
     per_decoding_request: float = 60.6e-6
     per_kv_token_read: float = 131.4e-9
+    per_token_pair: float = 0.0
 
     def __post_init__(self) -> None:
         for field in self.__struct_fields__:
@@ -42,6 +48,7 @@ class LinearCostModel(msgspec.Struct, frozen=True):
             + self.per_prefill_token * prefill_tokens
             + self.per_decoding_request * decoding_requests
             + self.per_kv_token_read * kv_tokens_read
+            + self.per_token_pair * token_pairs(prefill_tokens, decoding_requests, kv_tokens_read)
         )
 
     def decode_time(self, decoding_requests: int) -> float:
@@ -57,18 +64,24 @@ class LinearCostModel(msgspec.Struct, frozen=True):
         seconds: npt.ArrayLike,
         *,
         ones: npt.ArrayLike | None = None,
+        pairs: npt.ArrayLike | None = None,
     ) -> LinearCostModel:
         """The model with the least squared error over measured iterations, one element each.
 
         No constant comes out negative: more work never takes less time. ``ones`` is what ``fixed`` is multiplied
-        with: where every column is scaled by a weight, that weight.
+        with: where every column is scaled by a weight, that weight. Without ``pairs`` nothing is laid to them.
         """
-        columns = [np.asarray(c, np.float64) for c in (prefill_tokens, decoding_requests, kv_tokens_read)]
+        told = (prefill_tokens, decoding_requests, kv_tokens_read, *(() if pairs is None else (pairs,)))
+        columns = [np.asarray(column, np.float64) for column in told]
         target = np.asarray(seconds, np.float64)
         fixed = np.ones_like(target) if ones is None else np.asarray(ones, np.float64)
         matrix = np.column_stack([fixed, *columns])
-        constants = non_negative_least_squares(matrix, target)
-        return cls(float(constants[0]), float(constants[1]), float(constants[2]), float(constants[3]))
+        return cls(*non_negative_least_squares(matrix, target).tolist())
+
+
+def token_pairs(prefill_tokens: Amount, decoding_requests: Amount, kv_tokens_read: Amount) -> Amount:
+    """Tokens of the batch, times the tokens of context and of prompts in it."""
+    return (prefill_tokens + decoding_requests) * (kv_tokens_read + prefill_tokens)
 
 
 def non_negative_least_squares(matrix: _Floats, target: _Floats) -> _Floats:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.simulator.batch import Batch
-from batchscope.simulator.cost import LinearCostModel
+from batchscope.simulator.cost import LinearCostModel, token_pairs
 from batchscope.simulator.options import SchedulerOptions
 from batchscope.simulator.scheduler import Scheduler
 from batchscope.simulator.workload import RequestSpec
@@ -38,9 +38,9 @@ class Instants:
         self.max_emission_gap: Floats | None = None
         self.iterations = 0
         self.busy_seconds: dict[str, float] = {}
-        self.work = [0.0, 0.0, 0.0, 0.0]
-        """What the first four constants of the cost were multiplied with, all iterations together."""
-        self.decode_work: Floats = np.full((requests, 4), math.nan)
+        self.work = [0.0, 0.0, 0.0, 0.0, 0.0]
+        """What the constants of the cost were multiplied with, all iterations together."""
+        self.decode_work: Floats = np.full((requests, 5), math.nan)
         """The part of ``work`` that fell between the first and the last token of each request."""
         self.largest_batch = 0
         self.largest_context = 0
@@ -172,7 +172,7 @@ class _Run:
         members, context = len(batch.decode_slots), batch.kv_tokens_read
         growth = members + batch.prefill_tokens
         alike = self._cost.iteration_time(batch.prefill_tokens, members, 0)
-        per_token = self._cost.per_kv_token_read
+        per_token = self._cost.per_kv_token_read + growth * self._cost.per_token_pair
         now, until, steps, pace = self.now, self._arrivals[self._next], 0, self._pace
         if batch.chunks:
             until = min(until, self._until)
@@ -196,6 +196,7 @@ class _Run:
             work = self.instants.work
             work[0], work[1] = work[0] + steps, work[1] + steps * batch.prefill_tokens
             work[2], work[3] = work[2] + steps * members, work[3] + read
+            work[4] += growth * (read + steps * batch.prefill_tokens)
             self.instants.largest_context = max(self.instants.largest_context, context)
             self.now = now
 
@@ -206,6 +207,7 @@ class _Run:
         work[1] += batch.prefill_tokens
         work[2] += len(batch.decode_slots)
         work[3] += batch.kv_tokens_read
+        work[4] += token_pairs(batch.prefill_tokens, len(batch.decode_slots), batch.kv_tokens_read)
         instants.largest_batch = max(instants.largest_batch, len(batch))
         instants.largest_context = max(instants.largest_context, batch.kv_tokens_read)
         instants.largest_chunk = max(instants.largest_chunk, batch.prefill_tokens)

@@ -16,7 +16,8 @@ _ONE_EACH = " (max_running_requests: each decoding request gets its token in eve
 class SchedulerOptions(msgspec.Struct, frozen=True):
     """What bounds the batch. A wrong value raises ``ConfigurationError`` with field, value and range.
 
-    ``policy``: whose rules of admission and eviction hold: ``sarathi``, ``vllm``, ``sglang``, ``prefill-first``.
+    ``policy``: whose rules of admission and eviction hold: ``sarathi``, ``vllm``, ``sglang``, ``prefill-first``,
+    ``transformers``.
     ``max_running_requests`` and ``max_scheduled_tokens``: places, and tokens an iteration; 256 and 2,048
     are what vLLM has long had for a GPU of this class.
     ``kv_cache_blocks`` of ``block_size`` tokens: 11,008 x 16 = 176,128 tokens is the cache that vidur's
@@ -24,7 +25,7 @@ class SchedulerOptions(msgspec.Struct, frozen=True):
     (Mooncake, 126,195 + 2,000 tokens) needs 8,013 of them.
     ``hash_block_tokens``: what one of a workload's prefix hashes stands for; 512 in Mooncake's traces.
     ``watermark_ratio`` of the blocks stays free at an admission, so that the requests which run can grow; the
-    policies ``vllm`` and ``sglang`` have none.
+    policies ``vllm``, ``sglang`` and ``transformers`` have none.
     ``max_sequence_tokens``: prompt and answer together; a longer answer is cut, a prompt as long is refused.
     ``max_prefill_requests``: an admission policy, at most so many requests are prefilled in an iteration.
     ``pauses``: (from, to) in seconds since the start, when nobody is admitted (new weights, say).
@@ -54,6 +55,8 @@ class SchedulerOptions(msgspec.Struct, frozen=True):
         if self.hash_block_tokens % self.block_size:
             allowed = f"a multiple of block_size ({self.block_size})"
             raise ConfigurationError("hash_block_tokens", self.hash_block_tokens, allowed)
+        if not isinstance(self.prefix_caching, bool):
+            raise ConfigurationError("prefix_caching", self.prefix_caching, "True or False")
         check_ratio("watermark_ratio", self.watermark_ratio)
         if self.policy not in POLICIES:
             raise ConfigurationError("policy", self.policy, f"one of {', '.join(POLICIES)}")

@@ -5,6 +5,7 @@ sarathi        decodes first, prefills in chunks under what is left of the budge
 vllm           the same batches; admission on the prompt alone; the latest admitted is evicted, and is first again
 sglang         prefills alone, in chunks; room is kept for the answers to come; whoever has answered least is evicted
 prefill-first  whole prompts, alone in their iteration, as soon as there is room for them; decodes stand still
+transformers   as sarathi's batches; no prompt begins while less than 15 % of the cache is free
 =============  ===========================================================================================
 """
 
@@ -33,6 +34,8 @@ class StallFreeChunks:
     """Whether decoding requests stand still in an iteration that prefills."""
     cuts_prompts = True
     """Whether a prompt longer than what is left of the budget is computed in chunks."""
+    looks_past = False
+    """Whether those behind a request that finds no room are tried, too."""
     frees_in_order = False
     """Whether the cache takes what was freed longest ago first, instead of what holds no prefix."""
 
@@ -210,10 +213,68 @@ class PrefillFirst(StallFreeChunks):
     cuts_prompts = False
 
 
+class KeepShareFree(StallFreeChunks):
+    """transformers' continuous batching: nobody is admitted while less than 15 % of the cache is free.
+
+    That is so as an iteration begins; within it the share is not looked at again, and a prompt that finds no room lets
+    smaller ones pass. Who finds no block is evicted, the latest admitted first, waits behind everybody, and until
+    somebody ends nobody is admitted. Source: transformers 5.23, generation/continuous_batching/scheduler.py
+    (``FIFOScheduler``, ``_process_candidates``) and offloading_manager.py (``offload_requests``).
+    """
+
+    looks_past = True
+    least_free = 0.15
+
+    def __init__(self, options: SchedulerOptions) -> None:
+        super().__init__(options)
+        self._scarce = False
+        self._evicted = False
+
+    def begin(self, scheduler: Scheduler) -> None:
+        """Look at what is free; an engine that has idled admits again."""
+        cache = scheduler.cache
+        self._scarce = cache.available < self.least_free * cache.blocks
+        self._evicted = self._evicted and scheduler.running > 0
+
+    @property
+    def closed(self) -> bool:
+        """Since an eviction nobody has ended."""
+        return self._evicted
+
+    def admits(self, request: LiveRequest, scheduler: Scheduler) -> bool:
+        """Unless little is free; the first request of a batch always may."""
+        del request
+        return not (self._scarce and scheduler.running)
+
+    def spare_blocks(self, scheduler: Scheduler) -> int:
+        """None: the share is looked at before."""
+        del scheduler
+        return 0
+
+    def make_room(self, scheduler: Scheduler, batch: Batch) -> None:
+        """Evict of those who find no block, the latest admitted first, until there is one for each who is left."""
+        seekers = sorted(scheduler.decoding.block_seekers(), key=lambda request: request.admission)
+        starved = seekers[scheduler.cache.available :]
+        while starved and scheduler.running > 1 and scheduler.cache.available < len(seekers):
+            scheduler.evict(starved.pop(), batch)
+            seekers.pop()
+
+    def rank_when_evicted(self, request: LiveRequest, latest: int) -> tuple[int, int]:
+        """Behind everybody who waits."""
+        self._evicted = True
+        return request.rank[0], latest
+
+    def decoded(self, steps: int, *, ended: bool) -> None:
+        """Somebody has ended: others may be admitted."""
+        del steps
+        self._evicted = self._evicted and not ended
+
+
 POLICIES: dict[str, type[StallFreeChunks]] = {
     "sarathi": StallFreeChunks,
     "vllm": AdmitOnPrompt,
     "sglang": ReserveForOutput,
     "prefill-first": PrefillFirst,
+    "transformers": KeepShareFree,
 }
 """By the name that ``SchedulerOptions.policy`` and ``--policy`` take."""

@@ -223,13 +223,26 @@ class Scheduler:
 
     def _admit(self, batch: Batch, budget: int, *, paused: bool) -> BatchLimiter:
         """Give places to waiting requests until something stops it; returns what did."""
+        past: list[LiveRequest] = []
+        limiter = self._admit_in_order(batch, budget, past, paused=paused)
+        for request in past:
+            heappush(self._queue, (request.rank, request))
+        self._waiting += len(past)
+        return BatchLimiter.KV_CACHE if past and limiter is BatchLimiter.DEMAND else limiter
+
+    def _admit_in_order(self, batch: Batch, budget: int, past: list[LiveRequest], *, paused: bool) -> BatchLimiter:
+        """``past`` gets those without room who let others pass; they are no longer in the queue."""
         while (limiter := self._obstacle(batch, budget, paused=paused)) is None:
             request = self._next_waiting()
             if not self.policy.cuts_prompts and batch.chunks and request.known_tokens > budget:
                 return BatchLimiter.TOKEN_BUDGET
             if not (self.policy.admits(request, self) and self._reserve(request, batch)):
                 self.policy.refused()
-                return BatchLimiter.KV_CACHE
+                if not self.policy.looks_past:
+                    return BatchLimiter.KV_CACHE
+                past.append(heappop(self._queue)[1])
+                self._waiting -= 1
+                continue
             heappop(self._queue)
             self._give_place(request, batch)
             whole = request.known_tokens if not self.policy.cuts_prompts else budget

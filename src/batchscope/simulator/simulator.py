@@ -164,16 +164,21 @@ class Simulator:
         self, tracker: TakesRepeated, batch: Batch, span: tuple[float, float], stretch: int, until: float
     ) -> int:
         """Report ``batch``, and what repeats it by ``until``, in one call; returns how many iterations did."""
-        members, context = len(batch.decode_slots), batch.kv_tokens_read
-        growth, per_token = members + batch.prefill_tokens, self._cost.per_kv_token_read
-        alike = self._cost.iteration_time(batch.prefill_tokens, members, 0)
+        cost, prefill, members, context = (
+            self._cost,
+            batch.prefill_tokens,
+            len(batch.decode_slots),
+            batch.kv_tokens_read,
+        )
+        growth, per_token, pairs = members + prefill, cost.per_kv_token_read, cost.per_token_pair
+        alike = cost.iteration_time(prefill, members, 0)
         started, now = span
         ends = [now]
         for _ in range(min(stretch, MOST_AT_ONCE)):
             if now >= until:
                 break
             context += growth
-            now += alike + per_token * context
+            now += alike + per_token * context if not pairs else cost.iteration_time(prefill, members, context)
             ends.append(now)
         steps = len(ends) - 1
         if not steps:

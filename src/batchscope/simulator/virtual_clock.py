@@ -17,8 +17,11 @@ SHORTEST_SLEEP = 1e-6
 class VirtualClock:
     """A clock in seconds that goes on only when it is told to; share it with the collector.
 
-    Reading it from another thread is safe; one thread sets it.
+    Reading it from another thread is safe; one thread sets it. ``simulated`` tells whoever keeps its instants that they
+    are of no day.
     """
+
+    simulated = True
 
     def __init__(self, start: float = 0.0) -> None:
         self._now = start

@@ -21,6 +21,8 @@ from batchscope.statistics.summaries import ResourceStatistics
 from batchscope.statistics.totals import Gauges, Totals, WindowTotals
 
 C = IterationColumn
+_REASONS, _LIMITERS = tuple(map(str, REASONS)), tuple(map(str, LIMITERS))
+_SLO_RESULTS = tuple(result.name.lower() for result in SloResult)
 
 
 class CumulativeState(NamedTuple):
@@ -72,7 +74,7 @@ def totals(
     sums = iterations.sums
     limited = bool(limits.max_running_requests or iterations.slot_seconds)
     return Totals(
-        requests_by_reason=dict(zip(map(str, REASONS), requests.by_reason.tolist(), strict=True)),
+        requests_by_reason=dict(zip(_REASONS, requests.by_reason.tolist(), strict=True)),
         prompt_tokens_computed=requests.prompt_tokens_computed,
         prompt_tokens_cached=requests.prompt_tokens_cached,
         generation_tokens=sum(state.generation_tokens.values()),
@@ -104,8 +106,8 @@ def totals(
         rank_seconds=elapsed * iterations.clock.ranks,
         errors_by_type=dict(state.errors.by_type),
         slo_requests={
-            name: {result.name.lower(): int(requests.slo_results[code][result]) for result in SloResult}
-            for code, name in enumerate(classes)
+            name: dict(zip(_SLO_RESULTS, of_class, strict=True))
+            for name, of_class in zip(classes, requests.slo_results.tolist(), strict=True)
         },
         slo_missed_by={name: dict(requests.missed_by[code]) for code, name in enumerate(classes)},
         requests_received=counted.received,
@@ -117,7 +119,7 @@ def totals(
 
 
 def _by_limiter(values: Floats) -> dict[str, float]:
-    return {str(limiter): float(value) for limiter, value in zip(LIMITERS, values, strict=True)}
+    return dict(zip(_LIMITERS, values.tolist(), strict=True))
 
 
 def window_totals(

@@ -24,7 +24,7 @@ def added(values: Iterable[Any]) -> Any:
     Whole ones add up to ``LARGEST`` at most: a sum that no document can hold would cost all that were added.
     """
     given = [value for value in values if value is not None]
-    found = [value for value in given if value == value]  # noqa: PLR0124  (not nan)
+    found = [value for value in given if not (isinstance(value, float) and math.isnan(value))]
     if not found:
         return given[0] if given else None
     if not isinstance(found[0], dict):

@@ -12,12 +12,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rich.cells import cell_len
-
 from batchscope.terminal import panels
 from batchscope.terminal.engine import Shown
 from batchscope.terminal.fleet import MERGED, first_token, ranked, states
-from batchscope.terminal.lines import Cells, Line, beside, cut, cut_inside, fitted, row, width_of, wrapped
+from batchscope.terminal.lines import Cells, Line, beside, cell_len, cut, cut_inside, fitted, row, width_of, wrapped
 from batchscope.terminal.panels import GAP, Drawn
 from batchscope.text import shown as safe
 from batchscope.views.board import Latency
@@ -167,7 +165,7 @@ def sentence(engines: Sequence[Shown], one: Shown | None) -> str:
         errors = [f"{each.name}: {each.error}" for each in engines if each.error][:1]
         known = "run" in together
         return begin + (f"{together['run']} running, {together['wait']} waiting." if known else safe("".join(errors)))
-    return begin + safe(f"No answer yet from {one.address}: {one.error}" if one.error else f"Asking {one.address} ...")
+    return begin + safe(f"No figures yet from {one.address}: {one.error}" if one.error else f"Asking {one.address} ...")
 
 
 def _verdict(state: str, words: str, width: int, number: int, *, ascii_only: bool) -> list[Line]:
@@ -436,5 +434,7 @@ def _help(width: int) -> list[Line]:
             line = [("  ", "")]
         line += spans
     lines += [line, [(f"  {GAP} no answer    blank: nothing ran", "")]]
+    about = "   TTFT and queue are of every request, the others of completed ones"
+    lines.append([("Latency", "title"), (about[: width - 7], "")])
     lines.append([("max", "title"), ("       p95 needs 20 observations, p99 100; else the maximum, called so", "")])
     return lines

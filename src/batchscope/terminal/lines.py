@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len as _cell_len
+from rich.cells import set_cell_size
 
 Styled = tuple[str, str]
 Line = list[Styled]
@@ -23,6 +24,11 @@ class Cells(NamedTuple):
     width: int
     role: str = ""
     right: bool = True
+
+
+def cell_len(text: str) -> int:
+    """Cells that a text takes: of ASCII, which most of it is, its characters; thousands are asked for in a drawing."""
+    return len(text) if text.isascii() and text.isprintable() else _cell_len(text)
 
 
 def cut(text: str, width: int) -> str:

@@ -6,13 +6,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from rich.cells import cell_len
-
 from batchscope.records import BatchLimiter
 from batchscope.scraping.table import Quantity
 from batchscope.statistics.summaries import EMPTY, ResourceStatistics
 from batchscope.terminal.engine import Cell, Figures, Shown
-from batchscope.terminal.lines import Cells, Line, Styled, cut, fitted, row
+from batchscope.terminal.lines import Cells, Line, Styled, cell_len, cut, fitted, row
 from batchscope.terminal.styles import LIMITER
 from batchscope.text import shown as safe
 from batchscope.views.board import Board, Held, Latency, Slo, of_summary

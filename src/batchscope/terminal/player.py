@@ -66,7 +66,10 @@ class Recorded:
         return self.header.anchor_time + dt.timedelta(seconds=instant - self.header.anchor_instant)
 
     def tell(self, collector: SchedulerMetricsCollector, until: float, place: list[int]) -> None:
-        """Tell it what was recorded up to ``until``; ``place`` is where the last call ended, in each table."""
+        """Tell it what was recorded up to ``until``; ``place`` is where the last call ended, in each table.
+
+        A ``reset()`` of then takes nothing from what is played: as in a report, it is the whole run.
+        """
         tables = (
             (self._iterations, self._iteration),
             (self._requests, _request),
@@ -268,7 +271,7 @@ class Playing(Session):
         time = recorded.time(at)
         return Scene(
             shown, None, shown, None, time, 1.0, cost=self._cost, label=self.label, notes=self._problems,
-            player=f"{time:%H:%M:%S} {place}",
+            player=f"simulated, {place}" if recorded.header.simulated else f"{time:%H:%M:%S} {place}",
         )  # fmt: skip
 
     def press(self, key: str, character: str | None = None) -> bool:

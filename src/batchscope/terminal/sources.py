@@ -76,6 +76,7 @@ class Endpoint:
         self._plain = self._whole._replace(path=path, text=self._whole.text.removesuffix(self._whole.path) + path)
         self._clock, self._timeout = clock, limits.timeout_seconds
         self._is_own = self._is_page = False
+        self._not_own = ""
 
     def look(self, *, histograms: bool) -> Look:
         """Its ``/snapshot`` where it has one, else its page."""
@@ -87,8 +88,14 @@ class Endpoint:
         try:
             return self._own(late, histograms=histograms) or self._page()
         except (BatchscopeError, TimeoutError) as error:
-            message = str(error).removeprefix(f"{self.address}: ").removeprefix(f"{self._plain.text}: ")
-            raise LookError(message or "no answer", late=late()) from None
+            raise LookError(self._failure(str(error)) or "no answer", late=late()) from None
+
+    def _failure(self, error: str) -> str:
+        """What went wrong, of both addresses that were asked where it was not the same."""
+        message = error.removeprefix(f"{self.address}: ").removeprefix(f"{self._plain.text}: ")
+        tried, self._not_own = self._not_own, ""
+        other = tried.removeprefix(f"{self._plain.text}: ")
+        return f"{message}; {tried}" if tried and other not in {message, tried} else message
 
     def _own(self, late: Callable[[], bool], *, histograms: bool) -> Look | None:
         """None where there is no ``/snapshot``, perhaps a page; an error where there was one, or no answer in time."""
@@ -96,12 +103,13 @@ class Endpoint:
             return None
         try:
             snapshot = wait_for(read_snapshot(self._whole if histograms else self._plain, self._fetcher))
-        except ScrapeError:
+        except ScrapeError as error:
             before, self._is_own = self._is_own, False
             if before or late():
                 raise
+            self._not_own = str(error)
             return None
-        self._is_own = True
+        self._is_own, self._not_own = True, ""
         return Look(snapshot)
 
     def _page(self) -> Look:
@@ -119,18 +127,23 @@ class Endpoint:
 
 
 class Directory:
-    """A directory that processes publish into; it is only read. ``processes``: those of the last look."""
+    """A directory that processes publish into; it is only read.
+
+    Of the last look ``processes``, each with whether it lives, and how many are ``gone``: those that a reader has put
+    into the archive are in the sum, and in this number, and nowhere else.
+    """
 
     def __init__(self, path: Path) -> None:
         self.name = self.address = str(path)
         self.processes: list[tuple[MetricsSnapshot, bool]] = []
-        self._reader = SnapshotDirectory(path, compact=False)
+        self.gone = 0
+        self._reader = SnapshotDirectory(path, max_age=0.0, compact=False)
 
     def look(self, *, histograms: bool) -> Look:  # noqa: ARG002  (merged ones are there in any case)
         """All processes, the living and the dead, added up."""
         snapshot = self._reader.get_snapshot()
-        self.processes = self._reader.snapshots()
-        if not self.processes and not snapshot.merged_from:
+        self.processes, self.gone = self._reader.snapshots(), self._reader.processes().gone
+        if not self.processes and not self.gone:
             raise LookError("no process has published here yet")
         return Look(snapshot)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ _PART = {
     Part.STRETCHED: "others' prefill",
     Part.BETWEEN: "nothing ran",
     Part.PREFILL_PHASE: "prefill phase, not split",
-    Part.DECODE_PHASE: "decode phase, not split",
+    Part.DECODE_PHASE: "decode phase",
     Part.AFTER: "after its last token",
     Part.UNKNOWN: "unknown",
 }
@@ -207,7 +208,7 @@ class ExplanationView:
 
 
 def _request(request: ExplainedRequest, *, ascii_only: bool) -> Iterator[Text | Table]:
-    when = f" ({request.arrived_time:%Y-%m-%d %H:%M:%S} UTC)"
+    when = _when(request.arrived_time, "UTC")
     yield Text(
         f"\n{shown(request.request_id, 80)} (#{request.request}): class {shown(request.request_class, 40)}, "
         f"{shown(request.reason, 40)}; arrived {_instant(request.arrived)} into the run{when}"
@@ -225,7 +226,8 @@ def _request(request: ExplainedRequest, *, ascii_only: bool) -> Iterator[Text | 
         table.add_row(
             *_row(part), duration(part.seconds), percent(part.share), _bar(part, part.share, ascii_only), first
         )
-    table.add_row("all of it", duration(request.total_time), "100.0 %", "", _seconds(request.time_to_first_token))
+    to_first = sum(part.before_first_token for part in request.parts)
+    table.add_row("all of it", duration(request.total_time), "100.0 %", "", duration(to_first))
     yield table
 
 
@@ -258,7 +260,7 @@ def _slowest(slowest: Slowest, *, ascii_only: bool) -> Iterator[Text | Table]:
 
 def _stretch(stretch: Stretch, of: int) -> str:
     """A time they shared."""
-    when = f" ({stretch.begin_time:%Y-%m-%d %H:%M:%S} UTC on)"
+    when = _when(stretch.begin_time, "UTC on")
     together = "" if stretch.requests == 1 else (
         f", at most {count(stretch.most_at_once)} at once, from {_instant(stretch.busiest)} on"
     )  # fmt: skip
@@ -270,6 +272,10 @@ def _stretch(stretch: Stretch, of: int) -> str:
         f"{count(stretch.requests)} of {count(of)} lie in {_instant(stretch.begin)} .. {_instant(stretch.end)} "
         f"of the run{when}{together}{which}"
     )
+
+
+def _when(time: dt.datetime | None, zone: str) -> str:
+    return " (simulated time)" if time is None else f" ({time:%Y-%m-%d %H:%M:%S} {zone})"
 
 
 def _row(part: TimePart | ComparedPart) -> tuple[Text]:

@@ -14,7 +14,7 @@ from rich.text import Text
 from batchscope.records import BatchLimiter
 from batchscope.views import palette
 from batchscope.views.board import Board, Throughput
-from batchscope.views.numbers import MISSING, amount, count, per_second, percent
+from batchscope.views.numbers import MISSING, amount, count, duration, per_second, percent
 from batchscope.views.words import MOST_SHOWN, holders, trouble
 
 _FRAME = 18
@@ -89,6 +89,8 @@ class Head:
         yield from _rates(throughput)
         cached = "" if math.isnan(throughput.cached_ratio) else f" ({percent(throughput.cached_ratio)} cached)"
         yield Text(f"{per_second(throughput.prompt_tokens)} prompt tokens/s{cached}")
+        if self._board.elapsed_seconds > 0:
+            yield Text(f"all that ended, over {duration(self._board.elapsed_seconds)}", "dim")
 
     def _fullness(self) -> Text:
         batch = self._board.batch

@@ -32,6 +32,16 @@ def percent(ratio: float) -> str:
     return ">99.9 %" if 0.999 < ratio < 1 - ROUNDING else f"{100 * ratio:.1f} %"
 
 
+def signed(ratio: float) -> str:
+    """``+6.4 %``; ``-`` where it is not known, or without bound."""
+    return f"{100 * ratio:+.1f} %" if math.isfinite(ratio) else MISSING
+
+
+def change(now: float, before: float) -> str:
+    """In per cent; nothing where there is nothing to compare."""
+    return "" if math.isnan(now) or not before > 0 else f"{100 * (now / before - 1):+.1f} %"
+
+
 def percent_range(low: float, high: float) -> str:
     """Two ratios as ``98.8..99.9 %``, with the digits that tell them apart from each other, from 0 and from 100."""
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -52,10 +62,10 @@ def _all_told(texts: Sequence[str], ratios: Sequence[float]) -> bool:
 
 
 def per_second(value: float) -> str:
-    """A rate; two digits however small it is."""
+    """A rate; two digits however small it is, and 0 of none."""
     if not math.isfinite(value):
         return MISSING
-    if 0 < value < 0.1:
+    if value < 0.1:
         return f"{value:.2g}"
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 

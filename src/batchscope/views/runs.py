@@ -24,7 +24,10 @@ def view(listing: Listing) -> str:
     rows = [_HEADS, *(_cells(run) for run in listing.runs)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     problems = (f"{shown(run.name)}: {shown(run.problem)}" for run in listing.runs if run.problem)
-    return "".join(f"{line}\n" for line in (*_aligned(rows, widths), *problems))
+    told = ["percentiles within 0.07 % of a report's"]
+    if any(run.at_least for run in listing.runs):
+        told.append(">=: the process was killed, and this is of its last summary; batchscope report counts the rows")
+    return "".join(f"{line}\n" for line in (*_aligned(rows, widths), *problems, "; ".join(told)))
 
 
 def _aligned(rows: list[tuple[str, ...]], widths: list[int]) -> Iterator[str]:
@@ -35,14 +38,14 @@ def _aligned(rows: list[tuple[str, ...]], widths: list[int]) -> Iterator[str]:
 
 
 def _cells(run: ListedRun) -> tuple[str, ...]:
-    summary = run.summary
+    summary, least = run.summary, ">=" if run.at_least else ""
     latencies = (summary.p99_time_to_first_token, summary.p99_time_per_output_token, summary.p99_total_time)
     return (
         shown(run.name),
         run.state,
         shown(" ".join(part for part in (run.engine.kind, run.engine.version) if part), _LONGEST_ENGINE) or MISSING,
-        duration(_number(run.seconds)),
-        count(summary.requests),
+        f"{least}{duration(_number(run.seconds))}{' simulated' if run.simulated else ''}",
+        f"{least}{count(summary.requests)}",
         *(duration(_number(value)) for value in latencies),
         percent(_number(summary.attainment)),
     )

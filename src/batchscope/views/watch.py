@@ -335,7 +335,7 @@ def _title(name: str, board: Board) -> RenderableType:
     about = "lie within these intervals"
     if board.exact:
         known = (one.relative_error for one in board.latencies.values() if not math.isnan(one.relative_error))
-        about = within(max(known, default=math.nan))
+        about = f"{within(max(known, default=math.nan))}; TTFT, queue: of all requests"
     return Text.assemble("\n", (f"Latency  {name}", "bold"), (f"   {covered(board.over)}; percentiles {about}", "dim"))
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from batchscope.configuration import SchedulerLimits
+from batchscope.configuration import DEFAULT_CLASS, SchedulerLimits, SloTargets
 from batchscope.records import BatchLimiter
 from batchscope.text import shown
 from batchscope.views.board import Board, Slo, Trouble
-from batchscope.views.numbers import MISSING, ROUNDING, amount, count, percent
+from batchscope.views.numbers import MISSING, ROUNDING, amount, count, duration, percent
 
 _SHORT = {
     "queue_time": "queue",
@@ -24,7 +24,7 @@ _SHORT = {
     "iteration_duration": "iteration",
     "processing_time": "processing",
     "e2e_latency": "e2e",
-    "max_emission_gap": "gap",
+    "max_emission_gap": "longest gap",
 }
 _SETTINGS = {
     BatchLimiter.REQUEST_SLOTS: "max_running_requests",
@@ -64,6 +64,18 @@ MOST_SHOWN = 20
 def short_name(quantity: str) -> str:
     """What people call a latency, or a target for it: ``TTFT``; its own name where they have no other."""
     return _SHORT.get(quantity, quantity)
+
+
+def targets_in_words(slo: Mapping[str, SloTargets]) -> str:
+    """``TTFT 2 s, TPOT 100 ms``; by class where classes are told apart."""
+    told = {
+        name: ", ".join(f"{short_name(target)} {duration(limit)}" for target, limit in targets.declared.items())
+        for name, targets in slo.items()
+        if targets.declared
+    }
+    if set(told) == {DEFAULT_CLASS}:
+        return told[DEFAULT_CLASS]
+    return "; ".join(f"{shown(name, 60)}: {targets}" for name, targets in told.items())
 
 
 def within(error: float) -> str:

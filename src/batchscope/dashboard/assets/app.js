@@ -10,12 +10,20 @@ import { FINE, WINDOWS, view } from "./view.js";
 import { Fleet } from "./fleet.js";
 
 const $ = (id) => document.getElementById(id);
-const stores = { 1: new Store(1), 10: new Store(10) };
-const asked = { 1: 0, 10: 0 }; // for how many seconds each store was asked
-const cursors = { 1: "", 10: "" };
+let stores, asked, cursors, of; // of the engine `of`, or of all together
 const present = new Present($("present"));
-let names = null, answer = null, answeredAt = 0, state = "starting", link, figures = [], tables = [], fleet = null;
+let names = null, answer = null, answeredAt = 0, state = "starting", link = null, figures = [], tables = [], fleet = null;
 let scripting = 0, built = false, figuresAt = 0;
+
+// Nothing is known yet of what is looked at.
+function begin() {
+  stores = { 1: new Store(1), 10: new Store(10) };
+  asked = { 1: 0, 10: 0 }; // for how many seconds each store was asked
+  cursors = { 1: "", 10: "" };
+  for (const figure of figures) figure.end();
+  [figures, tables, answer, built, figuresAt, of] = [[], [], null, false, 0, view.engine];
+}
+begin();
 
 const store = () => stores[view.seconds];
 // The server's time in seconds, by its last word and our monotonic clock.
@@ -29,10 +37,12 @@ function query() {
   if (wanted > asked[width]) (asked[width] = wanted), (cursors[width] = "");
   const said = new URLSearchParams({ seconds: width, last: asked[width] });
   if (cursors[width]) said.set("since", cursors[width]);
+  if (of) said.set("engine", of);
   return said.toString();
 }
 
-function told(said) {
+function told(said, query) {
+  if ((new URLSearchParams(query).get("engine") ?? "") !== of) return; // another one was chosen meanwhile
   const began = performance.now();
   answer = said;
   answeredAt = began;
@@ -42,9 +52,10 @@ function told(said) {
   const least = Math.min(said.newest - (said.seconds === 1 ? FINE : 7200), view.pausedAt ?? Infinity) - view.window - 60;
   into.trim(least);
   if (said.names) (names = said.names), (built = false);
-  const oldest = stores[1].cells.keys().next().value;
-  if (oldest !== undefined) view.fit(said.newest - oldest);
+  const oldest = into.cells.keys().next().value;
+  if (oldest !== undefined) view.fit(said.newest - (oldest - 1) * said.seconds);
   show();
+  chosenBanner();
   draw();
   scripting = performance.now() - began;
   cost();
@@ -71,7 +82,7 @@ function build() {
   present.build(names);
   if (!figures.length) makeFigures();
   for (const fill of tables) fill();
-  if (names.merged && !fleet) fleet = new Fleet($("fleet"), link, () => names);
+  if ((names.merged || of) && !fleet) fleet = new Fleet($("fleet"), link, () => names);
 }
 
 const targetsOf = (quantity) =>
@@ -86,7 +97,12 @@ function makeFigures() {
     const { place } = store();
     return cell.counts[place[whole]] > 0 ? cell.counts[place[part]] / cell.counts[place[whole]] : NaN;
   };
-  const rate = (column) => ratio(column, "wall_seconds");
+  const rate = (column) => (cell) => cell.counts[store().place[column]] / covered(cell);
+  // While an iteration goes on, and none has ended, nobody knows how many tokens it brings: that is not 0.
+  const tokens = (column) => {
+    const found = rate(column);
+    return (cell) => (cell.counts[store().place.iterations] || !cell.counts[store().place["running.sum"]] ? found(cell) : NaN);
+  };
   const or = (first, other) => (cell) => (Number.isNaN(first(cell)) ? other(cell) : first(cell));
   // Of several engines together no iteration has a budget, and who runs is counted by their gauges.
   const budget = () => (names.merged ? null : names.limits.max_scheduled_tokens);
@@ -101,7 +117,7 @@ function makeFigures() {
     const iterations = cell.counts[place.iterations];
     return iterations > 0 ? cell.counts[place[column]] / iterations : NaN;
   };
-  const percentiles = new Percentiles(names.latencies, targetsOf, names.fewest);
+  const percentiles = new Percentiles(names, targetsOf);
   const latencies = element("div", { className: "scroll", tabIndex: 0, aria: { role: "region", label: "Latencies of the last minute" } });
   const beside = element("div", { className: "beside" });
   percentiles.body.replaceWith(beside);
@@ -121,7 +137,7 @@ function makeFigures() {
     new Lines({ id: "kv", title: "KV cache in use", form: percent, top: () => 1,
       lines: [["KV cache", ratio("kv_cache_usage.sum", "kv_cache_usage.count")]] }),
     new Lines({ id: "throughput", title: "Tokens a second", form: perSecond,
-      lines: [["output", rate("generation_tokens")], ["computed prompt", rate("prompt_tokens_computed")], ["cached prompt", rate("prompt_tokens_cached")]] }),
+      lines: [["output", tokens("generation_tokens")], ["computed prompt", tokens("prompt_tokens_computed")], ["cached prompt", tokens("prompt_tokens_cached")]] }),
     new Lines({ id: "slo", title: "SLO met, last minute", form: percent, top: () => 1, lines: sloLines(), before: attain,
       note: "All targets by the same request; below: since start, with the 95 % interval." }),
     new Lines({ id: "ends", title: "Failed, cancelled, errors, preemptions a second", form: perSecond,
@@ -137,7 +153,22 @@ function makeFigures() {
   // Only where there is one: GPUs came with the first reading of one.
   const { root } = figures.find((one) => one.id === "gpus");
   tables.push(() => (root.hidden = !present.gpus()));
-  new ResizeObserver(() => draw()).observe($("charts"));
+}
+
+// Seconds of which a cell's counts are. Of several processes by their own clocks: of one that tells once a second a
+// second of ours may have none or two; how many they are is the mean of the last cells.
+function covered(cell) {
+  const { place, cells, seconds } = store();
+  if (!names.merged || seconds !== 1) return cell.counts[place.wall_seconds];
+  if (!cell.ranks) {
+    let ranks = 0, wall = 0;
+    for (let back = 0; back < 10; back += 1) {
+      const one = cells.get(cell.number - back);
+      if (one) (ranks += one.counts[place.rank_seconds]), (wall += one.counts[place.wall_seconds]);
+    }
+    cell.ranks = ranks / wall;
+  }
+  return cell.counts[place.rank_seconds] / cell.ranks;
 }
 
 function withTable(id, make) {
@@ -221,6 +252,11 @@ function pausedBanner() {
   if (paused && answer) write($("paused-text"), `Paused at ${clock(view.pausedAt)}, ${duration(Math.max(0, Math.round(now() - view.pausedAt)))} behind. ${figuresAt > view.pausedAt + 1 ? `Figures in tiles and tables are of ${clock(figuresAt)}. ` : ""}The verdict above is of now.`);
 }
 
+function chosenBanner() {
+  $("chosen").hidden = !view.engine;
+  if (view.engine) write($("chosen-text"), `Verdict, figures and charts are of one engine: ${built ? $("whose").textContent : view.engine}. Its history is of ten minutes, a cell ten seconds.`);
+}
+
 function cost() {
   write($("cost"), `What looking costs: the server ${(100 * answer.cost).toFixed(2)} % of a core for history and viewers; this page ${scripting.toFixed(0)} ms and ${count(link.bytes)} bytes an answer.${answer.cut_off ? ` ${count(answer.cut_off)} requests found no room in the buckets of their second.` : ""}`);
 }
@@ -245,6 +281,12 @@ function themed() {
 let shownWindow = 0;
 function viewed() {
   themed();
+  if (of !== view.engine) {
+    begin();
+    judge();
+    link.ask();
+  }
+  chosenBanner();
   for (const one of $("windows").children) one.setAttribute("aria-pressed", String(Number(one.dataset.window) === view.window));
   if (answer) show();
   if (shownWindow && shownWindow !== view.window) link.ask();
@@ -268,7 +310,7 @@ function keys(event) {
     t: theme,
     w: () => view.set({ window: steps[(steps.indexOf(view.window) + 1) % steps.length] }),
     "?": () => $("keys").showModal(),
-    Escape: () => (view.point(null), view.set({ range: null })),
+    Escape: () => (view.point(null), view.set(view.range ? { range: null } : { engine: "" })),
   };
   if (event.key in acts) acts[event.key](), event.preventDefault();
 }
@@ -277,6 +319,7 @@ for (const [window, text] of Object.entries(WINDOWS))
   $("windows").append(element("button", { type: "button", textContent: text, data: { window }, onclick: () => view.set({ window: Number(window) }) }));
 $("pause").onclick = $("resume").onclick = pause;
 $("theme").onclick = theme;
+$("everybody").onclick = () => view.set({ engine: "", range: null });
 $("help").onclick = () => $("keys").showModal();
 $("token-form").onsubmit = (event) => {
   event.preventDefault();
@@ -294,8 +337,10 @@ view.addEventListener("cursor", () => requestAnimationFrame(() => figures.forEac
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", viewed);
 link = new Link(query, told, (found) => {
   state = found;
+  if (found === "unknown" && of) view.set({ engine: "" }); // it was forgotten: it ended more than ten minutes ago
   judge();
 });
+new ResizeObserver(() => draw()).observe($("charts"));
 setInterval(() => {
   if (document.hidden) return;
   judge();

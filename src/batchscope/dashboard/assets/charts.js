@@ -1,7 +1,7 @@
 // The figures over time. Each has a name, a plot that the keyboard reaches, one line that reads what the cursor is on,
 // and its data as a table. Lines are uPlot's; the band, the heat maps and the strips are painted here.
 
-import { amount, clock, count, duration, percent, perSecond, utc } from "./format.js";
+import { about, amount, clock, count, duration, percent, perSecond, utc } from "./format.js";
 import { add, sumOf } from "./store.js";
 import { view } from "./view.js";
 
@@ -53,7 +53,7 @@ export function gaps(frame) {
   const found = [];
   let end = frame.from;
   for (const cell of frame.cells) {
-    const begin = Math.max(frame.from, cell.number * frame.width - frame.width);
+    const begin = Math.max(frame.from, (cell.number - cell.span) * frame.width);
     if (begin - end > 0.6 * frame.width) found.push([end, begin]);
     end = cell.number * frame.width;
   }
@@ -246,7 +246,7 @@ class Figure {
   }
 
   read(at) {
-    const cell = this.frame.store.cells.get(Math.round(at / this.frame.width));
+    const cell = this.frame.store.at(Math.round(at / this.frame.width));
     const time = clock(at);
     return cell ? `${time}: ${this.say(cell)}` : `${time}: not measured`;
   }
@@ -256,6 +256,9 @@ class Figure {
   }
 
   prepare() {}
+
+  // It is shown no more.
+  end() {}
 
   paintAll() {
     const ratio = devicePixelRatio || 1;
@@ -352,7 +355,7 @@ export class Band extends Figure {
       const whole = sumOf(shares);
       if (!whole) continue;
       const full = Math.min(1, ranks > 0 ? busy / ranks : 1) * band;
-      const left = x(Math.max(this.frame.from, (cell.number - 1) * width)), right = x(cell.number * width);
+      const left = x(Math.max(this.frame.from, (cell.number - cell.span) * width)), right = x(cell.number * width);
       let top = band;
       shares.forEach((share, index) => {
         if (!share) return;
@@ -411,7 +414,8 @@ export class Band extends Figure {
         element("td", { className: "figure", textContent: percent(one.busy / busy), data: { window: `limited_by/${one.id}` } }),
         element("td", { textContent: slots ? amount(one.lost) : "-", data: { window: `lost_slot_seconds/${one.id}` } }),
       ]);
-    const origin = Number.isNaN(reported) ? "Nothing ran in the time shown." : `${percent(reported)} of it reported by the scheduler.`;
+    const measured = duration(Math.round(value("wall_seconds")));
+    const origin = Number.isNaN(reported) ? "Nothing ran in the time shown." : `Of ${measured} that were measured; ${percent(reported)} of it reported by the scheduler.`;
     this.legend.replaceChildren(
       tableOf(["time shown", "share", "slot-s lost"], rows, "What held the batch in the time shown"),
       element("p", { className: "note", textContent: origin }),
@@ -439,7 +443,7 @@ export class Band extends Figure {
   }
 }
 
-const HEATS = 6;
+export const HEATS = 6;
 // A latency over time: a column a cell, exact counts; few to many in one hue.
 export class Heat extends Figure {
   constructor(quantity, name, targets) {
@@ -477,7 +481,7 @@ export class Heat extends Figure {
     for (const cell of cells) {
       const row = cell.latencies[span.which];
       if (!row) continue;
-      const left = x(Math.max(from, (cell.number - 1) * width));
+      const left = x(Math.max(from, (cell.number - cell.span) * width));
       const wide = x(cell.number * width) - left + 0.4;
       row.counts.forEach((number, index) => {
         if (!number) return;
@@ -531,7 +535,7 @@ export class Heat extends Figure {
 
   say(cell) {
     const { n, middle, top } = this.told(cell);
-    return n ? `${count(n)}, p50 ${duration(middle)}, none above ${duration(top)}` : "none";
+    return n ? `${count(n)}, p50 ${about(middle)}, none above ${duration(top)}` : "none";
   }
 
   columns() {
@@ -540,15 +544,15 @@ export class Heat extends Figure {
 
   row(cell) {
     const { n, middle, top } = this.told(cell);
-    return [count(n), n ? duration(middle) : "-", n ? duration(top) : "-"];
+    return [count(n), n ? about(middle) : "-", n ? duration(top) : "-"];
   }
 }
 
 // Lines over time. `lines` are [name, cell => value]; `form` writes a value.
 export class Lines extends Figure {
-  constructor({ lines, form, targets = () => [], logarithmic = false, top = null, before = null, ...rest }) {
+  constructor({ lines, form, axisForm = form, targets = () => [], logarithmic = false, top = null, before = null, ...rest }) {
     super(rest);
-    Object.assign(this, { lines, form, targets, logarithmic, top, before });
+    Object.assign(this, { lines, form, axisForm, targets, logarithmic, top, before });
     this.legend = element("ul", { className: "legend" });
     this.body.append(this.legend);
     this.legends();
@@ -608,8 +612,9 @@ export class Lines extends Figure {
   }
 
   axis(value) {
-    if (this.logarithmic && ![1, 2, 5].includes(Math.round(value / 10 ** Math.floor(Math.log10(value) + 1e-9)))) return "";
-    return this.form(value).replace(/\.0+(?= |$)/, "").replace(/(\.\d*?)0+(?= |$)/, "$1");
+    const digit = value / 10 ** Math.floor(Math.log10(value) + 1e-9);
+    if (this.logarithmic && ![1, 2, 5].some((one) => Math.abs(digit - one) < 1e-6)) return "";
+    return this.axisForm(value).replace(/\.0+(?= |$)/, "").replace(/(\.\d*?)0+(?= |$)/, "$1");
   }
 
   scale(low, high) {
@@ -658,7 +663,7 @@ export class Lines extends Figure {
     const x = [];
     const columns = this.lines.map(() => []);
     for (let number = Math.floor(from / width) + 1; number * width <= to; number += 1) {
-      const cell = store.cells.get(number);
+      const cell = store.at(number);
       x.push(number * width);
       this.lines.forEach(([, value], place) => {
         const found = cell ? value(cell) : null;
@@ -674,6 +679,10 @@ export class Lines extends Figure {
     }
   }
 
+  end() {
+    this.chart?.destroy();
+  }
+
   missing() {
     this.mount.replaceChildren(
       element("p", { className: "note", textContent: "Line charts are missing: this installation was built without npm. The data are below." }),
@@ -686,7 +695,9 @@ export class Lines extends Figure {
 
   summary() {
     const last = this.frame.cells.at(-1);
-    return last ? this.say(last) : "";
+    if (!last) return "";
+    const known = (cell) => this.lines.some(([, value]) => Number.isFinite(value(cell)));
+    return known(last) || this.frame.cells.some(known) ? this.say(last) : "not measured";
   }
 
   columns() {
@@ -701,13 +712,13 @@ export class Lines extends Figure {
 const OVER = 60; // seconds whose observations a percentile is of
 // Percentiles of the last minute, at each instant; none of too few.
 export class Percentiles extends Lines {
-  constructor(names, targets, fewest) {
+  constructor({ latencies: names, fewest, histograms, table_error: tables }, targets) {
     const at = (field) => (cell) => this.found.get(cell.number)?.[field] ?? NaN;
     super({
-      id: "percentiles", title: "Latency of the last minute", height: 190, wide: true, logarithmic: true, form: duration,
+      id: "percentiles", title: "Latency of the last minute", height: 190, wide: true, logarithmic: true, form: about, axisForm: duration,
       lines: [["p50", at("p50")], ["p95", at("p95")], ["p99", at("p99")]],
       targets: () => targets(this.quantity),
-      note: `Each point: all observations of the ${OVER} s before it, within 4.3 %. p95 from ${fewest.p95} observations on, p99 from ${fewest.p99}.`,
+      note: `Each point: all observations of the ${OVER} s before it, from buckets, so within ${percent(histograms.relative_error)}${tables ? `; the table is within ${percent(tables)}` : ""}. p95 from ${fewest.p95} observations on, p99 from ${fewest.p99}. TTFT and queue are of every request, e2e and TPOT of those that completed.`,
     });
     this.fewest = fewest;
     this.quantity = "time_to_first_token";
@@ -746,6 +757,11 @@ export class Percentiles extends Lines {
 
   say(cell) {
     return `${super.say(cell)}, n=${count(this.found.get(cell.number)?.n)}`;
+  }
+
+  // The table beside it says how the last minute is, and finer.
+  summary() {
+    return "";
   }
 
   columns() {

@@ -29,7 +29,7 @@ export function perSecond(value) {
     const [digits, power] = value.toExponential(1).split("e-");
     return `${digits.replace(".0", "")}e-${power.padStart(2, "0")}`;
   }
-  if (value > 0 && value < 0.1) return String(Number(value.toPrecision(2)));
+  if (value < 0.1) return String(Number(value.toPrecision(2)));
   return value >= 100 ? grouped(value) : value >= 10 ? value.toFixed(1) : value.toFixed(2);
 }
 
@@ -43,6 +43,11 @@ export function duration(seconds) {
   if (seconds >= 1) return `${threeDigits(seconds)} s`;
   if (seconds >= 1e-3) return `${threeDigits(1e3 * seconds)} ms`;
   return seconds ? `${threeDigits(1e6 * seconds)} us` : "0 s";
+}
+
+// Of a value that is known within some per cent: two digits, and said to be no more than that.
+export function about(seconds) {
+  return known(seconds) ? `≈ ${duration(Number(seconds.toPrecision(2))).replace(/\.0+(?= )/, "")}` : MISSING;
 }
 
 const two = (number) => String(number).padStart(2, "0");

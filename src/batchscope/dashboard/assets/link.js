@@ -2,10 +2,10 @@
 
 const TOKEN = "batchscope-token";
 const PATIENCE = 2000; // ms for an answer: two intervals, then it is silent
-const LONGEST_PAUSE = 2500; // ms between two tries: within 3 s of its return the server is seen again
+const LONGEST_PAUSE = 2000; // ms between two tries, and then a second to answer: a server that returns is live within 3 s
 
 export class Link {
-  // `told(answer)` for each answer, `state(name)` where it changes: live, silent, gone, locked, closed.
+  // `told(answer, query)` for each answer, `state(name)` where it changes: live, silent, gone, locked, closed, unknown.
   constructor(query, told, state) {
     this.query = query;
     this.told = told;
@@ -48,21 +48,23 @@ export class Link {
 
   async ask() {
     clearTimeout(this.timer);
+    this.again = this.asking;
     if (this.asking || document.hidden) return;
     this.asking = true;
     const began = performance.now();
     let pause = 1000;
     try {
-      const { status, text } = await this.get(`history?${this.query()}`, this.answers ? PATIENCE : 5 * PATIENCE);
+      const query = this.query();
+      const { status, text } = await this.get(`history?${query}`, this.answers ? PATIENCE : 5 * PATIENCE);
       if (status === 200) {
         this.failures = 0;
         this.answers += 1;
         this.bytes = text.length;
-        this.told(JSON.parse(text));
+        this.told(JSON.parse(text), query);
         this.state("live");
       } else {
         this.failures += 1;
-        this.state(status === 401 ? "locked" : status === 503 ? "closed" : "gone");
+        this.state(status === 401 ? "locked" : status === 503 ? "closed" : status === 404 ? "unknown" : "gone");
         if (status === 401) pause = Infinity;
       }
     } catch (error) {
@@ -73,6 +75,7 @@ export class Link {
     this.asking = false;
     if (document.hidden || pause === Infinity) return;
     if (this.failures) pause = Math.min(LONGEST_PAUSE, 700 * 1.3 ** this.failures) * (0.8 + 0.2 * Math.random());
+    if (this.again) pause = 0; // something else was chosen while it was asked
     this.timer = setTimeout(() => this.ask(), Math.max(50, pause - (this.failures ? 0 : performance.now() - began)));
   }
 }

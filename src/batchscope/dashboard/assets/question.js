@@ -1,7 +1,7 @@
 // A range that somebody selected, against the rest of the time shown: what differs, the most first.
 
 import { element, tableOf } from "./charts.js";
-import { amount, clock, count, duration, percent, perSecond } from "./format.js";
+import { about, amount, clock, count, percent, perSecond } from "./format.js";
 import { sumOf } from "./store.js";
 
 const FIRST = 8;
@@ -30,7 +30,7 @@ function* quantities(store, limiters) {
     const n = (total) => sumOf(total.latencies[which]);
     const of = id.startsWith("inter") ? "tokens" : "requests";
     for (const [field, q] of [["p50", 0.5], ["p99", 0.99]])
-      yield { name: `${name} ${field}`, form: duration, value: (total) => store.quantile(id, total.latencies[which], n(total), q), n, of, least: store.names.fewest[field] };
+      yield { name: `${name} ${field}`, form: about, value: (total) => store.quantile(id, total.latencies[which], n(total), q), n, of, least: store.names.fewest[field] };
   }
 }
 

@@ -1,5 +1,6 @@
 // What the page knows: cells by their number, and sums over them. A cell holds counts, so sums are exact.
 
+const LONGEST_SPAN = 10;
 const DIGIT = /\{(\d+)\}|([0-9a-z])/g;
 
 function unpacked(text) {
@@ -36,15 +37,33 @@ export class Store {
     const tables = latencies.map(unpacked);
     numbers.forEach((number, index) => {
       if (anew && index === 0) this.marks.set(number * this.seconds, "restarted");
+      const own = counts.map((column) => at(column, index));
       this.cells.set(number, {
         number,
-        counts: counts.map((column) => at(column, index)),
+        span: this.span(own),
+        counts: own,
         slo: slo.map((results) => results.map((column) => at(column, index))),
         gpus: gpus.map((column) => at(column, index)),
         latencies: tables.map((rows) => rows[index]),
       });
     });
     this.newest = Math.max(this.newest, answer.newest);
+  }
+
+  // How many cells it covers. Who publishes may tell nothing new for some seconds: then what it tells is of all of them.
+  // A time in which nobody looked stays a gap.
+  span(counts) {
+    const covered = Math.round(counts[this.place.wall_seconds] / this.seconds);
+    return this.seconds === 1 && covered > 1 && covered <= counts[this.place.samples] + 1 ? covered : 1;
+  }
+
+  // The cell that covers the one of this number.
+  at(number) {
+    for (let later = 0; later < LONGEST_SPAN; later += 1) {
+      const cell = this.cells.get(number + later);
+      if (cell) return cell.span > later ? cell : undefined;
+    }
+    return undefined;
   }
 
   // Forgets what lies before `seconds`, an instant.

@@ -20,7 +20,7 @@ class View extends EventTarget {
   }
 
   get seconds() {
-    return this.window > FINE ? 10 : 1;
+    return this.engine || this.window > FINE ? 10 : 1; // of one engine of several there are no others
   }
 
   read() {

@@ -141,12 +141,15 @@ class Attachment:
             definitions["missing"] = "this version of transformers has no " + ", ".join(sorted(set(self.missing)))
 
 
+_LIMITS = ("max_requests_per_batch", "max_batch_tokens", "num_blocks", "page_size")
+
+
 def limits_of(manager: Any) -> SchedulerLimits:
     """The limits of a manager's batches, as far as it says them; all of them once it has started."""
     config = manager.continuous_batching_config
-    found = [getattr(config, name, None) for name in ("max_requests_per_batch", "max_batch_tokens", "num_blocks")]
-    places, budget, blocks = (value if isinstance(value, int) and value > 0 else None for value in found)
-    return SchedulerLimits(places, budget, blocks)
+    found = [getattr(config, name, None) for name in _LIMITS]
+    places, budget, blocks, page = (value if isinstance(value, int) and value > 0 else None for value in found)
+    return SchedulerLimits(places, budget, blocks, page)
 
 
 def _version() -> str:

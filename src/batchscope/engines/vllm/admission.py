@@ -1,4 +1,4 @@
-"""Why vLLM's scheduler stopped admitting, said by the scheduler itself; and the way of that word to the front end.
+"""Why vLLM's scheduler stopped admitting and whom it scheduled, said by itself; and the way of it to the front end.
 
 vLLM has no hook for it: ``AdmissionReporter`` is what a scheduler subclass tells what it did. The scheduler lives
 in the engine core's process, the stat logger in the front end's. What is reported travels in the statistics of
@@ -13,9 +13,10 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from batchscope.clock import Clock
+from batchscope.engines.vllm.batch_changes import BatchChange, BatchTeller, Decided
 from batchscope.records import BatchLimiter
 from batchscope.rows import LIMITERS
 
@@ -24,6 +25,7 @@ PREFIX = "batchscope/2:"
 PRIORITY = "batchscope/priority:"
 """Begins a key that says a new request's priority and its id, where that is not 0."""
 _LONGEST_ID = 256
+_Word = TypeVar("_Word")
 _NUMBERS, _DIGITS = 7, 16
 _IN_FLIGHT = 64
 """Steps whose results have not come back yet: the pipeline is a few deep."""
@@ -79,8 +81,9 @@ class AdmissionReporter:
         self._ended = 0.0
         self._left = False
         self._priorities: list[str] = []
-        self._decided: deque[tuple[Any, float, Admission]] = deque(maxlen=_IN_FLIGHT)
-        self._present: Admission | None = None
+        self._batch: BatchTeller | None = BatchTeller()
+        self._decided: deque[tuple[Any, float, Admission, Decided | None]] = deque(maxlen=_IN_FLIGHT)
+        self._present: tuple[Admission, BatchChange | None] | None = None
         self.failures = 0
         self._guarded(self._listen)
 
@@ -92,9 +95,9 @@ class AdmissionReporter:
         """``schedule()`` gave ``output``. ``throttled``: it was asked to hold prefills back, if it can."""
         self._guarded(self._decide, output, throttled)
 
-    def processing(self, output: Any) -> None:
-        """The results of ``output`` came back: the statistics made next are of that step."""
-        self._guarded(self._recall, output)
+    def processing(self, output: Any, results: Any = None) -> None:
+        """The ``results`` of ``output`` came back: the statistics made next are of that step."""
+        self._guarded(self._recall, output, results)
 
     def tell(self, stats: Any) -> None:
         """Put into ``stats`` what is known of their step; None is left alone."""
@@ -128,19 +131,40 @@ class AdmissionReporter:
     def _decide(self, output: Any, throttled: bool) -> None:
         refused, self._refused = self._refused, False
         limiter = limiter_of(self._scheduler, output, refused=refused, throttled=throttled)
-        self._decided.append((output, self._began, Admission(limiter, *_batch(output))))
+        batch = None if self._batch is None else self._of_batch(self._batch.decided, self._scheduler, output)
+        self._decided.append((output, self._began, Admission(limiter, *_batch(output)), batch))
         for new in getattr(output, "scheduled_new_reqs", ()):
             request = self._scheduler.requests[new.req_id]
             if request.priority != 0 and len(new.req_id) <= _LONGEST_ID:
                 self._priorities.append(f"{PRIORITY}{request.priority}:{new.req_id}")
 
-    def _recall(self, output: Any) -> None:
-        self._present = None
+    def _recall(self, output: Any, results: Any) -> None:
+        self._forget_present()
         while self._decided:  # results come back in the order of the steps
-            decided, began, admission = self._decided.popleft()
+            decided, began, admission, batch = self._decided.popleft()
             if decided is output:
-                self._present = self._timed(admission, began)
+                change = None if batch is None else self._of_batch(batch.with_results, results)
+                self._present = self._timed(admission, began), change
                 return
+            self._not_told()
+
+    def _forget_present(self) -> None:
+        if self._present is not None:
+            self._present = None
+            self._not_told()
+
+    def _not_told(self) -> None:
+        if self._batch is not None:
+            self._batch.not_told()
+
+    def _of_batch(self, work: Callable[..., _Word], *arguments: Any) -> _Word | None:
+        """What goes wrong with who is in the batch does not cost the word on admission."""
+        try:
+            return work(*arguments)
+        except Exception as error:  # noqa: BLE001
+            self._batch = None
+            logger.warning("batchscope: the scheduler no longer reports who is in the batch: %r", error)
+            return None
 
     def _timed(self, admission: Admission, began: float) -> Admission:
         """Steps overlap where the next one is scheduled before the results: time counts once, from end to end."""
@@ -153,9 +177,11 @@ class AdmissionReporter:
         self._left = sum(self._scheduler.get_request_counts()) > 0
         priorities, self._priorities = self._priorities, []
         if stats is not None and self._present is not None:
+            (admission, change), self._present = self._present, None
             stats.num_kv_fetch_reqs_by_stage.update(dict.fromkeys(priorities, 0))
-            stats.num_kv_fetch_reqs_by_stage[self._present.encoded()] = 0
-            self._present = None
+            if change is not None:
+                stats.num_kv_fetch_reqs_by_stage[change.encoded()] = 0
+            stats.num_kv_fetch_reqs_by_stage[admission.encoded()] = 0
 
 
 def limiter_of(scheduler: Any, output: Any, *, refused: bool, throttled: bool = False) -> BatchLimiter:

@@ -61,7 +61,7 @@ class ClassesByPriority:
             for key in stages:
                 if isinstance(key, str) and key.startswith(PRIORITY):
                     priority, _, name = key.removeprefix(PRIORITY).partition(":")
-                    self._remember((name, *_external(name)), priority)
+                    self._remember(names_of(name), priority)
 
     def _remember(self, names: Iterable[str], priority: str) -> None:
         for name in names:
@@ -71,9 +71,10 @@ class ClassesByPriority:
             del self._told[next(iter(self._told))]
 
 
-def _external(name: str) -> tuple[str, ...]:
+def names_of(name: str) -> tuple[str, ...]:
+    """The scheduler's id of a request, and those that its client may have given it, under which it finishes."""
     found = _INTERNAL.fullmatch(name)
-    return found.groups() if found else ()
+    return tuple(dict.fromkeys((name, *found.groups()))) if found else (name,)
 
 
 def parse_request_class(text: str) -> RequestClasses | None:

@@ -17,12 +17,14 @@ def limits_of(vllm_config: Any, ranks: int = 1) -> SchedulerLimits:
     ``ranks`` that a front end serves.
     """
     scheduler = getattr(vllm_config, "scheduler_config", None)
-    blocks = _count(getattr(vllm_config, "cache_config", None), "num_gpu_blocks")
+    cache = getattr(vllm_config, "cache_config", None)
+    blocks = _count(cache, "num_gpu_blocks")
     return SchedulerLimits(
         max_running_requests=_count(scheduler, "max_num_active_seqs") or _count(scheduler, "max_num_seqs"),
         max_scheduled_tokens=_count(scheduler, "max_num_scheduled_tokens")
         or _count(scheduler, "max_num_batched_tokens"),
         kv_cache_blocks=blocks // max(ranks, 1) or None if blocks else None,
+        kv_block_size=_count(cache, "block_size"),
     )
 
 

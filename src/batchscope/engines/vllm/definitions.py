@@ -22,6 +22,14 @@ DEFINITIONS = {
         "engine clock, between two output events of a request: what vLLM calls inter-token latency; preemptions are"
         " inside"
     ),
+    "max_emission_gap": (
+        "engine clock, between the ends of two steps that emitted a token of the request; only with the scheduler"
+        " subclass that reports and one API server"
+    ),
+    "instants": (
+        "of a request that the scheduler subclass reported: arrived by the front end's clock (end less whole time),"
+        " scheduled and tokens by the starts and ends of its steps; without it none, durations only"
+    ),
     "preempted_time": "not measured",
     "preemptions": "counted when the preempted request is scheduled again: then vLLM tells",
     "running_requests": "as the scheduler counted after the step, and those that finished in it; one rank's",

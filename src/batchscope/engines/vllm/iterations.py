@@ -60,7 +60,7 @@ class IterationRows:
         """An ITERATION and a BATCH row for each iteration, measured against ``limits``."""
         facts = facts.copy()
         self._settle(facts)
-        facts = facts[(facts[:, Fact.SCHEDULED] == 1) & ~(facts[:, Fact.DUMMY] > 0) & ~_idle(facts)]
+        facts = facts[are_iterations(facts)]
         if not len(facts):
             return []
         rows = empty_rows(RowKind.ITERATION, len(facts))
@@ -134,6 +134,12 @@ class IterationRows:
             return min(ended, finished)
         known = [seconds for seconds in (waited, longest) if not math.isnan(seconds)]
         return min(max(ended, finished - max(known, default=0.0)), finished)
+
+
+def are_iterations(facts: Floats) -> npt.NDArray[np.bool_]:
+    """Which of the steps are iterations."""
+    found: npt.NDArray[np.bool_] = (facts[:, Fact.SCHEDULED] == 1) & ~(facts[:, Fact.DUMMY] > 0) & ~_idle(facts)
+    return found
 
 
 def _batches(rows: Floats, places: int | None) -> Rows:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from batchscope.engines.values import Reject, fit, numbers, refuse, start_rows
 from batchscope.engines.vllm.facts import STOP, Event, Outputs
+from batchscope.engines.vllm.participation import Finish
 from batchscope.reasons import RejectReason
 from batchscope.records import CompletionReason
 from batchscope.rows import (
@@ -86,8 +87,11 @@ class RequestRows:
         self._since = since - _SLACK_SECONDS
         self._reject = reject
 
-    def make(self, events: Sequence[Event]) -> list[Rows | Gaps]:
-        """START rows of first tokens and of queue times, REQUEST rows of the finished, gaps between events."""
+    def make(self, events: Sequence[Event], finishes: Sequence[Finish] | None = None) -> list[Rows | Gaps]:
+        """START rows of first tokens and of queue times, REQUEST rows of the finished, gaps between events.
+
+        ``finishes``: what was followed of each finished request, where that is known.
+        """
         told = [(event[0], event[4]) for event in events if event[4] is not None]
         out: list[Rows | Gaps] = []
         firsts = [(at, _of_tokens(outputs)) for at, outputs in told if outputs.firsts]
@@ -98,7 +102,7 @@ class RequestRows:
             out.append(self._gaps(*_joined(gaps)))
         finished = [(at, outputs) for at, outputs in told if outputs.finished]
         if finished:
-            out += self._finished(finished)
+            out += self._finished(finished, finishes)
         return [block for block in out if len(block.values)]
 
     def rejected(self, ats: Sequence[float]) -> Rows:
@@ -133,7 +137,7 @@ class RequestRows:
             self._reject,
         )
 
-    def _finished(self, told: Sequence[tuple[float, Outputs]]) -> list[Rows]:
+    def _finished(self, told: Sequence[tuple[float, Outputs]], finishes: Sequence[Finish] | None) -> list[Rows]:
         at = np.array([at for at, outputs in told for _ in outputs.finished])
         finished = [said for _, outputs in told for said in outputs.finished]
         values = numbers([said[2:] for said in finished], len(_FinishedNumber), self._reject)
@@ -152,6 +156,8 @@ class RequestRows:
         # Of a pooling request no token comes, but its prompt was computed: it counts from the first token on.
         pooled = ~tokenless & (values[:, _FinishedNumber.GENERATED] == 0) & (values[:, _FinishedNumber.PREFILL] >= 0)
         rows[pooled, C.FIRST_TOKEN_AT] = at[pooled]
+        if finishes is not None:
+            _place(rows, np.array(finishes), at - values[:, _FinishedNumber.E2E])
         classes = rows[:, C.REQUEST_CLASS]
         out = [start_rows(at, values[:, _FinishedNumber.QUEUED], StartColumn.QUEUE_TIME, classes)]
         if self._class_of is not None:
@@ -199,6 +205,17 @@ def _fill(rows: Floats, values: Floats) -> None:
     # A request whose tokens nobody tells is still a request.
     rows[:, C.TOKENS_GENERATED] = np.nan_to_num(values[:, _FinishedNumber.GENERATED])
     rows[:, C.PROCESSING_TIME] = _processing_time(values)
+
+
+def _place(rows: Floats, followed: Floats, arrived: Floats) -> None:
+    """The instants of requests that were followed through iterations; they ``arrived`` by the front end's clock."""
+    number, scheduled, first, last, gap = followed.T
+    mine = np.flatnonzero(~np.isnan(scheduled + arrived))
+    instants = np.array([arrived, scheduled, first, last])[:, mine]
+    ordered = np.fmin(np.fmax.accumulate(instants), rows[mine, C.AT])
+    rows[mine, C.ARRIVED_AT : C.LAST_TOKEN_AT + 1] = np.where(np.isnan(instants), np.nan, ordered).T
+    rows[mine, C.MAX_EMISSION_GAP] = gap[mine]
+    rows[:, C.NUMBER] = number
 
 
 def _processing_time(values: Floats) -> Floats:

@@ -25,13 +25,15 @@ from batchscope.engines.vllm.counts import StatisticsCounts
 from batchscope.engines.vllm.definitions import BY_CLASS, DEFINITIONS, MISSING
 from batchscope.engines.vllm.facts import Event, Fact, FactReader, Outputs
 from batchscope.engines.vllm.fields import FINISHED, ITERATION, SCHEDULER, Fields
-from batchscope.engines.vllm.iterations import IterationRows
+from batchscope.engines.vllm.iterations import IterationRows, are_iterations
 from batchscope.engines.vllm.losses import StartedRequests, Step
+from batchscope.engines.vllm.participation import Finish, Participation
 from batchscope.engines.vllm.requests import RequestRows
 from batchscope.reasons import RejectReason
 from batchscope.recording.producer import LiveRequests, SourceCounts
 from batchscope.records import SchedulerMetrics
-from batchscope.rows import Floats, Gaps, Rows
+from batchscope.rows import Floats, Gaps, IterationColumn, RowKind, Rows, empty_rows
+from batchscope.tracking.spans import ordinals
 
 logger = logging.getLogger("batchscope")
 
@@ -58,6 +60,7 @@ class _Memory(Remembered):
         self.counts = StatisticsCounts()
         self.started = StartedRequests(alone=alone)
         self.iterations = IterationRows(alone=alone)
+        self.participation = Participation() if alone else None
 
 
 class VllmSource(EngineSource[Event | float, _Memory]):
@@ -182,7 +185,26 @@ class VllmSource(EngineSource[Event | float, _Memory]):
         memory.counts.add(facts, events)
         for step in _counted_steps(facts):
             memory.started.add(step)
-        return [*memory.iterations.make(facts, self._limits), *self._requests.make(events)]
+        blocks = memory.iterations.make(facts, self._limits)
+        spans, finishes = self._follow(events, facts, blocks)
+        return [*blocks, *spans, *self._requests.make(events, finishes)]
+
+    def _follow(
+        self, events: list[Event], facts: Floats, blocks: list[Rows]
+    ) -> tuple[list[Rows], Sequence[Finish] | None]:
+        """Spans, where somebody listens to them, and what is known of whoever finished."""
+        participation = self._memory.participation
+        if participation is None:  # another front end hears of the other steps
+            return [], None
+        numbering = self._shared.numbering
+        wanted = numbering if numbering is not None and numbering.spans_wanted else None
+        rows = blocks[0].values if blocks else empty_rows(RowKind.ITERATION, 0)
+        if wanted is not None:
+            rows[:, IterationColumn.ORDINAL] = ordinals(rows[:, IterationColumn.RANK], wanted, id(self))
+        mask = are_iterations(facts)
+        places = np.where(mask, np.cumsum(mask) - 1, -1).tolist()
+        spans, finishes = participation.follow(events, places, rows, wanted)
+        return ([] if spans is None else [spans]), finishes
 
     def _unreadable(self, error: Exception) -> None:
         self.failed(error)

@@ -33,6 +33,7 @@ def open_tables(run: Run, *, memory_limit: str | None = None, threads: int | Non
         headers=headers,
         began=began,
         ended=_ended(run, began, requests, iterations),
+        in_flight=run.document.in_flight,
     )
 
 

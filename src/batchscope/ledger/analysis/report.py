@@ -17,7 +17,7 @@ class RunReport(NamedTuple):
     """What is told of a run, or of a stretch of it; instants are of its clock, ``origin`` is where it began.
 
     ``steady``: the figures of the part in ``steady_part``; None where there is none. ``problems``: what is missing or
-    wrong in the record, in words.
+    wrong in the record, in words. ``simulated``: its instants are of no day.
     """
 
     snapshot: MetricsSnapshot
@@ -29,6 +29,7 @@ class RunReport(NamedTuple):
     over_time: OverTime
     problems: Sequence[str] = ()
     name: str = ""
+    simulated: bool = False
     explanations: Sequence[Explanation] = ()
     """Of the slowest, by several metrics."""
 
@@ -46,6 +47,7 @@ def report_of(tables: RunTables, problems: Sequence[str] = (), name: str = "") -
         over_time=over_time(tables),
         problems=problems,
         name=name,
+        simulated=tables.header.simulated,
     )
 
 

@@ -100,7 +100,7 @@ def found_in(tables: RunTables) -> RunFigures:
         iterations=one(of_iterations.sums(tables)),
         errors={event["name"]: event["n"] for event in errors},
         last_error_at=max((event["at"] for event in errors), default=None),
-        came=one(came(tables)),
+        came=with_waiting(one(came(tables)), tables.in_flight),
     )
 
 
@@ -119,7 +119,7 @@ def one(expression: Table) -> Row:
 def came(tables: RunTables) -> Table:
     """One row: ``received`` requests, and ``in_flight`` at the end.
 
-    They arrived, or were first scheduled if they never finished: who neither finished nor ran is not in the record.
+    They arrived, or were first scheduled if they never finished: who neither finished nor ran has no row.
     """
     run, ibis = tables.run, import_ibis()
     finished = run.requests.select(came=ibis.coalesce(run.requests.arrived_at, run.requests.at), left=run.requests.at)
@@ -134,6 +134,12 @@ def came(tables: RunTables) -> Table:
         received=(before_the_end & ~before_it).sum(),
         in_flight=(before_the_end & (t.left > tables.ended)).sum(),
     )
+
+
+def with_waiting(came: Row, in_flight: int | None) -> Row:
+    """With those that had never run at the end: they have no row, but the run says how many were ``in_flight``."""
+    waited = max((in_flight or 0) - (came["in_flight"] or 0), 0)
+    return {**came, **{name: (came[name] or 0) + waited for name in ("received", "in_flight")}}
 
 
 def _totals(found: RunFigures, tables: RunTables) -> Totals:

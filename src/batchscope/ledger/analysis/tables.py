@@ -25,6 +25,8 @@ class RunTables(NamedTuple):
     headers: Sequence[RunHeader]
     began: float
     ended: float
+    in_flight: int | None = None
+    """Requests that had not finished at its end, where it says so."""
     cut_of: RunTables | None = None
     """Of a stretch: the whole run."""
 
@@ -66,6 +68,7 @@ class RunTables(NamedTuple):
             events=inside(self.events),
             began=began,
             ended=max(began, ended),
+            in_flight=self.in_flight if last is None or last >= self.ended else None,
             cut_of=self.run,
         )
 

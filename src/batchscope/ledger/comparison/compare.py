@@ -14,13 +14,18 @@ from batchscope.ledger.comparison.pair import FEWEST_REQUESTS, LARGEST_MARGIN, c
 from batchscope.ledger.comparison.pairing import Pairs, pair
 from batchscope.ledger.comparison.repeats import FEWEST, compare_repeats, spread_of
 from batchscope.ledger.comparison.same_work import with_expected
+from batchscope.ledger.comparison.window import Portion, cut, windows
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """``margin``: up to which relative bound figures are called equivalent. ``seed``: of the resampling."""
+    """``margin``: up to which relative bound figures are called equivalent. ``seed``: of the resampling.
+
+    ``part``: what of the runs is compared.
+    """
 
     margin: float = LARGEST_MARGIN
     seed: int = 0
+    part: Portion = Portion.AUTO
 
     def __post_init__(self) -> None:
         if not 0 < self.margin <= 1:
@@ -29,18 +34,34 @@ class Settings(msgspec.Struct, frozen=True):
 
 def compare_runs(a: Sequence[Any], b: Sequence[Any], settings: Settings | None = None) -> Comparison:
     """Opened runs of two sides; ConfigurationError where a run is compared with itself, or has nothing in it."""
-    same = {run.path.resolve() for run in a} & {run.path.resolve() for run in b}
-    if same:
-        raise ConfigurationError("B", str(same.pop()), "other runs than A's: a run does not differ from itself")
+    recordings: dict[object, tuple[str, Any]] = {}
+    for side, run in (*(("A", run) for run in a), *(("B", run) for run in b)):
+        before, other = recordings.setdefault(_recording(run), (side, run))
+        if other is not run and before != side:
+            raise ConfigurationError("B", str(run.path), "other runs than A's: a run does not differ from itself")
+        if other is not run:
+            raise ConfigurationError(
+                side, str(run.path), f"each run once: it is the same as {other.path}, or a copy, and no repeat of it"
+            )
     return compare_measured([measured_run(run) for run in a], [measured_run(run) for run in b], settings or Settings())
+
+
+def _recording(run: Any) -> object:
+    """What tells one recording from another, wherever its files are copied to."""
+    if not run.headers or run.document.started_at is None:
+        return run.path.resolve()
+    return run.headers[0].instance_id, run.document.started_at
 
 
 def compare_measured(a: Sequence[Measured], b: Sequence[Measured], settings: Settings) -> Comparison:
     """The same of runs whose columns are there already."""
     _check(a, b)
-    runs = with_expected([*a, *b])
-    a, b = runs[: len(a)], runs[len(a) :]
+    whole = [*a, *b]
     pairs = pair(a[0], b[0])
+    runs, counted = cut(whole, Portion(settings.part), shared=pairs.shared)
+    parts = windows(runs, whole)
+    runs = with_expected(runs)
+    a, b = runs[: len(a)], runs[len(a) :]
     repeats = min(len(a), len(b)) >= FEWEST
     if repeats:
         shared = _shared(a, b)
@@ -66,6 +87,8 @@ def compare_measured(a: Sequence[Measured], b: Sequence[Measured], settings: Set
         notes=notes,
         figures=figures,
         conditions=[],
+        counted=counted,
+        windows=parts,
     )
 
 
@@ -101,7 +124,7 @@ def _remarks_on_repeats(a: Sequence[Measured], b: Sequence[Measured], pairs: Pai
 
 
 def _remarks_on_a_pair(a: Sequence[Measured], b: Sequence[Measured], pairs: Pairs) -> list[str]:
-    requests = len(pairs.a) if pairs.shared else min(len(a[0].ids), len(b[0].ids))
+    requests = len(pairs.a) if pairs.shared else min(int(run.counted.sum()) for run in (a[0], b[0]))
     notes = []
     if requests < FEWEST_REQUESTS:
         plural = "request says" if requests == 1 else "requests say"

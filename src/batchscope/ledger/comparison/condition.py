@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from batchscope.errors import ConfigurationError
 from batchscope.ledger.comparison.document import Comparison, Difference, Verdict
-from batchscope.ledger.comparison.figures import figure_names
+from batchscope.ledger.comparison.figures import CLASS_PREFIX, QUANTITIES, figure_names
 from batchscope.ledger.comparison.pair import CONFIDENCE
 
 
@@ -65,7 +65,9 @@ class Condition(NamedTuple):
 
 
 _SYNTAX = re.compile(
-    r"\s*(?P<figure>\w+)\s*(?P<sign>[<>])\s*(?P<value>[+-]?\d+(\.\d+)?)\s*(?P<unit>%|ms|s|)\s*", re.ASCII
+    r"\s*(?P<figure>\w+|attainment:[^<>]*[^<>\s])\s*"
+    r"(?P<sign>[<>])\s*(?P<value>[+-]?\d+(\.\d+)?)\s*(?P<unit>%|ms|s|)\s*",
+    re.ASCII,
 )
 _FACTOR = {"%": 0.01, "ms": 0.001, "s": 1.0, "": 1.0}
 
@@ -77,8 +79,12 @@ def parse_condition(text: str) -> Condition:
         raise ConfigurationError("fail_if", text, "FIGURE > or < a number, with %, ms or s: 'p99_ttft > +5%'")
     names = figure_names()
     figure = match["figure"]
-    if figure not in names:
+    if figure not in names and not figure.startswith(CLASS_PREFIX):
         near = difflib.get_close_matches(figure, names, 3) or names
         raise ConfigurationError("fail_if", text, f"a figure such as {', '.join(near)}")
+    quantity = next((each for each in QUANTITIES if figure in map(each.figure, each.shares)), QUANTITIES[0])
+    if not match["unit"] and (quantity.unit == "s" or (quantity.unit == "1" and abs(float(match["value"])) > 1)):
+        allowed = "%, ms or s" if quantity.unit == "s" else "a share of at most 1, or %"
+        raise ConfigurationError("fail_if", text, f"a unit behind {match['value']}: {allowed}")
     value = float(match["value"]) * _FACTOR[match["unit"]]
     return Condition(text.strip(), figure, match["sign"] == ">", value, match["unit"] == "%")

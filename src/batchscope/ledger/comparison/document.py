@@ -71,6 +71,19 @@ class Difference(msgspec.Struct, kw_only=True):
         return f"needs {' or '.join(parts)}" if parts else "it lies at the threshold"
 
 
+class Window(msgspec.Struct, frozen=True, kw_only=True):
+    """What counts of a run: the ``requests`` (``of`` all) that arrived from ``start`` to ``end``, seconds of the run.
+
+    Rates count what ended in that time, levels and steps the iterations that began in it.
+    """
+
+    run: str
+    start: float
+    end: float
+    requests: int
+    of: int
+
+
 class Answer(msgspec.Struct, frozen=True):
     """What became of a condition (``pass``, ``fail``, ``inconclusive``), and why."""
 
@@ -94,6 +107,9 @@ class Comparison(msgspec.Struct, kw_only=True):
     notes: list[str]
     figures: list[Difference]
     conditions: list[Answer]
+    counted: str = ""
+    """Which part of the runs is compared, and why, in a line."""
+    windows: list[Window] = []
 
     @property
     def repeats(self) -> bool:

@@ -134,12 +134,12 @@ def _steps(run: Measured, column: str) -> tuple[Floats, Floats, Floats]:
 
 
 def _rate(amount: Callable[[Measured], Floats]) -> Callable[[Measured], Series]:
-    """How much of it a second, in each cell of the run's time, by the ends of requests."""
+    """How much of it a second, in each cell of the time that counts, by the ends of all requests that end in it."""
 
     def series(run: Measured) -> Series:
         at = run.rows[:, R.FINISHED_AT]
         counted = amount(run)
-        chosen = ~np.isnan(at) & (at <= run.span)
+        chosen = ~np.isnan(at) & (at >= 0) & (at <= run.span)
         width = run.span / CELLS
         if not width > 0 or np.isnan(counted).all():
             return _series(np.empty(0), np.empty(0))
@@ -161,29 +161,30 @@ def _series(at: Floats, values: Floats, *, weights: Floats | None = None, added:
     )
 
 
+_ATTAINMENT = "attainment"
 QUANTITIES = (
-    Quantity(SAME_WORK, "an iteration's duration for the same tokens, requests and context", "s", -1, (MEAN,),
-             False, _same_work),
-    Quantity("step_time", "an iteration's duration", "s", -1, (MEAN, 0.99), False, _step_times),
-    Quantity("tpot", "time per output token", "s", -1, _ALL, False,
-             _requests(R.TIME_PER_OUTPUT_TOKEN, None, R.LAST_TOKEN_AT)),
+    Quantity(_ATTAINMENT, "share of requests that met all their targets", "1", 1, (MEAN,), True, _attainment),
+    Quantity("goodput", "requests a second that met all their targets", PER_SECOND, 1, (MEAN,), True, _rate(attained)),
+    Quantity("failed_share", "share of requests that failed", "1", -1, (MEAN,), True, _of_requests(failed)),
     Quantity("ttft", "time to first token", "s", -1, _ALL, True,
              _requests(R.TIME_TO_FIRST_TOKEN, R.ARRIVED_AT, R.FIRST_TOKEN_AT)),
+    Quantity("tpot", "time per output token", "s", -1, _ALL, False,
+             _requests(R.TIME_PER_OUTPUT_TOKEN, None, R.LAST_TOKEN_AT)),
     Quantity("e2e", "from arrival to end", "s", -1, _ALL, True,
              _requests(R.TOTAL_TIME, R.ARRIVED_AT, R.FINISHED_AT)),
-    Quantity("queue_time", "from arrival to first scheduled", "s", -1, (MEAN, 0.95, 0.99), True,
-             _requests(R.QUEUE_TIME, R.ARRIVED_AT, R.FIRST_SCHEDULED_AT)),
-    Quantity("max_gap", "a request's longest wait between tokens", "s", -1, (MEAN, 0.99), False,
-             _requests(R.MAX_EMISSION_GAP, None, R.LAST_TOKEN_AT)),
-    Quantity("attainment", "share of requests that met all their targets", "1", 1, (MEAN,), True, _attainment),
-    Quantity("failed_share", "share of requests that failed", "1", -1, (MEAN,), True, _of_requests(failed)),
-    Quantity("preemptions", "preemptions a request", "", -1, (MEAN,), True,
-             _of_requests(lambda run: run.rows[:, R.PREEMPTIONS])),
     Quantity("requests_per_second", "completed requests a second", PER_SECOND, 1, (MEAN,), True,
              _rate(lambda run: run.completed.astype(np.float64))),
     Quantity("tokens_per_second", "output tokens a second", PER_SECOND, 1, (MEAN,), True,
              _rate(lambda run: run.rows[:, R.TOKENS_GENERATED])),
-    Quantity("goodput", "requests a second that met all their targets", PER_SECOND, 1, (MEAN,), True, _rate(attained)),
+    Quantity(SAME_WORK, "an iteration's duration for the same tokens, requests and context", "s", -1, (MEAN,),
+             False, _same_work),
+    Quantity("step_time", "an iteration's duration", "s", -1, (MEAN, 0.99), False, _step_times),
+    Quantity("queue_time", "from arrival to first scheduled", "s", -1, (MEAN, 0.95, 0.99), True,
+             _requests(R.QUEUE_TIME, R.ARRIVED_AT, R.FIRST_SCHEDULED_AT)),
+    Quantity("max_gap", "a request's longest wait between tokens", "s", -1, (MEAN, 0.99), False,
+             _requests(R.MAX_EMISSION_GAP, None, R.LAST_TOKEN_AT)),
+    Quantity("preemptions", "preemptions a request", "", -1, (MEAN,), True,
+             _of_requests(lambda run: run.rows[:, R.PREEMPTIONS])),
     Quantity("batch_size", "requests in the batch, over busy time", "requests", 0, (MEAN,), True,
              _over_time("request_count")),
     Quantity("waiting", "requests that wait, over busy time", "requests", -1, (MEAN,), True,
@@ -191,8 +192,38 @@ QUANTITIES = (
     Quantity("kv_cache_usage", "of the KV cache in use, over busy time", "1", 0, (MEAN,), True,
              _over_time("kv_cache_usage")),
 )  # fmt: skip
+"""What matters most to whoever is served comes first: targets, latencies, throughput; then what is behind them."""
+_FIRST = ("attainment", "goodput", "failed_share", "ttft", "tpot", "e2e", "requests_per_second", "tokens_per_second")
+CLASS_PREFIX = "attainment:"
+"""Begins the name of the attainment of one request class."""
+
+
+def quantities_of(*runs: Measured) -> tuple[Quantity, ...]:
+    """``QUANTITIES``, and the attainment of each request class where all of these runs have several, and this one."""
+    classes = [name for name in runs[0].slo if all(name in run.slo and len(run.slo) > 1 for run in runs)]
+    by_class = [
+        QUANTITIES[0]._replace(
+            name=f"{CLASS_PREFIX}{name}",
+            meaning=f"share of the requests of {name} that met all their targets",
+            series=_attainment_of(name),
+        )
+        for name in classes
+    ]
+    return (QUANTITIES[0], *by_class, *QUANTITIES[1:])
+
+
+def _attainment_of(name: str) -> Callable[[Measured], Series]:
+    def series(run: Measured) -> Series:
+        return _attainment(run._replace(counted=run.counted & (run.classes == name)))
+
+    return series
+
+
+def is_first(figure: str) -> bool:
+    """Whether it is one of those that whoever is served notices."""
+    return figure.endswith(_FIRST) or figure.startswith(CLASS_PREFIX)
 
 
 def figure_names() -> list[str]:
-    """All figures, in their order."""
+    """All figures, in their order, without those of one request class."""
     return [quantity.figure(share) for quantity in QUANTITIES for share in quantity.shares]

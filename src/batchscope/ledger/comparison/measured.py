@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from batchscope.aggregation.slo import OUTCOME_OF_REASON, SloResult, evaluate
 from batchscope.configuration import SloTargets
+from batchscope.ledger.instants import instants_of
+from batchscope.ledger.steady_state import steady_state
 from batchscope.records import Outcome
 from batchscope.rows import REASON_CODES, Floats, RequestColumn, RowKind, empty_rows
 
@@ -22,7 +24,8 @@ class Measured(NamedTuple):
     """A run's columns. ``rows`` has those of ``RequestColumn``; instants are seconds since ``origin``.
 
     ``step_*``: its iterations. ``span``: from the first arrival to the last one, where these are known; then the run
-    only drains. ``gaps``: rows that its record is known to lack.
+    only drains. ``gaps``: rows that its record is known to lack. ``counted``: which requests are compared. ``steady``:
+    from when to when it is steady, seconds since ``origin``; None where ``unsteady`` says why it is nowhere.
     """
 
     name: str
@@ -38,10 +41,18 @@ class Measured(NamedTuple):
     settings: dict[str, Any]
     gaps: int = 0
     remarks: tuple[str, ...] = ()
+    counted: npt.NDArray[np.bool_] = np.empty(0, np.bool_)
+    steady: tuple[float, float] | None = None
+    unsteady: str = "nobody looked for one"
 
     @property
     def at(self) -> Floats:
-        """When each request counts: its arrival, else its end."""
+        """When each request counts: its arrival, else its end; nan where it does not."""
+        return np.where(self.counted, self.came, np.nan)
+
+    @property
+    def came(self) -> Floats:
+        """Its arrival, else its end, of each request."""
         arrived = self.rows[:, R.ARRIVED_AT]
         return np.where(np.isnan(arrived), self.rows[:, R.AT], arrived)
 
@@ -70,11 +81,13 @@ def measured_run(run: Any) -> Measured:
         name = column.name.lower()
         if name in requests.column_names and column not in {R.REASON, R.REQUEST_CLASS}:
             rows[:, column] = _floats(requests, name)
+    for instant, values in instants_of(requests)[0].items():
+        rows[:, RequestColumn[instant.upper()]] = values
     reasons = np.array([REASON_CODES.get(reason, 0.0) for reason in requests["reason"].to_pylist()])
     started, finished = _floats(iterations, "started_at"), _floats(iterations, "finished_at")
     steps = {"duration": _floats(iterations, "processing_time")}
     steps |= {name: _floats(iterations, name) for name in _STEP_COLUMNS}
-    return measured(
+    found = measured(
         name=Path(run.path).name,
         ids=_objects(requests, "request_id"),
         classes=_objects(requests, "request_class"),
@@ -85,7 +98,13 @@ def measured_run(run: Any) -> Measured:
         slo=run.header.slo,
         settings=_settings(run.header),
         gaps=_gaps(run),
-    )._replace(remarks=tuple(_remarks(run)))
+    )
+    part = steady_state(requests, iterations)
+    return found._replace(
+        remarks=tuple(_remarks(run)),
+        steady=(part.start - found.origin, part.end - found.origin) if part.found else None,
+        unsteady=part.missing,
+    )
 
 
 def measured(
@@ -124,6 +143,7 @@ def measured(
         slo or {},
         settings or {},
         gaps,
+        counted=np.ones(len(rows), np.bool_),
     )
 
 
@@ -149,7 +169,7 @@ def waiting_since(run: Measured) -> Floats:
     A slower step delays a request by its share of all the work since then, not only of its own: so it says how
     sensitive its latencies are (the perturbation analysis of a queue: Ho & Cao 1983).
     """
-    arrived = run.at
+    arrived = run.came
     scheduled = run.rows[:, R.FIRST_SCHEDULED_AT]
     scheduled = np.where(np.isnan(scheduled), run.rows[:, R.FIRST_TOKEN_AT], scheduled)
     scheduled = np.where(np.isnan(scheduled), arrived, scheduled)

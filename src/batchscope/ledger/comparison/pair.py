@@ -8,12 +8,13 @@ for what queues, what steps 2 % slower would do to it, which near capacity is mu
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from batchscope.ledger.comparison.document import Difference, Verdict
-from batchscope.ledger.comparison.figures import CELLS, MEAN, PER_SECOND, QUANTITIES, SAME_WORK, Quantity, Series
+from batchscope.ledger.comparison.figures import CELLS, MEAN, PER_SECOND, SAME_WORK, Quantity, Series, quantities_of
 from batchscope.ledger.comparison.measured import Measured
 from batchscope.ledger.comparison.pairing import Pairs
 from batchscope.ledger.comparison.resampling import (
@@ -61,12 +62,15 @@ def compare_pair(
     """The difference of each figure that both have. ``spread``: what repeats of one side differed by, relative."""
     if pairs.shared:
         a, b = _chosen(a, pairs.a), _chosen(b, pairs.b)
-    all_samples = {quantity.name: _samples(quantity, a, b, pairs.shared) for quantity in QUANTITIES}
+        both = a.counted & b.counted
+        a, b = a._replace(counted=both), b._replace(counted=both)
+    quantities = quantities_of(a, b)
+    all_samples = {quantity.name: _samples(quantity, a, b, pairs.shared) for quantity in quantities}
     samples = {name: sides for name, sides in all_samples.items() if all(len(side.values) for side in sides)}
-    blocks = _Blocks(samples, paired=pairs.shared, seed=seed)
-    requests = min(int(run.completed.sum()) for run in (a, b))
+    blocks = _Blocks(samples, quantities, paired=pairs.shared, seed=seed)
+    requests = min(int((run.completed & run.counted).sum()) for run in (a, b))
     found: list[Difference] = []
-    for quantity in QUANTITIES:
+    for quantity in quantities:
         if quantity.name in samples:
             found += _differences(quantity, *samples[quantity.name], blocks, spread or {})
     _apply_littles_law(found)
@@ -85,8 +89,9 @@ def _apply_littles_law(found: list[Difference]) -> None:
 def _chosen(run: Measured, requests: Whole) -> Measured:
     """The run with these requests only, in this order; its span stays."""
     return run._replace(
-        ids=run.ids[requests], classes=run.classes[requests], rows=run.rows[requests], outcomes=run.outcomes[requests]
-    )
+        ids=run.ids[requests], classes=run.classes[requests], rows=run.rows[requests], outcomes=run.outcomes[requests],
+        counted=run.counted[requests],
+    )  # fmt: skip
 
 
 def _samples(quantity: Quantity, a: Measured, b: Measured, shared: bool) -> tuple[Sample, Sample]:
@@ -111,10 +116,12 @@ class _Blocks:
     that any of them asks for.
     """
 
-    def __init__(self, samples: dict[str, tuple[Sample, Sample]], *, paired: bool, seed: int) -> None:
+    def __init__(
+        self, samples: dict[str, tuple[Sample, Sample]], quantities: Sequence[Quantity], *, paired: bool, seed: int
+    ) -> None:
         self.paired = paired
         self._lengths = dict.fromkeys(("queue", "step", "work"), 1)
-        for quantity in QUANTITIES:
+        for quantity in quantities:
             if quantity.name in samples and quantity.unit != PER_SECOND:  # rates only shift from a cell to the next
                 kind = self._kind(quantity)
                 self._lengths[kind] = max(self._lengths[kind], *self._wanted(quantity, *samples[quantity.name]))
@@ -124,7 +131,7 @@ class _Blocks:
             for kind, length in self._lengths.items()
         }
         self._of_figure = {
-            quantity.figure(share): self._kind(quantity) for quantity in QUANTITIES for share in quantity.shares
+            quantity.figure(share): self._kind(quantity) for quantity in quantities for share in quantity.shares
         }
 
     def _kind(self, quantity: Quantity) -> str:
@@ -291,7 +298,7 @@ def _judge(figure: Difference, significant: bool, margin: float, enough: bool, r
     few = min(figure.n_a, figure.n_b) < FEWEST_REQUESTS
     if not figure.difference and not figure.error:
         figure.verdict, figure.within = Verdict.EQUIVALENT, figure.floor
-    elif significant and enough and not few and size > figure.floor:
+    elif significant and enough and not few and size > figure.floor and (figure.a or figure.error):
         figure.verdict = Verdict.DIFFERS
     elif enough and not few and bound <= margin:
         figure.verdict, figure.within = Verdict.EQUIVALENT, bound

@@ -93,6 +93,8 @@ def _remarks(a: Measured, b: Measured, left: Whole, right: Whole) -> list[str]:
     for run, used, other in ((a, left, b), (b, right, a)):
         if lost := len(run.ids) - len(used):
             notes.append(f"{lost:,} of {len(run.ids):,} requests of {run.name} are not in {other.name}, and left out")
+    if other_class := int(np.count_nonzero(a.classes[left] != b.classes[right])):
+        notes.append(f"{other_class:,} of {len(left):,} pairs are of another request class: judged by other targets")
     outputs = a.rows[left, R.TOKENS_GENERATED], b.rows[right, R.TOKENS_GENERATED]
     other_length = int(np.count_nonzero(outputs[0] != outputs[1]))
     if other_length:

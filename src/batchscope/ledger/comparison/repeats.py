@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from batchscope.ledger.comparison.document import Difference
-from batchscope.ledger.comparison.figures import QUANTITIES, Quantity
+from batchscope.ledger.comparison.figures import Quantity, quantities_of
 from batchscope.ledger.comparison.measured import Measured
 from batchscope.ledger.comparison.pair import LARGEST_MARGIN, compare_pair, difference, figure_of, with_verdicts
 from batchscope.ledger.comparison.pairing import Pairs
@@ -17,10 +17,10 @@ from batchscope.rows import Floats
 FEWEST = 3
 
 
-def figures_of(run: Measured) -> dict[str, float]:
+def figures_of(run: Measured, quantities: Sequence[Quantity]) -> dict[str, float]:
     """Each figure of a run; those that it does not have are left out."""
     found = {}
-    for quantity in QUANTITIES:
+    for quantity in quantities:
         series = quantity.series(run)
         if len(series.values):
             found.update({quantity.figure(share): figure_of(series, share) for share in quantity.shares})
@@ -30,8 +30,9 @@ def figures_of(run: Measured) -> dict[str, float]:
 def spread_of(sides: Sequence[Sequence[Measured]]) -> dict[str, float]:
     """By how much repeats of the same side differ at most, relative to their mean, figure by figure."""
     found: dict[str, float] = {}
+    quantities = quantities_of(*(run for side in sides for run in side))
     for side in sides:
-        figures = [figures_of(run) for run in side] if len(side) > 1 else []
+        figures = [figures_of(run, quantities) for run in side] if len(side) > 1 else []
         for name in set.intersection(*map(set, figures)) if figures else ():
             values = [each[name] for each in figures]
             middle = abs(float(np.mean(values)))
@@ -54,12 +55,14 @@ def compare_repeats(
     Then it is the interval of the differences within these pairs. ``shared``: how the i-th runs are paired, where all
     of them are: then what each pair of runs says by itself counts, too, beyond its floor.
     """
-    sides = [[figures_of(run) for run in side] for side in (a, b)]
-    counts = (min(int(run.completed.sum()) for run in a), min(int(run.completed.sum()) for run in b))
+    quantities = quantities_of(*a, *b)
+    sides = [[figures_of(run, quantities) for run in side] for side in (a, b)]
+    of_a, of_b = (min(int((run.completed & run.counted).sum()) for run in side) for side in (a, b))
+    counts = of_a, of_b
     of_pairs = [compare_pair(*each, seed=seed) for each in zip(a, b, shared, strict=False)]
     within = [{figure.figure: figure for figure in each} for each in of_pairs]
     found = []
-    for quantity in QUANTITIES:
+    for quantity in quantities:
         for share in quantity.shares:
             name = quantity.figure(share)
             if all(name in figures for side in sides for figures in side):

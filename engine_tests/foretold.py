@@ -1,0 +1,213 @@
+"""What ``batchscope whatif`` foretells of an engine, against the same engine run with those settings.
+
+An engine's proof serves ``workload()`` under each of its settings in turn, round by round, the first setting first
+and once more at the end (``turns``), and records every run in ``folder(root, setting, number)``. ``Foretold`` then
+fits a model to each run of the first setting and asks it for the others. What the two models around a round say is
+held, on average, against the runs of that round: the machine's moods are in both. A figure holds if the prediction is
+off by no more than 10 %, or than the runs differ among themselves. Only commands that users have are asked.
+
+Engine, load and record go by the engine's ``CoreClock``. By the wall nothing could be said here: where twenty others
+want the same two cores, the same run takes 14 or 34 seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROUNDS = 3
+TOLERANCE = 0.10
+LATENCIES = {"time_to_first_token": "TTFT", "time_per_output_token": "TPOT", "total_time": "e2e"}
+STATISTICS = ("mean", "p50", "p95", "p99")
+PARTS = {"step time, given the batches": "step_time", "schedule, given the times": "schedule", "both": "both"}
+FEWEST_FOR_P99 = 300
+"""Below, a p99 is the word of three requests."""
+_SECONDS = 120.0
+
+
+class Asked(NamedTuple):
+    """A request: when it is sent, seconds from the start, its prompt's tokens, and how many it is to generate."""
+
+    at: float
+    prompt: list[int]
+    tokens: int
+
+
+class CoreClock:
+    """Seconds for which the engine's thread had a core, and those that were skipped while it had nothing to do.
+
+    It stands still while others have the core. What they do to its caches, it shows.
+    """
+
+    def __init__(self) -> None:
+        self._clock: int | None = None
+        self._skipped = 0.0
+
+    def follow(self, thread: threading.Thread) -> None:
+        """``thread``, which has started, is the engine's."""
+        self._clock = time.pthread_getcpuclockid(thread.ident or 0)
+
+    def __call__(self) -> float:
+        return self._skipped + (0.0 if self._clock is None else time.clock_gettime(self._clock))
+
+    def skip_to(self, instant: float) -> None:
+        """The engine has nothing to do until then."""
+        self._skipped += max(0.0, instant - self())
+
+
+def serve(
+    asked: Iterable[Asked],
+    clock: CoreClock,
+    *,
+    send: Callable[[Asked], object],
+    go_on: Callable[[], object],
+    busy: Callable[[], bool],
+) -> float:
+    """``send`` the requests at their times, whatever becomes of those before; how long all took, by the clock."""
+    todo, begin = deque(asked), clock()
+    while todo or busy():
+        if not busy():
+            clock.skip_to(begin + todo[0].at)
+        while todo and begin + todo[0].at <= clock():
+            send(todo.popleft())
+        go_on()
+    return clock() - begin
+
+
+class Load(NamedTuple):
+    """A few requests that come slowly, then many at once: batches of every size, and then a queue.
+
+    A constant load shows one size of batch, and one operating point does not tell the constants apart.
+    """
+
+    few: int
+    few_a_second: float
+    many: int
+    many_a_second: float
+    prompts: tuple[int, ...]
+    answers: tuple[int, ...]
+
+
+def workload(load: Load, seed: int = 3) -> list[Asked]:
+    """The same requests for the same seed, as a Poisson process sends them; every length as often as the others."""
+    chance = random.Random(seed)
+    at, made = 0.0, []
+    for number in range(load.few + load.many):
+        at += chance.expovariate(load.few_a_second if number < load.few else load.many_a_second)
+        prompt = [chance.randrange(8, 260) for _ in range(chance.choice(load.prompts))]
+        made.append(Asked(at, prompt, chance.choice(load.answers)))
+    return made
+
+
+def turns(names: Iterable[str]) -> list[tuple[str, int]]:
+    """In which order the settings, of these ``names``, are served, and the round of each."""
+    first, *others = names
+    return [(name, number) for number in range(ROUNDS) for name in (first, *others)] + [(first, ROUNDS)]
+
+
+def folder(root: Path, setting: str, number: int) -> Path:
+    """Where the run of a setting in a round is."""
+    return root / setting.replace(" = ", "-").replace(", ", "-") / str(number)
+
+
+class Foretold:
+    """The judgement of one engine. ``settings``: a name, and what it sets in batchscope's words; of the first nothing.
+
+    ``tokens``: how many the whole load generates.
+    """
+
+    def __init__(self, engine: str, root: Path, settings: dict[str, dict[str, Any]], tokens: int) -> None:
+        self._engine, self._root, self._tokens = engine, root, tokens
+        self._first, *self._others = settings
+        self._settings = settings
+        self.failures = 0
+
+    def judge(self) -> int:
+        """Print all figures; how many do not hold."""
+        models = [self._model(number) for number in range(ROUNDS + 1)]
+        replayed = self._asked(self._first, models)
+        self._print(self._first, replayed, [self._figures(said["replayed"]) for said in replayed], judged=False)
+        for name in self._others:
+            changed = [f"--set={key}={value}" for key, value in self._settings[name].items()]
+            told = [said["predicted"] for said in self._asked(self._first, models, *changed)]
+            figures = [self._figures(each) for each in told]
+            around = [
+                {figure: (before[figure] + after[figure]) / 2 for figure in before}
+                for before, after in pairwise(figures)
+            ]
+            self._print(name, self._asked(name, models[:-1]), around, judged=True)
+            self._tell(f"{name}: foretold preemptions {[each['preemptions'] for each in told]}")
+        return self.failures
+
+    def _asked(self, name: str, models: list[Path], *changed: str) -> list[dict[str, Any]]:
+        """What ``whatif`` says of the runs with this setting, each by the model of its round."""
+        return [
+            _said("whatif", folder(self._root, name, number), "--model", model, *changed)
+            for number, model in enumerate(models)
+        ]
+
+    def _model(self, number: int) -> Path:
+        run = folder(self._root, self._first, number)
+        model = run.with_name(f"{number}.json")
+        said = _said("fit", run, "--out", model)
+        constants = (f"{name} {1e6 * each['value']:.3g} us" for name, each in said["constants"].items())
+        self._tell(f"model {number + 1}, fitted to {said['depth']}: {', '.join(constants)}")
+        return model
+
+    def _tell(self, text: str, mark: str = "   ") -> None:
+        print(f"{mark} {self._engine}: {text}", flush=True)
+
+    def _print(self, name: str, ran: list[dict[str, Any]], told: list[dict[str, float]], *, judged: bool) -> None:
+        """A line a figure. ``ran``: what ``whatif`` said of the runs themselves; ``told``: figures."""
+        recorded = [self._figures(said["recorded"]) for said in ran]
+        for figure in recorded[0]:
+            if figure.endswith("p99") and ran[0]["requests"] < FEWEST_FOR_P99:
+                continue
+            was, now = [each[figure] for each in recorded], [each[figure] for each in told]
+            spread, off = (max(was) - min(was)) * len(was) / sum(was), sum(now) / sum(was) - 1
+            good = abs(off) <= max(TOLERANCE, spread)
+            self.failures += judged and not good
+            self._tell(
+                f"{name}: {figure}: {sum(was) / len(was):.4g}, spread of {len(was)} {spread:.1%}; "
+                f"{'foretold' if judged else 'replayed'} {sum(now) / len(now):.4g}, off {off:+.1%}",
+                ("ok " if good else "NOT") if judged else "   ",
+            )
+        self._print_parts(name, ran)
+
+    def _print_parts(self, name: str, ran: list[dict[str, Any]]) -> None:
+        """Where the models err in these runs, and what limited the batch."""
+        for what, part in PARTS.items():
+            offs = ("unknown" if (off := said["errors"][part]) is None else f"{off:+.1%}" for said in ran)
+            self._tell(f"{name}: off, run by run, {what}: {', '.join(offs)}")
+        limits = ran[0]["recorded"]["limited_by"]
+        shares = ", ".join(f"{cause} {share:.0%}" for cause, share in limits.items() if share)
+        evicted = [said["recorded"]["preemptions"] for said in ran]
+        self._tell(f"{name}: limited by {shares}; preemptions {evicted}")
+
+    def _figures(self, scenario: dict[str, Any]) -> dict[str, float]:
+        """By name: seconds, and tokens a second."""
+        found = {
+            f"{short} {statistic}": float(scenario[latency][statistic])
+            for latency, short in LATENCIES.items()
+            for statistic in STATISTICS
+        }
+        return found | {"tokens/s": self._tokens / float(scenario["seconds"])}
+
+
+def _said(command: str, *arguments: Any) -> dict[str, Any]:
+    """What a command of batchscope prints with ``--json``."""
+    words = [sys.executable, "-m", "batchscope", command, *map(str, arguments), "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=_SECONDS)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words[2:])}: exit code {done.returncode}: {done.stderr.strip()}")
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
