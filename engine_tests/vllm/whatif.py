@@ -26,8 +26,8 @@ from server import ENVIRONMENT
 os.environ |= ENVIRONMENT | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 CLOCK = CoreClock()
 CLOCK.follow(threading.current_thread())
-WALL = time.monotonic
-time.monotonic = CLOCK  # what vLLM times its requests with, before it is imported
+WALL, BEGAN = time.monotonic, time.time()
+time.monotonic, time.time = CLOCK, lambda: BEGAN + CLOCK()  # what vLLM times requests with, before it is imported
 
 from model import write_model
 from vllm import SamplingParams

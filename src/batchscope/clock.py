@@ -8,6 +8,8 @@ from collections.abc import Callable
 Clock = Callable[[], float]
 """A function without arguments that gives seconds of a clock that never goes back, e.g. ``time.monotonic``."""
 
+WENT_BACK = "clock_went_back"
+"""The name of the error that a collector counts, and its run keeps, where its clock went back between two drains."""
 
 _EARLIEST = dt.datetime(1, 1, 1, tzinfo=dt.UTC)
 _LATEST = dt.datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=dt.UTC)

@@ -16,7 +16,7 @@ import numpy as np
 from batchscope.aggregation.requests import ClassNames
 from batchscope.aggregation.state import State
 from batchscope.background import forked
-from batchscope.clock import Clock, WallClock
+from batchscope.clock import WENT_BACK, Clock, WallClock
 from batchscope.configuration import OTHER_CLASS, MetricsConfiguration, SchedulerLimits
 from batchscope.errors import BusyError, ConfigurationError, InvalidRecordError
 from batchscope.reasons import RejectReason
@@ -73,7 +73,7 @@ class Draining:
     def __init__(self, configuration: MetricsConfiguration, limits: SchedulerLimits, clock: Clock) -> None:
         self.configuration = configuration
         self.limits = limits
-        self.clock = clock
+        self._clock, self._latest = clock, clock()
         self.classes = ClassNames(configuration)
         self.sources: list[Source] = []
         self.numbering = Numbering()
@@ -93,6 +93,11 @@ class Draining:
         self._start()
         self._begin()
         forked(self)
+
+    def clock(self) -> float:
+        """The collector's clock; where it gives no number, the instant of the last drain: what is there is read."""
+        now = self._clock()
+        return now if math.isfinite(now) else self._latest
 
     def _start(self) -> None:
         """What a fork's child needs anew."""
@@ -237,9 +242,12 @@ class Draining:
 
         An exception may end it anywhere (Ctrl-C). What it left in rings and with sources the next one takes; what it
         took and did not count is counted as ``interrupted``; nothing counts twice. That a sink may lack a block is an
-        error ``sink_interrupted``.
+        error ``sink_interrupted``; that the clock went back since the last one is an error ``clock_went_back``.
         """
         now = self.clock()
+        if now < self._latest:
+            self.writers.own().error(WENT_BACK)
+        self._latest = now
         if self._resetting is not None:
             self._finish_reset(self._resetting)
         if self.numbering.spans_wanted:

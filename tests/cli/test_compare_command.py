@@ -98,6 +98,15 @@ def test_json_is_the_whole_comparison(batchscope, runs):
     assert "NaN" not in run.output
 
 
+def test_an_imported_run_is_not_a_simulated_one_and_explained_by_its_own_instants(batchscope, runs):
+    assert "simulated" not in batchscope("runs", runs / "a").output
+    run = batchscope("explain", runs / "a", "--request", "r7", "--json")
+    assert run.code == 0, run.errors
+    document = json.loads(run.output)
+    assert document["not_recorded"] == ["spans", "iterations"]
+    assert {part["part"] for part in document["request"]["parts"]} == {"queued", "prefill_phase", "decode_phase"}
+
+
 def test_two_runs_need_no_border(batchscope, runs):
     assert (
         batchscope("compare", runs / "a", runs / "slow").output

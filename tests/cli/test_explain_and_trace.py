@@ -57,9 +57,17 @@ def test_the_slowest_are_explained_in_words_and_figures(recorded):
     run = batchscope("explain", recorded)
     assert run.code == 0, run.errors
     said = " ".join(run.output.split())
-    assert "The slowest 1 % of TTFT (1 of 3 requests) spent 88.9 % of it queued, held by the KV cache" in said
+    assert "The slowest request of TTFT (1 of 3 requests) spent 88.9 % of it queued, held by the KV cache" in said
     assert "behind it: kv_cache_blocks, now 7" in said
     assert re.search(r"c \(#3\) +2.25 s +queued: KV cache +88.9 %", run.output)
+
+
+def test_of_a_share_of_less_than_a_request_the_slowest_request_is_told(recorded, inside):
+    said = " ".join(inside("explain", recorded, "--share", "1e-9").output.split())
+    assert "The slowest request of TTFT (1 of 3 requests) spent 88.9 % of it queued" in said
+    assert "The slowest 34 % of TTFT (2 of 3 requests)" in " ".join(
+        inside("explain", recorded, "--share", "0.34").output.split()
+    )
 
 
 def test_a_request_is_explained_by_its_id_and_its_parts_add_up(recorded, inside):
@@ -73,7 +81,10 @@ def test_a_request_is_explained_by_its_id_and_its_parts_add_up(recorded, inside)
 
 
 def test_a_wrong_request_metric_or_share_is_refused_in_one_line(recorded, tmp_path, inside):
-    assert refused(inside("explain", recorded, "--request", "nobody"), "--request", "'nobody'", "--worst e2e")
+    assert refused(
+        inside("explain", recorded, "--request", "nobody"), "--request", "'nobody'", "no finished request has this id"
+    )
+    assert refused(inside("explain", recorded, "--request", "#0"), "'#0'", "no finished request has this number")
     assert refused(inside("explain", recorded, "--worst", "speed"), "ttft, tpot, e2e, gap")
     assert refused(inside("explain", recorded, "--share", "0"), "--share 0", "0.01 for the slowest 1 %")
     assert refused(inside("explain", recorded, "--worst", "e2e", "--request", "a"), "one of them")
@@ -138,6 +149,14 @@ def test_more_events_than_allowed_are_left_out_with_a_word(recorded, tmp_path, i
     run = inside("trace", recorded, "--out", tmp_path / "t", "--max-events", "20")
     assert run.code == 0
     assert "at most 20 are written" in run.errors
+
+
+def test_a_limit_that_has_room_for_nothing_is_the_reason_that_is_told(recorded, tmp_path, inside):
+    run = inside("trace", recorded, "--out", tmp_path / "t", "--max-events", "1")
+    assert (run.code, (tmp_path / "t").exists()) == (3, False)
+    assert "--max-events 1 has no room for what was asked for: nothing is written" in run.errors
+    empty = inside("trace", recorded, "--out", tmp_path / "t", "--from", "5000")
+    assert "nothing of this run lies in what was asked for" in empty.errors
 
 
 def test_what_cannot_be_written_or_is_not_there_is_refused(recorded, tmp_path, inside):

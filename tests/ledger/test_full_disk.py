@@ -220,6 +220,18 @@ def test_a_file_system_that_really_is_full_ends_the_recording_only(tmp_path):
         subprocess.run(["umount", tmp_path], check=True)
 
 
+def test_no_run_is_made_inside_a_runs_own_folder(tmp_path):
+    engine = Engine(tmp_path)
+    before = sorted(engine.recording.path.iterdir())
+    with (
+        SchedulerMetricsCollector() as collector,
+        pytest.raises(ConfigurationError, match="a folder of runs, not the folder of one"),
+    ):
+        collector.record_to(engine.recording.path)
+    assert sorted(engine.recording.path.iterdir()) == before
+    engine.close()
+
+
 def test_a_table_of_which_nothing_was_written_is_empty(tmp_path):
     Engine(tmp_path).close()
     run = open_run(tmp_path)

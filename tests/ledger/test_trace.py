@@ -6,6 +6,8 @@ import json
 import zlib
 from collections import defaultdict
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from heard_tables import HeardRun
 from hypothesis import given, settings
@@ -187,6 +189,21 @@ def test_only_the_requests_that_are_asked_for_are_drawn_by_id_or_number():
     assert [name for _, _, name in decoded.of("requests", depth=0)] == ["chat-7", "chat-11"]
     assert drawn.drawn_requests == 2
     assert decoded.of("rank 0", "iterations")[0][1] > decoded.of("requests", depth=0)[0][0]
+
+
+def test_a_run_of_durations_alone_is_drawn_as_one_of_instants():
+    run = simulated(workload(20))
+    run._spans = run.spans().slice(0, 0)
+    table = run.requests()
+    by_instants = trace(run)
+    for name in ("arrived_at", "first_scheduled_at", "first_token_at", "last_token_at"):
+        table = table.set_column(table.schema.get_field_index(name), name, pa.nulls(len(table), pa.float64()))
+    run._requests = table
+    by_durations = trace(run)
+    assert by_durations.drawn_requests == by_instants.drawn_requests == 20
+    for one in ("begin", "end"):
+        apart = np.sort(getattr(by_durations.slices, one)) - np.sort(getattr(by_instants.slices, one))
+        assert np.abs(apart).max() <= 10  # nanoseconds
 
 
 def test_a_run_without_spans_is_drawn_by_instants_and_says_so():

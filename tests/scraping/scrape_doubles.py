@@ -1,5 +1,6 @@
 """A server on loopback that answers as a test wants, and the captured pages of real engines."""
 
+import asyncio
 import contextlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -7,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from batchscope.scraping import fetch
 from batchscope.scraping.fetch import ScrapeLimits
 from batchscope.scraping.page import PageReader
 from batchscope.scraping.series import known_samples, read
 from batchscope.scraping.window import Scrape
 
 CAPTURES = Path(__file__).resolve().parents[3] / "shared" / "captures"
+A_LONG_TIME = 60.0
+"""Seconds: what nobody waits for, however busy the machine is."""
 NOW = 1_800_000_000.0
 """Wall clock at instant 0."""
 needs_captures = pytest.mark.skipif(not CAPTURES.exists(), reason=f"the captured pages {CAPTURES} are not there")
@@ -103,3 +107,24 @@ class Site:
 
     def __exit__(self, *_):
         self.close()
+
+
+def round_of(watching, hanging):
+    """A round of ``watching``; the time of those that hang is over as soon as only they have not answered."""
+    loop = fetch._loop()
+    real, ahead, over = loop.time, [0.0], threading.Event()
+
+    def look():
+        unanswered = [task for task in asyncio.all_tasks(loop) if task.get_coro().__name__ == "_report"]
+        if len(unanswered) == hanging:
+            ahead[0] = 10.0 * A_LONG_TIME
+        elif not over.is_set():
+            loop.call_later(0.001, look)
+
+    loop.time = lambda: real() + ahead[0]
+    loop.call_soon_threadsafe(look)
+    try:
+        return watching.round()
+    finally:
+        over.set()
+        del loop.time

@@ -12,7 +12,7 @@ import time
 import tracemalloc
 
 import pytest
-from scrape_doubles import Site
+from scrape_doubles import A_LONG_TIME, Site
 
 from batchscope.errors import ConfigurationError
 from batchscope.scraping import fetch as fetching
@@ -25,13 +25,17 @@ AN_EIGHTH = {"max_bytes": 2 * MIB, "max_lines": 25_000, "max_samples": 6_000, "m
 """Of the limits that hold by default, so that reaching them does not take long."""
 
 
+def limited(timeout_seconds=A_LONG_TIME, **limits):
+    return ScrapeLimits(timeout_seconds=timeout_seconds, **limits)
+
+
 def read(url, **limits):
-    return wait_for(Fetcher(ScrapeLimits(**limits)).get(metrics_url(url)))
+    return wait_for(Fetcher(limited(**limits)).get(metrics_url(url)))
 
 
 def refused(url, *parts, **limits):
     with pytest.raises(ScrapeError) as caught:
-        wait_for(scrape(metrics_url(url), Fetcher(ScrapeLimits(**limits))))
+        wait_for(scrape(metrics_url(url), Fetcher(limited(**limits))))
     message = str(caught.value)
     assert message.startswith(url)
     assert len(message) < 500
@@ -271,7 +275,7 @@ def test_a_page_that_is_too_much_is_let_go_at_once():
     left = threading.Event()
     with Site(answer=endless) as site:
         assert refused(f"{site.url}/metrics", "larger than 1 MiB", max_bytes=MIB)
-        assert left.wait(10)
+        assert left.wait(A_LONG_TIME)
 
 
 def test_threads_that_begin_at_once_and_forked_children_each_have_one_loop(monkeypatch):

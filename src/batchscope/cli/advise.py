@@ -31,7 +31,7 @@ from batchscope.cli.options import (
 from batchscope.cli.simulation import note
 from batchscope.cli.whatif import trust_in_words
 from batchscope.configuration import SloTargets
-from batchscope.prediction.advise import Advice, Outcome, advise, flags, flags_of_engine, what_gets_worse
+from batchscope.prediction.advise import VERDICTS, Advice, Outcome, advise, flags, flags_of_engine
 from batchscope.prediction.candidates import VARIED, Space
 from batchscope.prediction.observed import setting_in_words
 from batchscope.text import readable_document, shown
@@ -122,7 +122,7 @@ def _shown(advice: Advice, run: str, engine: str, slo: Mapping[str, SloTargets])
     lines = [
         Text(f"{run}: {engine or 'an unnamed engine'}, {advice.requests:,} requests, each within {within}"),
         Text(""),
-        Text(f"{_VERDICTS[advice.verdict]}: {advice.why}", style="bold"),
+        Text(f"{VERDICTS[advice.verdict]}: {advice.why}", style="bold"),
         *_better(advice, engine),
         Text(""),
     ]
@@ -132,11 +132,10 @@ def _shown(advice: Advice, run: str, engine: str, slo: Mapping[str, SloTargets])
     return Group(*lines, _sides(advice, same=same), Text(""), *_in_doubt(advice), *marks, *notes)
 
 
-_VERDICTS = {"change": "Change the settings", "keep": "Change nothing", "undecided": "Cannot be decided"}
-
-
 def _better(advice: Advice, engine: str) -> list[Text]:
     """What to set; only where that is the advice."""
+    from batchscope.dashboard.advice_page import worse_in_words  # noqa: PLC0415  (its files are read when it is)
+
     if advice.verdict != "change":
         return []
     between = f"{signed(advice.gain_low)} .. {signed(advice.gain_high)}"
@@ -145,17 +144,7 @@ def _better(advice: Advice, engine: str) -> list[Text]:
         lines = [Text("now nobody is served in time")]
     lines += [Text(f"  {name} = {value}") for name, value in advice.changed.items()]
     lines += [Text(f"  {name}: {typed}") for name, typed in flags_of_engine(advice, engine).items()]
-    return [*lines, Text(f"what gets worse: {_worse(advice) or 'nothing that is measured here'}")]
-
-
-def _worse(advice: Advice) -> str:
-    found = [
-        f"{statistic} {short_name(name)} {change(after, before)}"
-        for (statistic, name), (before, after) in what_gets_worse(advice).items()
-    ]
-    if advice.best.preemptions > advice.now.preemptions:
-        found.append(f"preemptions {advice.now.preemptions:,} to {advice.best.preemptions:,}")
-    return ", ".join(found)
+    return [*lines, Text(f"what gets worse: {worse_in_words(advice)}")]
 
 
 def _sides(advice: Advice, *, same: bool) -> Table:

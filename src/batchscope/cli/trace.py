@@ -84,12 +84,14 @@ def trace(
     if out.absolute().parent == opened.path.absolute():
         raise CommandError(f"--out {out}: is in the run's own folder, expected a file elsewhere")
     found = drawn(opened, Window(*_bounds(opened, first, last), only, max_events))
-    if not found.events or (only and not found.drawn_requests):
-        note("nothing of this run lies in what was asked for: nothing is written")
-        return UNDECIDED
-    _write(perfetto.encode(found) if form == FORMATS[0] else chrome_trace.encode(found), out)
     for left_out in found.left_out:
         note(left_out)
+    if not found.events or (only and not found.drawn_requests):
+        cut = found.of_events > found.events
+        why = f"--max-events {max_events} has no room for" if cut else "nothing of this run lies in"
+        note(f"{why} what was asked for: nothing is written")
+        return UNDECIDED
+    _write(perfetto.encode(found) if form == FORMATS[0] else chrome_trace.encode(found), out)
     size = "" if out == _STDOUT else f", {out.stat().st_size:,} bytes"
     note(f"{out}: {found.events:,} events, {counted(found.drawn_requests, 'request')}{size}; {_VIEWERS[form]}")
     return 0

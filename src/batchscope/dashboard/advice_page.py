@@ -9,14 +9,15 @@ from html import escape
 from batchscope.configuration import SloTargets
 from batchscope.dashboard.drawing import Axis, Drawing, axis_over, figure, key
 from batchscope.dashboard.html_file import footer, header, html_file, note, panel, row, table, tile, tiles
-from batchscope.prediction.advise import FLAGS, Advice, Tried, flags_of_engine, what_gets_worse
+from batchscope.prediction.advise import FLAGS, VERDICTS, Advice, Tried, flags_of_engine, what_gets_worse
 from batchscope.prediction.observed import setting_in_words
 from batchscope.text import shown
 from batchscope.views import palette
 from batchscope.views.numbers import MISSING, change, count, duration, per_second, percent, percent_range, signed
 from batchscope.views.words import limiter_name, short_name, targets_in_words
 
-VERDICTS = {"change": "Change the settings", "keep": "Change nothing", "undecided": "Cannot be decided"}
+ABOVE = 1.15
+"""Times the highest goodput: where its axis ends."""
 TAILS = {"p99_time_to_first_token": "TTFT p99", "p99_time_per_output_token": "TPOT p99"}
 _TARGET_OF = {"p99_time_to_first_token": "time_to_first_token", "p99_time_per_output_token": "time_per_output_token"}
 UNKNOWABLE = (
@@ -170,13 +171,9 @@ def _whole_number(value: float) -> str:
 
 
 def _goodput(advice: Advice) -> Axis:
-    values = [each.goodput for each in _whole(advice)]
-    return axis_over("goodput", lambda value: f"{per_second(value)}/s", [*values, *_finite(advice.alike_high)])
-
-
-def _finite(value: float) -> list[float]:
-    """An interval may reach far beyond what anything gave: it is cut there."""
-    return [value] if math.isfinite(value) else []
+    """Over what the settings gave: the interval may reach far beyond that, and is cut there."""
+    most = max(each.goodput for each in _whole(advice))
+    return axis_over("goodput", lambda value: f"{per_second(value)}/s", [most * ABOVE])
 
 
 def _whole(advice: Advice) -> list[Tried]:
@@ -236,19 +233,25 @@ def _marks(advice: Advice, each: Tried) -> str:
 def _about_tried(advice: Advice) -> str:
     fewer = len(advice.tried) - len(_whole(advice))
     left = f"; {count(fewer)} were left behind on the run's first requests" if fewer else ""
-    return f"{count(len(advice.tried))} settings, means over constants that fit as well, the best first{left}"
+    means = "means over constants that fit as well, over more of them for the last few"
+    return f"{count(len(advice.tried))} settings, the highest first{left}; {means}"
 
 
 def _worse(advice: Advice) -> str:
     if advice.best.settings == advice.now.settings:
         return "simulated under the recorded settings"
-    worse = [
+    return f"what gets worse: {worse_in_words(advice)}"
+
+
+def worse_in_words(advice: Advice) -> str:
+    """What the best setting costs, in a line."""
+    found = [
         f"{statistic} {short_name(name)} {change(after, before)}"
         for (statistic, name), (before, after) in what_gets_worse(advice).items()
     ]
     if advice.best.preemptions > advice.now.preemptions:
-        worse.append(f"preemptions {count(advice.now.preemptions)} to {count(advice.best.preemptions)}")
-    return f"what gets worse: {', '.join(worse) or 'nothing that is measured here'}"
+        found.append(f"preemptions {count(advice.now.preemptions)} to {count(advice.best.preemptions)}")
+    return ", ".join(found) or "nothing that is measured here"
 
 
 def _sides(advice: Advice) -> Iterable[str]:

@@ -14,6 +14,8 @@ from batchscope.errors import InvalidRecordError
 from batchscope.histograms.layout import HIGHEST, LOWEST, BucketLayout, Floats, Ints
 from batchscope.histograms.store import downscaled
 
+VALUES_AT_ONCE = 16_000
+"""So many have temporary arrays that stay in a processor's cache, below what malloc maps anew each time, 128 KiB."""
 _ABOVE = nextafter(HIGHEST, 0.0)  # stands in where no value is in range
 MOST_AT_ONCE = 2**53 - 1  # observations a call: np.bincount adds weights as doubles, exact up to here
 
@@ -122,41 +124,51 @@ class _Positions:
 
     def __init__(self, layout: BucketLayout, values: Floats, wholes: list[_Summary]) -> None:
         self._layout = layout
+        self._values = values
         self._wholes = wholes
         low, high = [each.min for each in wholes], [each.max for each in wholes]
         outside = [row for row, each in enumerate(wholes) if each.missing or each.min < LOWEST or each.max >= HIGHEST]
-        if outside:
-            given, values = values, values.copy()
         for row in outside:
-            inside = (given[row] >= LOWEST) & (given[row] < HIGHEST)
-            found = given[row, inside]
-            low[row], high[row] = (float(found.min()), float(found.max())) if len(found) else (LOWEST, LOWEST)
-            np.copyto(values[row], low[row], where=~inside)
+            inside = values[row][(values[row] >= LOWEST) & (values[row] < HIGHEST)]
+            low[row], high[row] = (float(inside.min()), float(inside.max())) if len(inside) else (LOWEST, LOWEST)
+        self._outside = bool(outside)
         self._origins = [layout.index(least) - 1 for least in low]
         self._widths = [layout.index(most) - origin + 2 for most, origin in zip(high, self._origins, strict=True)]
-        self._positions = layout.indices(values)
-        self._positions -= np.array(self._origins)[:, np.newaxis]
-        for row in outside:
-            self._positions[row, ~(given[row] >= LOWEST)] = 0
-            self._positions[row, given[row] >= HIGHEST] = self._widths[row] - 1
+        self._column_of_origins = np.array(self._origins)[:, np.newaxis]
+        self._found = self._located(slice(None), slice(None)) if values.size <= VALUES_AT_ONCE else None
+
+    def _located(self, rows: slice, part: slice) -> Ints:
+        values = self._values[rows, part]
+        if self._outside:
+            below, above = ~(values >= LOWEST), values >= HIGHEST
+            values = np.where(below | above, LOWEST, values)
+        positions = self._layout.indices(values)
+        positions -= self._column_of_origins[rows]
+        if self._outside:
+            positions[below] = 0
+            np.copyto(positions, np.array(self._widths[rows])[:, np.newaxis] - 1, where=above)
+        return positions
 
     def tallied(
         self, row: int, starts: Sequence[int], counts: Ints | None, groups: list[_Summary]
     ) -> tuple[BucketedValues, list[BucketedValues]]:
         """(all, each group) of one quantity."""
-        if len(starts) == 1:
-            whole = self._collected(row, self._tally(row, slice(None), counts), groups[0])
-            return whole, [whole]
-        tallies = [self._tally(row, part, counts) for part in map(slice, starts, [*starts[1:], None])]
-        whole = self._collected(row, np.sum(tallies, axis=0), self._wholes[row])
-        return whole, [self._collected(row, *each) for each in zip(tallies, groups, strict=True)]
+        stops = [*starts[1:], self._values.shape[1]]
+        tallies = [self._tally(row, start, stop, counts) for start, stop in zip(starts, stops, strict=True)]
+        found = [self._collected(row, *each) for each in zip(tallies, groups, strict=True)]
+        return found[0] if len(found) == 1 else self._collected(row, _sum_of(tallies), self._wholes[row]), found
 
-    def _tally(self, row: int, part: slice, counts: Ints | None) -> Ints:
-        positions, width = self._positions[row, part], self._widths[row]
+    def _tally(self, row: int, start: int, stop: int, counts: Ints | None) -> Ints:
+        pieces = range(start, stop, VALUES_AT_ONCE)
+        tallies = [self._piece(row, slice(at, min(at + VALUES_AT_ONCE, stop)), counts) for at in pieces]
+        return tallies[0] if len(tallies) == 1 else _sum_of(tallies)
+
+    def _piece(self, row: int, part: slice, counts: Ints | None) -> Ints:
+        positions = self._located(slice(row, row + 1), part)[0] if self._found is None else self._found[row, part]
         if counts is None:
-            tally: Ints = np.bincount(positions, minlength=width)
+            tally: Ints = np.bincount(positions, minlength=self._widths[row])
             return tally
-        return np.bincount(positions, counts[part], width).astype(np.int64)
+        return np.bincount(positions, counts[part], self._widths[row]).astype(np.int64)
 
     def _collected(self, row: int, tally: Ints, summary: _Summary) -> BucketedValues:
         """A tally in its zero, bucket and overflow parts, the buckets without empty ends."""
@@ -173,6 +185,11 @@ class _Positions:
             self._layout.scale, origin + 1 + first, counts[first:stop], int(tally[0]) - missing, int(tally[-1]),
             total, seconds, low, high,
         )  # fmt: skip
+
+
+def _sum_of(tallies: list[Ints]) -> Ints:
+    added: Ints = np.add.reduce(tallies)
+    return added
 
 
 def _summaries(values: Floats, counts: Ints | None, starts: Sequence[int]) -> list[list[_Summary]]:

@@ -12,14 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from batchscope.errors import ConfigurationError
-from batchscope.histograms.bucketed import BucketedValues, Observations, bucketed_groups, checked
+from batchscope.histograms.bucketed import VALUES_AT_ONCE, BucketedValues, Observations, bucketed_groups, checked
 from batchscope.histograms.cells import CellGroups, cell_grid, group_by_cell
 from batchscope.histograms.exponential_histogram import ExponentialHistogram
 from batchscope.histograms.held_values import CAPACITY, Pending
 from batchscope.histograms.layout import Floats, Ints, bucket_layout
 from batchscope.histograms.windowed_histogram import WindowedHistogram
 
-_VALUES_AT_ONCE = 8192
 _FEW_CELLS = 8
 
 
@@ -148,7 +147,7 @@ class Instrument:
         cells, starts, order, size = self._groups(at, len(quantities[0]))
         if order is not None and counts is not None:
             counts = counts[order]
-        at_once = max(_VALUES_AT_ONCE // size, 1)
+        at_once = max(VALUES_AT_ONCE // size, 1)
         for first in range(0, len(instruments), at_once):
             some = quantities[first : first + at_once]
             values = some[0][np.newaxis] if len(some) == 1 else np.array(some)

@@ -32,7 +32,6 @@ _MANTISSA_BITS = 52
 _EXPONENT_BIAS = 1023
 _FIRST_OCTAVE, _LAST_OCTAVE = -30, 29  # 2^-30 < 1e-9 and 1e9 < 2^30
 _LN_2 = 0.6931471805599453
-_CHUNK = 8192  # values whose temporary arrays stay in a processor's cache
 
 
 class BucketLayout:
@@ -56,11 +55,7 @@ class BucketLayout:
         return (bits + self._lift.item((bits >> self._shift) - self._first_slot)) >> self._shift
 
     def indices(self, values: Floats) -> Ints:
-        """The bucket of each of ``values``, contiguous and all in [LOWEST, HIGHEST)."""
-        if values.size > _CHUNK:
-            flat = values.reshape(-1)
-            starts = range(0, len(flat), _CHUNK)
-            return np.concatenate([self.indices(flat[at : at + _CHUNK]) for at in starts]).reshape(values.shape)
+        """The bucket of each of ``values``, which must lie in [LOWEST, HIGHEST)."""
         bits = values.view(np.int64)
         slots = bits >> self._shift
         slots -= self._first_slot

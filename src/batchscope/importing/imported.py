@@ -212,9 +212,10 @@ class _Anchored:
         self._instant, self._time = instant, time
 
     def begin(self, header: RunHeader) -> None:
-        self._writer.begin(
-            msgspec.structs.replace(header, started_at=self._time, anchor_instant=self._instant, anchor_time=self._time)
+        anchored = msgspec.structs.replace(
+            header, started_at=self._time, anchor_instant=self._instant, anchor_time=self._time, simulated=False
         )
+        self._writer.begin(anchored)
 
     def take(self, block: Drained) -> None:
         self._writer.take(block)

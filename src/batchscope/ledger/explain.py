@@ -39,6 +39,9 @@ _LITTLE = 0.01
 """Of the time: if more of it is unknown, the answer is not complete."""
 
 
+_SIMULATED = "simulated time: seconds from the start of the run, of no day"
+
+
 class NotToldError(BatchscopeError):
     """The run does not hold what was asked for; the message says what is missing."""
 
@@ -115,7 +118,7 @@ class Explainer:
             limits=self._facts.header.limits,
             reported_ratio=self._facts.reported,
             cost_model=cost and CostModel(cost.iterations, cost.median_error, cost.seconds_per_prefill_token),
-            notes=tuple(_notes(histories, unknown=unknown > 0)),
+            notes=(*_notes(histories, unknown=unknown > 0), *([_SIMULATED] if self._facts.header.simulated else [])),
         )
 
 
@@ -171,6 +174,8 @@ def _found(histories: Histories, name: str) -> int:
         rows = np.flatnonzero(histories.number == int(name[1:]))
         if not len(rows) and int(name[1:]) in histories.spans.request:
             raise UnknownRequestError("it did not finish in this run, and only finished requests are explained")
+        if not len(rows):
+            raise UnknownRequestError("no finished request has this number, nor this id; --worst e2e shows both")
     if not len(rows):
         raise UnknownRequestError("no finished request has this id; --worst e2e shows ids")
     if len(rows) > 1:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from batchscope.ledger.cutting import TOLERANCE, Cutting
-from batchscope.ledger.instants import INSTANTS, instants_of
+from batchscope.ledger.instants import INSTANTS, request_instants
 from batchscope.ledger.iteration_lines import Ints, Lines, Ticks, numbers
 from batchscope.ledger.prefill_cost import PrefillCost, prefill_cost
 from batchscope.ledger.request_parts import HELD, OTHERS, Column, Cut, Part, Pieces, Spans
@@ -32,7 +32,7 @@ class Histories:
 
     def __init__(self, requests: pa.Table, iterations: pa.Table, spans: pa.Table | None) -> None:
         self.requests = requests
-        known, self.from_durations = instants_of(requests)
+        known, self.from_durations = request_instants(requests)
         bounds = [numbers(iterations, name) for name in ("started_at", "finished_at")]
         self.ticks = Ticks.spanning(*known.values(), *bounds)
         begun = float(np.nanmin(bounds[0])) if np.isfinite(bounds[0]).any() else np.nan

@@ -12,6 +12,7 @@ from batchscope.ledger.iteration_lines import Floats, Mask, numbers
 from batchscope.sinks import RunHeader
 
 INSTANTS = ("arrived_at", "first_scheduled_at", "first_token_at", "last_token_at", "finished_at")
+_NO_DATE = 1970  # the year that imports without a date are given
 _DURATIONS = ("queue_time", "prefill_time", "time_to_first_token", "decode_time", "processing_time", "total_time")
 
 
@@ -32,7 +33,12 @@ def time_to_instant(header: RunHeader, time: dt.datetime) -> float:
     return header.anchor_instant + (time - header.anchor_time).total_seconds()
 
 
-def instants_of(requests: pa.Table) -> tuple[dict[str, Floats], Mask]:
+def undated(header: RunHeader) -> bool:
+    """Whether its instants are of no day that is known: a simulation's, or imported from what has no date."""
+    return header.simulated or header.anchor_time.year == _NO_DATE
+
+
+def request_instants(requests: pa.Table) -> tuple[dict[str, Floats], Mask]:
     """The instants of requests by ``INSTANTS`` (``nan``: not known), and whose follow from their durations alone.
 
     An engine that hands out durations says when a request ended (``finished_at``, else ``at``): its whole time back is

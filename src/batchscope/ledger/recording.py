@@ -19,7 +19,7 @@ from batchscope.background import forked
 from batchscope.checks import check_not_negative, is_number
 from batchscope.clock import Clock
 from batchscope.errors import BusyError, ConfigurationError, DecodeError
-from batchscope.ledger.document import RunDocument
+from batchscope.ledger.document import NAME, RunDocument
 from batchscope.ledger.retention import Retention
 from batchscope.ledger.schema import Level
 from batchscope.ledger.writer import PART_BYTES, PART_SECONDS, RunWriter
@@ -141,6 +141,10 @@ def record(
         if value is not None:
             check_not_negative(field, value, what)
     root = _path(root)
+    if (root / NAME).exists():
+        raise ConfigurationError(
+            "root", str(root), "a folder of runs, not the folder of one: give the one that it is in"
+        )
     document = RunDocument(level=Level(level), interval=float(interval), configuration=_settings(configuration))
 
     def retain() -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from batchscope.clock import WENT_BACK
 from batchscope.errors import DecodeError
 from batchscope.ledger.batches import filled
 from batchscope.ledger.document import NAME, RunDocument, State, read_document
@@ -172,6 +173,13 @@ class Run:
         found += [
             f"{rows} rows of {name} were not written: no room, or no disk" for name, rows in document.missed.items()
         ]
+        events = self.events()
+        back = events.filter(pc.equal(events["name"], WENT_BACK)).column("at").to_pylist()
+        if back:
+            found.append(
+                f"its clock went back ({len(back)} times seen, first to {back[0]:.3f} s): requests across that are left"
+                " out, and what is told of times, and of who was there together, is not to be trusted"
+            )
         last = f" (at {contents.until:.3f} s of its clock)" if math.isfinite(contents.until) else ""
         if self.state == INTERRUPTED:
             found.append(

@@ -11,7 +11,7 @@ import numpy as np
 
 from batchscope.ledger.explanation import ComparedPart, Metric, Slow, Slowest, Stretch
 from batchscope.ledger.histories import Histories
-from batchscope.ledger.instants import instant_to_time
+from batchscope.ledger.instants import instant_to_time, undated
 from batchscope.ledger.iteration_lines import Floats, Ints, Mask, numbers
 from batchscope.ledger.request_parts import Column, Cut, Part
 from batchscope.sinks import RunHeader
@@ -33,8 +33,8 @@ class Facts(NamedTuple):
         return self.histories.ticks.seconds(ticks) + (self.histories.ticks.origin - self.began)
 
     def time(self, since_began: float) -> dt.datetime | None:
-        """The clock on the wall by then; None where it was simulated time."""
-        return None if self.header.simulated else instant_to_time(self.header, self.began + since_began)
+        """The clock on the wall by then; None where nobody knows: simulated time, or an import without a date."""
+        return None if undated(self.header) else instant_to_time(self.header, self.began + since_began)
 
 
 def is_modelled(histories: Histories, column: Column) -> bool:

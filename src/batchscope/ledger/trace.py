@@ -78,6 +78,8 @@ class Trace(NamedTuple):
     began: float
     """Wall clock at 0, in Unix seconds."""
     drawn_requests: int
+    of_events: int
+    """How many there were before the first ones in time were chosen."""
     left_out: tuple[str, ...]
 
     @property
@@ -109,6 +111,7 @@ def trace(run: Recorded, window: Window | None = None) -> Trace:
     parts = (drawing.iterations(), requests)
     slices = _clipped(Slices(*map(np.concatenate, zip(*parts, strict=True))), low, high)
     counts = _changes(drawing.counts(), low, high if len(slices.begin) else low)  # of no time there are none
+    of_events = 2 * len(slices.begin) + len(counts.at)
     slices, counts, told = _at_most(slices, counts, window.max_events)
     tracks, slices = _used_tracks(drawing.tracks, slices)
     used, names = np.unique(slices.name, return_inverse=True)
@@ -119,13 +122,15 @@ def trace(run: Recorded, window: Window | None = None) -> Trace:
         counts=counts,
         began=instant_to_time(run.headers[-1], began).timestamp(),
         drawn_requests=int(np.count_nonzero(used >= drawing.common_names)),
-        left_out=(*told, *_untold(histories)),
+        of_events=of_events,
+        left_out=(*told, *_untold(histories, began)),
     )
 
 
 def _chosen(histories: Histories, window: Window, began: float) -> Ints:
     """The requests that are asked for and live in the window."""
-    begin, end = (numbers(histories.requests, name) - began for name in ("arrived_at", "finished_at"))
+    since = histories.ticks.origin - began
+    begin, end = (histories.ticks.seconds(histories.instants[name]) + since for name in ("arrived_at", "finished_at"))
     rows = histories.told[(begin[histories.told] < window.end) & (end[histories.told] > window.begin)]
     if window.requests is None:
         return rows
@@ -147,10 +152,17 @@ def _used_tracks(tracks: list[Track], slices: Slices) -> tuple[tuple[Track, ...]
     return tuple(tracks[: last + 1]), slices
 
 
-def _untold(histories: Histories) -> Iterable[str]:
+def _untold(histories: Histories, began: float) -> Iterable[str]:
     missing = len(histories.requests) - len(histories.told)
     if missing:
         yield f"{missing:,} of {len(histories.requests):,} requests have no instants, and are not drawn"
+    begin, end = (numbers(histories.requests, name)[histories.told] - began for name in ("arrived_at", "finished_at"))
+    drawable = (end > np.maximum(begin, 0.0)) & (begin < _LONGEST)
+    if outside := int(np.count_nonzero(~drawable)):
+        yield (
+            f"{outside:,} of {len(histories.requests):,} requests took no time, or none after the run's start, "
+            "by their instants, and are not drawn"
+        )
     if not histories.has_spans:
         yield "not recorded: spans: a request's phases are by its instants alone, preemptions are not drawn"
 

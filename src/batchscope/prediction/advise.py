@@ -34,6 +34,8 @@ from batchscope.simulator.instants import Instants, simulate_instants
 
 Floats = npt.NDArray[np.float64]
 
+VERDICTS = {"change": "Change the settings", "keep": "Change nothing", "undecided": "Cannot be decided"}
+"""What each verdict is called."""
 RUNGS = (0.05, 0.2)
 """Shares of the run on which many, then fewer settings are tried, before the rest is tried on all of it."""
 KEPT = 0.3

@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing.pool import Pool
 from typing import Self
 
@@ -86,9 +87,17 @@ _given: tuple[Observed, Slo] | None = None
 """In a process of the pool: the run and the targets, sent once."""
 
 
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes that are started in it hear no Ctrl-C: it ends the one that asked, which ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _give(observed: Observed, slo: Slo) -> None:
-    """Ctrl-C ends the process that asked, which ends this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     global _given  # noqa: PLW0603  (a process of a pool has nowhere else to keep what it was started with)
     _given = observed, slo
 
@@ -132,7 +141,8 @@ class Simulations:
 
     def _results(self, tasks: list[Task]) -> Iterable[Served]:
         if self._workers > 1 and self._pool is None and sum(task[2] for task in tasks) >= IN_PROCESS_BELOW:
-            self._pool = multiprocessing.get_context("spawn").Pool(self._workers, _give, self._given)
+            with _deaf_to_interrupts():
+                self._pool = multiprocessing.get_context("spawn").Pool(self._workers, _give, self._given)
         if self._pool is None:
             observed, slo = self._given
             return (served_by(observed, slo, *task) for task in tasks)

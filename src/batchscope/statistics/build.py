@@ -46,8 +46,8 @@ class Cut(NamedTuple):
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the start or the last reset."""
-        return self.now - self.state.started
+        """Seconds since the start or the last reset; none, where the clock went back behind it."""
+        return max(0.0, self.now - self.state.started)
 
     def totals(self, engine: str) -> Totals:
         """Everything cumulative, of ``engine``."""

@@ -88,12 +88,11 @@ def _of_request(request: ExplainedRequest) -> str:
 
 
 def _of_slowest(slowest: Slowest) -> str:
-    who = f"The slowest {_share(slowest.share)} of {METRIC[slowest.metric]}" if slowest.others else "All requests"
+    of = slowest.requests + slowest.others
+    share = "request" if slowest.share * of < 1 else _share(slowest.share)  # less than a request is one
+    who = f"The slowest {share} of {METRIC[slowest.metric]}" if slowest.others else "All requests"
     told = [f"{percent(group.share)} of it {group.spent}{group.beside}" for group in _slower_by(slowest)]
-    return (
-        f"{who} ({count(slowest.requests)} of {count(slowest.requests + slowest.others)} requests) "
-        f"spent {'; '.join(told)}."
-    )
+    return f"{who} ({count(slowest.requests)} of {count(of)} requests) spent {'; '.join(told)}."
 
 
 class _Group(NamedTuple):
@@ -275,7 +274,7 @@ def _stretch(stretch: Stretch, of: int) -> str:
 
 
 def _when(time: dt.datetime | None, zone: str) -> str:
-    return " (simulated time)" if time is None else f" ({time:%Y-%m-%d %H:%M:%S} {zone})"
+    return "" if time is None else f" ({time:%Y-%m-%d %H:%M:%S} {zone})"
 
 
 def _row(part: TimePart | ComparedPart) -> tuple[Text]:

@@ -45,7 +45,9 @@ function apart(one, inside, outside) {
 const difference = (one, inside, outside) => {
   if (one.ratio) return `${inside >= outside ? "+" : "−"}${(100 * Math.abs(inside - outside)).toFixed(1)} points`;
   if (!(outside > 0)) return inside > 0 ? "from none" : "none";
-  return inside / outside >= 2 ? `${amount(inside / outside)} times` : `${inside >= outside ? "+" : "−"}${percent(Math.abs(inside / outside - 1))}`;
+  const sign = inside >= outside ? "+" : "−", apart = Math.abs(inside / outside - 1);
+  if (one.form === about) return inside / outside >= 2 ? `≈ ${Number((inside / outside).toPrecision(2))} times` : `≈ ${sign}${Math.round(100 * apart)} %`;
+  return inside / outside >= 2 ? `${amount(inside / outside)} times` : `${sign}${percent(apart)}`;
 };
 
 export function compare(store, frame, range, limiters) {

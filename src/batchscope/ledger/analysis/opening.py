@@ -61,9 +61,9 @@ def reading(run: Run) -> Iterator[None]:
 
 def _ended(run: Run, began: float, *tables: Expression) -> float:
     """The last that is known of it: of a killed run nobody wrote when it ended."""
-    lasts = [table.agg(at=table.at.max()).to_pyarrow()["at"][0].as_py() for table in tables]
+    lasts: list[float | None] = [table.agg(at=table.at.max()).to_pyarrow()["at"][0].as_py() for table in tables]
     lasts.append(run.document.written_until)
-    return max((last for last in lasts if last is not None and math.isfinite(last)), default=began)
+    return max(began, *(last for last in lasts if last is not None and math.isfinite(last)))
 
 
 def _stored(con: Any, run: Run, table: Table) -> Expression:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from batchscope.aggregation.slo import OUTCOME_OF_REASON, SloResult, evaluate
 from batchscope.configuration import SloTargets
-from batchscope.ledger.instants import instants_of
+from batchscope.ledger.instants import request_instants
 from batchscope.ledger.steady_state import steady_state
 from batchscope.records import Outcome
 from batchscope.rows import REASON_CODES, Floats, RequestColumn, RowKind, empty_rows
@@ -81,7 +81,7 @@ def measured_run(run: Any) -> Measured:
         name = column.name.lower()
         if name in requests.column_names and column not in {R.REASON, R.REQUEST_CLASS}:
             rows[:, column] = _floats(requests, name)
-    for instant, values in instants_of(requests)[0].items():
+    for instant, values in request_instants(requests)[0].items():
         rows[:, RequestColumn[instant.upper()]] = values
     reasons = np.array([REASON_CODES.get(reason, 0.0) for reason in requests["reason"].to_pylist()])
     started, finished = _floats(iterations, "started_at"), _floats(iterations, "finished_at")
