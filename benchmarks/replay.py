@@ -6,7 +6,8 @@ Without a collector the tracker hands out slots and forgets everything. Runs com
 of them first alternating, so that a slow minute of the machine hits both; CPU time is process_time, all threads,
 the drain and a snapshot at the end included; the median of the pairs' differences counts. The simulator's own work
 is many times smaller than an engine's (no GPU, no tokenizer): what counts is the difference an iteration and a
-token, not the ratio. Without ../shared's trace, a synthetic workload of 3,000 requests is served.
+token, not the ratio. Iterations are told one by one, as an engine does. Without ../shared's trace, a synthetic
+workload of 3,000 requests is served.
 """
 
 from __future__ import annotations
@@ -44,8 +45,18 @@ class NoTracker:
     def iteration(self, slots: Sequence[int], tokens: Sequence[int] | None = None, **facts: Any) -> None:
         pass
 
+    def repeated(self, slots: Sequence[int], tokens: Sequence[int] | None = None, **facts: Any) -> None:
+        pass
+
     def finished(self, slot: int, reason: Any, **facts: Any) -> None:
         pass
+
+
+class OneByOne:
+    """What an engine calls of a tracker: it does not know beforehand which iterations will repeat each other."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.arrived, self.iteration, self.finished = tracker.arrived, tracker.iteration, tracker.finished
 
 
 class Cost(NamedTuple):
@@ -66,17 +77,19 @@ class Pair(NamedTuple):
         return self.measured.cpu - self.bare.cpu
 
 
-def run(open_workload: Callable[[], Workload], *, measured: bool) -> Cost:
+def run(open_workload: Callable[[], Workload], *, measured: bool, at_once: bool = False) -> Cost:
+    """``at_once``: iterations that repeat each other are told in one call, as the simulator does by itself."""
+    told: Callable[[Tracker], Tracker] = (lambda tracker: tracker) if at_once else OneByOne
     gc.collect()
     clock = VirtualClock()
     started = time.process_time()
     if measured:
         limits = SchedulerLimits(max_running_requests=256, max_scheduled_tokens=2048, kv_cache_blocks=11_008)
         with SchedulerMetricsCollector(limits=limits, clock=clock) as collector:
-            result = serve(open_workload, RequestTracker(collector), clock)
+            result = serve(open_workload, told(RequestTracker(collector)), clock)
             check(collector, result)  # draining and a snapshot are part of the price
     else:
-        result = serve(open_workload, NoTracker(), clock)
+        result = serve(open_workload, told(NoTracker()), clock)
     return Cost(time.process_time() - started, result)
 
 

@@ -15,7 +15,7 @@ from batchscope.histograms.layout import HIGHEST, LOWEST, BucketLayout, Floats, 
 from batchscope.histograms.store import downscaled
 
 VALUES_AT_ONCE = 16_000
-"""As many have temporary arrays that stay in a cache, and below the 128 KiB that malloc maps anew each time."""
+"""So many have temporary arrays that stay in a processor's cache, below what malloc maps anew each time, 128 KiB."""
 _ABOVE = nextafter(HIGHEST, 0.0)  # stands in where no value is in range
 MOST_AT_ONCE = 2**53 - 1  # observations a call: np.bincount adds weights as doubles, exact up to here
 

@@ -15,9 +15,11 @@ from batchscope.errors import ConfigurationError
 from batchscope.histograms.bucketed import VALUES_AT_ONCE, BucketedValues, Observations, bucketed_groups, checked
 from batchscope.histograms.cells import CellGroups, cell_grid, group_by_cell
 from batchscope.histograms.exponential_histogram import ExponentialHistogram
-from batchscope.histograms.held_values import Pending
+from batchscope.histograms.held_values import CAPACITY, Pending
 from batchscope.histograms.layout import Floats, Ints, bucket_layout
 from batchscope.histograms.windowed_histogram import WindowedHistogram
+
+_FEW_CELLS = 8
 
 
 class Instrument:
@@ -25,6 +27,9 @@ class Instrument:
 
     Each window must be an integer multiple of the shortest. Buckets are computed once for all of them, 5 ns a
     value in large arrays. Not thread-safe.
+
+    Of values that span many cells, as a simulation's do, whose hours pass in seconds, the windows hear when somebody
+    reads them: by then most were left behind.
 
     An exception in the middle (Ctrl-C in a read) can cost the observations that were being sorted, and the windows
     begin anew; the lifetime histogram keeps what it had, and agrees with itself.
@@ -49,7 +54,9 @@ class Instrument:
         self._fed = [(_multiple(window, self._grid.window), held) for window, held in self._windows.items()]
         self._pending = Pending()
         self._sorting = False
-        self._reach = cells * max((multiple for multiple, _ in self._fed), default=1)
+        self._widest = max((multiple for multiple, _ in self._fed), default=1)  # cell, in the shortest window's
+        self._reach = cells * self._widest
+        self._late: list[Observations] = []  # the lifetime histogram has them, the windows not yet
 
     @property
     def lifetime(self) -> ExponentialHistogram:
@@ -68,6 +75,7 @@ class Instrument:
         if held is None:
             raise ConfigurationError("window", window, f"one of {self.windows} seconds")
         self._sort()
+        self._tell_windows()
         self._sorting = True  # reading moves the window on
         found = held.histogram(now)
         self._sorting = False
@@ -76,6 +84,7 @@ class Instrument:
     def clear(self) -> None:
         """Forget every observation."""
         self._pending.clear()
+        self._late.clear()
         self._lifetime.clear()
         for held in self._windows.values():
             held.clear()
@@ -118,6 +127,7 @@ class Instrument:
     def _mend(self) -> None:
         """What was sorted last did not come to its end."""
         self._lifetime.recount()
+        self._late.clear()
         for held in self._windows.values():
             held.clear()
         self._sorting = False
@@ -129,6 +139,11 @@ class Instrument:
         self, instruments: Sequence[Instrument], quantities: Sequence[Floats], counts: Ints | None, at: Floats
     ) -> None:
         """As many quantities at a time as have temporary arrays that stay in a processor's cache."""
+        if at.ndim and float(at.max() - at.min()) * self._grid.cells > _FEW_CELLS * self._grid.window:
+            self._feed_late(instruments, quantities, counts, at)
+            return
+        for each in instruments:
+            each._tell_windows()  # noqa: SLF001  (one of us)
         cells, starts, order, size = self._groups(at, len(quantities[0]))
         if order is not None and counts is not None:
             counts = counts[order]
@@ -143,15 +158,51 @@ class Instrument:
                 if whole.total:
                     each.add(whole, each.lifetime.counts_below(Observations(row, counts, at)), cells, batches)
 
+    def _feed_late(
+        self, instruments: Sequence[Instrument], quantities: Sequence[Floats], counts: Ints | None, at: Floats
+    ) -> None:
+        """Into the lifetime histograms; of the rest what no window has left behind by now is kept."""
+        behind = self._grid.cell_of(float(at.max())) - self._reach - self._widest
+        near = at > (behind - 1) * self._grid.window / self._grid.cells
+        for each, values in zip(instruments, quantities, strict=True):
+            ((whole, _),) = bucketed_groups(self._layout, values[np.newaxis], counts, (0,))
+            if whole.total:
+                each.add(whole, each.lifetime.counts_below(Observations(values, counts, at)), [], [])
+                late = Observations(values[near], None if counts is None else counts[near], at[near])
+                each._keep(late, behind)  # noqa: SLF001  (one of us)
+
+    def _keep(self, late: Observations, behind: int) -> None:
+        """For the windows, of which none reaches back to the cell ``behind``; no more than are held."""
+        self._late = [each for each in self._late if self._grid.cell_of(float(each.at.max())) > behind]
+        if sum([len(each.values) for each in self._late]) > CAPACITY:
+            self._tell_windows()
+        self._late.append(late)
+
+    def _tell_windows(self) -> None:
+        """Add to the windows what they were not told yet."""
+        while self._late:
+            values, counts, at = self._late[0]
+            cells, starts, order, _ = self._groups(at, len(values))
+            if order is not None:
+                values, counts = values[order], None if counts is None else counts[order]
+            ((_, batches),) = bucketed_groups(self._layout, values[np.newaxis], counts, starts)
+            self._sorting = True
+            del self._late[0]
+            self._add_cells(cells, batches)
+            self._sorting = False
+
     def add(self, whole: BucketedValues, below: Ints, cells: list[int], batches: list[BucketedValues]) -> None:
         """Add what is in buckets: all of it, the counts up to each threshold, and of each of ``cells`` its part."""
         self._sorting = True
         self._lifetime.add_counts(whole, below)
+        self._add_cells(cells, batches)
+        self._sorting = False
+
+    def _add_cells(self, cells: list[int], batches: list[BucketedValues]) -> None:
         for cell, batch in zip(reversed(cells), reversed(batches), strict=True):  # newest first: no
             if batch.total:  # cell is made that the next one would drop
                 for cells_each, held in self._fed:
                     held.add(batch, cell // cells_each)
-        self._sorting = False
 
     def _groups(self, at: Floats, size: int) -> CellGroups:
         if at.ndim == 0:

@@ -19,11 +19,31 @@ class Chunk(NamedTuple):
 class Batch:
     """What the scheduler decided; the properties are aligned lists, decoding requests first."""
 
+    __slots__ = (
+        "admitted",
+        "cached_prompt_tokens",
+        "chunks",
+        "decode_context_tokens",
+        "decode_slots",
+        "deferred",
+        "kv_blocks_held",
+        "limited_by",
+        "preempted",
+        "prefill_context_tokens",
+        "prefill_tokens",
+        "prefills_ended",
+        "recomputed_tokens",
+        "running",
+        "unscheduled_prefill_tokens",
+        "waiting",
+    )
+
     def __init__(self) -> None:
         self.preempted: list[int] = []
         self.decode_slots: list[int] = []
         self.decode_context_tokens = 0
         self.chunks: list[Chunk] = []
+        self.prefills_ended = 0
         self.admitted: list[LiveRequest] = []
         self.prefill_tokens = 0
         self.prefill_context_tokens = 0
@@ -49,6 +69,7 @@ class Batch:
             self.recomputed_tokens += recomputed
             self.prefill_tokens += tokens
             self.prefill_context_tokens += start
+            self.prefills_ended += tokens == missing
             self.chunks.append(Chunk(request, tokens, tokens == missing))
         return tokens
 
@@ -70,7 +91,7 @@ class Batch:
     @property
     def tokens(self) -> list[int] | None:
         """Tokens that each emits: 0 for a chunk that does not end its prefill; ``None`` = one each."""
-        if not self.chunks or all(chunk.ends_prefill for chunk in self.chunks):
+        if self.prefills_ended == len(self.chunks):
             return None
         return [1] * len(self.decode_slots) + [int(chunk.ends_prefill) for chunk in self.chunks]
 
@@ -84,7 +105,7 @@ class Batch:
     @property
     def emitted_tokens(self) -> int:
         """Output tokens of the iteration."""
-        return len(self.decode_slots) + sum(chunk.ends_prefill for chunk in self.chunks)
+        return len(self.decode_slots) + self.prefills_ended
 
     @property
     def kv_tokens_read(self) -> int:

@@ -79,10 +79,17 @@ class DecodingGroup:
         return min(self._last_step, default=self._step) - self._step
 
     def blocks_opened(self, steps: int) -> list[int]:
-        """How many blocks the members will have opened by each of the next ``steps`` steps, in none of which one ends."""
+        """How many blocks the members will have opened by each of the next ``steps`` steps, if none ends."""
         size, now = len(self._fills_block), self._step % len(self._fills_block)
         demand = [len(seekers) for seekers in (*self._fills_block[now:], *self._fills_block[:now])]
         return list(accumulate(demand[:steps] if steps <= size else islice(cycle(demand), steps)))
+
+    def blocks_needed(self, steps: int) -> int:
+        """How many blocks the members open in the next ``steps`` steps."""
+        size, now = len(self._fills_block), self._step % len(self._fills_block)
+        rounds, rest = divmod(steps, size)
+        some = [len(self._fills_block[(now + ahead) % size]) for ahead in range(rest)]
+        return rounds * len(self._slots) + sum(some)
 
     def steps_within(self, blocks: int, most: int) -> int:
         """How many steps, ``most`` at most, can follow before they need more than ``blocks``."""

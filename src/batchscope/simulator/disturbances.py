@@ -48,6 +48,9 @@ class Fate(msgspec.Struct, frozen=True):
     ready_after: float = 0.0
 
 
+_NONE, _UNDISTURBED = Disturbances(), Fate()
+
+
 class FateTeller:
     """Draws each request's fate. The same seed and order of requests give the same fates."""
 
@@ -58,6 +61,8 @@ class FateTeller:
 
     def fate_of(self, spec: RequestSpec) -> Fate:
         """Always four draws: one probability changed leaves the other fates of a run as they were."""
+        if self._disturbances == _NONE:
+            return _UNDISTURBED
         leaves, share, expires, deferred = (self._random.random() for _ in range(4))
         d = self._disturbances
         return Fate(

@@ -62,12 +62,12 @@ class KvCache:
         hits, asked = self._hits_and_asked(tokens, prefix)
         if self.available - asked < spare:
             return False
-        private = self.blocks_for(tokens) - hits * self._per_hash
-        for name in prefix[:hits]:
+        private, shared = self.blocks_for(tokens) - hits * self._per_hash, list(prefix[:hits])
+        for name in shared:
             self._hold(name)
         self.take(private)
         holding.private = private
-        holding.shared = list(prefix[:hits])
+        holding.shared = shared
         holding.considered = hits
         return True
 
@@ -125,12 +125,13 @@ class KvCache:
 
     def _hits_and_asked(self, tokens: int, prefix: Sequence[Hashable]) -> tuple[int, int]:
         hits = self._resident(prefix)
-        woken = sum(1 for name in set(prefix[:hits]) if not self._holders[name])
+        woken = sum([not self._holders[name] for name in set(prefix[:hits])]) if hits else 0
         return hits, self.blocks_for(tokens) - (hits - woken) * self._per_hash
 
     def _resident(self, prefix: Sequence[Hashable]) -> int:
+        holders = self._holders
         for hits, name in enumerate(prefix):
-            if name not in self._holders:
+            if name not in holders:
                 return hits
         return len(prefix)
 

@@ -22,7 +22,7 @@ from batchscope.simulator.kv_cache import KvCache
 from batchscope.simulator.options import SchedulerOptions
 from batchscope.simulator.policies import POLICIES
 from batchscope.simulator.requests import LiveRequest
-from batchscope.simulator.workload import RequestSpec
+from batchscope.simulator.workload import MAX_TOKENS, RequestSpec
 
 
 class Scheduler:
@@ -161,14 +161,12 @@ class Scheduler:
         """
         if batch.preempted or self._news:
             return 0
-        most = self._chunks_alike(batch) if batch.chunks else self._decodes_alike()
+        if not batch.chunks and (self._prefilling or not self.policy.steady(self)):
+            return 0
+        most = self._chunks_alike(batch) if batch.chunks else MAX_TOKENS
         if not most or not batch.decode_slots:
             return most
         return self.decoding.steps_within(self.cache.available, min(most, self.decoding.steps_before_an_end()))
-
-    def _decodes_alike(self) -> int:
-        """How many iterations may only decode as the latest one did, before one of them ends."""
-        return 0 if self._prefilling or not self.policy.steady(self) else self.decoding.steps_before_an_end()
 
     def _chunks_alike(self, batch: Batch) -> int:
         """How many chunks as large as the latest one, which took the whole budget, its prompt has before its last."""
@@ -189,13 +187,13 @@ class Scheduler:
 
     def advance_by(self, batch: Batch, steps: int) -> None:
         """Go through the first ``steps`` iterations, at least one, of the steady stretch of ``batch``."""
-        opened = self.decoding.blocks_opened(steps) if batch.decode_slots else [0] * steps
-        if not batch.chunks or self.cache.free >= opened[-1]:
-            self.cache.take(opened[-1])
+        needed = self.decoding.blocks_needed(steps) if batch.decode_slots else 0
+        if not batch.chunks or self.cache.free >= needed:
+            self.cache.take(needed)
             for chunk in batch.chunks:
                 self._compute(chunk.request, steps * chunk.tokens)
         else:  # what is taken may evict what the next chunk would find resident
-            for before, now in pairwise([0, *opened]):
+            for before, now in pairwise([0, *self.decoding.blocks_opened(steps)]):
                 self.cache.take(now - before)
                 self._compute(batch.chunks[0].request, batch.chunks[0].tokens)
         if batch.decode_slots:
@@ -364,10 +362,11 @@ class Scheduler:
 
     def _compute(self, request: LiveRequest, tokens: int) -> None:
         """So many tokens more of ``request`` are in the cache; whole hash blocks of its prompt are for others, too."""
-        request.computed += tokens
-        request.ever_computed = max(request.ever_computed, request.computed)
-        if request.prefix:
-            self.cache.publish(request.blocks, request.prefix, request.computed // self.options.hash_block_tokens)
+        computed = request.computed = request.computed + tokens
+        if computed > request.ever_computed:  # noqa: PLR1730  (often)
+            request.ever_computed = computed
+        if request.blocks.considered < len(request.prefix):
+            self.cache.publish(request.blocks, request.prefix, computed // self.options.hash_block_tokens)
 
     def _end(self, request: LiveRequest) -> None:
         self.cache.release(request.blocks)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import cast
 
@@ -109,7 +109,8 @@ class Simulator:
         told_each = self._paced or should_stop is not None or not isinstance(self._tracker, TakesRepeated)
         self._at_once = None if told_each else cast("TakesRepeated", self._tracker)
         with held_interrupts() as interrupted, suppress(KeyboardInterrupt):
-            done = self._serve(lambda: interrupted() or bool(should_stop and should_stop()), on_progress)
+            stopped = interrupted if should_stop is None else lambda: interrupted() or bool(should_stop())
+            done = self._serve(stopped, on_progress)
         return self._result(interrupted=not done)
 
     def _serve(self, stopped: Callable[[], bool], on_progress: Callable[[SimulationResult], None] | None) -> bool:
@@ -117,75 +118,85 @@ class Simulator:
         while not stopped():
             self._take_arrivals()
             self._fire_timers()
-            batch = self._scheduler.form_batch(paused=self._pause_end() < math.inf)
+            batch = self._scheduler.form_batch(paused=bool(self._pauses) and self._pause_end() < math.inf)
             if batch:
-                formed_at = self.clock()
-                ended = self._iterate(batch, stopped)
-                self._show(on_progress)
-                if not ended:
-                    self._go_on_steadily(batch, formed_at, stopped, on_progress)
+                self._iterate(batch, stopped, on_progress)
             elif (instant := self._next_event()) < math.inf:
                 self._pacer.wait_until(instant, stopped)
             else:
                 return True
         return False
 
-    def _iterate(self, batch: Batch, stopped: Callable[[], bool]) -> bool:
-        """One step of the engine, with its report; whether somebody ended in it."""
-        started, finished = self._pass_time(batch, stopped)
-        ended = self._scheduler.complete(batch)
-        self._report(batch, started, finished)
-        for request in ended:
-            reason = CompletionReason.LENGTH_REACHED if request.cut else CompletionReason.EOS_TOKEN_REACHED
-            self._finish(request, reason, finished)
-        return bool(ended)
-
-    def _go_on_steadily(
+    def _iterate(
         self,
         batch: Batch,
-        formed_at: float,
         stopped: Callable[[], bool],
         on_progress: Callable[[SimulationResult], None] | None,
     ) -> None:
-        """The iterations that repeat ``batch``, until something else happens: as one by one, but not formed anew."""
-        stretch = self._scheduler.steady_stretch(batch)
-        if not stretch:
-            return
-        until = self._next_outside_event(formed_at)
+        """A step of the engine, and those that repeat it until something else happens, with their reports.
+
+        They are reported as one by one, but not formed anew.
+        """
+        formed_at = self.clock()
+        started, finished = self._pass_time(batch, stopped)
+        ended = self._scheduler.complete(batch)
+        stretch = 0 if ended else self._scheduler.steady_stretch(batch)
+        until = self._next_outside_event(formed_at) if stretch else finished
         if self._at_once is not None:
             if on_progress:
                 stretch = min(
-                    stretch, ITERATIONS_BETWEEN_PROGRESS - self._counts.iterations % ITERATIONS_BETWEEN_PROGRESS
+                    stretch, ITERATIONS_BETWEEN_PROGRESS - self._counts.iterations % ITERATIONS_BETWEEN_PROGRESS - 1
                 )
-            steps = self._repeat_at_once(self._at_once, batch, stretch, until)
-            self._show(on_progress)
+            steps = self._tell_at_once(self._at_once, batch, (started, finished), stretch, until)
         else:
-            steps = self._repeat_one_by_one(batch, stretch, until, stopped, on_progress)
+            self._report(batch, started, finished)
+        for request in ended:
+            reason = CompletionReason.LENGTH_REACHED if request.cut else CompletionReason.EOS_TOKEN_REACHED
+            self._finish(request, reason, finished)
+        if on_progress:
+            self._show(on_progress)
+        if self._at_once is None:
+            steps = self._repeat_one_by_one(batch, stretch, until, stopped, on_progress) if stretch else 0
         if steps:
             self._scheduler.advance_by(batch, steps)
 
-    def _repeat_at_once(self, tracker: TakesRepeated, batch: Batch, stretch: int, until: float) -> int:
-        """How many iterations of a steady stretch took place by ``until``; they are told in one call."""
-        started = now = self.clock()
-        members, context = len(batch.decode_slots), batch.kv_tokens_read
-        growth, per_token = members + batch.prefill_tokens, self._cost.per_kv_token_read
-        alike = self._cost.iteration_time(batch.prefill_tokens, members, 0)
-        ends: list[float] = []
+    def _tell_at_once(
+        self, tracker: TakesRepeated, batch: Batch, span: tuple[float, float], stretch: int, until: float
+    ) -> int:
+        """Report ``batch``, and what repeats it by ``until``, in one call; returns how many iterations did."""
+        cost, prefill, members, context = (
+            self._cost,
+            batch.prefill_tokens,
+            len(batch.decode_slots),
+            batch.kv_tokens_read,
+        )
+        growth, per_token, pairs = members + prefill, cost.per_kv_token_read, cost.per_token_pair
+        alike = cost.iteration_time(prefill, members, 0)
+        started, now = span
+        ends = [now]
         for _ in range(min(stretch, MOST_AT_ONCE)):
             if now >= until:
                 break
             context += growth
-            now += alike + per_token * context
+            now += alike + per_token * context if not pairs else cost.iteration_time(prefill, members, context)
             ends.append(now)
-        if ends:
-            self.clock.advance_to(now)
-            self._report_repeated(tracker, batch, started, ends)
-        return len(ends)
+        steps = len(ends) - 1
+        if not steps:
+            self._report(batch, *span)
+            return 0
+        held = [batch.kv_blocks_held, *self._scheduler.blocks_held(batch, steps)]
+        if batch.cached_prompt_tokens or batch.recomputed_tokens:  # the first one differs
+            self._report(batch, *span)
+            started, ends, held = span[1], ends[1:], held[1:]
+            batch.repeat(held[0])
+        self.clock.advance_to(now)
+        self._report_repeated(tracker, batch, started, ends, held)
+        return steps
 
-    def _report_repeated(self, tracker: TakesRepeated, batch: Batch, started: float, ends: list[float]) -> None:
-        steps, members, prefill = len(ends), len(batch.decode_slots), batch.prefill_tokens
-        context, unscheduled = batch.decode_context_tokens, batch.unscheduled_prefill_tokens
-        held = self._scheduler.blocks_held(batch, steps)
+    def _report_repeated(
+        self, tracker: TakesRepeated, batch: Batch, started: float, ends: list[float], held: list[int]
+    ) -> None:
+        steps = len(ends)
         blocks, bytes_per_block = self.options.kv_cache_blocks, self.options.bytes_per_block
         tracker.repeated(
             batch.slots,
@@ -196,10 +207,10 @@ class Simulator:
             waiting=batch.waiting,
             running_requests=batch.running,
             deferred_requests=batch.deferred,
-            unscheduled_prefill_tokens=[unscheduled - prefill * step for step in range(1, steps + 1)],
+            unscheduled_prefill_tokens=_growing(batch.unscheduled_prefill_tokens, -batch.prefill_tokens, steps),
             cached_prompt_tokens=0,
             recomputed_tokens=0,
-            decode_context_tokens=[context + members * step for step in range(1, steps + 1)],
+            decode_context_tokens=_growing(batch.decode_context_tokens, len(batch.decode_slots), steps),
             kv_cache_usage=[each / blocks for each in held],
             memory_bytes_used=[each * bytes_per_block for each in held],
             limited_by=batch.limited_by,
@@ -262,7 +273,10 @@ class Simulator:
             on_progress(self._result(interrupted=False))
 
     def _take_arrivals(self) -> None:
-        for spec, instant in self._arrivals.until(self.clock()):
+        now = self.clock()
+        if self._arrivals.next_instant > now:
+            return
+        for spec, instant in self._arrivals.until(now):
             slot = self._tracker.arrived(
                 spec.request_id,
                 prompt_tokens=spec.prompt_tokens,
@@ -290,7 +304,10 @@ class Simulator:
                 self._scheduler.enqueue(request)
 
     def _fire_timers(self) -> None:
-        for request, reason in self._timers.due(self.clock()):
+        now = self.clock()
+        if self._timers.next_instant > now:
+            return
+        for request, reason in self._timers.due(now):
             if reason is None:
                 self._scheduler.enqueue(request)
             else:
@@ -314,6 +331,8 @@ class Simulator:
 
     def _next_outside_event(self, since: float) -> float:
         """The first thing behind ``since`` that arrives, is due, pauses or goes on."""
+        if not self._pauses:
+            return min(self._arrivals.next_instant, self._timers.next_instant)
         turns = [turn for pause in self._pauses for turn in pause if turn > since]
         return min(self._arrivals.next_instant, self._timers.next_instant, *turns)
 
@@ -338,6 +357,11 @@ class Simulator:
             recomputed_tokens=counts.recomputed_tokens,
             cached_prompt_tokens=counts.cached_prompt_tokens,
         )
+
+
+def _growing(amount: int, by: int, times: int) -> Sequence[int]:
+    """``amount``, and what it becomes, ``by`` more each time."""
+    return range(amount, amount + by * times, by) if by else [amount] * times
 
 
 class _Counts:

@@ -27,8 +27,8 @@ class Iteration(msgspec.Struct, frozen=True, gc=False):
     The scalars are its start, its finish and ``iteration_batch.FIELDS``, ``nan`` where they were not given.
     ``formed``: its slots were told when the batch was formed; who has left since was a wasted place, no mistake.
     ``head``: the handle of the request that was refused, -1 where nobody says.
-    ``repeats``: how many iterations it is; each but the first began when the one before ended. ``each``: where there are
-    several, the values that differ, packed float64: ends, then those of ``iteration_batch.EACH``.
+    ``repeats``: how many iterations it is; each but the first began when the one before ended. ``each``: of several,
+    the values that differ, packed float64: their ends, then those of ``iteration_batch.EACH``.
     """
 
     scalars: bytes

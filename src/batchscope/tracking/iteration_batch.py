@@ -70,14 +70,15 @@ class IterationBatch(NamedTuple):
             return self
         until = self.last if chosen is None else np.where(chosen, self.last, self.iteration)
         place, iteration = spread_places(self.iteration, until)
-        tokens, scheduled, evicted = (
-            None if column is None else column[place] for column in (self.tokens, self.scheduled, self.evicted)
-        )
         last = None if chosen is None else np.where(chosen[place], iteration, self.last[place])
         return self._replace(
-            handles=self.handles[place], iteration=iteration, tokens=tokens, scheduled=scheduled, evicted=evicted,
+            handles=self.handles[place],
+            iteration=iteration,
+            tokens=None if self.tokens is None else self.tokens[place],
+            scheduled=None if self.scheduled is None else self.scheduled[place],
+            evicted=None if self.evicted is None else self.evicted[place],
             last=last,
-        )  # fmt: skip
+        )
 
 
 def spread_places(iteration: Ints, last: Ints) -> tuple[Ints, Ints]:
@@ -98,7 +99,7 @@ def singles(event: Iteration) -> list[Iteration]:
     if not event.each:
         return [event]
     scalars = list(_SCALARS.unpack(event.scalars))
-    found = []
+    found: list[Iteration] = []
     for values in zip(*[memoryview(column).cast("d") for column in event.each], strict=True):
         if found:
             scalars[0] = scalars[1]  # it began when the one before ended
@@ -140,13 +141,13 @@ def _each(scalars: Floats, repeats: Ints, events: Sequence[Iteration]) -> Floats
     for place, parts in zip(_EACH_PLACES, columns, strict=True):
         rows[further, place] = np.frombuffer(b"".join(parts))
     further[first] = False
-    further = np.flatnonzero(further)
-    rows[further, 0] = rows[further - 1, 1]
+    later = np.flatnonzero(further)
+    rows[later, 0] = rows[later - 1, 1]
     return rows
 
 
 def _repeated(batch: IterationBatch, repeats: Ints) -> IterationBatch:
-    """A batch of events as one of iterations: who decodes is one element in those that an event is, the rest several."""
+    """A batch of events as one of iterations: who decodes is one element in all that an event is, the rest several."""
     until = np.cumsum(repeats)
     first, last = (until - repeats)[batch.iteration], (until - 1)[batch.iteration]
     batch = batch._replace(

@@ -40,8 +40,8 @@ _pack_scalars, _unpack_scalars = _SCALARS.pack, _SCALARS.unpack
 _NOTHING = (nan,) * (2 + len(FIELDS))
 _MAX_RANKS = 1 << 16
 _NAN = struct.pack("d", nan)
-_BYTES_A_REPEAT = 256
-"""So that a drain has no more rows of iterations told at once than of those told one by one."""
+_BYTES_A_REPEAT = 64
+"""Of an iteration told with others: so that a drain has a bounded number of rows, 16,384 of such ones."""
 
 
 class RequestTracker:
