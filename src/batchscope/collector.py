@@ -225,7 +225,7 @@ class SchedulerMetricsCollector(Closing):
             request_classes=core.classes.names, slo=dict(core.classes.targets), limits=core.limits,
             labels=dict(self.labels), role=self.role, engine=self.engine,
             definitions={str(name): str(text) for name, text in self.definitions.items()},
-            simulated=getattr(core.clock, "simulated", False) is True,
+            simulated=core.simulated,
         )  # fmt: skip
 
     # Reading.

@@ -94,6 +94,11 @@ class Draining:
         self._begin()
         forked(self)
 
+    @property
+    def simulated(self) -> bool:
+        """Whether the clock says that its time is not the wall's."""
+        return getattr(self._clock, "simulated", False) is True
+
     def clock(self) -> float:
         """The collector's clock; where it gives no number, the instant of the last drain: what is there is read."""
         now = self._clock()
