@@ -78,7 +78,8 @@ class Draining:
         self.sources: list[Source] = []
         self.numbering = Numbering()
         self._subscribers: list[_Subscriber] = []
-        self._sinks_end = False
+        self._sinks_end = False  # somebody wants them to
+        self._last = False  # with the drain that is at work
         self._telling = False  # sinks, in a drain that did not come to its end
         self._given: list[tuple[Drained, ReadyRows | None]] = []
         self._counting: Gaps | None = None
@@ -203,15 +204,18 @@ class Draining:
     def end_sinks(self) -> None:
         """Tell sinks the last rows and that it was all; what is a function goes on listening.
 
-        Where this thread drains already (a sink or a signal handler closes the collector), the next drain does it.
+        Where this thread drains already (a sink or a signal handler closes the collector), that drain does it. One of
+        another thread does not: it may not see what was recorded until now.
         """
         self._sinks_end = self.numbering.spans_wanted
-        if self._sinks_end and not self._held_here():
+        if self._held_here():
+            self._last = self._sinks_end
+        elif self._sinks_end:
             with self.lock:
                 self.drain()
 
     def _end_sinks(self) -> None:
-        self._sinks_end = False
+        self._sinks_end = self._last = False
         for each in [each for each in self._subscribers if each.sink is not None]:
             self._remove(each)
             self._try(each, each.end)
@@ -249,6 +253,7 @@ class Draining:
         took and did not count is counted as ``interrupted``; nothing counts twice. That a sink may lack a block is an
         error ``sink_interrupted``; that the clock went back since the last one is an error ``clock_went_back``.
         """
+        self._last = self._sinks_end
         now = self.clock()
         if now < self._latest:
             self.writers.own().error(WENT_BACK)
@@ -274,7 +279,7 @@ class Draining:
             of_source.clear()
         self._given.clear()
         self._telling = False
-        if self._sinks_end:
+        if self._last:
             self._end_sinks()
         return now
 
@@ -399,7 +404,7 @@ class Draining:
         self._start()
         self._subscribers = [each for each in self._subscribers if each.sink is None]
         self._note_sinks()
-        self._sinks_end = self._telling = False
+        self._sinks_end = self._last = self._telling = False
         self._given.clear()
         self._resetting = None
         for source in self.sources:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import msgspec
 import numpy as np
@@ -168,6 +169,30 @@ def test_the_end_is_told_after_the_last_rows_when_the_collector_is_closed_once_a
     listened.collector.drain()
     assert (listened.ends, listened.errors(0)) == ([True], 1)
     assert sum(len(rows.values) for rows in heard) == 2
+
+
+def test_a_collector_that_is_closed_while_another_thread_drains_tells_what_was_recorded_meanwhile_first():
+    listened, at_work, go_on = Listened(), threading.Event(), threading.Event()
+    collector = listened.collector
+
+    def hold(_):
+        at_work.set()
+        assert go_on.wait(20)
+
+    collector.subscribe(hold)
+    collector.record_error("one")
+    drain, close = threading.Thread(target=collector.drain), threading.Thread(target=collector.close)
+    drain.start()
+    assert at_work.wait(20)
+    collector.record_error("two")
+    close.start()
+    until = time.monotonic() + 20
+    while not collector._draining._sinks_end and time.monotonic() < until:
+        os.sched_yield()
+    go_on.set()
+    drain.join(20)
+    close.join(20)
+    assert (listened.ends, listened.errors(0)) == ([True], 2)
 
 
 def test_a_collector_that_is_closed_by_its_sink_ends_the_sink_at_the_end_of_that_drain():
