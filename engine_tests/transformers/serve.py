@@ -128,9 +128,10 @@ def report_run(collector: SchedulerMetricsCollector, root: Path, emitted: dict[s
     collector.close()
     run = open_run(root)
     requests, iterations, tokens = run.requests(), run.iterations(), run.tokens()  # now: files are read when asked for
+    problems = run.problems
     shutil.rmtree(root)
     done = requests.filter(pc.equal(requests.column("reason"), "max_tokens_reached"))
-    check("run: state and problems", (run.state, run.problems), ("finished", []))
+    check("run: state and problems", (run.state, problems), ("finished", []))
     check("run: engine and limits", (run.header.engine, run.header.limits), (snapshot.engine, snapshot.limits))
     check("run: requests", len(requests), snapshot.request_stats.total_requests)
     check("run: completed", len(done), snapshot.request_stats.completed_requests)
