@@ -41,7 +41,7 @@ def same(one, other):
 
 
 @given(scale=st.integers(0, MAX_SCALE), values=st.lists(IN_RANGE, min_size=1, max_size=200), q=QUANTILES)
-@settings(max_examples=400)
+@settings(max_examples=200)
 def test_a_quantile_is_within_the_relative_error_of_the_nearest_rank(scale, values, q):
     histogram, exact = recorded(values, scale), nearest_rank(sorted(values), q)
     assert abs(histogram.quantile(q) - exact) <= (histogram.relative_error + 1e-12) * exact

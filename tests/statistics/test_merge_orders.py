@@ -97,7 +97,7 @@ def assert_same(one, other, path: str = "") -> None:
         assert one == other, path
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(PARTS, st.randoms())
 def test_order_and_grouping_change_nothing_whatever_the_scales_classes_and_limits(parts, random):
     found = [snapshot_of(part) for part in parts]

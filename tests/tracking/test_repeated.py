@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchscope import (
@@ -61,6 +61,14 @@ moves = st.one_of(
     st.tuples(st.just("stop"), st.none()),
     st.tuples(st.just("read"), st.none()),
 )
+
+
+PLAIN = dict.fromkeys(
+    ("waiting", "running_requests", "deferred_requests", "recomputed_tokens", "limited_by", "rank", "memory_bytes_used",
+     "unscheduled_prefill_tokens", "decode_context_tokens", "kv_cache_usage")
+)  # fmt: skip
+TWICE = PLAIN | {"slots": [0, 0], "tokens": None, "scheduled_tokens": [0, 1], "starts": False, "steps": [0.5, 0.5]}
+"""One slot as two: a chunk, and a token."""
 
 
 class _Told:
@@ -139,6 +147,7 @@ def _same(one: _Told, other: _Told) -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(moves, max_size=12))
+@example([("repeat", TWICE)])
 def test_a_stretch_told_at_once_counts_as_each_of_its_iterations(script):
     at_once, one_by_one = _Told(at_once=True), _Told(at_once=False)
     at_once.play(script)
