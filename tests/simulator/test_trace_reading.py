@@ -6,6 +6,7 @@ import gzip
 import importlib
 import os
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -179,6 +180,17 @@ def test_a_broken_row_is_an_error_with_file_line_what_and_what_was_expected(writ
     assert all(word in message for word in words)
     assert "\n" not in message
     assert len(message) < 400
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no list of a process's open files here")
+@pytest.mark.parametrize("content", [BAD_ROWS[-1][0], "no,trace\n1,2\n"])
+def test_who_keeps_the_error_keeps_no_file_open(write, content):
+    path = write(content)
+    with pytest.raises(WorkloadError) as caught:
+        list(open_trace(path))
+    files = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+    assert str(path) in str(caught.value)
+    assert str(path) not in files
 
 
 GOOD_ROWS = {

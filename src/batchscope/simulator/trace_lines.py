@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
@@ -44,7 +44,7 @@ class Line:
             raise BadRowError(f"byte 0x{byte:02x} is not text, expected UTF-8") from None
 
 
-def read_lines(path: Path) -> Iterator[Line]:
+def read_lines(path: Path) -> Generator[Line, None, None]:
     """The lines of the file that are not blank; compression is seen by content, not by name.
 
     What is left of a line that is too long is read only when the next one is asked for.

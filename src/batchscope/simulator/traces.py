@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from batchscope.checks import LARGEST, check_positive, check_whole
@@ -76,20 +77,20 @@ class Trace:
 
     def _good_rows(self) -> Iterator[tuple[int, Row]]:
         latest: Row | None = None
-        lines = read_lines(self.path)
-        if self._format.has_header:
-            next(lines)
-        for line in lines:
-            try:
-                row = self._format.parse(line.text)
-                self._check_order(row, latest)
-            except BadRowError as error:
-                if not self._skip_bad_rows:
-                    raise self._located(error, line) from None
-                self.skipped_rows += 1
-            else:
-                latest = row
-                yield line.number, row
+        with closing(read_lines(self.path)) as lines:  # an error's traceback would hold the file open
+            if self._format.has_header:
+                next(lines)
+            for line in lines:
+                try:
+                    row = self._format.parse(line.text)
+                    self._check_order(row, latest)
+                except BadRowError as error:
+                    if not self._skip_bad_rows:
+                        raise self._located(error, line) from None
+                    self.skipped_rows += 1
+                else:
+                    latest = row
+                    yield line.number, row
 
     def _check_order(self, row: Row, latest: Row | None) -> None:
         if latest is not None and row.time < latest.time:
@@ -97,11 +98,12 @@ class Trace:
             raise BadRowError(f"time goes backwards by {seconds:g} s, expected rows in order of arrival")
 
     def _recognise(self) -> TraceFormat:
-        for line in read_lines(self.path):
-            try:
-                return detect(line.text)
-            except BadRowError as error:
-                raise self._located(error, line) from None
+        with closing(read_lines(self.path)) as lines:
+            for line in lines:
+                try:
+                    return detect(line.text)
+                except BadRowError as error:
+                    raise self._located(error, line) from None
         raise WorkloadError(f"{self.path}: the file is empty, expected a trace")
 
     def _located(self, error: BadRowError, line: Line) -> WorkloadError:
