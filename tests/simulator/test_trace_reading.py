@@ -183,7 +183,7 @@ def test_a_broken_row_is_an_error_with_file_line_what_and_what_was_expected(writ
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no list of a process's open files here")
-@pytest.mark.parametrize("content", [BAD_ROWS[-1][0], "no,trace\n1,2\n"])
+@pytest.mark.parametrize("content", [AZURE + "not,a,row\n", "no,trace\n1,2\n"])
 def test_who_keeps_the_error_keeps_no_file_open(write, content):
     path = write(content)
     with pytest.raises(WorkloadError) as caught:
