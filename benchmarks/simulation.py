@@ -72,7 +72,10 @@ def first(requests: Sequence[RequestSpec], size: int) -> list[RequestSpec]:
     found = list(requests[:size])
     while len(found) < size:
         later, more = found[-1].arrival, requests[: size - len(found)]
-        found += [replace(spec, request_id=len(found) + k, arrival=later + spec.arrival) for k, spec in enumerate(more)]
+        found += [
+            replace(spec, request_id=("again", len(found) + k), arrival=later + spec.arrival)
+            for k, spec in enumerate(more)
+        ]
     return found
 
 
