@@ -84,3 +84,25 @@ def axe():
                 raise
             pytest.skip(f"{AXE} could not be had from npm: {error}")
     return script.read_text()
+
+
+@pytest.fixture
+def open_file(chromium):
+    """Opens a file in a context of its own: a page, what it ``said`` (errors, warnings, dialogs), what it ``asked`` for."""
+    contexts = []
+
+    def open_in_a_tab(path, **options):
+        context = chromium.new_context(viewport={"width": 1280, "height": 900}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.said, page.asked = [], []
+        page.on("console", lambda one: page.said.append(one.text) if one.type in {"error", "warning"} else None)
+        page.on("pageerror", lambda error: page.said.append(str(error)))
+        page.on("dialog", lambda dialog: (page.said.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.goto(path.as_uri())
+        return page
+
+    yield open_in_a_tab
+    for context in contexts:
+        context.close()

@@ -40,24 +40,8 @@ def written(tmp_path_factory):
 
 
 @pytest.fixture
-def opened(chromium, written):
-    contexts = []
-
-    def open_file(name, **options):
-        context = chromium.new_context(viewport={"width": 1280, "height": 900}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.said, page.asked = [], []
-        page.on("console", lambda one: page.said.append(one.text) if one.type in {"error", "warning"} else None)
-        page.on("pageerror", lambda error: page.said.append(str(error)))
-        page.on("dialog", lambda dialog: (page.said.append(f"dialog {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.goto(written[name].as_uri())
-        return page
-
-    yield open_file
-    for context in contexts:
-        context.close()
+def opened(open_file, written):
+    return lambda name, **options: open_file(written[name], **options)
 
 
 @pytest.mark.parametrize("name", FIGURES)

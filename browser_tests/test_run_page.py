@@ -44,26 +44,15 @@ def written(tmp_path_factory):
 
 
 @pytest.fixture
-def opened(chromium, written):
-    contexts = []
-
-    def open_file(**options):
-        context = chromium.new_context(viewport={"width": 1280, "height": 900}, **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.said, page.asked = [], []
-        page.on("console", lambda one: page.said.append(one.text) if one.type in {"error", "warning"} else None)
-        page.on("pageerror", lambda error: page.said.append(str(error)))
-        page.on("request", lambda request: page.asked.append(request.url))
+def opened(open_file, written):
+    def drawn(**options):
         begun = time.monotonic()
-        page.goto(written[0].as_uri())
+        page = open_file(written[0], **options)
         page.wait_for_selector("html[data-drawn]")
         page.seconds = time.monotonic() - begun
         return page
 
-    yield open_file
-    for context in contexts:
-        context.close()
+    return drawn
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

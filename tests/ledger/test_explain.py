@@ -57,7 +57,8 @@ def test_a_small_token_budget_is_named():
     assert first(explanation) == (Part.QUEUED, BatchLimiter.TOKEN_BUDGET)
 
 
-def test_a_long_prompt_beside_decoders_is_named_as_stretching_them_and_marked_as_modelled():
+def beside_a_long_prompt():
+    """``victim`` decodes while the prompt of ``long`` is computed in ten chunks."""
     engine = Scripted()
     steady(engine)
     engine.arrive("victim")
@@ -66,6 +67,11 @@ def test_a_long_prompt_beside_decoders_is_named_as_stretching_them_and_marked_as
     for step in range(10):
         engine.step("victim", "long", prefill={"long": 2000}, chunk=["long"] * (step < 9))
     engine.finish("victim", "long")
+    return engine
+
+
+def test_a_long_prompt_beside_decoders_is_named_as_stretching_them_and_marked_as_modelled():
+    engine = beside_a_long_prompt()
     explainer = Explainer(engine.run())
     explanation = explainer.request("victim")
     assert first(explanation) == (Part.STRETCHED, None)
@@ -208,14 +214,7 @@ def test_of_a_request_that_ran_without_a_word_on_its_phases_nothing_follows_from
 
 
 def test_without_spans_others_prefill_is_cut_out_of_decoding_as_modelled_but_not_of_the_preempted():
-    engine = Scripted()
-    steady(engine)
-    engine.arrive("victim")
-    engine.step("victim", prefill={"victim": 8})
-    engine.arrive("long", prompt=20_000)
-    for step in range(10):
-        engine.step("victim", "long", prefill={"long": 2000}, chunk=["long"] * (step < 9))
-    engine.finish("victim", "long")
+    engine = beside_a_long_prompt()
     run = engine.run(spans=False)
     victim = Explainer(run).request("victim")
     assert first(victim) == (Part.STRETCHED, None)

@@ -20,6 +20,7 @@ from batchscope.histograms.layout import Floats, Ints, bucket_layout
 from batchscope.histograms.windowed_histogram import WindowedHistogram
 
 _FEW_CELLS = 8
+"""Of the shortest window: values of more than these at once come from a simulation, or after a long pause."""
 
 
 class Instrument:

@@ -22,9 +22,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
 class Iteration(msgspec.Struct, frozen=True, gc=False):
     """An iteration, or several in a row with one batch: handles, tokens, scheduled tokens as packed int64.
 
-    ``scalars`` as packed float64.
-
-    The scalars are its start, its finish and ``iteration_batch.FIELDS``, ``nan`` where they were not given.
+    The ``scalars``, packed float64: its start, its finish, ``iteration_batch.FIELDS``; ``nan`` is what was not given.
     ``formed``: its slots were told when the batch was formed; who has left since was a wasted place, no mistake.
     ``head``: the handle of the request that was refused, -1 where nobody says.
     ``repeats``: how many iterations it is; each but the first began when the one before ended. ``each``: of several,

@@ -22,7 +22,8 @@ FIELDS = C.having(Trait.TOLD)
 EACH = (C.MEMORY_BYTES_USED, C.UNSCHEDULED_PREFILL_TOKENS, C.DECODE_CONTEXT_TOKENS, C.KV_CACHE_USAGE)
 """What may differ, beside the end, between iterations in a row with one batch; ``Iteration.each`` holds it."""
 _EACH_PLACES = [1, *(2 + FIELDS.index(column) for column in EACH)]
-_SCALARS = struct.Struct(f"{2 + len(FIELDS)}d")
+SCALARS = struct.Struct(f"{2 + len(FIELDS)}d")
+"""``Iteration.scalars``: start, finish, then ``FIELDS``."""
 
 _MOST_TOKENS = 2**31  # of one slot in one iteration: their sums stay exact
 UNKNOWN_TOKENS = int(np.iinfo(np.int64).min)
@@ -98,14 +99,14 @@ def singles(event: Iteration) -> list[Iteration]:
     """The iterations that ``event`` is, one by one, as if each had been told by itself."""
     if not event.each:
         return [event]
-    scalars = list(_SCALARS.unpack(event.scalars))
+    scalars = list(SCALARS.unpack(event.scalars))
     found: list[Iteration] = []
     for values in zip(*[memoryview(column).cast("d") for column in event.each], strict=True):
         if found:
             scalars[0] = scalars[1]  # it began when the one before ended
         for place, value in zip(_EACH_PLACES, values, strict=True):
             scalars[place] = value
-        found.append(msgspec.structs.replace(event, scalars=_SCALARS.pack(*scalars), repeats=1, each=()))
+        found.append(msgspec.structs.replace(event, scalars=SCALARS.pack(*scalars), repeats=1, each=()))
     return found
 
 

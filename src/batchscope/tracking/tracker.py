@@ -30,13 +30,12 @@ from batchscope.rows import LIMITER_CODES, REASON_CODES, Gaps, Rows
 from batchscope.tracking.derivation import Derivation
 from batchscope.tracking.events import Arrival, Event, Finish, Formed, Iteration, Loss
 from batchscope.tracking.forward import attached
-from batchscope.tracking.iteration_batch import FIELDS, singles
+from batchscope.tracking.iteration_batch import FIELDS, SCALARS, singles
 from batchscope.tracking.slots import FIRST_HANDLE, FREE, live_requests
 
 Whole: TypeAlias = Sequence[int] | npt.NDArray[np.integer[Any]]
 _MAX_EVENTS = 1 << 17
-_SCALARS = struct.Struct(f"{2 + len(FIELDS)}d")
-_pack_scalars, _unpack_scalars = _SCALARS.pack, _SCALARS.unpack
+_pack_scalars, _unpack_scalars = SCALARS.pack, SCALARS.unpack
 _NOTHING = (nan,) * (2 + len(FIELDS))
 _MAX_RANKS = 1 << 16
 _NAN = struct.pack("d", nan)
