@@ -93,6 +93,16 @@ def test_vllm_evicts_who_was_admitted_last_and_serves_it_first_again():
     assert again <= third.scheduled_at[0]
 
 
+def test_one_block_of_vllms_cache_is_nobodys():
+    alone = specs((0.0, 8, 9))  # 16 tokens at its end: those of the last token are never kept
+    full, _ = simulate(alone, options=_options("vllm", kv_cache_blocks=17), cost=ONE_SECOND)
+    short, _ = simulate(alone, options=_options("vllm", kv_cache_blocks=16), cost=ONE_SECOND)
+    assert full.iterations[-1].facts["kv_cache_usage"] == 1.0
+    assert short.requests[0].reason is CompletionReason.REJECTED
+    with pytest.raises(ConfigurationError, match="no request gets 1 of them"):
+        _options("vllm", kv_cache_blocks=1)
+
+
 def test_what_vllm_evicts_finds_its_blocks_again_where_nobody_took_them():
     options = _options("vllm", kv_cache_blocks=30)
     with_cache, _ = simulate(specs((0.0, 8, 12), (0.0, 8, 12)), options=options, cost=ONE_SECOND)

@@ -46,8 +46,13 @@ class SchedulerOptions(msgspec.Struct, frozen=True):
     max_sequence_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        for field in ("max_running_requests", "kv_cache_blocks", "block_size", "kv_bytes_per_token"):
+        if self.policy not in POLICIES:
+            raise ConfigurationError("policy", self.policy, f"one of {', '.join(POLICIES)}")
+        for field in ("max_running_requests", "block_size", "kv_bytes_per_token"):
             check_whole(field, getattr(self, field), 1, LARGEST)
+        kept = POLICIES[self.policy].kept_blocks
+        why = f" (of policy {self.policy} no request gets {kept} of them)" if kept else ""
+        check_whole("kv_cache_blocks", self.kv_cache_blocks, 1 + kept, LARGEST, why)
         check_whole("max_scheduled_tokens", self.max_scheduled_tokens, self.max_running_requests, LARGEST, _ONE_EACH)
         if self.max_prefill_requests is not None:
             check_whole("max_prefill_requests", self.max_prefill_requests, 1, LARGEST, ", or None for no such policy")
@@ -58,8 +63,6 @@ class SchedulerOptions(msgspec.Struct, frozen=True):
         if not isinstance(self.prefix_caching, bool):
             raise ConfigurationError("prefix_caching", self.prefix_caching, "True or False")
         check_ratio("watermark_ratio", self.watermark_ratio)
-        if self.policy not in POLICIES:
-            raise ConfigurationError("policy", self.policy, f"one of {', '.join(POLICIES)}")
         if self.max_sequence_tokens is not None:
             check_whole("max_sequence_tokens", self.max_sequence_tokens, 2, LARGEST, ", or None for no bound")
         _check_pauses(self.pauses)

@@ -39,6 +39,8 @@ class StallFreeChunks:
     """Whether those behind a request that finds no room are tried, too."""
     frees_in_order = False
     """Whether the cache takes what was freed longest ago first, instead of what holds no prefix."""
+    kept_blocks = 0
+    """Blocks of the cache that no request ever gets."""
     forms_ahead = False
     """Whether a batch is formed while the one before computes: without who comes, and ends, meanwhile."""
 
@@ -91,11 +93,14 @@ class AdmitOnPrompt(StallFreeChunks):
 
     No block is kept back. Who was admitted last is evicted, waits at the head of the queue, and finds again
     those of its blocks, answer included, that nobody has taken: freed blocks are taken in the order in which
-    they were freed. While somebody is evicted, nobody is admitted. Source: vllm/v1/core/sched/scheduler.py
-    (``schedule``: ``self.running.pop()``, ``self.waiting.prepend_request``) and kv_cache_manager.py of 0.19.
+    they were freed. While somebody is evicted, nobody is admitted. One block is the null block, which stands for
+    what a request does not hold: nobody gets it. Source: vllm/v1/core/sched/scheduler.py (``schedule``:
+    ``self.running.pop()``, ``self.waiting.prepend_request``) and kv_cache_manager.py of 0.19, block_pool.py
+    (``null_block``, ``get_usage``) of 0.32.
     """
 
     frees_in_order = True
+    kept_blocks = 1
 
     def spare_blocks(self, scheduler: Scheduler) -> int:
         """None."""

@@ -197,7 +197,7 @@ class Simulator:
         self, tracker: TakesRepeated, batch: Batch, started: float, ends: list[float], held: list[int]
     ) -> None:
         steps = len(ends)
-        blocks, bytes_per_block = self.options.kv_cache_blocks, self.options.bytes_per_block
+        blocks, bytes_per_block = self._scheduler.cache.blocks, self.options.bytes_per_block
         tracker.repeated(
             batch.slots,
             batch.tokens,
@@ -262,7 +262,7 @@ class Simulator:
             cached_prompt_tokens=batch.cached_prompt_tokens,
             recomputed_tokens=batch.recomputed_tokens,
             decode_context_tokens=batch.decode_context_tokens,
-            kv_cache_usage=batch.kv_blocks_held / self.options.kv_cache_blocks,
+            kv_cache_usage=batch.kv_blocks_held / self._scheduler.cache.blocks,
             memory_bytes_used=batch.kv_blocks_held * self.options.bytes_per_block,
             limited_by=batch.limited_by,
         )
