@@ -1,11 +1,12 @@
 """What ``batchscope whatif`` foretells of an engine, against the same engine run with those settings.
 
-An engine's proof serves ``workload()`` under each of its settings in turn, round by round, the first setting first
-and once more at the end (``turns``), and records every run in ``folder(root, setting, number)``. ``Foretold`` then
+``Foretold`` has an engine serve ``workload()`` under each of its settings in turn, round by round, the first setting
+first and once more after each round (``turns``), and records every run in ``folder(root, setting, number)``. Then it
 fits a model to each run of the first setting and asks it for the others. What the two models around a round say is
 held, on average, against the runs of that round: the machine's moods are in both. A figure holds if the prediction is
 off by no more than 10 %, or than the runs differ among themselves, those from which it was foretold or those that it
-was foretold of. Only commands that users have are asked.
+was foretold of. Where one does not hold after three rounds, two more are served, and all five are judged: a machine
+that was slow for a minute is in one or two of them. Only commands that users have are asked.
 
 Engine, load and record go by the engine's ``CoreClock``. By the wall nothing could be said here: where twenty others
 want the same two cores, the same run takes 14 or 34 seconds.
@@ -15,17 +16,19 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROUNDS = 3
+ROUNDS = (3, 2)
+"""So many are served and judged; where a figure does not hold, so many more, and all of them."""
 TOLERANCE = 0.10
 LATENCIES = {"time_to_first_token": "TTFT", "time_per_output_token": "TPOT", "total_time": "e2e"}
 STATISTICS = ("mean", "p50", "p95", "p99")
@@ -33,6 +36,7 @@ PARTS = {"step time, given the batches": "step_time", "schedule, given the times
 FEWEST_FOR_P99 = 300
 """Below, a p99 is the word of three requests."""
 _SECONDS = 120.0
+_WALL = time.monotonic  # an engine may be made to read another clock by that name
 
 
 class Asked(NamedTuple):
@@ -41,6 +45,9 @@ class Asked(NamedTuple):
     at: float
     prompt: list[int]
     tokens: int
+
+
+Setting = dict[str, int]
 
 
 class CoreClock:
@@ -109,10 +116,19 @@ def workload(load: Load, seed: int = 3) -> list[Asked]:
     return made
 
 
-def turns(names: Iterable[str]) -> list[tuple[str, int]]:
-    """In which order the settings, of these ``names``, are served, and the round of each."""
+def turns(names: Iterable[str], rounds: range) -> Iterator[tuple[str, int]]:
+    """In which order the settings, of these ``names``, are served in these rounds, and the number of each run."""
     first, *others = names
-    return [(name, number) for number in range(ROUNDS) for name in (first, *others)] + [(first, ROUNDS)]
+    if not rounds.start:
+        yield first, 0
+    for number in rounds:
+        yield from ((name, number) for name in others)
+        yield first, number + 1
+
+
+def named(setting: Setting) -> str:
+    """As one says it; the first one is what the others change."""
+    return ", ".join(f"{name} = {value}" for name, value in setting.items()) or "first"
 
 
 def folder(root: Path, setting: str, number: int) -> Path:
@@ -121,42 +137,69 @@ def folder(root: Path, setting: str, number: int) -> Path:
 
 
 class Foretold:
-    """The judgement of one engine. ``settings``: a name, and what it sets in batchscope's words; of the first nothing.
+    """The proof of one engine. ``others``: what each setting changes of the first, in the engine's words, and
+    ``called``: these words in batchscope's.
 
-    ``tokens``: how many the whole load generates. ``known``: by setting and figure, how far it may be off where it is
-    known to be missed, and docs/how-to/what-if.md says so.
+    ``record``: serve ``asked`` with that setting as a run of its own below that folder, and return the seconds of a
+    core that it took. ``known``: by setting and figure, how far it may be off where it is known to be missed, and
+    docs/how-to/what-if.md says so.
     """
 
     def __init__(
         self,
         engine: str,
         root: Path,
-        settings: dict[str, dict[str, Any]],
-        tokens: int,
+        others: Iterable[Setting],
+        called: dict[str, str],
+        asked: list[Asked],
+        record: Callable[[Setting, Path], float],
         known: dict[str, dict[str, float]] | None = None,
     ) -> None:
-        self._engine, self._root, self._tokens = engine, root, tokens
+        self._engine, self._root, self._record = engine, root, record
+        self._tokens = sum(request.tokens for request in asked)
         self._known = known or {}
-        self._first, *self._others = settings
-        self._settings = settings
-        self.failures = 0
+        self._settings = {named(setting): setting for setting in ({}, *others)}
+        self._first, *self._others = self._settings
+        self._called = called
 
-    def judge(self) -> int:
+    def prove(self) -> bool:
+        """Serve and judge; whether each prediction holds."""
+        shutil.rmtree(self._root, ignore_errors=True)
+        served = failures = 0
+        for more in ROUNDS:
+            self._serve(range(served, served + more))
+            served += more
+            failures = self._judge(served)
+            said = f"{failures} predictions do not hold" if failures else "all predictions hold"
+            print(f"{self._engine}: after {served} rounds: {said}", flush=True)
+            if not failures:
+                break
+        return not failures
+
+    def _serve(self, rounds: range) -> None:
+        for name, number in turns(self._settings, rounds):
+            begin = _WALL()
+            took = self._record(self._settings[name], folder(self._root, name, number))
+            wall = _WALL() - begin
+            self._tell(f"run {number + 1}, {name}: {took:.1f} s of a core, {wall:.1f} s by the wall")
+
+    def _judge(self, rounds: int) -> int:
         """Print all figures; how many do not hold."""
-        models = [self._model(number) for number in range(ROUNDS + 1)]
+        models = [self._model(number) for number in range(rounds + 1)]
+        failures = 0
         replayed = self._asked(self._first, models)
-        self._print(self._first, replayed, [self._figures(said["replayed"]) for said in replayed], judged=False)
+        self._print(self._first, replayed, [self._figures(said["replayed"]) for said in replayed])
         for name in self._others:
-            changed = [f"--set={key}={value}" for key, value in self._settings[name].items()]
+            changed = [f"--set={self._called[key]}={value}" for key, value in self._settings[name].items()]
             told = [said["predicted"] for said in self._asked(self._first, models, *changed)]
             figures = [self._figures(each) for each in told]
             around = [
                 {figure: (before[figure] + after[figure]) / 2 for figure in before}
                 for before, after in pairwise(figures)
             ]
-            self._print(name, self._asked(name, models[:-1]), around, judged=True)
+            failures += self._print(name, self._asked(name, models[:-1]), around, "foretold")
             self._tell(f"{name}: foretold preemptions {[each['preemptions'] for each in told]}")
-        return self.failures
+        return failures
 
     def _asked(self, name: str, models: list[Path], *changed: str) -> list[dict[str, Any]]:
         """What ``whatif`` says of the runs with this setting, each by the model of its round."""
@@ -176,8 +219,9 @@ class Foretold:
     def _tell(self, text: str, mark: str = "   ") -> None:
         print(f"{mark} {self._engine}: {text}", flush=True)
 
-    def _print(self, name: str, ran: list[dict[str, Any]], told: list[dict[str, float]], *, judged: bool) -> None:
-        """A line a figure. ``ran``: what ``whatif`` said of the runs themselves; ``told``: figures."""
+    def _print(self, name: str, ran: list[dict[str, Any]], told: list[dict[str, float]], how: str = "replayed") -> int:
+        """A line a figure; of those foretold, how many are not so. ``ran``: what ``whatif`` said of the runs."""
+        missed = 0
         recorded = [self._figures(said["recorded"]) for said in ran]
         for figure in recorded[0]:
             if figure.endswith("p99") and ran[0]["requests"] < FEWEST_FOR_P99:
@@ -186,14 +230,15 @@ class Foretold:
             apart, apart_told, off = _spread(was), _spread(now), sum(now) / sum(was) - 1
             promised = self._known.get(name, {}).get(figure, TOLERANCE)
             good = abs(off) <= max(promised, apart, apart_told)
-            self.failures += judged and not good
+            missed += not good
             self._tell(
                 f"{name}: {figure}: {sum(was) / len(was):.4g}, spread of {len(was)} {apart:.1%}; "
-                f"{'foretold' if judged else 'replayed'} {sum(now) / len(now):.4g}, spread {apart_told:.1%}, "
+                f"{how} {sum(now) / len(now):.4g}, spread {apart_told:.1%}, "
                 f"off {off:+.1%}{'' if promised == TOLERANCE else f' (known: up to {promised:.0%})'}",
-                ("ok " if good else "NOT") if judged else "   ",
+                ("ok " if good else "NOT") if how == "foretold" else "   ",
             )
         self._print_parts(name, ran)
+        return missed
 
     def _print_parts(self, name: str, ran: list[dict[str, Any]]) -> None:
         """Where the models err in these runs, and what limited the batch."""

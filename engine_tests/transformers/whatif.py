@@ -7,15 +7,13 @@ About two minutes on two cores. Exit code 0: each prediction holds (see ``foreto
 
 from __future__ import annotations
 
-import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
-from foretold import Asked, CoreClock, Foretold, Load, folder, serve, turns, workload
+from foretold import Asked, CoreClock, Foretold, Load, Setting, serve, workload
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
@@ -28,7 +26,7 @@ CALLED = {
     "max_requests_per_batch": "max_running_requests", "max_batch_tokens": "max_scheduled_tokens",
     "num_blocks": "kv_cache_blocks",
 }  # fmt: skip
-OTHERS: tuple[dict[str, int], ...] = ({"max_requests_per_batch": 5}, {"max_batch_tokens": 48}, {"num_blocks": 64})
+OTHERS: tuple[Setting, ...] = ({"max_requests_per_batch": 5}, {"max_batch_tokens": 48}, {"num_blocks": 64})
 KNOWN = {
     "max_batch_tokens = 48": {"TPOT p50": 0.2},
     "num_blocks = 64": {"TTFT p50": 0.25, "TPOT mean": 0.25, "TPOT p50": 0.2, "TPOT p95": 0.35},
@@ -53,7 +51,7 @@ def tiny_model() -> Any:
 class Engine:
     """A manager with one setting, for one run."""
 
-    def __init__(self, model: Any, setting: dict[str, int]) -> None:
+    def __init__(self, model: Any, setting: Setting) -> None:
         self._clock, self._in_flight = CoreClock(), 0
         self._collector = SchedulerMetricsCollector(clock=self._clock)
         configuration = ContinuousBatchingConfig(
@@ -90,25 +88,13 @@ class Engine:
         return took
 
 
-def named(setting: dict[str, int]) -> str:
-    """As one says it; the first one is what the others change."""
-    return ", ".join(f"{name} = {value}" for name, value in setting.items()) or "first"
-
-
 def main(home: Path) -> int:
-    root, asked, model = home / "whatif", workload(LOAD), tiny_model()
-    shutil.rmtree(root, ignore_errors=True)
-    chosen = {named(setting): setting for setting in ({}, *OTHERS)}
-    for name, number in turns(chosen):
-        begin = time.monotonic()
-        took = Engine(model, chosen[name]).record(folder(root, name, number), asked)
-        said = f"{took:.1f} s of a core, {time.monotonic() - begin:.1f} s by the wall"
-        print(f"    transformers: round {number + 1}, {name}: {said}", flush=True)
-    settings = {name: {CALLED[key]: value for key, value in setting.items()} for name, setting in chosen.items()}
-    tokens = sum(request.tokens for request in asked)
-    failures = Foretold("transformers", root, settings, tokens, KNOWN).judge()
-    print(f"transformers: {failures} predictions do not hold" if failures else "transformers: all predictions hold")
-    return 1 if failures else 0
+    asked, model = workload(LOAD), tiny_model()
+
+    def record(setting: Setting, root: Path) -> float:
+        return Engine(model, setting).record(root, asked)
+
+    return 0 if Foretold("transformers", home / "whatif", OTHERS, CALLED, asked, record, KNOWN).prove() else 1
 
 
 if __name__ == "__main__":

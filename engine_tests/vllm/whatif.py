@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 import sys
 import threading
 import time
@@ -19,14 +18,14 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-from foretold import Asked, CoreClock, Foretold, Load, folder, serve, turns, workload
+from foretold import Asked, CoreClock, Foretold, Load, Setting, named, serve, workload
 
 from server import ENVIRONMENT
 
 os.environ |= ENVIRONMENT | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 CLOCK = CoreClock()
 CLOCK.follow(threading.current_thread())
-WALL, BEGAN = time.monotonic, time.time()
+BEGAN = time.time()
 time.monotonic, time.time = CLOCK, lambda: BEGAN + CLOCK()  # what vLLM times requests with, before it is imported
 
 from model import write_model
@@ -45,7 +44,7 @@ CALLED = {
     "max_num_seqs": "max_running_requests", "max_num_batched_tokens": "max_scheduled_tokens",
     "num_gpu_blocks_override": "kv_cache_blocks",
 }  # fmt: skip
-OTHERS: tuple[dict[str, int], ...] = (
+OTHERS: tuple[Setting, ...] = (
     {"max_num_seqs": 6}, {"max_num_batched_tokens": 48}, {"num_gpu_blocks_override": 48},
 )  # fmt: skip
 WARM_UP = 12
@@ -54,7 +53,7 @@ WARM_UP = 12
 class Engine:
     """vLLM with one setting, whose runs are recorded one by one."""
 
-    def __init__(self, model: Path, setting: dict[str, int]) -> None:
+    def __init__(self, model: Path, setting: Setting) -> None:
         options: dict[str, Any] = {
             "model": str(model), "load_format": "dummy", "dtype": "bfloat16", "enforce_eager": True,
             "max_model_len": 512, "block_size": 32, "skip_tokenizer_init": True, "enable_prefix_caching": False,
@@ -82,32 +81,17 @@ class Engine:
         return took
 
 
-def named(setting: dict[str, int]) -> str:
-    """As one says it; the first one is what the others change."""
-    return ", ".join(f"{name} = {value}" for name, value in setting.items()) or "first"
-
-
-def run_all(home: Path, root: Path, asked: list[Asked]) -> None:
-    """Every setting, round by round."""
+def main(home: Path) -> int:
+    asked = workload(LOAD)
+    write_model(home / "model")
     engines = {named(setting): Engine(home / "model", setting) for setting in ({}, *OTHERS)}
     for engine in engines.values():
         engine.serve([request._replace(at=0.0) for request in asked[:WARM_UP]])
-    for name, number in turns(engines):
-        begin = WALL()
-        took = engines[name].record(folder(root, name, number), asked)
-        wall = WALL() - begin
-        print(f"    vllm: round {number + 1}, {name}: {took:.1f} s of a core, {wall:.1f} s by the wall", flush=True)
 
+    def record(setting: Setting, root: Path) -> float:
+        return engines[named(setting)].record(root, asked)
 
-def main(home: Path) -> int:
-    root, asked = home / "whatif", workload(LOAD)
-    shutil.rmtree(root, ignore_errors=True)
-    write_model(home / "model")
-    run_all(home, root, asked)
-    settings = {named(each): {CALLED[name]: value for name, value in each.items()} for each in ({}, *OTHERS)}
-    failures = Foretold("vllm", root, settings, sum(request.tokens for request in asked)).judge()
-    print(f"vllm: {failures} predictions do not hold" if failures else "vllm: all predictions hold")
-    return 1 if failures else 0
+    return 0 if Foretold("vllm", home / "whatif", OTHERS, CALLED, asked, record).prove() else 1
 
 
 if __name__ == "__main__":
