@@ -5,8 +5,9 @@ first and once more after each round (``turns``), and records every run in ``fol
 fits a model to each run of the first setting and asks it for the others. What the two models around a round say is
 held, on average, against the runs of that round: the machine's moods are in both. A figure holds if the prediction is
 off by no more than 10 %, or than the runs differ among themselves, those from which it was foretold or those that it
-was foretold of. Where one does not hold after three rounds, two more are served, and all five are judged: a machine
-that was slow for a minute is in one or two of them. Only commands that users have are asked.
+was foretold of. Apart from that the policy has to form the batches that the engine formed (``same_schedule.py``).
+Where a prediction does not hold after three rounds, two more are served, and all five are judged: a machine that was
+slow for a minute is in one or two of them.
 
 Engine, load and record go by the engine's ``CoreClock``. By the wall nothing could be said here: where twenty others
 want the same two cores, the same run takes 14 or 34 seconds.
@@ -26,6 +27,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from same_schedule import compared
 
 ROUNDS = (3, 2)
 """So many are served and judged; where a figure does not hold, so many more, and all of them."""
@@ -186,7 +189,7 @@ class Foretold:
     def _judge(self, rounds: int) -> int:
         """Print all figures; how many do not hold."""
         models = [self._model(number) for number in range(rounds + 1)]
-        failures = 0
+        failures = self._compare_schedules()
         replayed = self._asked(self._first, models)
         self._print(self._first, replayed, [self._figures(said["replayed"]) for said in replayed])
         for name in self._others:
@@ -199,6 +202,16 @@ class Foretold:
             ]
             failures += self._print(name, self._asked(name, models[:-1]), around, "foretold")
             self._tell(f"{name}: foretold preemptions {[each['preemptions'] for each in told]}")
+        return failures
+
+    def _compare_schedules(self) -> int:
+        """In how many runs the policy forms other batches than the engine did."""
+        failures = 0
+        for path in sorted(self._root.glob("*/*/")):
+            what = compared(path)
+            failures += not what.same
+            said = f"of {what.iterations} batches the policy forms {what.different} otherwise"
+            self._tell(f"{path.parent.name}/{path.name}: {said}{what.first and ': ' + what.first}", _mark(what.same))
         return failures
 
     def _asked(self, name: str, models: list[Path], *changed: str) -> list[dict[str, Any]]:
@@ -235,7 +248,7 @@ class Foretold:
                 f"{name}: {figure}: {sum(was) / len(was):.4g}, spread of {len(was)} {apart:.1%}; "
                 f"{how} {sum(now) / len(now):.4g}, spread {apart_told:.1%}, "
                 f"off {off:+.1%}{'' if promised == TOLERANCE else f' (known: up to {promised:.0%})'}",
-                ("ok " if good else "NOT") if how == "foretold" else "   ",
+                _mark(good) if how == "foretold" else "   ",
             )
         self._print_parts(name, ran)
         return missed
@@ -258,6 +271,10 @@ class Foretold:
             for statistic in STATISTICS
         }
         return found | {"tokens/s": self._tokens / float(scenario["seconds"])}
+
+
+def _mark(good: bool) -> str:
+    return "ok " if good else "NOT"
 
 
 def _spread(values: list[float]) -> float:

@@ -27,12 +27,8 @@ CALLED = {
     "num_blocks": "kv_cache_blocks",
 }  # fmt: skip
 OTHERS: tuple[Setting, ...] = ({"max_requests_per_batch": 5}, {"max_batch_tokens": 48}, {"num_blocks": 64})
-KNOWN = {
-    "max_batch_tokens = 48": {"TPOT p50": 0.2},
-    "num_blocks = 64": {"TTFT p50": 0.25, "TPOT mean": 0.25, "TPOT p50": 0.2, "TPOT p95": 0.35},
-}
-"""Chunks far smaller than those that were seen take less a token; and where one request in four is evicted, who it is
-depends on blocks that are taken chunk by chunk."""
+KNOWN = {"num_blocks = 64": {"TTFT p50": 0.2, "TPOT mean": 0.2, "TPOT p95": 0.3}}
+"""Where one request in four is evicted, a step that takes a little longer decides who it is."""
 WARM_UP = 6
 MOST_WAIT = 0.0005
 

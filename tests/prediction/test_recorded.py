@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from recorded_engines import OPTIONS, TRUTH, recorded
 
+from batchscope import CompletionReason, RequestTracker, SchedulerLimits, SchedulerMetricsCollector
 from batchscope.cli import run as command
 from batchscope.importing import Given, import_run
 from batchscope.prediction import NotEnoughError, fit
@@ -110,3 +111,30 @@ def test_passes_of_another_time_or_none_are_refused(runs):
 def test_passes_without_requests_say_what_they_lack(runs):
     with pytest.raises(NotEnoughError, match="0 requests finished in what is to be fitted"):
         fit(read_observed(runs / "passes"))
+
+
+@pytest.mark.parametrize(
+    ("told", "found_again"),
+    [
+        ({}, True),
+        ({"prefix_caching": False}, False),
+        ({"cache_config": {"enable_prefix_caching": False}}, False),
+        ({"cache_config": {"enable_prefix_caching": True}}, True),
+    ],
+    ids=["nothing", "our word", "vllm off", "vllm on"],
+)
+def test_whether_blocks_are_found_again_is_what_the_configuration_says_and_of_one_instant_who_came_first_is_first(
+    tmp_path, told, found_again
+):
+    limits = SchedulerLimits(2, 64, kv_cache_blocks=100, kv_block_size=16)
+    collector = SchedulerMetricsCollector(limits=limits, clock=lambda: 9.0)
+    recording = collector.record_to(tmp_path, configuration=told)
+    tracker = RequestTracker(collector)
+    slots = [tracker.arrived(f"r{number}", prompt_tokens=4 + number, at=1.0) for number in range(3)]
+    for now, slot in zip((2.0, 3.0, 4.0), reversed(slots), strict=True):  # who came last ends first
+        tracker.iteration([slot], finished_at=now)
+        tracker.finished(slot, CompletionReason.EOS_TOKEN_REACHED, at=now)
+    recording.close()
+    observed = read_observed(recording.path)
+    assert observed.options.prefix_caching is found_again
+    assert [spec.prompt_tokens for spec in observed.workload] == [4, 5, 6]

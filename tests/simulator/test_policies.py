@@ -196,6 +196,25 @@ def test_transformers_evicts_who_finds_no_block_and_serves_it_behind_the_others(
     assert third.scheduled_at[0] <= second.scheduled_at[-1]
 
 
+def test_transformers_takes_the_blocks_of_a_prompt_chunk_by_chunk():
+    crowd = specs((0.0, 4, 12), (0.0, 24, 2))
+    halves = {"kv_cache_blocks": 27, "max_scheduled_tokens": 16}
+    tracker, _ = simulate(crowd, options=_options("transformers", **halves), cost=ONE_SECOND)
+    assert tracker.requests[1].scheduled_at[0] == 0.0
+    assert tracker.iterations[0].facts["kv_cache_usage"] == pytest.approx(16 / 27)
+    vllm, _ = simulate(crowd, options=_options("vllm", **halves), cost=ONE_SECOND)
+    assert vllm.requests[1].scheduled_at[0] >= vllm.requests[0].finished_at
+
+
+def test_of_transformers_who_finds_no_block_stands_still_and_the_others_go_on_in_the_next_iteration():
+    crowd = specs((0.0, 7, 12), (0.0, 7, 12), (0.0, 7, 12))
+    tracker, _ = simulate(crowd, options=_options("transformers", kv_cache_blocks=25), cost=ONE_SECOND)
+    short = next(each for each in tracker.iterations if each.preempted)
+    assert (short.slots, short.preempted, short.facts["kv_cache_usage"]) == ([0], [2], 1.0)
+    after = tracker.iterations[tracker.iterations.index(short) + 1]
+    assert sorted(after.slots) == [0, 1]
+
+
 def test_prefill_first_computes_a_prompt_whole_while_who_decodes_stands_still():
     crowd = specs((0.0, 10, 6), (1.5, 200, 3))
     tracker, _ = simulate(crowd, options=_options("prefill-first", kv_cache_blocks=400), cost=ONE_SECOND)

@@ -50,7 +50,7 @@ def observed_run(run: Run, iterations: Run | None = None, **settings: Any) -> Ob
     columns = {name: floats(table, name) for name in _COLUMNS} | instants_of(table, run.iterations())
     usable = _usable(run, columns)
     classes, gave_up = table["request_class"].to_pylist(), _given_up(table["reason"].to_pylist())
-    order = usable[np.argsort(columns["arrived_at"][usable], kind="stable")]
+    order = usable[np.lexsort((columns["request"][usable], columns["arrived_at"][usable]))]
     unserved = np.setdiff1d(np.arange(len(classes)), order)
     unserved_at = columns["arrived_at"][unserved]
     columns = {name: values[order] for name, values in columns.items()}
@@ -230,6 +230,7 @@ def _options(
         "kv_cache_blocks": limits.kv_cache_blocks,
         "block_size": block,
         "hash_block_tokens": prefix_block or block * max(1, 16 // block),
+        "prefix_caching": _prefix_caching(run),
     }
     known |= {name: value for name, value in settings.items() if value is not None}
     if known["kv_cache_blocks"] is None and preemptions:
@@ -238,6 +239,14 @@ def _options(
             "name it with --kv-cache-blocks of replay, --assume kv_cache_blocks=N of fit and whatif"
         )
     return _complete(known, assumed)
+
+
+def _prefix_caching(run: Run) -> bool:
+    """Whether blocks are found again, where its configuration says it: in our words, or in vLLM's."""
+    told = run.document.configuration
+    cache = told.get("cache_config")
+    theirs = cache.get("enable_prefix_caching") if isinstance(cache, dict) else None
+    return told.get("prefix_caching", theirs) is not False
 
 
 def _complete(known: dict[str, Any], assumed: list[str]) -> tuple[SchedulerOptions, tuple[str, ...]]:

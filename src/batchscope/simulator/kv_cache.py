@@ -75,12 +75,16 @@ class KvCache:
         """Of the available blocks, how many such a reservation takes: what others hold is shared with them."""
         return self._hits_and_asked(tokens, prefix)[1]
 
-    def grow(self, holding: Holding) -> bool:
-        """One more private block; False when none is available."""
-        if not self.available:
+    def blocks_of(self, holding: Holding) -> int:
+        """How many blocks it holds."""
+        return holding.private + len(holding.shared) * self._per_hash
+
+    def grow(self, holding: Holding, blocks: int = 1) -> bool:
+        """So many more private blocks; False, with nothing changed, when fewer are available."""
+        if self.available < blocks:
             return False
-        self.take(1)
-        holding.private += 1
+        self.take(blocks)
+        holding.private += blocks
         return True
 
     def take(self, blocks: int) -> None:
@@ -124,11 +128,12 @@ class KvCache:
         holding.private, holding.shared, holding.considered = 0, [], 0
 
     def _hits_and_asked(self, tokens: int, prefix: Sequence[Hashable]) -> tuple[int, int]:
-        hits = self._resident(prefix)
+        hits = self.resident(prefix)
         woken = sum([not self._holders[name] for name in set(prefix[:hits])]) if hits else 0
         return hits, self.blocks_for(tokens) - (hits - woken) * self._per_hash
 
-    def _resident(self, prefix: Sequence[Hashable]) -> int:
+    def resident(self, prefix: Sequence[Hashable]) -> int:
+        """How many of its hash blocks, from the first on, are in the cache."""
         holders = self._holders
         for hits, name in enumerate(prefix):
             if name not in holders:

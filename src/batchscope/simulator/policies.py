@@ -35,6 +35,8 @@ class StallFreeChunks:
     """Whether decoding requests stand still in an iteration that prefills."""
     cuts_prompts = True
     """Whether a prompt longer than what is left of the budget is computed in chunks."""
+    reserves_prompts = True
+    """Whether an admission takes the blocks of the whole prompt; else each chunk takes its own."""
     looks_past = False
     """Whether those behind a request that finds no room are tried, too."""
     frees_in_order = False
@@ -60,8 +62,18 @@ class StallFreeChunks:
         del request, scheduler, batch
         return True
 
+    def goes_on(self, batch: Batch) -> bool:
+        """Whether a prompt that has begun may go on in this batch."""
+        del batch
+        return True
+
     def refused(self, limiter: BatchLimiter) -> None:
         """There was no room in the cache, or no place, for the head of the queue."""
+
+    def places_taken(self, scheduler: Scheduler, batch: Batch) -> int:
+        """Of ``max_running_requests``."""
+        del batch
+        return scheduler.running
 
     def spare_blocks(self, scheduler: Scheduler) -> int:
         """Blocks that an admission has to leave free."""
@@ -69,6 +81,9 @@ class StallFreeChunks:
 
     def make_room(self, scheduler: Scheduler, batch: Batch) -> None:
         """The decoding requests need more blocks than there are; one by one they evict, unless this does."""
+
+    def relieve(self, starved: dict[LiveRequest, int], scheduler: Scheduler, batch: Batch) -> None:
+        """For the next chunks of ``starved`` there were not so many blocks as each needs; ``batch`` is formed."""
 
     def victim(self, running: Iterable[LiveRequest]) -> LiveRequest:
         """Who loses its place when there is no block left."""
@@ -232,12 +247,14 @@ class PrefillFirst(StallFreeChunks):
 class KeepShareFree(StallFreeChunks):
     """transformers' continuous batching: nobody is admitted while less than 15 % of the cache is free.
 
-    That is so as an iteration begins; within it the share is not looked at again, and a prompt that finds no room lets
-    smaller ones pass. Who finds no block is evicted, the latest admitted first, waits behind everybody, and until
-    somebody ends nobody is admitted. Source: transformers 5.23, generation/continuous_batching/scheduler.py
+    That is so as an iteration begins, and then a prompt that has begun waits, too; within it the share is not looked at
+    again. A chunk takes its blocks when it is computed, and one that finds no room lets smaller ones pass. Who runs and
+    finds no block is evicted, the latest admitted first, waits behind everybody, and until somebody ends nobody is
+    admitted. Source: transformers 5.23, generation/continuous_batching/scheduler.py
     (``FIFOScheduler``, ``_process_candidates``) and offloading_manager.py (``offload_requests``).
     """
 
+    reserves_prompts = False
     looks_past = True
     least_free = 0.15
 
@@ -259,8 +276,17 @@ class KeepShareFree(StallFreeChunks):
 
     def admits(self, request: LiveRequest, scheduler: Scheduler, batch: Batch) -> bool:
         """Unless little is free; the first request of a batch always may."""
-        del request, batch
-        return not (self._scarce and scheduler.running)
+        del request, scheduler
+        return self.goes_on(batch)
+
+    def goes_on(self, batch: Batch) -> bool:
+        """Likewise."""
+        return not (self._scarce and len(batch))
+
+    def places_taken(self, scheduler: Scheduler, batch: Batch) -> int:
+        """By those in the batch: who stands still has none."""
+        del scheduler
+        return len(batch)
 
     def spare_blocks(self, scheduler: Scheduler) -> int:
         """None: the share is looked at before."""
@@ -268,12 +294,21 @@ class KeepShareFree(StallFreeChunks):
         return 0
 
     def make_room(self, scheduler: Scheduler, batch: Batch) -> None:
-        """Evict of those who find no block, the latest admitted first, until there is one for each who is left."""
+        """Who finds no block, the latest admitted, stands still in this iteration."""
+        del batch
         seekers = sorted(scheduler.decoding.block_seekers(), key=lambda request: request.admission)
-        starved = seekers[scheduler.cache.available :]
-        while starved and scheduler.running > 1 and scheduler.cache.available < len(seekers):
-            scheduler.evict(starved.pop(), batch)
-            seekers.pop()
+        for request in seekers[scheduler.cache.available :]:
+            scheduler.hold_still(request)
+
+    def relieve(self, starved: dict[LiveRequest, int], scheduler: Scheduler, batch: Batch) -> None:
+        """Evict of them, the latest first, until there is room for each who is left."""
+        room = scheduler.cache.available
+        victims: list[LiveRequest] = []
+        while starved and len(victims) + 1 < scheduler.running and sum(starved.values()) > room:
+            victims.append(starved.popitem()[0])
+            room += scheduler.cache.blocks_of(victims[-1].blocks)
+        for victim in reversed(victims):
+            scheduler.evict(victim, batch)
 
     def rank_when_evicted(self, request: LiveRequest, latest: int) -> tuple[int, int]:
         """Behind everybody who waits."""

@@ -44,6 +44,7 @@ class Scheduler:
         self._leaving: list[LiveRequest] = []  # ended since, likewise: they hold their blocks for one more iteration
         self._deferred: dict[LiveRequest, None] = {}
         self._prefilling: dict[LiveRequest, None] = {}
+        self._still: dict[LiveRequest, None] = {}  # decode again in the next iteration
         self.decoding = DecodingGroup(options.block_size)
         self._arrivals = 0
         self._admissions = 0
@@ -99,7 +100,7 @@ class Scheduler:
     @property
     def running(self) -> int:
         """Requests that hold a place."""
-        return len(self.decoding) + len(self._prefilling)
+        return len(self.decoding) + len(self._prefilling) + len(self._still)
 
     def form_batch(self, *, paused: bool = False) -> Batch:
         """Choose who takes part in the next iteration; the batch is empty when nobody can."""
@@ -114,6 +115,14 @@ class Scheduler:
 
     def _formed(self, *, paused: bool) -> Batch:
         batch = Batch()
+        self._fill(batch, paused=paused)
+        if batch.preempted and not batch:  # nobody could go on, and now somebody can
+            batch.unscheduled_prefill_tokens = 0
+            self._move_again()
+            self._fill(batch, paused=paused)
+        return batch
+
+    def _fill(self, batch: Batch, *, paused: bool) -> None:
         batch.deferred = len(self._deferred)
         self.policy.begin(self)
         if self.policy.prefills_alone:
@@ -121,14 +130,13 @@ class Scheduler:
             if not batch.chunks:
                 self._decode(batch)
                 batch.limited_by = BatchLimiter.KV_CACHE if batch.preempted else batch.limited_by
+                batch.kv_blocks_held = self.cache.held
             elif self.decoding and batch.limited_by is BatchLimiter.DEMAND:
                 batch.limited_by = BatchLimiter.POLICY  # those who decode stand still
         else:
             self._decode(batch)
             batch.limited_by = self._prefill(batch, paused=paused)
         batch.waiting, batch.running = self.waiting, self.running
-        batch.kv_blocks_held = self.cache.held
-        return batch
 
     def complete(self, batch: Batch) -> list[LiveRequest]:
         """The iteration is done; returns the requests that emitted their last token, ended now."""
@@ -137,6 +145,7 @@ class Scheduler:
         for chunk in batch.chunks:
             if self._end_chunk(chunk):
                 ended.append(chunk.request)
+        self._move_again()
         for request in ended:
             if self.policy.forms_ahead:
                 request.ended = True
@@ -172,6 +181,8 @@ class Scheduler:
         """How many chunks as large as the latest one, which took the whole budget, its prompt has before its last."""
         chunk, request = batch.chunks[0], batch.chunks[0].request
         budget = self.options.max_scheduled_tokens - len(batch.decode_slots)
+        if not self.policy.reserves_prompts:
+            return 0  # each takes blocks
         if len(batch.chunks) > 1 or chunk.ends_prefill or chunk.tokens != budget:
             return 0
         if request.computed < request.ever_computed:
@@ -223,14 +234,34 @@ class Scheduler:
     def _prefill(self, batch: Batch, *, paused: bool) -> BatchLimiter:
         """Prefills that have begun go on, others begin, until something stops it; returns what did."""
         budget = self.options.max_scheduled_tokens - len(batch.decode_slots)
+        starved = dict.fromkeys(self._still, 1)
+        held = bool(starved)
         for request in self._prefilling:
-            budget -= batch.add_chunk(request, budget)
-        return self._admit(batch, budget, paused=paused)
+            tokens, needed = budget, self._blocks_of_chunk(request, budget)
+            if not self.policy.goes_on(batch):
+                tokens, held = 0, True
+            elif not self.cache.grow(request.blocks, needed):
+                tokens, held, starved[request] = 0, True, needed
+            budget -= batch.add_chunk(request, tokens)
+        limiter = self._admit(batch, budget, paused=paused)
+        batch.kv_blocks_held = self.cache.held
+        if starved:
+            self.policy.relieve(starved, self, batch)
+        return BatchLimiter.KV_CACHE if held else limiter
+
+    def _blocks_of_chunk(self, request: LiveRequest, budget: int) -> int:
+        """Those that the next chunk of a prompt that has begun takes."""
+        if self.policy.reserves_prompts:
+            return 0
+        tokens = min(request.known_tokens, request.computed + budget)
+        return self.cache.blocks_for(tokens) - self.cache.blocks_of(request.blocks)
 
     def evict(self, victim: LiveRequest, batch: Batch) -> None:
         """Preemption by recomputation: the victim loses its place and its blocks, and waits again."""
         if victim in self.decoding:
             self.decoding.leave(victim)
+        elif victim in self._still:
+            del self._still[victim]
         else:
             del self._prefilling[victim]
         if self.cache.frees_in_order and self.options.prefix_caching:
@@ -242,6 +273,16 @@ class Scheduler:
         victim.rank = self.policy.rank_when_evicted(victim, self._arrivals)
         self._queue_up(victim)
         batch.preempted.append(victim.slot)
+
+    def hold_still(self, request: LiveRequest) -> None:
+        """Who decodes takes no part in the batch that is formed."""
+        self.decoding.leave(request)
+        self._still[request] = None
+
+    def _move_again(self) -> None:
+        for request in self._still:
+            self.decoding.join(request)
+        self._still.clear()
 
     def _name_computed(self, victim: LiveRequest) -> None:
         """Make what is computed of the answer resident, too, so that the victim may find it again."""
@@ -265,7 +306,7 @@ class Scheduler:
             request = self._next_waiting()
             if not self.policy.cuts_prompts and batch.chunks and request.known_tokens > budget:
                 return BatchLimiter.TOKEN_BUDGET
-            if not (self.policy.admits(request, self, batch) and self._reserve(request, batch)):
+            if not (self.policy.admits(request, self, batch) and self._reserve(request, batch, budget)):
                 self.policy.refused(BatchLimiter.KV_CACHE)
                 if not self.policy.looks_past:
                     return BatchLimiter.KV_CACHE
@@ -297,7 +338,7 @@ class Scheduler:
             return BatchLimiter.PAUSED
         if not budget:
             return BatchLimiter.TOKEN_BUDGET
-        if self.running >= self.options.max_running_requests:
+        if self.policy.places_taken(self, batch) >= self.options.max_running_requests:
             self.policy.refused(BatchLimiter.REQUEST_SLOTS)
             return BatchLimiter.REQUEST_SLOTS
         return BatchLimiter.POLICY if len(batch.chunks) == self.options.max_prefill_requests else None
@@ -312,10 +353,12 @@ class Scheduler:
             heappop(self._queue)
         return self._queue[0][1]
 
-    def _reserve(self, request: LiveRequest, batch: Batch) -> bool:
-        """Blocks for all that ``request`` has to prefill; what the cache still has of it is not computed."""
-        spare = self.policy.spare_blocks(self)
-        if not self.cache.reserve(request.blocks, request.known_tokens, self._usable_prefix(request), spare):
+    def _reserve(self, request: LiveRequest, batch: Batch, budget: int) -> bool:
+        """Blocks for the prompt of ``request``, or its first chunk; what the cache still has of it is not computed."""
+        spare, prefix, tokens = self.policy.spare_blocks(self), self._usable_prefix(request), request.known_tokens
+        if not self.policy.reserves_prompts:
+            tokens = min(tokens, self.cache.resident(prefix) * self.options.hash_block_tokens + budget)
+        if not self.cache.reserve(request.blocks, tokens, prefix, spare):
             return False
         request.computed = len(request.blocks.shared) * self.options.hash_block_tokens
         if not request.ever_computed:
