@@ -75,25 +75,17 @@ class KvCache:
         """Of the available blocks, how many such a reservation takes: what others hold is shared with them."""
         return self._hits_and_asked(tokens, prefix)[1]
 
-    def grow(self, holding: Holding) -> bool:
-        """One more private block; False when none is available."""
-        if not self.available:
-            return False
-        self.take(1)
-        holding.private += 1
-        return True
-
     def take(self, blocks: int) -> None:
         """Remove ``blocks`` available blocks from the free ones, evicting idle prefixes as needed."""
-        if self.free < blocks:
+        free = self.free
+        if free < blocks:
             idle, holders = self._idle, self._holders
-            before = self.free
-            while self.free < blocks:
+            while free < blocks:
                 name, freed = idle.popitem(last=False)
                 holders.pop(name, None)
-                self.free += freed
-            self._idle_blocks -= self.free - before
-        self.free -= blocks
+                free += freed
+            self._idle_blocks -= free - self.free
+        self.free = free - blocks
 
     def publish(self, holding: Holding, prefix: Sequence[Hashable], computed: int) -> None:
         """Make resident what the request has computed of its prefix: the first ``computed`` hash blocks.

@@ -181,7 +181,7 @@ class ReserveForOutput(StallFreeChunks):
         )
         while len(order) > 1:
             scheduler.evict(order.pop(), batch)
-            if scheduler.cache.available >= len(decoding.block_seekers()):
+            if scheduler.cache.available >= decoding.blocks_sought():
                 break
         answered = sum(decoding.emitted(member) for member in order)
         asked = sum(member.spec.output_tokens for member in order)
