@@ -188,8 +188,8 @@ def _unfit(started: Floats, finished: Floats, fields: Floats) -> dict[int, str]:
     """Row -> reason for iterations with impossible instants or values."""
     reasons: dict[int, str] = {}
     checks = (
-        (np.isinf(fields).any(axis=1) | ~np.isfinite(finished) | np.isinf(started), RejectReason.INFINITE),
-        ((fields < 0).any(axis=1), RejectReason.NEGATIVE),
+        (_rows_with(np.isinf(fields)) | ~np.isfinite(finished) | np.isinf(started), RejectReason.INFINITE),
+        (_rows_with(fields < 0), RejectReason.NEGATIVE),
         (finished < started, RejectReason.OUT_OF_ORDER),
     )
     for bad, reason in checks:
@@ -197,6 +197,13 @@ def _unfit(started: Floats, finished: Floats, fields: Floats) -> dict[int, str]:
             for row in np.flatnonzero(bad).tolist():
                 reasons.setdefault(row, reason)
     return reasons
+
+
+def _rows_with(found: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Rows in which anything is found. (``any`` of an axis takes ten times as long where nothing is.)"""
+    rows = np.zeros(len(found), dtype=np.bool_)
+    rows[np.flatnonzero(found) // found.shape[1]] = True
+    return rows
 
 
 def _flatten(
