@@ -53,10 +53,6 @@ class LinearCostModel(msgspec.Struct, frozen=True):
             seconds += self.per_token_pair * token_pairs(prefill_tokens, decoding_requests, kv_tokens_read)
         return seconds
 
-    def decode_time(self, decoding_requests: int) -> float:
-        """Seconds of an iteration that only decodes, all but the reading of the KV cache."""
-        return self.iteration_time(0, decoding_requests, 0)
-
     @classmethod
     def fit(
         cls,

@@ -117,7 +117,7 @@ class KvCache:
 
     def _hits_and_asked(self, tokens: int, prefix: Sequence[Hashable]) -> tuple[int, int]:
         hits = self._resident(prefix)
-        woken = sum([not self._holders[name] for name in set(prefix[:hits])]) if hits else 0
+        woken = [self._holders[name] for name in set(prefix[:hits])].count(0) if hits else 0
         return hits, self.blocks_for(tokens) - (hits - woken) * self._per_hash
 
     def _resident(self, prefix: Sequence[Hashable]) -> int:

@@ -44,6 +44,7 @@ class StallFreeChunks:
 
     def __init__(self, options: SchedulerOptions) -> None:
         self.options = options
+        self._watermark = options.watermark_blocks
 
     def begin(self, scheduler: Scheduler) -> None:
         """A batch is about to be formed."""
@@ -63,7 +64,7 @@ class StallFreeChunks:
 
     def spare_blocks(self, scheduler: Scheduler) -> int:
         """Blocks that an admission has to leave free."""
-        return self.options.watermark_blocks if scheduler.running else 0
+        return self._watermark if scheduler.running else 0
 
     def make_room(self, scheduler: Scheduler, batch: Batch) -> None:
         """The decoding requests need more blocks than there are; one by one they evict, unless this does."""

@@ -1,7 +1,8 @@
 """The simulator: a scheduler serves a workload in virtual time, and reports to a tracker what it does.
 
 This is how an engine uses ``RequestTracker``: ``arrived`` when a request comes, ``iteration`` once for each
-step of the engine, ``finished`` when a request leaves. There is nothing more to it.
+step of the engine, ``finished`` when a request leaves. There is nothing more to it, but that several steps in a row
+with one batch may be told by ``repeated``, in one call.
 """
 
 from __future__ import annotations
@@ -138,25 +139,21 @@ class Simulator:
         They are reported as one by one, but not formed anew.
         """
         formed_at = self.clock()
-        started, finished = self._pass_time(batch, stopped)
+        span = self._pass_time(batch, stopped)
         ended = self._scheduler.complete(batch)
         stretch = 0 if ended else self._scheduler.steady_stretch(batch)
-        until = self._next_outside_event(formed_at) if stretch else finished
-        if self._at_once is not None:
-            if on_progress:
-                stretch = min(
-                    stretch, ITERATIONS_BETWEEN_PROGRESS - self._counts.iterations % ITERATIONS_BETWEEN_PROGRESS - 1
-                )
-            steps = self._tell_at_once(self._at_once, batch, (started, finished), stretch, until)
-        else:
-            self._report(batch, started, finished)
-        for request in ended:
-            reason = CompletionReason.LENGTH_REACHED if request.cut else CompletionReason.EOS_TOKEN_REACHED
-            self._finish(request, reason, finished)
-        if on_progress:
+        if stretch and self._at_once is not None:
+            steps = self._tell_at_once(
+                self._at_once, batch, span, self._until_shown(stretch, on_progress), self._next_outside_event(formed_at)
+            )
             self._show(on_progress)
-        if self._at_once is None:
-            steps = self._repeat_one_by_one(batch, stretch, until, stopped, on_progress) if stretch else 0
+        else:
+            self._report(batch, *span)
+            self._end(ended, span[1])
+            self._show(on_progress)
+            steps = stretch and self._repeat_one_by_one(
+                batch, stretch, self._next_outside_event(formed_at), stopped, on_progress
+            )
         if steps:
             self._scheduler.advance_by(batch, steps)
 
@@ -196,7 +193,7 @@ class Simulator:
         self, tracker: TakesRepeated, batch: Batch, started: float, ends: list[float], held: list[int]
     ) -> None:
         steps = len(ends)
-        blocks, bytes_per_block = self.options.kv_cache_blocks, self.options.bytes_per_block
+        blocks, bytes_per_block = self.options.kv_cache_blocks, float(self.options.bytes_per_block)
         tracker.repeated(
             batch.slots,
             batch.tokens,
@@ -270,6 +267,17 @@ class Simulator:
     def _show(self, on_progress: Callable[[SimulationResult], None] | None) -> None:
         if on_progress and self._counts.iterations % ITERATIONS_BETWEEN_PROGRESS == 0:
             on_progress(self._result(interrupted=False))
+
+    def _until_shown(self, stretch: int, on_progress: Callable[[SimulationResult], None] | None) -> int:
+        """How many of the iterations behind the present one may be told before progress is shown."""
+        shown_after = ITERATIONS_BETWEEN_PROGRESS - self._counts.iterations % ITERATIONS_BETWEEN_PROGRESS - 1
+        return min(stretch, shown_after) if on_progress else stretch
+
+    def _end(self, ended: Sequence[LiveRequest], instant: float) -> None:
+        """Report who emitted the last token."""
+        for request in ended:
+            reason = CompletionReason.LENGTH_REACHED if request.cut else CompletionReason.EOS_TOKEN_REACHED
+            self._finish(request, reason, instant)
 
     def _take_arrivals(self, now: float) -> None:
         if self._arrivals.next_instant > now:
@@ -356,9 +364,9 @@ class Simulator:
         )
 
 
-def _growing(amount: int, by: int, times: int) -> Sequence[int]:
+def _growing(amount: int, by: int, times: int) -> Sequence[float]:
     """``amount``, and what it becomes, ``by`` more each time."""
-    return range(amount, amount + by * times, by) if by else [amount] * times
+    return range(amount, amount + by * times, by) if by else [float(amount)] * times
 
 
 class _Counts:

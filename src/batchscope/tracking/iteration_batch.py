@@ -156,13 +156,15 @@ def _repeated(batch: IterationBatch, repeats: Ints) -> IterationBatch:
         formed=np.repeat(batch.formed, repeats), heads=np.repeat(batch.heads, repeats),
     )  # fmt: skip
     chunks = _chunks(batch) & (last > first)
-    return batch.spread(chunks | _with_doubles(batch)) if chunks.any() else batch
+    return batch.spread(chunks | _with_doubles(batch, chunks)) if chunks.any() else batch
 
 
-def _with_doubles(batch: IterationBatch) -> npt.NDArray[np.bool_]:
-    """Elements of what names a slot twice: which of the two counts is a matter of their order in each iteration."""
-    order = np.lexsort((batch.handles, batch.iteration))
-    iteration, handles = batch.iteration[order], batch.handles[order]
+def _with_doubles(batch: IterationBatch, chunks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Elements of what has chunks and names a slot twice: which of the two counts is settled in each iteration."""
+    mixed = np.isin(batch.iteration, batch.iteration[chunks])
+    iteration, handles = batch.iteration[mixed], batch.handles[mixed]
+    order = np.lexsort((handles, iteration))
+    iteration, handles = iteration[order], handles[order]
     double = (iteration[1:] == iteration[:-1]) & (handles[1:] == handles[:-1])
     return np.isin(batch.iteration, iteration[1:][double])
 
