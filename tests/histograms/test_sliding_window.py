@@ -47,6 +47,16 @@ def test_adding_many_in_any_order_is_adding_each_in_order(events, window, end):
     assert many.rate(end * 8) == one.rate(end * 8)
 
 
+@given(events=EVENTS.filter(len), before=st.integers(0, 300), later=st.integers(0, 80))
+def test_what_the_window_has_left_behind_may_be_grouped_together(events, before, later):
+    together, apart = SlidingWindowCounter(8, cells=8, start=before), SlidingWindowCounter(8, cells=8, start=before)
+    at, counts = (np.array(column) for column in zip(*sorted(events), strict=True))
+    now = at[-1] + later
+    together.add_groups(together.groups(at, ascending=True, now=now), counts)
+    apart.add_groups(apart.groups(at, ascending=True), counts, now=now)
+    assert together.total(now) == apart.total(now)
+
+
 @given(blocks=st.lists(st.tuples(st.lists(st.integers(-40, 0), max_size=5), st.integers(1, 200)), max_size=20))
 def test_blocks_that_overlap_in_time_are_counted_exactly(blocks):
     counter, seen, now = SlidingWindowCounter(8, cells=8), [], 0

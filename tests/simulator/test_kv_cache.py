@@ -57,12 +57,13 @@ class CacheMachine(RuleBasedStateMachine):
         self._make_room()
 
     @precondition(lambda self: self.owners)
-    @rule(which=st.integers(0, 100))
-    def grow(self, which):
+    @rule(which=st.integers(0, 100), blocks=st.integers(0, 9))
+    def take(self, which, blocks):
         owner = self.owners[which % len(self.owners)]
-        fits = self._held() < BLOCKS
-        assert self.cache.grow(owner.holding) is fits
-        owner.private += fits
+        taken = min(blocks, BLOCKS - self._held())
+        self.cache.take(taken)
+        owner.holding.private += taken
+        owner.private += taken
         self._make_room()
 
     @precondition(lambda self: self.owners)

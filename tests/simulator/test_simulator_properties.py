@@ -125,6 +125,7 @@ class _CacheAuditor(RecordingTracker):
         shared = {name for request in running for name in request.blocks.shared}
         per_hash = HASH_BLOCK // BLOCK
         held = sum(request.blocks.private for request in running) + per_hash * len(shared)
+        held += sum(map(scheduler.decoding.opened, scheduler.decoding))
         assert all(request.blocks.private >= 0 for request in running)
         assert held <= scheduler.cache.held <= scheduler.cache.blocks  # what ended now is still to be released
 

@@ -158,8 +158,9 @@ class IterationAggregate:
         self._prefill_missed |= not known.full[C.PREFILL_TOKENS]
         self._integrate(values, known)
         at = values[:, C.AT]
-        cells, latest = self.in_window.groups(at, ascending=True), float(at[-1])
-        self.in_window.add_groups(cells, now=latest)
+        latest = float(at[-1])
+        cells = self.in_window.groups(at, ascending=True, now=latest)
+        self.in_window.add_groups(cells)
         self.tokens_in_window.add_groups(cells, values[:, C.TOKENS_GENERATED], now=latest)
 
     def _integrate(self, values: Floats, known: Ranges) -> None:

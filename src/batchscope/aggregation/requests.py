@@ -161,8 +161,9 @@ class RequestAggregate:
         self._finished += np.bincount(kind, minlength=len(self._finished))  # in one step
         self.tokens_generated += int(tokens.sum())
         at = values[:, C.AT]
-        cells, latest = self.finished_in_window.groups(at, ascending=True), float(at[-1])
-        self.finished_in_window.add_groups(cells, now=latest)
+        latest = float(at[-1])
+        cells = self.finished_in_window.groups(at, ascending=True, now=latest)
+        self.finished_in_window.add_groups(cells)
         self.tokens_in_window.add_groups(cells, tokens, now=latest)
         self._count_prompts(values, known)
         self._judge(values, outcomes_of(values), known)
@@ -224,7 +225,7 @@ class RequestAggregate:
             met = members[results == SloResult.MET, C.AT]
             if len(met):
                 counter = self.met_in_window[code]
-                counter.add_groups(counter.groups(met, ascending=True), now=float(members[-1, C.AT]))
+                counter.add_groups(counter.groups(met, ascending=True, now=float(members[-1, C.AT])))
 
 
 def derive_durations(values: Floats) -> None:

@@ -56,8 +56,13 @@ class SlidingWindowCounter:
         if len(counts):
             self.add_groups(self.groups(instants(at, len(counts))), counts)
 
-    def groups(self, at: npt.NDArray[np.float64], *, ascending: bool = False) -> CellGroups:
-        """Instants, at least one, by cell: for ``add_groups`` of this counter and of others like it."""
+    def groups(self, at: npt.NDArray[np.float64], *, ascending: bool = False, now: float | None = None) -> CellGroups:
+        """Instants, at least one, by cell: for ``add_groups`` of this counter and of others like it.
+
+        ``now``, where given, is the present: what the window has left behind by then need not be told apart.
+        """
+        if now is not None:
+            self._advance(now)
         return group_by_cell(self._grid, at, self._present - self._grid.cells, ascending=ascending)
 
     def add_groups(

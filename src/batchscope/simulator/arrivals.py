@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterator
-from itertools import islice
 
 from batchscope.errors import WorkloadError
 from batchscope.simulator.workload import RequestSpec, Workload
@@ -17,19 +15,22 @@ class Arrivals:
     def __init__(self, workload: Workload, start: float) -> None:
         self._start = start
         self._specs = _in_order(workload)
-        self._ahead: deque[RequestSpec] = deque()
+        self._ahead: RequestSpec | None = None
+        self._instant: float | None = None  # of the one ahead; None: nobody has looked
 
     @property
     def next_instant(self) -> float:
         """When the next request arrives; ``inf`` when there is none."""
-        if not self._ahead:
-            self._ahead.extend(islice(self._specs, 1))
-        return self._start + self._ahead[0].arrival if self._ahead else math.inf
+        if self._instant is None:
+            self._ahead = next(self._specs, None)
+            self._instant = math.inf if self._ahead is None else self._start + self._ahead.arrival
+        return self._instant
 
     def until(self, now: float) -> Iterator[tuple[RequestSpec, float]]:
         """The requests that have arrived by ``now``, each with its instant."""
-        while (instant := self.next_instant) <= now:
-            yield self._ahead.popleft(), instant
+        while (instant := self.next_instant) <= now and (spec := self._ahead) is not None:
+            self._instant = None
+            yield spec, instant
 
 
 def _in_order(workload: Workload) -> Iterator[RequestSpec]:

@@ -64,9 +64,10 @@ class Batch:
         tokens = min(missing, budget)
         self.unscheduled_prefill_tokens += missing - tokens
         if tokens:
-            recomputed = max(0, min(start + tokens, request.ever_computed) - start)
-            request.recomputed_tokens += recomputed
-            self.recomputed_tokens += recomputed
+            if start < request.ever_computed:
+                recomputed = min(start + tokens, request.ever_computed) - start
+                request.recomputed_tokens += recomputed
+                self.recomputed_tokens += recomputed
             self.prefill_tokens += tokens
             self.prefill_context_tokens += start
             self.prefills_ended += tokens == missing

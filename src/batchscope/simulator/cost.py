@@ -43,17 +43,15 @@ class LinearCostModel(msgspec.Struct, frozen=True):
 
     def iteration_time(self, prefill_tokens: int, decoding_requests: int, kv_tokens_read: int) -> float:
         """Seconds that an iteration with this batch takes."""
-        return (
+        seconds = (
             self.fixed
             + self.per_prefill_token * prefill_tokens
             + self.per_decoding_request * decoding_requests
             + self.per_kv_token_read * kv_tokens_read
-            + self.per_token_pair * token_pairs(prefill_tokens, decoding_requests, kv_tokens_read)
         )
-
-    def decode_time(self, decoding_requests: int) -> float:
-        """Seconds of an iteration that only decodes, all but the reading of the KV cache."""
-        return self.iteration_time(0, decoding_requests, 0)
+        if self.per_token_pair:
+            seconds += self.per_token_pair * token_pairs(prefill_tokens, decoding_requests, kv_tokens_read)
+        return seconds
 
     @classmethod
     def fit(

@@ -1,8 +1,8 @@
 """The requests that emit a token in every iteration, without touching each of them in every iteration.
 
 All of them go one token forward at the same time. So one counter, the step, says for every member how far
-it is: its context is what it was when it joined plus the steps since. When it ends and when it needs
-its next block are known the moment it joins, and an iteration looks only at those whose time has come.
+it is: its context is what it was when it joined plus the steps since, and so are its blocks. When it ends and when it
+needs its next block are known the moment it joins: an iteration looks only at those who end, and counts the blocks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class DecodingGroup:
         self._slots: dict[LiveRequest, int] = {}
         self._joined: dict[LiveRequest, int] = {}
         self._step = 0  # the one that comes next
-        self._fills_block: list[dict[LiveRequest, None]] = [{} for _ in range(block_size)]
+        self._block_size = block_size
+        self._openers = [0] * block_size  # by the step, modulo the block size: how many members open a block at it
         self._last_step: dict[int, dict[LiveRequest, None]] = {}
         self.context_tokens = 0
         """Tokens of context that the next step reads, all members together."""
@@ -44,14 +45,19 @@ class DecodingGroup:
         self._slots[request] = request.slot
         self._joined[request] = self._step
         self.context_tokens += request.known_tokens
-        for calendar in self._calendars(request):
-            calendar[request] = None
+        self._openers[self._opens_at(request)] += 1
+        self._last_step.setdefault(self._ends_at(request), {})[request] = None
 
     def leave(self, request: LiveRequest) -> None:
-        """Stop decoding ``request``: it ended, was evicted or cancelled. Its counters become current."""
-        for calendar in self._calendars(request):
-            del calendar[request]
+        """Stop decoding ``request``: it ended, was evicted or cancelled. Its counters and its blocks become current."""
+        self._openers[self._opens_at(request)] -= 1
+        last = self._ends_at(request)
+        ending = self._last_step[last]
+        del ending[request]
+        if not ending:
+            del self._last_step[last]
         del self._slots[request]
+        request.blocks.private += self.opened(request)
         request.emitted += self._step - self._joined.pop(request)
         request.computed = request.known_tokens - 1
         self.context_tokens -= request.known_tokens
@@ -60,9 +66,19 @@ class DecodingGroup:
         """Tokens that ``request``, a member, has emitted so far."""
         return request.emitted + self._step - self._joined[request]
 
+    def opened(self, request: LiveRequest) -> int:
+        """Blocks that ``request``, a member, has opened since it joined."""
+        size, computed = self._block_size, request.computed
+        return (computed + self._step - self._joined[request] + size - 1) // size - (computed + size - 1) // size
+
+    def blocks_sought(self) -> int:
+        """How many members have full blocks: the next step's token opens a new one."""
+        return self._openers[self._step % self._block_size]
+
     def block_seekers(self) -> list[LiveRequest]:
-        """Members whose blocks are full: the next step's token opens a new one."""
-        return list(self._fills_block[self._step % len(self._fills_block)])
+        """Those members."""
+        now = self._step % self._block_size
+        return [request for request in self._slots if self._opens_at(request) == now]
 
     def advance(self) -> list[LiveRequest]:
         """Every member emits a token; those that have emitted their last one leave, and are returned."""
@@ -71,48 +87,44 @@ class DecodingGroup:
         self._step += 1
         for request in ending:
             self.leave(request)
-        self._last_step.pop(self._step - 1, None)
         return ending
 
     def steps_before_an_end(self) -> int:
         """So many steps may follow in none of which a member emits its last token."""
         return min(self._last_step, default=self._step) - self._step
 
-    def blocks_opened(self, steps: int) -> list[int]:
-        """How many blocks the members will have opened by each of the next ``steps`` steps, if none ends."""
-        size, now = len(self._fills_block), self._step % len(self._fills_block)
-        demand = [len(seekers) for seekers in (*self._fills_block[now:], *self._fills_block[:now])]
-        return list(accumulate(demand[:steps] if steps <= size else islice(cycle(demand), steps)))
+    def blocks_held(self, now: int, steps: int) -> list[int]:
+        """``now``, and what becomes of it by each of the next ``steps`` steps, with the blocks that they open."""
+        return list(accumulate(islice(cycle(self._openers_ahead()), steps), initial=now))
 
     def blocks_needed(self, steps: int) -> int:
         """How many blocks the members open in the next ``steps`` steps."""
-        size, now = len(self._fills_block), self._step % len(self._fills_block)
-        rounds, rest = divmod(steps, size)
-        some = [len(self._fills_block[(now + ahead) % size]) for ahead in range(rest)]
-        return rounds * len(self._slots) + sum(some)
+        rounds, rest = divmod(steps, self._block_size)
+        return rounds * len(self._slots) + sum(self._openers_ahead()[:rest])
 
     def steps_within(self, blocks: int, most: int) -> int:
         """How many steps, ``most`` at most, can follow before they need more than ``blocks``."""
-        size = len(self._fills_block)
+        size = self._block_size
         rounds = blocks // len(self._slots)  # each member opens one block a round
         if most <= rounds * size:
             return most
         left = blocks - rounds * len(self._slots)
-        return min(most, rounds * size + bisect_right(self.blocks_opened(size), left))
+        return min(most, rounds * size + bisect_right(list(accumulate(self._openers_ahead())), left))
 
     def advance_by(self, steps: int) -> None:
-        """So many steps at once, each with a new block for whoever needs one; nobody ends in them."""
-        size = len(self._fills_block)
-        for ahead in range(min(steps, size)):
-            opened = 1 + (steps - 1 - ahead) // size
-            for request in self._fills_block[(self._step + ahead) % size]:
-                request.blocks.private += opened
+        """So many steps at once; nobody ends in them."""
         self.context_tokens += steps * len(self._slots)
         self._step += steps
 
-    def _calendars(self, request: LiveRequest) -> tuple[dict[LiveRequest, None], dict[LiveRequest, None]]:
-        """Where ``request`` is noted: by the steps at which it opens a block, and by its last step."""
-        joined = self._joined[request]
-        opens_block = (joined + 1 - request.known_tokens) % len(self._fills_block)
-        last = joined + request.spec.output_tokens - request.emitted - 1
-        return self._fills_block[opens_block], self._last_step.setdefault(last, {})
+    def _openers_ahead(self) -> list[int]:
+        """How many members open a block at each of the next steps, as many as a block has tokens."""
+        now = self._step % self._block_size
+        return self._openers[now:] + self._openers[:now]
+
+    def _opens_at(self, request: LiveRequest) -> int:
+        """The steps, modulo the block size, at which ``request`` opens a block."""
+        return (self._joined[request] + 1 - request.known_tokens) % self._block_size
+
+    def _ends_at(self, request: LiveRequest) -> int:
+        """The step at which ``request`` emits its last token."""
+        return self._joined[request] + request.spec.output_tokens - request.emitted - 1

@@ -89,15 +89,15 @@ class KvCache:
 
     def take(self, blocks: int) -> None:
         """Remove ``blocks`` available blocks from the free ones, evicting idle prefixes as needed."""
-        if self.free < blocks:
+        free = self.free
+        if free < blocks:
             idle, holders = self._idle, self._holders
-            before = self.free
-            while self.free < blocks:
+            while free < blocks:
                 name, freed = idle.popitem(last=False)
                 holders.pop(name, None)
-                self.free += freed
-            self._idle_blocks -= self.free - before
-        self.free -= blocks
+                free += freed
+            self._idle_blocks -= free - self.free
+        self.free = free - blocks
 
     def publish(self, holding: Holding, prefix: Sequence[Hashable], computed: int) -> None:
         """Make resident what the request has computed of its prefix: the first ``computed`` hash blocks.
@@ -129,7 +129,7 @@ class KvCache:
 
     def _hits_and_asked(self, tokens: int, prefix: Sequence[Hashable]) -> tuple[int, int]:
         hits = self.resident(prefix)
-        woken = sum([not self._holders[name] for name in set(prefix[:hits])]) if hits else 0
+        woken = [self._holders[name] for name in set(prefix[:hits])].count(0) if hits else 0
         return hits, self.blocks_for(tokens) - (hits - woken) * self._per_hash
 
     def resident(self, prefix: Sequence[Hashable]) -> int:

@@ -48,6 +48,7 @@ class StallFreeChunks:
 
     def __init__(self, options: SchedulerOptions) -> None:
         self.options = options
+        self._watermark = options.watermark_blocks
 
     def begin(self, scheduler: Scheduler) -> None:
         """A batch is about to be formed."""
@@ -77,7 +78,7 @@ class StallFreeChunks:
 
     def spare_blocks(self, scheduler: Scheduler) -> int:
         """Blocks that an admission has to leave free."""
-        return self.options.watermark_blocks if scheduler.running else 0
+        return self._watermark if scheduler.running else 0
 
     def make_room(self, scheduler: Scheduler, batch: Batch) -> None:
         """The decoding requests need more blocks than there are; one by one they evict, unless this does."""
@@ -201,7 +202,7 @@ class ReserveForOutput(StallFreeChunks):
         )
         while len(order) > 1:
             scheduler.evict(order.pop(), batch)
-            if scheduler.cache.available >= len(decoding.block_seekers()):
+            if scheduler.cache.available >= decoding.blocks_sought():
                 break
         answered = sum(decoding.emitted(member) for member in order)
         asked = sum(member.spec.output_tokens for member in order)

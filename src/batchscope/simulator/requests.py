@@ -13,7 +13,7 @@ class LiveRequest:
 
     ``prefix``: the hashes of the prompt's full hash blocks. ``computed`` tokens are in the KV cache now,
     ``ever_computed`` were at some time: a token below that is recomputed when it is scheduled again.
-    While a request decodes, ``computed`` and ``emitted`` stand still (see ``DecodingGroup``).
+    While a request decodes, ``computed``, ``emitted`` and its private blocks stand still (see ``DecodingGroup``).
     """
 
     __slots__ = (

@@ -190,11 +190,11 @@ class Scheduler:
         return (request.known_tokens - request.computed - 1) // budget
 
     def blocks_held(self, batch: Batch, steps: int) -> list[int]:
-        """The KV blocks held in each of the first ``steps`` iterations of the steady stretch of ``batch``."""
+        """The KV blocks held in ``batch``, and in each of the first ``steps`` iterations of its steady stretch."""
         held = self.cache.held
-        return (
-            [held + opened for opened in self.decoding.blocks_opened(steps)] if batch.decode_slots else [held] * steps
-        )
+        ahead = self.decoding.blocks_held(held, steps) if batch.decode_slots else [held] * (steps + 1)
+        ahead[0] = batch.kv_blocks_held  # of which some may have been let go since
+        return ahead
 
     def advance_by(self, batch: Batch, steps: int) -> None:
         """Go through the first ``steps`` iterations, at least one, of the steady stretch of ``batch``."""
@@ -204,7 +204,7 @@ class Scheduler:
             for chunk in batch.chunks:
                 self._compute(chunk.request, steps * chunk.tokens)
         else:  # what is taken may evict what the next chunk would find resident
-            for before, now in pairwise([0, *self.decoding.blocks_opened(steps)]):
+            for before, now in pairwise(self.decoding.blocks_held(0, steps)):
                 self.cache.take(now - before)
                 self._compute(batch.chunks[0].request, batch.chunks[0].tokens)
         if batch.decode_slots:
@@ -220,16 +220,27 @@ class Scheduler:
 
     def _decode(self, batch: Batch) -> None:
         """Everybody who decodes takes part, unless there is no block for it."""
-        seekers = self.decoding.block_seekers()
-        if len(seekers) > self.cache.available and len(self.decoding) == 1:
+        if self.decoding.blocks_sought() > self.cache.available and len(self.decoding) == 1:
             self._let_go()  # an empty cache holds it
-        if len(seekers) > self.cache.available:
+        if self.decoding.blocks_sought() > self.cache.available:
             self.policy.make_room(self, batch)
-        for request in seekers:
-            while request in self.decoding and not self.cache.grow(request.blocks):
-                self.evict(self.policy.victim(chain(self.decoding, self._prefilling)), batch)
+            self._evict_for_blocks(batch)
+        else:
+            self.cache.take(self.decoding.blocks_sought())
         batch.decode_slots = self.decoding.slots()
         batch.decode_context_tokens = self.decoding.context_tokens
+
+    def _evict_for_blocks(self, batch: Batch) -> None:
+        """Whoever needs a block opens one, in turn; where none is left somebody is evicted, its new block too."""
+        opened: dict[LiveRequest, None] = {}
+        for request in self.decoding.block_seekers():
+            while request in self.decoding and not self.cache.available:
+                victim = self.policy.victim(chain(self.decoding, self._prefilling))
+                victim.blocks.private += victim in opened
+                self.evict(victim, batch)
+            if request in self.decoding:
+                self.cache.take(1)
+                opened[request] = None
 
     def _prefill(self, batch: Batch, *, paused: bool) -> BatchLimiter:
         """Prefills that have begun go on, others begin, until something stops it; returns what did."""

@@ -1,7 +1,8 @@
 """The simulator: a scheduler serves a workload in virtual time, and reports to a tracker what it does.
 
 This is how an engine uses ``RequestTracker``: ``arrived`` when a request comes, ``iteration`` once for each
-step of the engine, ``finished`` when a request leaves. There is nothing more to it.
+step of the engine, ``finished`` when a request leaves. There is nothing more to it, but that several steps in a row
+with one batch may be told by ``repeated``, in one call.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import cast
 
 import msgspec
 
@@ -106,8 +106,8 @@ class Simulator:
         another ``run`` goes on with it.
         """
         done = False
-        told_each = self._paced or should_stop is not None or not isinstance(self._tracker, TakesRepeated)
-        self._at_once = None if told_each else cast("TakesRepeated", self._tracker)
+        tracker, told_each = self._tracker, self._paced or should_stop is not None
+        self._at_once = tracker if isinstance(tracker, TakesRepeated) and not told_each else None
         with held_interrupts() as interrupted, suppress(KeyboardInterrupt):
             stopped = interrupted if should_stop is None else lambda: interrupted() or bool(should_stop())
             done = self._serve(stopped, on_progress)
@@ -116,8 +116,9 @@ class Simulator:
     def _serve(self, stopped: Callable[[], bool], on_progress: Callable[[SimulationResult], None] | None) -> bool:
         """The engine's loop; whether everything was served."""
         while not stopped():
-            self._take_arrivals()
-            self._fire_timers()
+            now = self.clock()
+            self._take_arrivals(now)
+            self._fire_timers(now)
             batch = self._scheduler.form_batch(paused=bool(self._pauses) and self._pause_end() < math.inf)
             if batch:
                 self._iterate(batch, stopped, on_progress)
@@ -138,25 +139,21 @@ class Simulator:
         They are reported as one by one, but not formed anew.
         """
         formed_at = self.clock()
-        started, finished = self._pass_time(batch, stopped)
+        span = self._pass_time(batch, stopped)
         ended = self._scheduler.complete(batch)
         stretch = 0 if ended else self._scheduler.steady_stretch(batch)
-        until = self._next_outside_event(formed_at) if stretch else finished
-        if self._at_once is not None:
-            if on_progress:
-                stretch = min(
-                    stretch, ITERATIONS_BETWEEN_PROGRESS - self._counts.iterations % ITERATIONS_BETWEEN_PROGRESS - 1
-                )
-            steps = self._tell_at_once(self._at_once, batch, (started, finished), stretch, until)
-        else:
-            self._report(batch, started, finished)
-        for request in ended:
-            reason = CompletionReason.LENGTH_REACHED if request.cut else CompletionReason.EOS_TOKEN_REACHED
-            self._finish(request, reason, finished)
-        if on_progress:
+        if stretch and self._at_once is not None:
+            steps = self._tell_at_once(
+                self._at_once, batch, span, self._until_shown(stretch, on_progress), self._next_outside_event(formed_at)
+            )
             self._show(on_progress)
-        if self._at_once is None:
-            steps = self._repeat_one_by_one(batch, stretch, until, stopped, on_progress) if stretch else 0
+        else:
+            self._report(batch, *span)
+            self._end(ended, span[1])
+            self._show(on_progress)
+            steps = stretch and self._repeat_one_by_one(
+                batch, stretch, self._next_outside_event(formed_at), stopped, on_progress
+            )
         if steps:
             self._scheduler.advance_by(batch, steps)
 
@@ -164,40 +161,39 @@ class Simulator:
         self, tracker: TakesRepeated, batch: Batch, span: tuple[float, float], stretch: int, until: float
     ) -> int:
         """Report ``batch``, and what repeats it by ``until``, in one call; returns how many iterations did."""
-        cost, prefill, members, context = (
-            self._cost,
-            batch.prefill_tokens,
-            len(batch.decode_slots),
-            batch.kv_tokens_read,
-        )
-        growth, per_token, pairs = members + prefill, cost.per_kv_token_read, cost.per_token_pair
-        alike = cost.iteration_time(prefill, members, 0)
-        started, now = span
-        ends = [now]
-        for _ in range(min(stretch, MOST_AT_ONCE)):
-            if now >= until:
-                break
-            context += growth
-            now += alike + per_token * context if not pairs else cost.iteration_time(prefill, members, context)
-            ends.append(now)
-        steps = len(ends) - 1
-        if not steps:
-            self._report(batch, *span)
+        started, finished = span
+        if not stretch or finished >= until:
+            self._report(batch, started, finished)
             return 0
-        held = [batch.kv_blocks_held, *self._scheduler.blocks_held(batch, steps)]
+        ends = self._ends(batch, finished, min(stretch, MOST_AT_ONCE), until)
+        steps = len(ends) - 1
+        held = self._scheduler.blocks_held(batch, steps)
         if batch.cached_prompt_tokens or batch.recomputed_tokens:  # the first one differs
-            self._report(batch, *span)
-            started, ends, held = span[1], ends[1:], held[1:]
+            self._report(batch, started, finished)
+            started, ends, held = finished, ends[1:], held[1:]
             batch.repeat(held[0])
-        self.clock.advance_to(now)
+        self.clock.advance_to(ends[-1])
         self._report_repeated(tracker, batch, started, ends, held)
         return steps
+
+    def _ends(self, batch: Batch, finished: float, most: int, until: float) -> list[float]:
+        """When ``batch`` ended, before ``until``, and when ``most`` that repeat it end: the last one at ``until``."""
+        cost, prefill, members = self._cost, batch.prefill_tokens, len(batch.decode_slots)
+        alike, per_token, pairs = cost.iteration_time(prefill, members, 0), cost.per_kv_token_read, cost.per_token_pair
+        growth, context = members + prefill, batch.kv_tokens_read
+        ends = [finished]
+        for read in range(context + growth, context + growth * (most + 1), growth):
+            finished += cost.iteration_time(prefill, members, read) if pairs else alike + per_token * read
+            ends.append(finished)
+            if finished >= until:
+                break
+        return ends
 
     def _report_repeated(
         self, tracker: TakesRepeated, batch: Batch, started: float, ends: list[float], held: list[int]
     ) -> None:
         steps = len(ends)
-        blocks, bytes_per_block = self._scheduler.cache.blocks, self.options.bytes_per_block
+        blocks, bytes_per_block = self._scheduler.cache.blocks, float(self.options.bytes_per_block)
         tracker.repeated(
             batch.slots,
             batch.tokens,
@@ -227,7 +223,7 @@ class Simulator:
         on_progress: Callable[[SimulationResult], None] | None,
     ) -> int:
         """Likewise, for who wants to be told each when it takes place, or to be asked before each whether to stop."""
-        for step, blocks_held in enumerate(self._scheduler.blocks_held(batch, stretch)):
+        for step, blocks_held in enumerate(self._scheduler.blocks_held(batch, stretch)[1:]):
             if self.clock() >= until or stopped():
                 return step
             batch.repeat(blocks_held)
@@ -272,8 +268,18 @@ class Simulator:
         if on_progress and self._counts.iterations % ITERATIONS_BETWEEN_PROGRESS == 0:
             on_progress(self._result(interrupted=False))
 
-    def _take_arrivals(self) -> None:
-        now = self.clock()
+    def _until_shown(self, stretch: int, on_progress: Callable[[SimulationResult], None] | None) -> int:
+        """How many of the iterations behind the present one may be told before progress is shown."""
+        shown_after = ITERATIONS_BETWEEN_PROGRESS - self._counts.iterations % ITERATIONS_BETWEEN_PROGRESS - 1
+        return min(stretch, shown_after) if on_progress else stretch
+
+    def _end(self, ended: Sequence[LiveRequest], instant: float) -> None:
+        """Report who emitted the last token."""
+        for request in ended:
+            reason = CompletionReason.LENGTH_REACHED if request.cut else CompletionReason.EOS_TOKEN_REACHED
+            self._finish(request, reason, instant)
+
+    def _take_arrivals(self, now: float) -> None:
         if self._arrivals.next_instant > now:
             return
         for spec, instant in self._arrivals.until(now):
@@ -303,8 +309,7 @@ class Simulator:
             else:
                 self._scheduler.enqueue(request)
 
-    def _fire_timers(self) -> None:
-        now = self.clock()
+    def _fire_timers(self, now: float) -> None:
         if self._timers.next_instant > now:
             return
         for request, reason in self._timers.due(now):
@@ -312,7 +317,7 @@ class Simulator:
                 self._scheduler.enqueue(request)
             else:
                 self._scheduler.withdraw(request)
-                self._finish(request, reason, self.clock())
+                self._finish(request, reason, now)
 
     def _finish(self, request: LiveRequest, reason: CompletionReason, instant: float) -> None:
         self._tracker.finished(
@@ -359,9 +364,9 @@ class Simulator:
         )
 
 
-def _growing(amount: int, by: int, times: int) -> Sequence[int]:
+def _growing(amount: int, by: int, times: int) -> Sequence[float]:
     """``amount``, and what it becomes, ``by`` more each time."""
-    return range(amount, amount + by * times, by) if by else [amount] * times
+    return range(amount, amount + by * times, by) if by else [float(amount)] * times
 
 
 class _Counts:

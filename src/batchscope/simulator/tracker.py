@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from batchscope.records import BatchLimiter, CompletionReason
@@ -59,23 +59,10 @@ class Tracker(Protocol):
 class TakesRepeated(Protocol):
     """A tracker that may be told iterations with one batch in one call, as ``RequestTracker`` may."""
 
-    def repeated(
-        self,
-        slots: list[int],
-        tokens: list[int] | None = None,
-        *,
-        finished_at: Sequence[float],
-        started_at: float | None = None,
-        scheduled_tokens: list[int] | None = None,
-        waiting: int | None = None,
-        running_requests: int | None = None,
-        deferred_requests: int | None = None,
-        memory_bytes_used: Sequence[float] | None = None,
-        unscheduled_prefill_tokens: Sequence[float] | None = None,
-        cached_prompt_tokens: int | None = None,
-        recomputed_tokens: int | None = None,
-        decode_context_tokens: Sequence[float] | None = None,
-        kv_cache_usage: Sequence[float] | None = None,
-        limited_by: BatchLimiter | None = None,
-    ) -> None:
-        """An iteration for each of ``finished_at`` took place; each began when the one before ended."""
+    @property
+    def repeated(self) -> Callable[..., None]:
+        """As ``Tracker.iteration``, for each of a sequence ``finished_at``; each began when the one before ended.
+
+        Sequences, too, are ``memory_bytes_used``, ``kv_cache_usage``, ``unscheduled_prefill_tokens`` and
+        ``decode_context_tokens``; the rest is the same for all. Nobody is evicted.
+        """

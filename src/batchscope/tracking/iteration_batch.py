@@ -156,13 +156,15 @@ def _repeated(batch: IterationBatch, repeats: Ints) -> IterationBatch:
         formed=np.repeat(batch.formed, repeats), heads=np.repeat(batch.heads, repeats),
     )  # fmt: skip
     chunks = _chunks(batch) & (last > first)
-    return batch.spread(chunks | _with_doubles(batch)) if chunks.any() else batch
+    return batch.spread(chunks | _with_doubles(batch, chunks)) if chunks.any() else batch
 
 
-def _with_doubles(batch: IterationBatch) -> npt.NDArray[np.bool_]:
-    """Elements of what names a slot twice: which of the two counts is a matter of their order in each iteration."""
-    order = np.lexsort((batch.handles, batch.iteration))
-    iteration, handles = batch.iteration[order], batch.handles[order]
+def _with_doubles(batch: IterationBatch, chunks: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Elements of what has chunks and names a slot twice: which of the two counts is settled in each iteration."""
+    mixed = np.isin(batch.iteration, batch.iteration[chunks])
+    iteration, handles = batch.iteration[mixed], batch.handles[mixed]
+    order = np.lexsort((handles, iteration))
+    iteration, handles = iteration[order], handles[order]
     double = (iteration[1:] == iteration[:-1]) & (handles[1:] == handles[:-1])
     return np.isin(batch.iteration, iteration[1:][double])
 
@@ -188,8 +190,8 @@ def _unfit(started: Floats, finished: Floats, fields: Floats) -> dict[int, str]:
     """Row -> reason for iterations with impossible instants or values."""
     reasons: dict[int, str] = {}
     checks = (
-        (np.isinf(fields).any(axis=1) | ~np.isfinite(finished) | np.isinf(started), RejectReason.INFINITE),
-        ((fields < 0).any(axis=1), RejectReason.NEGATIVE),
+        (_rows_with(np.isinf(fields)) | ~np.isfinite(finished) | np.isinf(started), RejectReason.INFINITE),
+        (_rows_with(fields < 0), RejectReason.NEGATIVE),
         (finished < started, RejectReason.OUT_OF_ORDER),
     )
     for bad, reason in checks:
@@ -197,6 +199,13 @@ def _unfit(started: Floats, finished: Floats, fields: Floats) -> dict[int, str]:
             for row in np.flatnonzero(bad).tolist():
                 reasons.setdefault(row, reason)
     return reasons
+
+
+def _rows_with(found: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Rows in which anything is found. (``any`` of an axis takes ten times as long where nothing is.)"""
+    rows = np.zeros(len(found), dtype=np.bool_)
+    rows[np.flatnonzero(found) // found.shape[1]] = True
+    return rows
 
 
 def _flatten(

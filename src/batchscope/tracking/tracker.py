@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import operator
 import struct
-from array import array
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import nan
@@ -159,7 +158,7 @@ class RequestTracker:
             )  # fmt: skip
             formed = Formed(
                 handles,
-                tuple([nan if value is None else float(value) for value in said]),
+                _unpack_scalars(_packed_scalars(said)),
                 None if scheduled_tokens is None else _aligned("scheduled_tokens", scheduled_tokens, handles),
                 b"" if preempted is None or not len(preempted) else _packed(preempted),
             )
@@ -276,24 +275,17 @@ class RequestTracker:
         ``started_at``, each further one when the one before it ended. What is a sequence has a value for each; the
         rest, each one's slots, tokens and counts, is the same for all.
         """
-        said = self._said_ahead(slots, rank) if self._ahead else None
+        ahead = self._said_ahead(slots, rank) if self._ahead else None
         try:
             count = len(finished_at)
             handles = _packed(slots)
+            said = (
+                started_at, None, None, None, None, running_requests, waiting, deferred_requests, None,
+                cached_prompt_tokens, recomputed_tokens, None, None, None, None, None, None, rank,
+                None if limited_by is None else LIMITER_CODES[limited_by],
+            )  # fmt: skip
             event = Iteration(
-                _pack_scalars(
-                    nan if started_at is None else started_at,
-                    *(nan, nan, nan, nan),
-                    nan if running_requests is None else running_requests,
-                    nan if waiting is None else waiting,
-                    nan if deferred_requests is None else deferred_requests,
-                    nan,
-                    nan if cached_prompt_tokens is None else cached_prompt_tokens,
-                    nan if recomputed_tokens is None else recomputed_tokens,
-                    *(nan, nan, nan, nan, nan, nan),
-                    nan if rank is None else rank,
-                    nan if limited_by is None else LIMITER_CODES[limited_by],
-                ),
+                _packed_scalars(said),
                 handles,
                 None if tokens is None else _aligned("tokens", tokens, handles),
                 None if scheduled_tokens is None else _aligned("scheduled_tokens", scheduled_tokens, handles),
@@ -308,17 +300,17 @@ class RequestTracker:
                 ),
             )
         except BAD_VALUE as error:
-            if said is not None:
-                self._stops.setdefault(_rank(rank), said)
+            if ahead is not None:
+                self._stops.setdefault(_rank(rank), ahead)
             self._misuse(error)
             return
-        if not count and said is not None:
-            self._stops.setdefault(_rank(rank), said)
-        if said is None and count > 1:
+        if not count and ahead is not None:
+            self._stops.setdefault(_rank(rank), ahead)
+        if ahead is None and count > 1:
             self._log.append(event, len(handles) + _BYTES_A_REPEAT * count, count)
             return
         for place, one in enumerate(singles(event)):
-            self._log.append(one if place or said is None else _joined(one, said), len(handles))
+            self._log.append(one if place or ahead is None else _joined(one, ahead), len(handles))
 
     def _said_ahead(self, slots: Whole | Formed, rank: int | None) -> Formed | None:
         """What was told of this iteration before: its batch, or only why admission stopped."""
@@ -422,6 +414,11 @@ def _rank(rank: int | None) -> float:
     return float(rank)
 
 
+def _packed_scalars(said: tuple[float | None, ...]) -> bytes:
+    """As ``Iteration.scalars`` has them; None is what was not given."""
+    return _pack_scalars(*[nan if value is None else value for value in said])
+
+
 def _overlaid(own: tuple[float, ...], said: tuple[float, ...]) -> tuple[float, ...]:
     """The own values, and what was said before where there is none."""
     return tuple([value if value == value else before for value, before in zip(own, said, strict=True)])  # noqa: PLR0124
@@ -467,10 +464,11 @@ def _aligned(name: str, values: Whole, handles: bytes) -> bytes:
 
 
 def _floats(name: str, values: Sequence[float] | None, count: int) -> bytes:
-    packed = _NAN * count if values is None else array("d", values).tobytes()
-    if len(packed) != 8 * count:
-        raise WrongArgumentError(name, f"{len(packed) // 8} values for {count} of finished_at")
-    return packed
+    if values is None:
+        return _NAN * count
+    if len(values) != count:
+        raise WrongArgumentError(name, f"{len(values)} values for {count} of finished_at")
+    return _packer(count, "d")(*values)
 
 
 def _slots(count: int) -> str:
@@ -478,5 +476,5 @@ def _slots(count: int) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _packer(count: int) -> Callable[..., bytes]:
-    return struct.Struct(f"{count}q").pack
+def _packer(count: int, kind: str = "q") -> Callable[..., bytes]:
+    return struct.Struct(f"{count}{kind}").pack
