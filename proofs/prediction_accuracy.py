@@ -2,8 +2,8 @@
 
 * vLLM (two real runs of ../shared/traces/vllm_real): fitted to the first half, all 15 figures of the second within 3 %.
 * SGLang (five real runs, of which summaries are known): fitted to two, the figures of the others within 3 % where the
-  KV cache does not bind; where it binds preemptions within 30 % or 5, there and in seven other loads; TTFT p99 within
-  10 %, and TPOT p99 inside of what constants as likely give; goodput within 5 %.
+  KV cache does not bind; where it binds preemptions within 30 % or 5, there and in seven other loads; TTFT p99 and
+  TPOT p99 within 10 %; goodput within 5 %.
 * vidur's log: iterations are known; the time of all of them within 1 %, half of them from the other half.
 * 20 made-up runs for each of three planted faults: step time, policy, KV size: each is put into the right part.
 * 10,000 requests are fitted within 60 s on one core.
@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT / "tests/prediction"))
 from recorded_engines import OPTIONS, TRUTH, recorded
 
 from batchscope.prediction import IterationsSeen, Observed, RequestInstants, figures_of, fit
-from batchscope.prediction.fit import _from_iterations, step_times
+from batchscope.prediction.fit import MULTIPLES, START, _from_iterations, step_times
 from batchscope.prediction.model import CONSTANTS, cost_of
 from batchscope.prediction.search import minimize
 from batchscope.prediction.split import split_errors
@@ -100,12 +100,16 @@ def vllm() -> None:
 # SGLang
 
 SGLANG_FIGURES = ("wall_s", "ttft_mean", "ttft_p99", "tpot_p50", "tpot_p99", "e2e_p50", "e2e_p99", "goodput_rps")
-NO_QUEUE = (True, False, False, True, True, True, True, True)
-"""In an empty engine the first token takes 50 ms, some of it outside of the iterations: not fitted to."""
+FITTED = {"q2 n40": slice(None), "q0.35": [0, 1, 3, 4, 5, 6, 7]}
+"""Which figures of which runs. Who waits longest for its first token in an empty engine is a chance of the phase."""
+GRAPHED = 24
+"""The largest batch that the engine captured CUDA graphs for (README of the runs): a larger one takes longer."""
 SHARED_PREFIX = 36
 """Tokens that all prompts begin with, and that SGLang keeps once (README of the runs' publication)."""
-ABOUT_AS_GOOD = 0.01
-"""Constants whose error, both runs together, is larger by less than this are as likely."""
+BEYOND = 0.05
+"""Where the search begins: a batch beyond the graphs takes a twentieth of the fixed part longer."""
+ABOUT_AS_GOOD = 0.002
+"""Constants whose error, of a figure, is larger by less than this are as likely."""
 RATES = {0.5: 0, 0.6: 1, 0.8: 4, 1.0: 7, 2.0: 20, 4.0: 29, 8.0: 28}
 """Preemptions in the publication's sweep of loads, requests a second (``sweep_0907.csv``, CC BY 4.0)."""
 
@@ -138,35 +142,77 @@ def sglang_figures(run: dict, cost: LinearCostModel) -> tuple[np.ndarray, int]:
     return np.array(figures), int(found.preemptions.sum())
 
 
+def measured(run: dict) -> np.ndarray:
+    return np.array([run["measured"][key] for key in SGLANG_FIGURES])
+
+
+def sglang_cost(point: np.ndarray) -> LinearCostModel:
+    """``point``: logarithms of four constants, and of what a batch beyond the graphs takes longer."""
+    *usual, beyond = np.exp(point)
+    return replace(cost_of(usual), beyond_graphs=float(beyond), graphed_requests=GRAPHED)
+
+
+class SglangFit:
+    """Five constants, from the figures of two runs: the least mean square of relative errors.
+
+    The figures tell what typical iterations take, not how that divides into constants. So a simplex goes along
+    directions in which the figures change equally fast, found anew for each round.
+    """
+
+    ROUNDS = ((120, 0.3), (120, 0.3), (100, 0.2))
+    """Simulations of a round, and the first step along a direction."""
+
+    def __init__(self, runs: dict[str, dict]) -> None:
+        self._runs = runs
+        self._tried: list[tuple[float, np.ndarray]] = []
+        start = np.append(START, START[0] + np.log(BEYOND))
+        point, away = start + min(MULTIPLES, key=lambda multiple: self._misfit(start + multiple)), 0.1
+        for most, step in self.ROUNDS:
+            point, away = self._closer(point, self._directions(point, away), most, step), 0.05
+        self.error, self.point = min(self._tried, key=lambda tried: tried[0])
+        self.as_likely = [point for value, point in self._tried if value <= self.error + ABOUT_AS_GOOD]
+
+    def _closer(self, point: np.ndarray, directions: np.ndarray, most: int, step: float) -> np.ndarray:
+        start = np.zeros(len(point))
+        found = minimize(lambda along: self._misfit(point + directions @ along), start, step=step, most_calls=most)
+        return point + directions @ found.point
+
+    def _errors(self, point: np.ndarray) -> np.ndarray:
+        cost = sglang_cost(point)
+        ratios = {name: sglang_figures(self._runs[name], cost)[0] / measured(self._runs[name]) for name in FITTED}
+        with np.errstate(divide="ignore"):  # a goodput of 0 is infinitely far off
+            return np.log(np.concatenate([ratios[name][figures] for name, figures in FITTED.items()]))
+
+    def _misfit(self, point: np.ndarray) -> float:
+        value = float(np.sqrt(np.mean(self._errors(point) ** 2)))
+        self._tried.append((value, point))
+        return value
+
+    def _directions(self, point: np.ndarray, away: float) -> np.ndarray:
+        """A column each; a step along any of them changes the figures about as much."""
+        steps = away * np.eye(len(point))
+        slopes = np.array([(self._errors(point + step) - self._errors(point - step)) / (2 * away) for step in steps])
+        strength, directions = np.linalg.eigh(slopes @ slopes.T)
+        return directions / np.sqrt(strength + 1e-3 * strength.max())
+
+
 def sglang() -> None:
     runs = {run["run"]: run for run in json.loads((TRACES / "sglang_real" / "runs.json").read_text())}
-    fitted = ("q2 n40", "q0.35")
-    measured = {name: np.array([run["measured"][key] for key in SGLANG_FIGURES]) for name, run in runs.items()}
-    tried: list[tuple[float, np.ndarray]] = []
-
-    def misfit(point: np.ndarray) -> float:
-        worst = 0.0
-        for name in fitted:
-            errors = np.abs(np.log(sglang_figures(runs[name], cost_of(np.exp(point)))[0] / measured[name]))
-            worst += float(errors[list(NO_QUEUE) if name == "q0.35" else slice(None)].mean())
-        tried.append((worst, point))
-        return worst
-
-    found = minimize(misfit, np.log([12e-3, 60e-6, 100e-6, 60e-9]), step=0.3, most_calls=140)
-    found = minimize(misfit, found.point, step=0.15, most_calls=100)
-    cost = cost_of(np.exp(found.point))
-    as_likely = [point for value, point in tried if value <= found.value + ABOUT_AS_GOOD]
-    print(f"SGLang: fitted to {' and '.join(fitted)}")
+    found = SglangFit(runs)
+    cost = sglang_cost(found.point)
+    constants = ", ".join(f"{1e6 * value:.4g}" for value in np.exp(found.point))
+    print(f"SGLang: fitted to {' and '.join(FITTED)}, {100 * found.error:.2g} % off; constants {constants} us")
     for name, run in runs.items():
         told, preemptions = sglang_figures(run, cost)
-        errors = dict(zip(SGLANG_FIGURES, 100 * (told / measured[name] - 1), strict=True))
+        errors = dict(zip(SGLANG_FIGURES, 100 * (told / measured(run) - 1), strict=True))
         print(f"    {name}: " + ", ".join(f"{key} {error:+.1f} %" for key, error in errors.items()))
         check(f"{name}: goodput, %", abs(errors["goodput_rps"]), 5.0)
         if run["measured"]["retractions"]:
             check_preemptions(name, preemptions, run["measured"]["retractions"])
             check(f"{name}: TTFT p99, %", abs(errors["ttft_p99"]), 10.0)
-            tail_of_tpot(name, run, [cost_of(np.exp(point)) for point in as_likely])
-        elif name not in fitted:
+            check(f"{name}: TPOT p99, %", abs(errors["tpot_p99"]), 10.0)
+            tail_of_tpot(run, [sglang_cost(point) for point in found.as_likely])
+        elif name not in FITTED:
             check(f"{name}: worst of eight, %", max(map(abs, errors.values())), 3.0)
     sglang_loads(runs["q2 default r2"], cost)
 
@@ -175,15 +221,15 @@ def check_preemptions(what: str, told: int, was: int) -> None:
     check(f"{what}: preemptions, {told} of {was}", abs(told - was), max(5.0, 0.3 * was))
 
 
-def tail_of_tpot(name: str, run: dict, costs: list[LinearCostModel]) -> None:
-    """TPOT p99 of 120 requests is the second slowest: constants as likely must not exclude what was measured.
-
-    It hangs on one request: of 652 tokens, evicted by the engine six before its last one.
-    """
-    told = [sglang_figures(run, cost)[0][SGLANG_FIGURES.index("tpot_p99")] for cost in costs]
+def tail_of_tpot(run: dict, costs: list[LinearCostModel]) -> None:
+    """TPOT p99 of 120 requests is the second slowest, and hangs on whether one that is nearly done is evicted."""
+    told = np.array([sglang_figures(run, cost)[0][SGLANG_FIGURES.index("tpot_p99")] for cost in costs])
     was = run["measured"]["tpot_p99"]
-    print(f"    TPOT p99 was {was:.1f} ms; {len(told)} constants as likely give {min(told):.1f}..{max(told):.1f} ms")
-    check(f"{name}: TPOT p99 outside of what is as likely, ms", max(min(told) - was, was - max(told), 0.0), 0.0)
+    within = int((np.abs(told / was - 1) <= 0.1).sum())
+    print(
+        f"    TPOT p99 was {was:.1f} ms; of {len(told)} constants as likely, which give {told.min():.1f}.."
+        f"{told.max():.1f} ms, {within} are within 10 %"
+    )
 
 
 def sglang_loads(run: dict, cost: LinearCostModel) -> None:

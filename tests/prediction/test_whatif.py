@@ -10,6 +10,7 @@ from recorded_engines import OPTIONS, TRUTH, recorded
 
 from batchscope.errors import ConfigurationError
 from batchscope.prediction import NotEnoughError, OtherEngineError, fit, what_if
+from batchscope.prediction.model import CONSTANTS
 from batchscope.prediction.split import split_errors
 from batchscope.simulator import LinearCostModel
 from batchscope.simulator.instants import simulate_instants
@@ -84,7 +85,7 @@ def _split(engine, cost, options):
 
 
 def test_a_wrong_step_time_is_put_into_the_step_time(engine):
-    slower = LinearCostModel(*(1.2 * getattr(TRUTH, name) for name in TRUTH.__struct_fields__))
+    slower = LinearCostModel(*(1.2 * getattr(TRUTH, name) for name in CONSTANTS))
     split = _split(engine, slower, OPTIONS)
     assert split.step_time == pytest.approx(0.2, abs=0.02)
     assert split.schedule < 0.05 < split.both

@@ -43,6 +43,12 @@ def test_an_iteration_costs_its_fixed_part_and_its_parts():
     assert cost.iteration_time(2, 3, 4) == 4321
 
 
+def test_a_batch_that_no_graph_was_captured_for_costs_more():
+    cost = LinearCostModel(1.0, 10.0, 100.0, 1000.0, beyond_graphs=0.5, graphed_requests=24)
+    assert cost.iteration_time(0, 24, 0) == 2401
+    assert cost.iteration_time(0, 25, 0) == 2501.5
+
+
 @needs_shared
 def test_the_defaults_are_the_fit_to_vidurs_batches_as_their_docstring_says():
     prefill, decoding, read, seconds = measured_batches()
@@ -67,7 +73,7 @@ def test_a_fit_finds_the_constants_that_made_the_times(truth, seed):
     work = np.random.default_rng(seed).integers(0, 100, (3, 40))
     seconds = LinearCostModel(*truth).iteration_time(*work)
     fitted = LinearCostModel.fit(*work, seconds)
-    assert np.allclose([getattr(fitted, f) for f in LinearCostModel.__struct_fields__], [*truth, 0], atol=1e-9)
+    assert np.allclose([getattr(fitted, f) for f in LinearCostModel.__struct_fields__[:4]], truth, atol=1e-9)
 
 
 @settings(max_examples=50, deadline=None)
@@ -89,3 +95,9 @@ def test_a_fit_is_never_negative_and_no_neighbour_is_better(seed):
 def test_a_constant_that_is_no_duration_is_refused(wrong):
     with pytest.raises(ConfigurationError, match=r"fixed = .*: expected seconds >= 0"):
         LinearCostModel(fixed=wrong)
+
+
+@pytest.mark.parametrize("wrong", [-1, 2.5, "1", True])
+def test_a_batch_of_graphs_that_is_no_number_of_requests_is_refused(wrong):
+    with pytest.raises(ConfigurationError, match=r"graphed_requests = .*: expected a whole number"):
+        LinearCostModel(graphed_requests=wrong)

@@ -15,7 +15,7 @@ from test_simulator_properties import BLOCK, COST, HASH_BLOCK, workloads
 
 from batchscope.errors import ConfigurationError
 from batchscope.records import BatchLimiter, CompletionReason
-from batchscope.simulator import SchedulerOptions, Simulator
+from batchscope.simulator import RequestSpec, SchedulerOptions, Simulator
 from batchscope.simulator.instants import simulate_instants
 from batchscope.simulator.policies import POLICIES
 from batchscope.simulator.scheduler import Scheduler
@@ -82,6 +82,15 @@ def _options(policy: str, **changed: object) -> SchedulerOptions:
     return SchedulerOptions(policy=policy, **{**defaults, **changed})
 
 
+EVICTING = _options("sglang", kv_cache_blocks=900, max_running_requests=60, prefix_caching=False)
+
+
+def _evicting_crowd():
+    """Who answers more than the cache of ``EVICTING`` holds; all have come before the first eviction."""
+    random = Random(2)
+    return specs(*((4.0 * at, random.randint(2, 30), random.randint(10, 300)) for at in range(150)))
+
+
 def test_vllm_evicts_who_was_admitted_last_and_serves_it_first_again():
     tracker, _ = simulate(
         specs((0.0, 8, 12), (0.0, 8, 12), (8.5, 8, 2)), options=_options("vllm", kv_cache_blocks=30), cost=ONE_SECOND
@@ -134,10 +143,8 @@ def test_sglang_keeps_room_for_the_answers_that_are_still_to_come():
 
 
 def test_sglang_evicts_who_has_answered_least_and_no_more_than_the_next_tokens_need():
-    random = Random(2)
-    crowd = specs(*((4.0 * at, random.randint(2, 30), random.randint(10, 300)) for at in range(150)))
-    options = _options("sglang", kv_cache_blocks=900, max_running_requests=60, prefix_caching=False)
-    tracker, _ = simulate(crowd, options=options, cost=ONE_SECOND)
+    crowd = _evicting_crowd()
+    tracker, _ = simulate(crowd, options=EVICTING, cost=ONE_SECOND)
     evictions = [each for each in tracker.iterations if each.preempted]
     assert len(evictions) > 5
 
@@ -148,7 +155,7 @@ def test_sglang_evicts_who_has_answered_least_and_no_more_than_the_next_tokens_n
         least, last = min(answered(slot, each.started_at) for slot in each.slots), each.preempted[-1]
         assert answered(last, each.started_at) <= least
         held = crowd[last].prompt_tokens + answered(last, each.started_at) - 1
-        free = (1 - each.facts["kv_cache_usage"]) * options.kv_cache_blocks + len(each.slots)
+        free = (1 - each.facts["kv_cache_usage"]) * EVICTING.kv_cache_blocks + len(each.slots)
         assert round(free - held) < len(each.slots) + 1
 
 
@@ -158,6 +165,29 @@ def test_sglang_forms_a_batch_while_the_one_before_computes():
     vllm, _ = simulate(crowd, options=_options("vllm", kv_cache_blocks=400), cost=ONE_SECOND)
     assert [each.scheduled_at[0] for each in vllm.requests] == [0.0, 4.0, 20.5]
     assert [each.scheduled_at[0] for each in tracker.requests] == [0.0, 5.0, 20.5]  # an idle engine begins at once
+
+
+def test_who_comes_while_sglang_forms_a_batch_waits_behind_whom_it_evicts():
+    crowd = _evicting_crowd()
+    evictions = [each for each in simulate(crowd, options=EVICTING, cost=ONE_SECOND)[0].iterations if each.preempted]
+    assert len(evictions) > 5
+    for each in evictions:
+        late = RequestSpec(len(crowd), each.started_at - 0.5, 8, 8)
+        tracker, _ = simulate([*crowd, late], options=EVICTING, cost=ONE_SECOND)
+        again = [at for at in tracker.requests[each.preempted[-1]].scheduled_at if at > each.started_at]
+        assert tracker.requests[-1].scheduled_at[0] >= again[0]
+
+
+def test_sglang_counts_on_what_was_answered_before_the_batch_that_computes():
+    scheduler = Scheduler(EVICTING)
+    for slot, spec in enumerate(_evicting_crowd()):
+        scheduler.enqueue(scheduler.accept(spec, slot))
+    while not (batch := scheduler.form_batch()).preempted:
+        scheduler.complete(batch)
+    left = list(scheduler.decoding)
+    known = sum(scheduler.decoding.emitted(member) - 1 for member in left)
+    asked = sum(member.spec.output_tokens for member in left)
+    assert scheduler.policy.ratio == (known + 20 * len(left)) / (asked + 1)
 
 
 def test_sglang_counts_a_prefix_that_others_hold_once():

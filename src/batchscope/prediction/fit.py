@@ -172,6 +172,7 @@ def step_times(cost: LinearCostModel, seen: IterationsSeen) -> Floats:
         + cost.per_decoding_request * seen.decoding_requests
         + cost.per_kv_token_read * seen.kv_tokens_read
     )
+    usual += cost.beyond_graphs * (seen.decoding_requests > cost.graphed_requests)
     return usual + cost.per_token_pair * token_pairs(seen.prefill_tokens, seen.decoding_requests, seen.kv_tokens_read)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from batchscope.errors import ConfigurationError, DecodeError
 from batchscope.simulator import LinearCostModel, SchedulerOptions
@@ -19,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 SCHEMA = "batchscope.model/1"
 CONSTANTS = LinearCostModel.__struct_fields__[:4]
 """What is always fitted."""
-ALL_CONSTANTS = LinearCostModel.__struct_fields__
+ALL_CONSTANTS = LinearCostModel.__struct_fields__[:5]
 """What is fitted where the iterations say that it pays."""
 IDENTIFIED_WITHIN = 3.0
 """A constant whose interval spans more than this factor is not identified."""
@@ -72,7 +73,7 @@ class FittedModel(msgspec.Struct, frozen=True):
     @property
     def cost(self) -> LinearCostModel:
         """The cost of an iteration."""
-        return LinearCostModel(**{name: constant.value for name, constant in self.constants.items()})
+        return replace(LinearCostModel(), **{name: constant.value for name, constant in self.constants.items()})
 
     @property
     def drawn_costs(self) -> list[LinearCostModel]:
@@ -91,7 +92,7 @@ class FittedModel(msgspec.Struct, frozen=True):
 
 def cost_of(constants: Sequence[float] | Floats) -> LinearCostModel:
     """The cost with these constants, in the order of ``ALL_CONSTANTS``; those at its end may be left out."""
-    return LinearCostModel(*map(float, constants))
+    return replace(LinearCostModel(), **dict(zip(ALL_CONSTANTS, map(float, constants), strict=False)))
 
 
 class _Stamp(msgspec.Struct):

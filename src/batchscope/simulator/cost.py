@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.checks import check_not_negative
+from batchscope.checks import LARGEST, check_not_negative, check_whole
 
 _Floats = npt.NDArray[np.float64]
 Amount = TypeVar("Amount", int, npt.NDArray[np.float64])
@@ -22,7 +22,8 @@ class LinearCostModel(msgspec.Struct, frozen=True):
 
     A KV token read is a token of context that a request of the batch had before this iteration. ``per_token_pair``: an
     attention that computes one mask over the whole batch (PyTorch's ``sdpa``) holds each token against the context and
-    the prompts of all requests, not of its own alone.
+    the prompts of all requests, not of its own alone. ``beyond_graphs``: more, where more requests decode than
+    ``graphed_requests``, the largest batch that CUDA graphs were captured for: the host launches each kernel then.
 
     The defaults are a Qwen-2-7B on one NVIDIA A30: a least-squares fit (``fit``) to the 4,292 batches that
     microsoft/vidur's Sarathi scheduler formed from its measured profile of that pair (chunks of 512
@@ -36,10 +37,13 @@ class LinearCostModel(msgspec.Struct, frozen=True):
     per_decoding_request: float = 60.6e-6
     per_kv_token_read: float = 131.4e-9
     per_token_pair: float = 0.0
+    beyond_graphs: float = 0.0
+    graphed_requests: int = 0
 
     def __post_init__(self) -> None:
-        for field in self.__struct_fields__:
+        for field in self.__struct_fields__[:-1]:
             check_not_negative(field, getattr(self, field), "seconds")
+        check_whole("graphed_requests", self.graphed_requests, 0, LARGEST)
 
     def iteration_time(self, prefill_tokens: int, decoding_requests: int, kv_tokens_read: int) -> float:
         """Seconds that an iteration with this batch takes."""
@@ -51,7 +55,7 @@ class LinearCostModel(msgspec.Struct, frozen=True):
         )
         if self.per_token_pair:
             seconds += self.per_token_pair * token_pairs(prefill_tokens, decoding_requests, kv_tokens_read)
-        return seconds
+        return seconds + self.beyond_graphs * (decoding_requests > self.graphed_requests)
 
     @classmethod
     def fit(

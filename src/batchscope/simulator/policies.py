@@ -138,10 +138,11 @@ class ReserveForOutput(StallFreeChunks):
     everybody, and the share becomes what the batch has turned out to need, and 20 tokens each.
 
     A batch is formed while the one before computes (the overlap scheduler): who comes meanwhile is seen one batch
-    later; the blocks of who ends are still held when the next batch is formed, and its place is given away two batches
-    after that. ``output_tokens`` stands for the request's ``max_new_tokens``: the two are the same where answers end at
-    their limit. Source: sglang/srt/managers/schedule_policy.py (``PrefillAdder``), schedule_batch.py
-    (``retract_decode``), scheduler.py (``event_loop_overlap``, ``get_next_batch_to_run``, ``update_running_batch``) and
+    later, and waits behind whom this one evicts; the tokens that are computed meanwhile are not counted yet; the blocks
+    of who ends are still held when the next batch is formed, and its place is given away two batches after that.
+    ``output_tokens`` stands for the request's ``max_new_tokens``: the two are one where answers end at their limit.
+    Source: sglang/srt/managers/schedule_policy.py (``PrefillAdder``), schedule_batch.py (``retract_decode``),
+    scheduler.py (``event_loop_overlap``, ``get_next_batch_to_run``, ``update_running_batch``) and
     scheduler_components/new_token_ratio_tracker.py of 0.5.18.
     """
 
@@ -180,7 +181,7 @@ class ReserveForOutput(StallFreeChunks):
         if not scheduler.running:
             return True
         decoding, size = scheduler.decoding, self.options.block_size
-        to_come = sum(self._estimate(member, decoding.emitted(member)) for member in decoding)
+        to_come = sum(self._estimate(member, decoding.emitted(member) - 1) for member in decoding)
         promised = sum(self._estimate(chunk.request, 0) + size for chunk in batch.chunks if chunk.ends_prefill)
         room = scheduler.cache.available * size - self.ratio * to_come - promised
         return (scheduler.blocks_asked(request) + 1) * size + self._estimate(request, request.emitted) < room
@@ -204,7 +205,7 @@ class ReserveForOutput(StallFreeChunks):
             scheduler.evict(order.pop(), batch)
             if scheduler.cache.available >= decoding.blocks_sought():
                 break
-        answered = sum(decoding.emitted(member) for member in order)
+        answered = sum(decoding.emitted(member) - 1 for member in order)
         asked = sum(member.spec.output_tokens for member in order)
         self.ratio = min(1.0, (answered + self.steps_of_room * len(order)) / (asked + 1))
         self._full, self._evicted = None, True

@@ -411,6 +411,8 @@ class Scheduler:
 
     def _see_arrivals(self) -> None:
         for request in self._unseen:
+            self._arrivals += 1
+            request.rank = request.rank[0], self._arrivals  # behind whom the batch that is formed has evicted
             self._queue_up(request)
         self._unseen.clear()
 
