@@ -92,6 +92,11 @@ class ExponentialHistogram:
         return self._store.counts.copy()
 
     @property
+    def live_counts(self) -> Ints:
+        """``counts`` without a copy: to read only, at once."""
+        return self._store.counts
+
+    @property
     def mean(self) -> float:
         """The exact mean, sum / count; ``nan`` when empty."""
         return self.sum / self.count if self.count else nan

@@ -75,7 +75,7 @@ def cumulative_counts(histograms: Sequence[ExponentialHistogram], edges: Sequenc
     """How many observations of each histogram do not exceed each of its edges; few, small numpy calls for all."""
     if not histograms:
         return []
-    counts = [histogram.counts for histogram in histograms]
+    counts = [histogram.live_counts for histogram in histograms]
     sizes = [len(one) for one in counts]
     starts = [0, *accumulate(sizes)][:-1]
     widths = [len(one.bounds) for one in edges]

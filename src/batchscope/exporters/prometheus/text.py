@@ -16,10 +16,21 @@ from batchscope.exporters.prometheus.edges import Edges, cumulative_counts, edge
 from batchscope.exporters.prometheus.families import Family, family_name
 from batchscope.exporters.prometheus.labels import Labels, escaped
 
-_Templates = dict[tuple[str, ...], tuple[Edges | None, str]]
-"""A series' own label values -> its edges, where it is a histogram, and its lines with a place for each number."""
 _MOST_KEPT = 20_000
 _MOST_PROCESSES = 8
+
+
+class _Kept:
+    """Of one family under one process's labels: its head, and each series' lines with a place for each number.
+
+    ``templates``: a series' own label values -> its edges, where it is a histogram, and its lines.
+    """
+
+    __slots__ = ("head", "templates")
+
+    def __init__(self, head: str) -> None:
+        self.head = head
+        self.templates: dict[tuple[str, ...], tuple[Edges | None, str]] = {}
 
 
 class TextEncoder:
@@ -30,8 +41,7 @@ class TextEncoder:
 
     def __init__(self, *, openmetrics: bool) -> None:
         self._openmetrics = openmetrics
-        self._heads: dict[str, str] = {}
-        self._templates: dict[Labels, dict[str, _Templates]] = {}
+        self._processes: dict[Labels, dict[str, _Kept]] = {}
 
     def encode(self, families: Sequence[Family], created: float) -> bytes:
         """The exposition; ``created``: when counting began, in Unix time, which OpenMetrics says with each series."""
@@ -41,48 +51,50 @@ class TextEncoder:
         )
         parts: list[str] = []
         for family in families:
-            parts.append(self._head(family.metric))
             parts += next(histograms) if family.metric.kind is MetricKind.HISTOGRAM else self._numbers(family, started)
         if self._openmetrics:
             parts.append("# EOF\n")
         return "".join(parts).encode()
 
     def _numbers(self, family: Family, started: str) -> list[str]:
-        """The lines of a counter, gauge or info."""
-        kept, lines = self._kept(family), []
+        """A counter, gauge or info: its head, and the lines of each series."""
+        kept = self._kept(family)
+        lines, templates = [kept.head], kept.templates
         with_start = self._openmetrics and family.metric.kind is MetricKind.COUNTER
         for labels, value in family.series:
-            template = (kept.get(labels) or self._make(family, labels, None))[1]
+            template = (templates.get(labels) or self._make(family, labels, None))[1]
             shown = value if type(value) is int or isfinite(value) else number(value)  # str() of a float is repr()
             lines.append(template % ((shown, started) if with_start else shown))
         return lines
 
     def _histograms(self, families: Sequence[Family], started: str) -> Iterator[list[str]]:
-        """The lines of each family; the buckets of all of them are counted at once."""
+        """Of each family its head, and the lines of each series; the buckets of all of them are counted at once."""
         edges = [edges_of(family.metric, value) for family in families for _, value in family.series]
         counts = cumulative_counts([value for family in families for _, value in family.series], edges)
         pairs = zip(edges, counts, strict=True)
         end = (started,) if self._openmetrics else ()
         for family in families:
-            kept, lines = self._kept(family), []
+            kept = self._kept(family)
+            lines, templates = [kept.head], kept.templates
             for (labels, value), (of_series, below) in zip(family.series, pairs):  # noqa: B905  (pairs goes on)
-                held = kept.get(labels)
+                held = templates.get(labels)
                 if held is None or held[0] is not of_series:
                     held = self._make(family, labels, of_series)
                 total = value.sum if isfinite(value.sum) else number(value.sum)
                 lines.append(held[1] % (*below, value.count, total, value.count, *end))
             yield lines
 
-    def _kept(self, family: Family) -> _Templates:
-        """The templates of one family under one process's labels; bounded, whatever labels come and go."""
-        by_name = self._templates.get(family.common)
+    def _kept(self, family: Family) -> _Kept:
+        """What is kept of one family under one process's labels; bounded, whatever labels come and go."""
+        by_name = self._processes.get(family.common)
         if by_name is None:
-            if len(self._templates) >= _MOST_PROCESSES:
-                self._templates = {}
-            by_name = self._templates[family.common] = {}
+            if len(self._processes) >= _MOST_PROCESSES:
+                self._processes = {}
+            by_name = self._processes[family.common] = {}
         kept = by_name.get(family.metric.name)
-        if kept is None or len(kept) >= _MOST_KEPT:
-            kept = by_name[family.metric.name] = {}
+        if kept is None or len(kept.templates) >= _MOST_KEPT:
+            head = _openmetrics_head if self._openmetrics else _head
+            kept = by_name[family.metric.name] = _Kept(head(family.metric))
         return kept
 
     def _make(self, family: Family, labels: tuple[str, ...], edges: Edges | None) -> tuple[Edges | None, str]:
@@ -95,14 +107,8 @@ class TextEncoder:
         if self._openmetrics and metric.kind in {MetricKind.COUNTER, MetricKind.HISTOGRAM}:
             lines.append(f"{family_name(metric)}_created{_braced(shown)}")
         template = "".join(line.replace("%", "%%") + " %s\n" for line in lines)
-        made = self._kept(family)[labels] = (edges, template)
+        made = self._kept(family).templates[labels] = (edges, template)
         return made
-
-    def _head(self, metric: Metric) -> str:
-        head = self._heads.get(metric.name)
-        if head is None:
-            head = self._heads[metric.name] = _openmetrics_head(metric) if self._openmetrics else _head(metric)
-        return head
 
 
 def number(value: float) -> str:
