@@ -65,20 +65,16 @@ class Instrument:
         self._sort()
         return self._lifetime
 
-    @property
-    def windows(self) -> tuple[float, ...]:
-        """The windows, in seconds, as given."""
-        return tuple(self._windows)
-
-    def windowed(self, window: float, now: float) -> ExponentialHistogram:
-        """A new histogram of (now - window, now]; ConfigurationError if it is not one of ``windows``."""
-        held = self._windows.get(window)
-        if held is None:
-            raise ConfigurationError("window", window, f"one of {self.windows} seconds")
+    def windowed(self, now: float) -> dict[float, ExponentialHistogram]:
+        """A new histogram of (now - window, now] for each window, in the order given."""
         self._sort()
-        self._tell_windows()
-        self._sorting = True  # reading moves the window on
-        found = held.histogram(now)
+        if self._late:
+            self._tell_windows()
+        cell = self._grid.cell_of(now)
+        found: dict[float, ExponentialHistogram] = {}
+        self._sorting = True  # reading moves the windows on
+        for window, (cells_each, held) in zip(self._windows, self._fed, strict=True):
+            found[window] = held.histogram(cell // cells_each)
         self._sorting = False
         return found
 
