@@ -65,7 +65,7 @@ def reader(metric: Metric) -> Reader:
         return partial(_resources, metric, *metric.source.removeprefix(_RESOURCES).split("."))
     part, field = _steps(metric.source)
     if metric.labels:
-        return partial(_table, part, field, len(metric.labels) - 1)
+        return partial(_table, part, field, len(metric.labels))
     return partial(_of_all_classes if metric.kind is MetricKind.HISTOGRAM else _single, part, field)
 
 
@@ -88,12 +88,12 @@ def _of_all_classes(part: str, field: str, state: Any) -> list[Value]:
     return [] if found is None else [((), found)]
 
 
-def _table(part: str, field: str, further: int, state: Any) -> list[Value]:
-    """A table's rows, in which ``further`` levels of tables follow the first."""
-    rows: list[Value] = [((key,), value) for key, value in _at(part, field, state).items()]
-    for _ in range(further):
-        rows = [((*labels, key), value) for labels, table in rows for key, value in table.items()]
-    return [row for row in rows if _known(row[1])]
+def _table(part: str, field: str, levels: int, state: Any) -> list[Value]:
+    """The rows of a table in so many levels of tables."""
+    tables: list[Value] = [((), _at(part, field, state))]
+    for _ in range(levels - 1):
+        tables = [((*labels, key), inner) for labels, table in tables for key, inner in table.items()]
+    return [((*labels, key), value) for labels, table in tables for key, value in table.items() if _known(value)]
 
 
 def _at(part: str, field: str, state: Any) -> Any:
