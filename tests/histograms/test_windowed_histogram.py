@@ -159,3 +159,10 @@ def test_the_histogram_given_out_is_a_copy():
 def test_a_wrong_argument_is_refused(wrong):
     with pytest.raises(ConfigurationError):
         WindowedHistogram(**{"window_seconds": 60.0, **wrong})
+
+
+def test_what_is_recorded_into_the_histogram_of_an_empty_window_stays_in_it():
+    window = WindowedHistogram(60.0)
+    window_at(window, 1.0).record(5.0)
+    assert window_at(window, 1.0).count == window_at(WindowedHistogram(60.0), 1.0).count == 0
+    assert window_at(window, 1.0) == ExponentialHistogram(6)
