@@ -33,7 +33,7 @@ from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
 ROUNDS, QUICK = 12, 3
-_SORTED_IN = 10_000  # as many samples are kept: then each round has its share of putting them into buckets
+_AT_ONCE = 8  # times a contender's calls: then each round has its share of putting into buckets what is held back
 _DRAINS, _TRIES = 20, 3
 _MEMORY_IS_KEPT = {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(1 << 30)}
 """For glibc: else what a large array costs depends on whatever was freed before it."""
@@ -53,7 +53,7 @@ def recorded(module: str, key: str) -> Measure:
     found = vars(__import__(f"harness.{module}", fromlist=["harness"]))[module.upper()]
     (contender,) = [each for each in found if each.key == key]
     body, settle, _ = contender.make()
-    calls = min(_SORTED_IN, contender.calls)
+    calls = _AT_ONCE * contender.calls
     return lambda: (cpu_time(body, calls) + cpu_time(settle)) / calls
 
 

@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batchscope import BatchLimiter, CompletionReason, IterationResult, RequestTracker, SchedulerMetricsCollector
-from batchscope.reasons import SKIPPED_FILE, RejectReason, Tally
+from batchscope.reasons import SKIPPED_FILE, RejectReason, Tally, added_up
 
 GLOSSARY = Path(__file__).parents[1] / "docs" / "glossary.md"
 
@@ -48,3 +50,11 @@ def test_a_tally_adds_up_and_has_zero_of_what_never_came():
     tally.add("negative")
     assert (tally["negative"], tally["infinite"], tally.total()) == (4, 0, 4)
     assert list(tally) == ["negative"]
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("abc"), st.integers(0, 9))))
+def test_tallies_are_added_up_by_reason_and_none_is_changed(tallies):
+    before = [dict(tally) for tally in tallies]
+    reasons = {reason for tally in tallies for reason in tally}
+    assert added_up(tallies) == {reason: sum(tally.get(reason, 0) for tally in tallies) for reason in reasons}
+    assert tallies == before

@@ -7,9 +7,9 @@ Exporters are derived from this table, and docs/metrics.md is generated from it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
-from functools import lru_cache
+from functools import partial
 from typing import Any, NamedTuple
 
 from batchscope.version import __version__
@@ -46,42 +46,72 @@ Value = tuple[tuple[str, ...], Any]
 """One series of a metric: its own label values, in the metric's order, and its value or histogram."""
 
 
+Reader = Callable[[Any], list[Value]]
+"""Gives the series of one metric in a ``CumulativeState`` that are known."""
+
+
 def values(metric: Metric, state: Any) -> list[Value]:
     """The series of ``metric`` in a ``CumulativeState`` that are known."""
+    return reader(metric)(state)
+
+
+def reader(metric: Metric) -> Reader:
+    """What reads ``metric``: keep it where many states are read, since where to look is found out here."""
     if metric.kind is MetricKind.INFO:
-        return [((state.engine.kind, state.engine.version, state.role, __version__), 1)]
+        return _info
     if metric.parts:
-        parts = [((label,), _at(state, path)) for label, path in metric.parts.items()]
-        return [part for part in parts if _known(part[1])]
+        return partial(_parts, [((label,), *_steps(path)) for label, path in metric.parts.items()])
     if metric.source.startswith(_RESOURCES):
-        return _resources(state, metric, *metric.source.removeprefix(_RESOURCES).split("."))
-    found = _at(state, metric.source)
-    if not metric.labels:
-        found = found.get("") if metric.kind is MetricKind.HISTOGRAM else found
-        return [((), found)] if _known(found) else []
-    rows: list[Value] = [((key,), value) for key, value in found.items()]
-    for _ in metric.labels[1:]:
-        rows = [((*labels, key), value) for labels, table in rows for key, value in table.items()]
-    return [row for row in rows if _known(row[1])]
+        return partial(_resources, metric, *metric.source.removeprefix(_RESOURCES).split("."))
+    part, field = _steps(metric.source)
+    if metric.labels:
+        return partial(_table, part, field, len(metric.labels))
+    return partial(_of_all_classes if metric.kind is MetricKind.HISTOGRAM else _single, part, field)
 
 
-def _at(state: Any, path: str) -> Any:
-    """What ``path`` leads to, a part and its field; an empty table where a table lacks the key."""
-    part, field = _steps(path)
-    held = state.get(part, {}) if type(state) is dict else getattr(state, part)
+def _info(state: Any) -> list[Value]:
+    return [((state.engine.kind, state.engine.version, state.role, __version__), 1)]
+
+
+def _parts(paths: Iterable[tuple[tuple[str], str, str]], state: Any) -> list[Value]:
+    found = [(labels, _at(part, field, state)) for labels, part, field in paths]
+    return [row for row in found if _known(row[1])]
+
+
+def _single(part: str, field: str, state: Any) -> list[Value]:
+    found = _at(part, field, state)
+    return [((), found)] if _known(found) else []
+
+
+def _of_all_classes(part: str, field: str, state: Any) -> list[Value]:
+    found = _at(part, field, state).get("")
+    return [] if found is None else [((), found)]
+
+
+def _table(part: str, field: str, levels: int, state: Any) -> list[Value]:
+    """The rows of a table in so many levels of tables."""
+    tables: list[Value] = [((), _at(part, field, state))]
+    for _ in range(levels - 1):
+        tables = [((*labels, key), inner) for labels, table in tables for key, inner in table.items()]
+    return [((*labels, key), value) for labels, table in tables for key, value in table.items() if _known(value)]
+
+
+def _at(part: str, field: str, state: Any) -> Any:
+    """A part's field; an empty table where a table lacks the key."""
+    held = getattr(state, part)
     return held.get(field, {}) if type(held) is dict else getattr(held, field)
 
 
-@lru_cache(maxsize=256)
-def _steps(path: str) -> list[str]:
-    return path.split(".")
+def _steps(path: str) -> tuple[str, str]:
+    part, field = path.split(".")
+    return part, field
 
 
 def _known(value: Any) -> bool:
     return value is not None and (type(value) is not float or value == value)  # noqa: PLR0124  (not nan)
 
 
-def _resources(state: Any, metric: Metric, resource: str, quantity: str) -> list[Value]:
+def _resources(metric: Metric, resource: str, quantity: str, state: Any) -> list[Value]:
     """The last value of each device; a ``quantity`` that ends in ``*`` stands for all that begin so, by their rest."""
     start = quantity.removesuffix("*")
     named = [

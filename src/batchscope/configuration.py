@@ -64,8 +64,8 @@ class SloTargets(msgspec.Struct, frozen=True):
     @property
     def declared(self) -> dict[str, float]:
         """The targets that are set, by name."""
-        pairs = ((field, getattr(self, field)) for field in self.__struct_fields__)
-        return {field: float(value) for field, value in pairs if value is not None}
+        fields = self.__struct_fields__
+        return {field: float(value) for field in fields if (value := getattr(self, field)) is not None}
 
 
 class MetricsConfiguration(msgspec.Struct, frozen=True):

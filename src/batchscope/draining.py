@@ -20,7 +20,7 @@ from batchscope.clock import WENT_BACK, Clock, WallClock
 from batchscope.configuration import OTHER_CLASS, MetricsConfiguration, SchedulerLimits
 from batchscope.errors import BusyError, ConfigurationError, InvalidRecordError
 from batchscope.reasons import RejectReason
-from batchscope.recording.mistakes import Mistakes
+from batchscope.recording.mistakes import Mistakes, refused
 from batchscope.recording.producer import Source
 from batchscope.recording.ring import OURSELVES, Pressure
 from batchscope.recording.rings import Numbering, ProducerContext
@@ -343,7 +343,7 @@ class Draining:
         """The record that was refused last, in words."""
         if self.state.rejections.last is not None:
             self.mistakes.note_refused(*self.state.rejections.last)
-        return str(self.mistakes.last or "")
+        return "" if self.mistakes.last is None else str(refused(*self.mistakes.last))
 
     def counted(self) -> Counted:
         """What producers and checks counted since the last reset; the lock is held."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from itertools import repeat
 from typing import Self
@@ -106,6 +107,15 @@ class RejectReason(StrEnum):
         "a resource sample or fact beyond the 512 series or 256 facts that are kept",
         "fewer devices or quantities for one collector",
     )
+
+
+def added_up(tallies: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """All of them, by reason."""
+    found: dict[str, int] = {}
+    for tally in tallies:
+        for reason, count in tally.items():
+            found[reason] = found.get(reason, 0) + count
+    return found
 
 
 class Tally(Counter[str]):

@@ -45,6 +45,16 @@ def test_each_row_is_observed_once_and_in_order_and_never_more_wait_than_may(cap
     assert observer.seen == list(range(count))
 
 
+@given(capacity=st.integers(1, 60), sizes=st.lists(st.floats(0, 1), max_size=12))
+def test_rows_that_nobody_reads_are_observed_an_array_at_a_time(capacity, sizes):
+    pieces = []
+    samples = ObservedRows(capacity, 2, lambda rows: pieces.append(len(rows)))
+    for size in sizes:
+        samples.append(np.zeros((int(size * capacity), 2)))
+    assert pieces == [capacity] * len(pieces)
+    assert samples.appended - sum(pieces) <= capacity
+
+
 @given(sizes=st.lists(st.integers(1, 90), min_size=1, max_size=12), fails_at=st.integers(0, 12))
 def test_an_interruption_costs_what_was_being_observed_and_nothing_is_observed_twice(sizes, fails_at):
     observer, count = Observer(fails_at), 0

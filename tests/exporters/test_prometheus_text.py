@@ -195,7 +195,7 @@ def test_labels_that_come_and_go_do_not_pile_up():
     state = SchedulerMetricsCollector().read_totals()
     for number in range(50):
         exposition.render(state._replace(labels={"instance_id": str(number)}), Format.TEXT)
-    assert len(exposition._text._templates) <= 8
+    assert len(exposition._text._processes) <= 8
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")

@@ -44,7 +44,7 @@ def test_an_instrument_reads_the_same_however_much_it_holds():
     for one in (parts, read):
         for found, expected in [
             (one.lifetime, whole.lifetime),
-            *((one.windowed(window, 400.0), whole.windowed(window, 400.0)) for window in (60.0, 300.0)),
+            *((one.windowed(400.0)[window], whole.windowed(400.0)[window]) for window in (60.0, 300.0)),
         ]:
             assert (found.count, found.min, found.max) == (expected.count, expected.min, expected.max)
             assert found.counts.tolist() == expected.counts.tolist()
@@ -54,4 +54,4 @@ def test_what_an_instrument_holds_is_forgotten_with_the_rest():
     instrument = Instrument()
     instrument.observe([1.0], 5.0)
     instrument.clear()
-    assert instrument.lifetime.count == instrument.windowed(60.0, 5.0).count == 0
+    assert instrument.lifetime.count == instrument.windowed(5.0)[60.0].count == 0

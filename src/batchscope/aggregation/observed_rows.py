@@ -32,13 +32,18 @@ class ObservedRows(RowBuffer):
         self._observed = 0
 
     def append(self, rows: Floats, objects: Sequence[Any] | None = None) -> None:
-        """As ``RowBuffer.append``; what does not fit beside the rows that wait lets them wait no longer."""
-        if self.appended - self._observed + len(rows) > self._most:
-            self.settle()
-        super().append(rows, objects)
+        """As ``RowBuffer.append``; rows wait until they are the most, or fill the array to its end: one piece."""
         if len(rows) > self._most:
+            self.settle()
+            super().append(rows, objects)
             self._observed = self.appended
             self._observe(rows)
+            return
+        room = min(self._most - (self.appended - self._observed), self.capacity - self._next)
+        super().append(rows[:room], None if objects is None else objects[:room])
+        if len(rows) > room:
+            self.settle()
+            super().append(rows[room:], None if objects is None else objects[room:])
 
     def settle(self) -> None:
         """Observe what waits."""

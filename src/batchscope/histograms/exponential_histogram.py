@@ -92,6 +92,11 @@ class ExponentialHistogram:
         return self._store.counts.copy()
 
     @property
+    def live_counts(self) -> Ints:
+        """``counts`` without a copy: to read only, at once."""
+        return self._store.counts
+
+    @property
     def mean(self) -> float:
         """The exact mean, sum / count; ``nan`` when empty."""
         return self.sum / self.count if self.count else nan
@@ -194,8 +199,13 @@ class ExponentialHistogram:
 
     def copy(self) -> ExponentialHistogram:
         """An independent histogram with the same observations."""
+        twin = object.__new__(ExponentialHistogram)
+        twin._store, twin._shared = self._store, True
         self._shared = True
-        return self._with(self._store, shared=True)
+        twin._thresholds, twin._below = self._thresholds, self._below
+        twin.count, twin.zero_count, twin.overflow_count = self.count, self.zero_count, self.overflow_count
+        twin.sum, twin.min, twin.max = self.sum, self.min, self.max
+        return twin
 
     def without_thresholds(self) -> ExponentialHistogram:
         """An independent histogram with the same observations, but no exact counts at thresholds."""
@@ -220,22 +230,14 @@ class ExponentialHistogram:
             self._store, self._shared = self._store.copy(), False
         return self._store
 
-    def _with(self, store: BucketStore, *, shared: bool) -> ExponentialHistogram:
-        """The same observations in other buckets."""
-        twin = object.__new__(ExponentialHistogram)
-        twin._store, twin._shared = store, shared
-        twin._thresholds, twin._below = self._thresholds, self._below
-        twin.count, twin.zero_count, twin.overflow_count = self.count, self.zero_count, self.overflow_count
-        twin.sum, twin.min, twin.max = self.sum, self.min, self.max
-        return twin
-
     def downscaled(self, scale: int) -> ExponentialHistogram:
         """The same observations in coarser buckets, exactly; ConfigurationError if ``scale`` is finer."""
         if type(scale) is not int or not MIN_SCALE <= scale <= self.scale:
             raise ConfigurationError("scale", scale, f"an integer from {MIN_SCALE} to {self.scale} (the own scale)")
-        store = self._store.copy()
+        coarse, store = self.copy(), self._store.copy()
         store.downscale(scale)
-        return self._with(store, shared=False)
+        coarse._store, coarse._shared = store, False  # noqa: SLF001  (one of us)
+        return coarse
 
     def quantile(self, q: float) -> float:
         """The nearest-rank quantile, 0 <= q <= 1, within ``relative_error``; the extreme ranks are exact.

@@ -65,20 +65,16 @@ class Instrument:
         self._sort()
         return self._lifetime
 
-    @property
-    def windows(self) -> tuple[float, ...]:
-        """The windows, in seconds, as given."""
-        return tuple(self._windows)
-
-    def windowed(self, window: float, now: float) -> ExponentialHistogram:
-        """A new histogram of (now - window, now]; ConfigurationError if it is not one of ``windows``."""
-        held = self._windows.get(window)
-        if held is None:
-            raise ConfigurationError("window", window, f"one of {self.windows} seconds")
+    def windowed(self, now: float) -> dict[float, ExponentialHistogram]:
+        """A new histogram of (now - window, now] for each window, in the order given."""
         self._sort()
-        self._tell_windows()
-        self._sorting = True  # reading moves the window on
-        found = held.histogram(now)
+        if self._late:
+            self._tell_windows()
+        cell = self._grid.cell_of(now)
+        found: dict[float, ExponentialHistogram] = {}
+        self._sorting = True  # reading moves the windows on
+        for window, (cells_each, held) in zip(self._windows, self._fed, strict=True):
+            found[window] = held.histogram(cell // cells_each)
         self._sorting = False
         return found
 
@@ -140,12 +136,13 @@ class Instrument:
         self, instruments: Sequence[Instrument], quantities: Sequence[Floats], counts: Ints | None, at: Floats
     ) -> None:
         """As many quantities at a time as have temporary arrays that stay in a processor's cache."""
-        if at.ndim and float(at.max() - at.min()) * self._grid.cells > _FEW_CELLS * self._grid.window:
-            self._feed_late(instruments, quantities, counts, at)
+        newest = float(at.max())
+        if (newest - float(at.min())) * self._grid.cells > _FEW_CELLS * self._grid.window:
+            self._feed_late(instruments, quantities, counts, at, newest)
             return
         for each in instruments:
             each._tell_windows()  # noqa: SLF001  (one of us)
-        cells, starts, order, size = self._groups(at, len(quantities[0]))
+        cells, starts, order, size = self._groups(at, newest, len(quantities[0]))
         if order is not None and counts is not None:
             counts = counts[order]
         at_once = max(VALUES_AT_ONCE // size, 1)
@@ -160,10 +157,15 @@ class Instrument:
                     each.add(whole, each.lifetime.counts_below(Observations(row, counts, at)), cells, batches)
 
     def _feed_late(
-        self, instruments: Sequence[Instrument], quantities: Sequence[Floats], counts: Ints | None, at: Floats
+        self,
+        instruments: Sequence[Instrument],
+        quantities: Sequence[Floats],
+        counts: Ints | None,
+        at: Floats,
+        newest: float,
     ) -> None:
         """Into the lifetime histograms; of the rest what no window has left behind by now is kept."""
-        behind = self._grid.cell_of(float(at.max())) - self._reach - self._widest
+        behind = self._grid.cell_of(newest) - self._reach - self._widest
         near = at > (behind - 1) * self._grid.window / self._grid.cells
         for each, values in zip(instruments, quantities, strict=True):
             ((whole, _),) = bucketed_groups(self._layout, values[np.newaxis], counts, (0,))
@@ -183,7 +185,7 @@ class Instrument:
         """Add to the windows what they were not told yet."""
         while self._late:
             values, counts, at = self._late[0]
-            cells, starts, order, _ = self._groups(at, len(values))
+            cells, starts, order, _ = self._groups(at, float(at.max()), len(values))
             if order is not None:
                 values, counts = values[order], None if counts is None else counts[order]
             ((_, batches),) = bucketed_groups(self._layout, values[np.newaxis], counts, starts)
@@ -205,11 +207,9 @@ class Instrument:
                 for cells_each, held in self._fed:
                     held.add(batch, cell // cells_each)
 
-    def _groups(self, at: Floats, size: int) -> CellGroups:
-        if at.ndim == 0:
-            return CellGroups([self._grid.cell_of(float(at))], [0], None, size)
-        newest = self._grid.cell_of(float(at.max()))
-        return group_by_cell(self._grid, at, newest - self._reach)
+    def _groups(self, at: Floats, newest: float, size: int) -> CellGroups:
+        cell = self._grid.cell_of(newest)
+        return group_by_cell(self._grid, at, cell - self._reach) if at.ndim else CellGroups([cell], [0], None, size)
 
 
 def _multiple(window: float, shortest: float) -> int:

@@ -85,9 +85,9 @@ class RowBuffer:
 
     def column(self, index: int) -> Floats:
         """One column, oldest first, shape (len,): a view until the buffer wraps, then a copy."""
-        if self._wraps():
-            return np.concatenate((self._rows[self._next :, index], self._rows[: self._next, index]))
-        return self._rows[: len(self), index]
+        if self.appended <= self._capacity:
+            return self._rows[: self.appended, index]
+        return np.concatenate((self._rows[self._next :, index], self._rows[: self._next, index]))
 
     def objects(self) -> list[Any]:
         """The objects, aligned with ``rows()``: a new list; None where a row came without one."""

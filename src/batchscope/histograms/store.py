@@ -94,7 +94,7 @@ class BucketStore:
 
     def tighten(self) -> None:
         """Drop empty buckets at both ends, which ``subtract`` leaves behind."""
-        held = np.flatnonzero(self.counts)
+        (held,) = self.counts.nonzero()
         if not len(held):
             self.clear()
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import inf
 from operator import attrgetter
 
@@ -52,12 +53,11 @@ class WindowedHistogram:
             self._total.downscale(held.store.scale)
         self._total.add(fit.scale, fit.offset, fit.counts)
 
-    def histogram(self, now: float) -> ExponentialHistogram:
-        """The window at ``now``, as a new histogram; its ``relative_error`` tells the present scale."""
-        cell = self.grid.cell_of(now)
+    def histogram(self, cell: int) -> ExponentialHistogram:
+        """The window that ends with ``cell``, as a new histogram; its ``relative_error`` tells the present scale."""
         if self._newest is None or cell > self._newest:
             self._advance(cell)
-        return ExponentialHistogram.of(self._collected()) if self._cells else ExponentialHistogram(self._total.scale)
+        return ExponentialHistogram.of(self._collected()) if self._cells else _empty(self._scale).copy()
 
     def _collected(self) -> BucketedValues:
         total = self._total
@@ -79,12 +79,14 @@ class WindowedHistogram:
         self._newest = newest
         oldest = newest - self.grid.cells
         expired = [cell for cell in self._cells if cell <= oldest]
+        if not expired:
+            return
         if len(expired) == len(self._cells):
             self._forget()
             return
         for cell in expired:
             self._total.subtract(self._cells.pop(cell).store)
-        if expired and self._total.scale < self._scale:
+        if self._total.scale < self._scale:
             self._refine()
 
     def _forget(self) -> None:
@@ -103,6 +105,12 @@ class WindowedHistogram:
         self._total = BucketStore(scale, self._total.max_buckets)
         for store in stores:
             self._total.add(store.scale, store.offset, store.counts)
+
+
+@cache
+def _empty(scale: int) -> ExponentialHistogram:
+    """To be copied."""
+    return ExponentialHistogram(scale)
 
 
 _NUMBERS = attrgetter("zero_count", "overflow_count", "count", "sum", "min", "max")

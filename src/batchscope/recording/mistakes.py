@@ -73,17 +73,17 @@ class WrongArgumentError(ValueError):
 class Mistakes:
     """Of each kind of mistake the first, until it is told. Bounded; any thread may note.
 
-    ``last``: the last record that a check refused, for whoever holds the drain's lock.
+    ``last``: what ``note_refused`` was told last, for whoever holds the drain's lock.
     """
 
     def __init__(self) -> None:
-        self.last: Mistake | None = None
+        self.last: tuple[str, str, str] | None = None
         self._seen: set[tuple[str, str]] = set()
         self._untold: deque[str] = deque()
 
     def note(self, mistake: Mistake) -> None:
         """Keep ``mistake`` unless one of its reason and kind is known."""
-        self.remark(mistake.reason, mistake.what.partition("(")[0], f"{mistake}. {_FURTHER}")
+        self.remark(mistake.reason, _kind(mistake.what), f"{mistake}. {_FURTHER}")
 
     def remark(self, reason: str, kind: str, text: str) -> None:
         """Keep ``text`` unless there was one of this reason and kind."""
@@ -93,9 +93,9 @@ class Mistakes:
 
     def note_refused(self, reason: str, what: str, detail: str) -> None:
         """A record that a check refused."""
-        expected = _AN_ARRIVAL if (reason, what) == _ARRIVAL else RejectReason(reason).expected
-        self.last = Mistake(reason, what, detail or "see the glossary", expected)
-        self.note(self.last)
+        self.last = reason, what, detail
+        if (reason, _kind(what)) not in self._seen:
+            self.note(refused(reason, what, detail))
 
     def note_call(self, reason: str, owner: str, error: Exception) -> None:
         """A call whose arguments raised ``error``, which its own ``except`` gives here: its frame has them."""
@@ -112,6 +112,16 @@ class Mistakes:
                 yield self._untold.popleft()
             except IndexError:
                 return  # another reader was quicker
+
+
+def _kind(what: str) -> str:
+    return what.partition("(")[0]
+
+
+def refused(reason: str, what: str, detail: str) -> Mistake:
+    """A record that a check refused."""
+    expected = _AN_ARRIVAL if (reason, what) == _ARRIVAL else RejectReason(reason).expected
+    return Mistake(reason, what, detail or "see the glossary", expected)
 
 
 def in_words(reason: str, owner: str, error: Exception) -> str:

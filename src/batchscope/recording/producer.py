@@ -7,7 +7,7 @@ from math import nan
 from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from batchscope.configuration import SchedulerLimits, SloTargets
-from batchscope.reasons import DROPPED, Tally
+from batchscope.reasons import DROPPED, Tally, added_up
 from batchscope.recording.rings import ProducerContext
 from batchscope.rows import Gaps, Rows
 
@@ -202,9 +202,7 @@ class EventLog(Generic[Event]):
         """What was ``rejected`` at drains or misused at calls, by reason, and how many events were dropped."""
         misused = dict(self.misused)
         dropped = misused.pop(DROPPED, 0)
-        counted = Tally(rejected)
-        counted.update(misused)
-        return counted, dropped
+        return added_up((rejected, misused)), dropped
 
     def forget(self) -> None:
         """Be empty: a child process."""

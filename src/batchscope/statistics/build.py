@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from batchscope.aggregation.requests import ClassNames
@@ -58,29 +57,33 @@ class Cut(NamedTuple):
         stale_after = _STALE_WINDOWS * self.configuration.counter_window_seconds
         return gauges(self.state, self.limits, self.classes.targets, self.live, self.now, stale_after)
 
-    def instruments(self) -> Iterator[tuple[str, str, Instrument]]:
-        """Every histogram: name, request class, instrument."""
+    def instruments(self) -> dict[str, dict[str, Instrument]]:
+        """Every histogram, by name and request class."""
         state = self.state
-        for name, by_class in state.requests.instruments.items():
-            for class_name, instrument in by_class.items():
-                yield name, class_name, instrument
-        yield "inter_token_latency", "", state.inter_token_latency
-        yield "inter_emission_latency", "", state.inter_emission_latency
-        for name, instrument in state.iterations.instruments.items():
-            yield name, "", instrument
+        of_all_classes = {
+            "inter_token_latency": state.inter_token_latency,
+            "inter_emission_latency": state.inter_emission_latency,
+            **state.iterations.instruments,
+        }
+        return state.requests.instruments | {name: {"": instrument} for name, instrument in of_all_classes.items()}
 
     def histograms(self) -> Histograms:
         """Copies of all histograms since the start."""
-        found: Histograms = {}
-        for name, class_name, instrument in self.instruments():
-            found.setdefault(name, {})[class_name] = instrument.lifetime.copy()
-        return found
+        return {
+            name: {class_name: instrument.lifetime.copy() for class_name, instrument in by_class.items()}
+            for name, by_class in self.instruments().items()
+        }
 
-    def windowed(self, window: float) -> Histograms:
-        """All histograms of the last ``window`` seconds."""
-        found: Histograms = {}
-        for name, class_name, instrument in self.instruments():
-            found.setdefault(name, {})[class_name] = instrument.windowed(window, self.now)
+    def windowed(self) -> dict[str, Histograms]:
+        """All histograms of the last seconds, by the name of the window."""
+        found: dict[str, Histograms] = {name: {} for name in WINDOWS}
+        for name, by_class in self.instruments().items():
+            for histograms in found.values():
+                histograms[name] = {}
+            for class_name, instrument in by_class.items():
+                windows = instrument.windowed(self.now)
+                for window, seconds in WINDOWS.items():
+                    found[window][name][class_name] = windows[seconds]
         return found
 
 
@@ -126,7 +129,7 @@ def build_snapshot(cut: Cut, identity: CollectorIdentity, definitions: dict[str,
     summaries, means = samples_of_completed(state, cut.elapsed)
     means |= iteration_means(state.iterations) | batch_means(state.batches)
     counts = outcomes(cumulative.requests_by_reason)
-    windowed_histograms = {name: cut.windowed(seconds) for name, seconds in WINDOWS.items()}
+    windowed_histograms = cut.windowed()
     return MetricsSnapshot(
         request_stats=request_statistics(counts, means, window, summaries, cut.counted.rejected),
         iteration_stats=iteration_statistics(cumulative, means, window, processing_times(state.iterations)),

@@ -62,7 +62,7 @@ def merged(histograms: Collection[ExponentialHistogram]) -> ExponentialHistogram
 def mean_of(values: Floats) -> Mean:
     """The mean of those ``values`` that are not ``nan``, with its parts."""
     known = values[~np.isnan(values)]
-    return Mean(float(known.sum()), len(known))
+    return Mean(float(np.add.reduce(known)), len(known))
 
 
 def span_of(instants: Floats) -> float:

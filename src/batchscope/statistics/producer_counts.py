@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from batchscope.aggregation.state import State
-from batchscope.reasons import Tally
+from batchscope.reasons import added_up
 from batchscope.recording.producer import EngineCounts, Source
 from batchscope.recording.rings import Rings
 
@@ -33,17 +33,16 @@ class Counted(NamedTuple):
 def count(state: State, rings: Iterable[Rings], sources: Iterable[Source]) -> Counted:
     """Everything counted so far, by reason; the drain's lock is held."""
     received, lost, dropped = state.requests.untracked, state.requests.lost, 0
-    rejected = Tally()
+    rejected: list[Mapping[str, int]] = [state.rejections.counts]
     engine = EngineCounts()
-    rejected.update(state.rejections.counts)
     for writer_rings in list(rings):
-        rejected.update(writer_rings.rejected.copy())
+        rejected.append(dict(writer_rings.rejected))  # in one step: the writer goes on
         dropped += writer_rings.dropped
     for source in sources:
         counts = source.counts()
         received += counts.received
         lost += counts.lost
         dropped += counts.dropped
-        rejected.update({str(reason): number for reason, number in counts.rejected.items()})
+        rejected.append({str(reason): number for reason, number in counts.rejected.items()})
         engine = engine.plus(counts.engine)
-    return Counted(received, lost, rejected, dropped, engine)
+    return Counted(received, lost, added_up(rejected), dropped, engine)

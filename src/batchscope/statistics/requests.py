@@ -22,6 +22,7 @@ from batchscope.statistics.totals import Mean, WindowTotals, counted_once
 TOKENS_MEAN = "tokens_per_request"
 PROCESSING_MEAN = "processing_time"
 QUEUE_MEAN = "queue_time"
+_OUTCOME_OF: Mapping[str, Outcome] = {reason: reason.outcome for reason in CompletionReason}
 
 
 def request_statistics(
@@ -52,7 +53,7 @@ def outcomes(by_reason: Mapping[str, int]) -> dict[str, int]:
     """Finished requests, all and by outcome, as the statistics call them."""
     counts = dict.fromkeys(Outcome, 0)
     for reason, count in by_reason.items():
-        counts[CompletionReason(reason).outcome] += count
+        counts[_OUTCOME_OF[reason]] += count
     return {"total_requests": sum(counts.values())} | {f"{one}_requests": count for one, count in counts.items()}
 
 

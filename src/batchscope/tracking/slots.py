@@ -180,7 +180,8 @@ class SlotTable:
 
     def live(self) -> Indices:
         """The rows of all requests in flight."""
-        return np.flatnonzero(self.handle != FREE)
+        found: Indices = (self.handle != FREE).nonzero()[0]
+        return found
 
     def rows(self, handles: npt.NDArray[np.int64]) -> Indices:
         """The row of each handle, ``FREE`` where it means nobody in flight."""
@@ -213,16 +214,13 @@ def _unset(capacity: int) -> Floats:
 def live_requests(table: SlotTable, now: float, targets: Sequence[SloTargets]) -> LiveRequests:
     """The present state of a table; ``targets`` by class code."""
     live = table.live()
-    holding = table.holding[live]
+    holding, classes = table.holding[live], table.request_class[live]
     waiting = table.arrived_at[live[~holding]]
     return LiveRequests(
         len(live),
         int(np.count_nonzero(holding)),
         float(waiting.min()) if len(waiting) else np.inf,
-        tuple(
-            _overdue(table, live[table.request_class[live] == code], now, targets_of)
-            for code, targets_of in enumerate(targets)
-        ),
+        tuple([_overdue(table, live[classes == code], now, targets_of) for code, targets_of in enumerate(targets)]),
     )
 
 

@@ -75,32 +75,26 @@ def cumulative_counts(histograms: Sequence[ExponentialHistogram], edges: Sequenc
     """How many observations of each histogram do not exceed each of its edges; few, small numpy calls for all."""
     if not histograms:
         return []
-    counts = [histogram.counts for histogram in histograms]
+    counts = [histogram.live_counts for histogram in histograms]
     sizes = [len(one) for one in counts]
     starts = [0, *accumulate(sizes)][:-1]
-    widths = [len(one.bounds) for one in edges]
+    positions = [one.positions for one in edges]
+    widths = list(map(len, positions))
     running = np.concatenate([_ZERO, *counts]).cumsum()
-    table = np.array(
-        [[histogram.offset for histogram in histograms], sizes, starts, [one.zero_count for one in histograms]]
-    ).repeat(widths, axis=1)
-    offset, size, start, zero = table
-    within = np.concatenate([one.positions for one in edges])
+    table = np.array([[one.offset for one in histograms], sizes, starts, [one.zero_count for one in histograms]])
+    table[3] -= running.take(table[2])
+    offset, size, start, beside = table.repeat(widths, axis=1)
+    within = np.concatenate(positions)
     within -= offset
     np.maximum(within, 0, out=within)
     np.minimum(within, size, out=within)
     within += start
-    flat = (running.take(within) - running.take(start) + zero).tolist()
-    stops = list(accumulate(widths))
-    return [
-        _with_targets(flat[stop - width : stop], histogram, one)
-        for stop, width, histogram, one in zip(stops, widths, histograms, edges, strict=True)
-    ]
-
-
-def _with_targets(counts: list[int], histogram: ExponentialHistogram, edges: Edges) -> list[int]:
-    for place, threshold in edges.targets:
-        counts[place] = histogram.cumulative_count_at(threshold)
-    return counts
+    flat = (running.take(within) + beside).tolist()
+    found = [flat[stop - width : stop] for stop, width in zip(accumulate(widths), widths, strict=True)]
+    for below, histogram, one in zip(found, histograms, edges, strict=True):
+        for place, threshold in one.targets:
+            below[place] = histogram.cumulative_count_at(threshold)
+    return found
 
 
 _ZERO = np.zeros(1, dtype=np.int64)

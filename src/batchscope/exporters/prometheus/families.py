@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from batchscope.catalog import CATALOG, PREFIX, Metric, MetricKind, Value, values
+from batchscope.catalog import CATALOG, PREFIX, Metric, MetricKind, Reader, Value, reader
 from batchscope.exporters.prometheus.edges import MOST_GRID_EDGES, edges_of
 from batchscope.exporters.prometheus.labels import Labels, common_labels, own_names
 from batchscope.statistics.cumulative import CumulativeState
@@ -23,15 +23,23 @@ _LINES_BESIDE_BUCKETS = 3  # +Inf, _sum and _count
 
 
 class Table(NamedTuple):
-    """Metrics, where in a state their values are, and which labels all their series have."""
+    """Metrics and what reads each of them in a ``view`` of a state, and which labels all their series have."""
 
     metrics: tuple[Metric, ...]
+    readers: tuple[Reader, ...]
     own: frozenset[str]
     view: Callable[[CumulativeState], Any]
     labels: Callable[[CumulativeState], Mapping[str, str]]
 
 
-CATALOGUE = Table((*CATALOG, LEFT_OUT), own_names(CATALOG), view=lambda state: state, labels=lambda state: state.labels)
+def _none_left_out(_: Any) -> list[Value]:
+    return [((), 0)]
+
+
+CATALOGUE = Table(
+    (*CATALOG, LEFT_OUT), (*map(reader, CATALOG), _none_left_out), own_names(CATALOG),
+    view=lambda state: state, labels=lambda state: state.labels,
+)  # fmt: skip
 
 
 class Family(NamedTuple):
@@ -53,10 +61,10 @@ def families(
     found = []
     for table in tables:
         view, common = table.view(state), common_labels(table.labels(state), table.own)
-        for metric in table.metrics:
+        for metric, read in zip(table.metrics, table.readers, strict=True):
             if names is not None and names.isdisjoint(sample_names(metric)):
                 continue
-            series: list[Value] = [((), 0)] if metric is LEFT_OUT else values(metric, view)
+            series = read(view)
             if series:
                 found.append(Family(metric, common, series))
     return _within(budget, found)

@@ -8,10 +8,9 @@ labels here). Never serve this beside a real vLLM's own metrics in one registry.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from batchscope.catalog import Metric, MetricKind
+from batchscope.catalog import Metric, MetricKind, reader
 from batchscope.exporters.prometheus.families import Table
 from batchscope.exporters.prometheus.labels import own_names
 from batchscope.histograms.exponential_histogram import ExponentialHistogram
@@ -83,9 +82,17 @@ VLLM_CATALOG: tuple[Metric, ...] = (
 """What we can say under vLLM's names; ``source`` leads into ``vllm_view``."""
 
 
-def vllm_view(state: CumulativeState) -> Mapping[str, Any]:
+class VllmView(NamedTuple):
     """A state in vLLM's terms: request classes together, reasons by vLLM's names."""
-    return {"gauges": _gauges(state), "totals": _totals(state), "histograms": _histograms(state)}
+
+    gauges: dict[str, Any]
+    totals: dict[str, Any]
+    histograms: dict[str, dict[str, ExponentialHistogram]]
+
+
+def vllm_view(state: CumulativeState) -> VllmView:
+    """``state`` in vLLM's terms."""
+    return VllmView(_gauges(state), _totals(state), _histograms(state))
 
 
 def vllm_labels(state: CumulativeState) -> dict[str, str]:
@@ -137,4 +144,6 @@ def _histograms(state: CumulativeState) -> dict[str, dict[str, ExponentialHistog
     return {name: {"": merged(state.histograms[name].values())} for name in needed & state.histograms.keys()}
 
 
-VLLM = Table(VLLM_CATALOG, own_names(VLLM_CATALOG), view=vllm_view, labels=vllm_labels)
+VLLM = Table(
+    VLLM_CATALOG, tuple(map(reader, VLLM_CATALOG)), own_names(VLLM_CATALOG), view=vllm_view, labels=vllm_labels
+)
