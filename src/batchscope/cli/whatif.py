@@ -27,7 +27,7 @@ from batchscope.prediction import Figure, Prediction, what_if
 from batchscope.prediction.figures import STATISTICS, Off, worst_off
 from batchscope.prediction.whatif import Scenario
 from batchscope.text import readable_document
-from batchscope.views.numbers import change, count, duration, percent
+from batchscope.views.numbers import change, count, counted, duration, percent
 from batchscope.views.rendering import for_stdout
 from batchscope.views.words import limiter_name, short_name
 
@@ -102,7 +102,7 @@ def _trust(prediction: Prediction) -> str:
     """How many requests, and how far the replay is off where it is worst: a prediction is no better."""
     recorded, replayed = prediction.recorded.figures, prediction.replayed.figures
     off = worst_off(recorded, replayed, recorded)
-    return f"{prediction.requests:,} requests" + (f"; {trust_in_words(off)}" if off is not None else "")
+    return counted(prediction.requests, "request") + (f"; {trust_in_words(off)}" if off is not None else "")
 
 
 def trust_in_words(off: Off, which: str = "worst figure") -> str:
@@ -151,6 +151,6 @@ def errors_in_words(prediction: Prediction) -> Text:
     errors = prediction.errors
     split = "" if math.isnan(errors.step_time) else (
         f"; the time of iterations, given the real batches: {100 * errors.step_time:+.1f} %; "
-        f"the schedule, given the real times: {100 * errors.schedule:.1f} %"
+        f"the schedule, given the real times: {percent(errors.schedule)}"
     )  # fmt: skip
-    return Text(f"error of the replay (a request's total time): {100 * errors.both:.1f} %{split}")
+    return Text(f"error of the replay of the whole run (a request's total time): {percent(errors.both)}{split}")
