@@ -41,6 +41,16 @@ def test_a_run_of_the_simulator_says_its_rules_and_priorities_so_it_is_replayed_
         assert replayed == pytest.approx(recorded, rel=0.1)
 
 
+def test_a_replayed_run_has_the_targets_and_priorities_of_each_class(run, tmp_path):
+    done = batchscope("replay", run, "--record", tmp_path, "--json")
+    slo = json.loads(done.output)["slo_stats"]
+    assert set(slo) == {"interactive", "batch"}
+    assert all(each["met"] > 0 for each in slo.values())
+    document = json.loads(batchscope("capacity", tmp_path, "--attainment", 0.8, "--json").output)
+    assert set(document["slo"]) >= set(slo)
+    assert not [note for note in document["notes"] if "priorities" in note]
+
+
 def test_whatif_prints_recorded_replayed_predicted_and_what_limits(run, model):
     done = batchscope("whatif", run, "--model", model, "--assume", "policy=vllm", "--set", "max_running_requests=16")
     assert done.code == 0, done
