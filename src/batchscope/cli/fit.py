@@ -155,7 +155,10 @@ def parsed_settings(given: list[str], option: str = "--set") -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not (name and equals and value):
             raise CommandError(f"{option} {text}: expected NAME=VALUE, such as max_running_requests=128")
-        settings[name.strip().replace("-", "_")] = _value(value.strip())
+        name = name.strip().replace("-", "_")
+        if name in settings:
+            raise CommandError(f"{option} {text}: {name} is there twice, expected one value of it")
+        settings[name] = _value(value.strip())
     return settings
 
 
