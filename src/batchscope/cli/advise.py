@@ -31,7 +31,7 @@ from batchscope.cli.options import (
 from batchscope.cli.simulation import note
 from batchscope.cli.whatif import trust_in_words
 from batchscope.configuration import SloTargets
-from batchscope.prediction.advise import VERDICTS, Advice, Outcome, advise, flags, flags_of_engine
+from batchscope.prediction.advise import FAR_OFF, VERDICTS, Advice, Outcome, advise, flags, flags_of_engine
 from batchscope.prediction.candidates import VARIED, Space
 from batchscope.prediction.observed import setting_in_words
 from batchscope.text import readable_document, shown
@@ -192,3 +192,7 @@ def _in_doubt(advice: Advice) -> Iterator[Text]:
     yield Text(f"{advice.simulations:,} simulations; error of the replay (goodput under the recorded settings): {off}")
     if advice.replay_off is not None:
         yield Text(trust_in_words(advice.replay_off, "worst figure of a target"))
+    for each in advice.matched:
+        if abs(each.off) > FAR_OFF:
+            limits = f"{duration(each.matched)} as were within {duration(each.limit)} when recorded"
+            yield Text(f"replayed, as many are within a {short_name(each.target)} of {limits} ({signed(each.off)})")
