@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from batchscope.cli import stdout
-from batchscope.cli.fit import Assumed, RunPath, observed_with
-from batchscope.cli.options import CommandError
+from batchscope.cli.fit import Assumed, RunPath, Since, observed_with
+from batchscope.cli.options import AsJson, CommandError
 from batchscope.cli.whatif import errors_in_words
 from batchscope.prediction import Prediction, read_model, what_if
 from batchscope.prediction.figures import STATISTICS, worst_off
@@ -29,11 +29,9 @@ SCHEMA = "batchscope.score/1"
 def score(
     run: RunPath,
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="What 'batchscope fit' wrote.", show_default=False)],
-    since: Annotated[
-        float, typer.Option("--from", metavar="X", help="Only requests that finished after this share of the run.")
-    ] = 0.0,
+    since: Since = 0.0,
     assume: Assumed = [],  # noqa: B006  (typer copies it)
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Check a model: what it says of a run that it was not fitted to, beside what happened there.
 

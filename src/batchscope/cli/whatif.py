@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -15,14 +14,17 @@ from rich.text import Text
 from batchscope.cli import stdout
 from batchscope.cli.fit import (
     Assumed,
+    ModelFile,
     RunPath,
     Settings,
+    Since,
     model_of,
     observed_with,
     parsed_settings,
     settings_named,
     working,
 )
+from batchscope.cli.options import AsJson
 from batchscope.prediction import Figure, Prediction, what_if
 from batchscope.prediction.figures import STATISTICS, Off, worst_off
 from batchscope.prediction.whatif import Scenario
@@ -36,17 +38,12 @@ SCHEMA = "batchscope.whatif/1"
 
 def whatif(
     run: RunPath,
-    model: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="What 'batchscope fit' wrote.", show_default="fitted to RUN first"),
-    ] = None,
+    model: ModelFile = None,
     settings: Settings = [],  # noqa: B006  (typer copies it)
     rate_scale: Annotated[float, typer.Option(metavar="X", help="2 = everything arrives twice as fast.")] = 1.0,
-    since: Annotated[
-        float, typer.Option("--from", metavar="X", help="Only requests that finished after this share of the run.")
-    ] = 0.0,
+    since: Since = 0.0,
     assume: Assumed = [],  # noqa: B006
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Predict the recorded requests under other settings, beside what was recorded.
 

@@ -514,7 +514,7 @@ def _why_overturned(verdict: str, matched: Sequence[Matched]) -> str:
     of_class = "" if worst.request_class == DEFAULT_CLASS else f" of {shown(worst.request_class)}"
     otherwise = "the gain may as well be none" if verdict == "change" else "another setting would be better"
     return (
-        f"replayed, as many requests{of_class} are within a {worst.target} of {worst.matched:.3g} s as were within "
+        f"replayed, as many requests{of_class} are within {worst.target} {worst.matched:.3g} s as were within "
         f"{worst.limit:.3g} s when recorded ({_signed(worst.off)}); by that measure {otherwise}"
     )
 
