@@ -333,13 +333,16 @@ class _Misfit:
     def regressed(self, point: Floats, guess: Floats) -> Floats:
         """The constants with which the schedule that ``point`` gives has the recorded decode times.
 
-        ``guess`` holds, weakly, those that these times do not tell; none falls by more than a factor of three.
+        ``guess`` holds, weakly, those that these times do not tell; none falls by more than a factor of three. Where
+        nobody decodes, ``point`` itself.
         """
         work = simulate_instants(
             self._workload, self._options, cost_of(np.exp(point)), until=1.3 * self.horizon
         ).decode_work[:, : len(CONSTANTS)]
         decoded = self._last - self._first
         known = self._ended & ~np.isnan(work[:, 0]) & (decoded > 0)
+        if not known.any():
+            return point
         weights = 1 / (decoded[known] + 0.1 * decoded[known].mean())
         prior = PRIOR * np.sqrt(known.sum()) * np.ones(len(point))
         rows = np.vstack([work[known] * weights[:, None], np.diag(prior / np.exp(guess))])
