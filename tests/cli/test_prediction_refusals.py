@@ -192,6 +192,20 @@ def test_a_setting_that_cannot_be_is_refused(runs, name, options, part, capsys):
     refused_in_a_line(capsys, asked(name, runs, "good", "good", *options), part)
 
 
+def test_requests_that_are_still_open_at_the_end_are_left_out_and_that_is_said(tmp_path, capsys):
+    collector = SchedulerMetricsCollector(limits=LIMITS, clock=(clock := VirtualClock()))
+    collector.engine = EngineInfo("vllm", "1.0")
+    with collector, collector.record_to(tmp_path):
+        tracker = RequestTracker(collector)
+        specs = [RequestSpec(i, i / 5, 60 + 37 * i % 400, 8 + i % 90) for i in range(120)]
+        Simulator(specs, tracker, options=OPTIONS, clock=clock, seed=0).run()
+        for number in range(3):
+            tracker.arrived(("open", number), prompt_tokens=50)
+        collector.drain()
+    assert command(["fit", str(tmp_path), "--json"]) == 0
+    assert "requests that had not ended when the run did: 3 are left out" in capsys.readouterr().out
+
+
 def test_a_limit_that_is_assumed_away_never_binds_and_is_said_to(runs, capsys):
     assert command(asked("whatif", runs, "good", "good", "--assume", "kv_cache_blocks=none", "--json")) == 0
     assert "kv_cache_blocks is not known: taken as never binding" in capsys.readouterr().out

@@ -61,8 +61,6 @@ def observed_run(run: Run, iterations: Run | None = None, **settings: Any) -> Ob
     prefixes = read_prefixes(run.path)
     options, assumed = _options(run, counted, prefixes.block_tokens, settings)
     priorities = priorities_of(run)
-    if not priorities and len(set(classes)) > 1:
-        assumed = (*assumed, f"priorities of {len(set(classes))} classes are not recorded: first come, first served")
     ran = run if iterations is None else iterations
     moved, apart = (0.0, ()) if iterations is None else _moved(run, iterations, columns)
     blocks = [prefixes.blocks.get(int(number), ()) for number in columns["request"]]
@@ -83,7 +81,7 @@ def observed_run(run: Run, iterations: Run | None = None, **settings: Any) -> Ob
         options=options,
         preemptions=counted,
         iterations=_iterations(ran, origin - moved, columns if iterations is None else None),
-        assumed=(*assumed, *apart),
+        assumed=(*assumed, *_not_told(run, len(set(classes)) if not priorities else 0), *apart),
         left_out=len(unserved),
         limited_by=_limited_by(run),
         slo=dict(run.header.slo),
@@ -219,6 +217,17 @@ def priorities_of(run: Run) -> dict[str, int]:
     if not isinstance(told, dict):
         return {}
     return {name: value for name, value in told.items() if isinstance(value, int)}
+
+
+def _not_told(run: Run, classes_alike: int) -> Iterator[str]:
+    """What of its requests a run does not tell; ``classes_alike``: classes whose priorities are not known."""
+    if classes_alike > 1:
+        yield f"priorities of {classes_alike} classes are not recorded: first come, first served"
+    if run.document.in_flight:
+        yield (
+            f"requests that had not ended when the run did: {run.document.in_flight:,} are left out, and with them "
+            "what they took of the engine"
+        )
 
 
 def _options(
