@@ -41,6 +41,16 @@ def test_a_run_of_the_simulator_says_its_rules_and_priorities_so_it_is_replayed_
         assert replayed == pytest.approx(recorded, rel=0.1)
 
 
+def test_a_replayed_run_has_the_targets_and_priorities_of_each_class(run, tmp_path):
+    done = batchscope("replay", run, "--record", tmp_path, "--json")
+    slo = json.loads(done.output)["slo_stats"]
+    assert set(slo) == {"interactive", "batch"}
+    assert all(each["met"] > 0 for each in slo.values())
+    document = json.loads(batchscope("capacity", tmp_path, "--attainment", 0.8, "--json").output)
+    assert set(document["slo"]) >= set(slo)
+    assert not [note for note in document["notes"] if "priorities" in note]
+
+
 def test_whatif_prints_recorded_replayed_predicted_and_what_limits(run, model):
     done = batchscope("whatif", run, "--model", model, "--assume", "policy=vllm", "--set", "max_running_requests=16")
     assert done.code == 0, done
@@ -271,7 +281,7 @@ def test_what_cannot_be_assumed_is_refused_in_one_line(run, model, name, assumed
 
 
 def test_a_cache_in_which_no_request_fits_has_no_figures_and_no_warning(run, model):
-    done = batchscope("whatif", run, "--model", model, "--set", "kv_cache_blocks=1", "--json")
+    done = batchscope("whatif", run, "--model", model, "--set", "kv_cache_blocks=2", "--json")
     assert done.code == 0, done
     assert "Warning" not in done.errors
     assert json.loads(done.output)["predicted"]["total_time"]["p99"] is None

@@ -172,6 +172,9 @@ def test_a_model_of_another_engine_is_refused(runs, name, capsys):
         *((name, ("--set", "kv_cache_blocks=0"), "--set kv_cache_blocks=0") for name in ("whatif", "capacity")),
         *((name, ("--assume", "block_size=-1"), "--assume block_size=-1") for name in COMMANDS),
         *((name, ("--assume", "places=4"), "--assume places: no such setting") for name in COMMANDS),
+        *((name, ("--assume", "kv_cache_blocks=2"), "are larger than its KV cache of 32 tokens") for name in COMMANDS),
+        ("whatif", ("--set", "policy=vllm", "--set", "policy=sglang"), "--set policy=sglang: policy is there twice"),
+        ("fit", ("--assume", "block-size=16", "--assume", "block_size=8"), "block_size is there twice"),
         ("advise", ("--vary", "places"), "--vary places"),
         ("advise", ("--most-kv-cache-blocks", "0"), "--most-kv-cache-blocks 0"),
         ("advise", ("--most-kv-cache-blocks", "1"), "--most-kv-cache-blocks 1: expected at least 4000"),
@@ -187,6 +190,25 @@ def test_a_model_of_another_engine_is_refused(runs, name, capsys):
 )
 def test_a_setting_that_cannot_be_is_refused(runs, name, options, part, capsys):
     refused_in_a_line(capsys, asked(name, runs, "good", "good", *options), part)
+
+
+def test_requests_that_are_still_open_at_the_end_are_left_out_and_that_is_said(tmp_path, capsys):
+    collector = SchedulerMetricsCollector(limits=LIMITS, clock=(clock := VirtualClock()))
+    collector.engine = EngineInfo("vllm", "1.0")
+    with collector, collector.record_to(tmp_path):
+        tracker = RequestTracker(collector)
+        specs = [RequestSpec(i, i / 5, 60 + 37 * i % 400, 8 + i % 90) for i in range(120)]
+        Simulator(specs, tracker, options=OPTIONS, clock=clock, seed=0).run()
+        for number in range(3):
+            tracker.arrived(("open", number), prompt_tokens=50)
+        collector.drain()
+    assert command(["fit", str(tmp_path), "--json"]) == 0
+    assert "requests that had not ended when the run did: 3 are left out" in capsys.readouterr().out
+
+
+def test_a_limit_that_is_assumed_away_never_binds_and_is_said_to(runs, capsys):
+    assert command(asked("whatif", runs, "good", "good", "--assume", "kv_cache_blocks=none", "--json")) == 0
+    assert "kv_cache_blocks is not known: taken as never binding" in capsys.readouterr().out
 
 
 def test_targets_that_nobody_can_meet_have_no_best_setting_and_no_rate(runs, capsys):

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from advised_engines import expected_goodput, made_up, model_of
 from msgspec.structs import replace
-from recorded_engines import OPTIONS, recorded
+from recorded_engines import OPTIONS, TRUTH, recorded
 
 from batchscope.configuration import SloTargets
 from batchscope.errors import ConfigurationError
 from batchscope.prediction import NotEnoughError
 from batchscope.prediction.advise import advise
 from batchscope.prediction.candidates import Space
+from batchscope.prediction.model import ALL_CONSTANTS
 from batchscope.prediction.observed import Gone
+from batchscope.simulator import LinearCostModel
 from batchscope.simulator.instants import simulate_instants
 
 PLACES = Space(("max_running_requests",))
@@ -154,3 +156,39 @@ def test_a_larger_budget_costs_kv_blocks(starved):
         for close in space.close_to(each, starved.options):
             further = close.max_scheduled_tokens - starved.options.max_scheduled_tokens
             assert close.kv_cache_blocks == pytest.approx(starved.options.kv_cache_blocks - 0.5 * further, abs=1)
+
+
+def _taking(factor):
+    """The engine's cost, were every iteration to take so many times as long."""
+    return LinearCostModel(*(factor * getattr(TRUTH, name) for name in ALL_CONSTANTS))
+
+
+@pytest.mark.parametrize("factor", [0.3, 0.7])
+def test_a_replay_far_off_is_no_ground_for_a_gain_nor_for_changing_nothing(starved, factor):
+    """With a model too fast by so much the engine is not short of places: it may not be told to stay as it is."""
+    advice = advise(starved, model_of(starved, 0, _taking(factor)), PATIENT, space=PLACES)
+    assert advice.verdict == "undecided"
+    assert "replayed, the recorded goodput is off by +" in advice.why
+    assert "no ground" in advice.why
+    assert advice.replay_error > 1
+    assert next(each for each in advice.matched if each.target == "time_to_first_token").off < -0.5
+
+
+def test_a_replay_that_is_off_by_less_than_the_gain_leaves_the_advice(starved):
+    for factor in (0.9, 1.1, 1.4):
+        advice = advise(starved, model_of(starved, 0, _taking(factor)), PATIENT, space=PLACES)
+        assert advice.verdict == "change"
+        assert advice.changed["max_running_requests"] > STARVED.max_running_requests
+
+
+def test_an_answer_that_its_own_measure_of_the_targets_overturns_is_none():
+    """The replay takes 2 % more a token: some who really were just in time are late, and with fewer places are not."""
+    run = recorded(requests=100, rate=3.0, options=replace(OPTIONS, max_running_requests=12), iterations=False)
+    just = float(np.nanpercentile(run.instants.latencies()["time_per_output_token"], 60))
+    slo = {"default": SloTargets(time_per_output_token=just)}
+    right = advise(run, model_of(run, 0), slo, space=PLACES)
+    wrong = advise(run, model_of(run, 0, _taking(1.02)), slo, space=PLACES)
+    assert (right.verdict, wrong.verdict) == ("keep", "undecided")
+    assert wrong.gain_low > 0
+    assert "are within time_per_output_token 0." in wrong.why
+    assert wrong.why.endswith("by that measure the gain may as well be none")

@@ -13,6 +13,7 @@ from recorded_engines import OPTIONS, TRUTH, recorded
 from batchscope.errors import ConfigurationError, DecodeError
 from batchscope.prediction import NotEnoughError, fit, read_model, what_if
 from batchscope.prediction.model import CONSTANTS
+from batchscope.simulator import RequestSpec
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,15 @@ def test_iterations_give_the_constants_within_a_few_per_cent(engine):
     for name in ("fixed", "per_prefill_token"):
         assert getattr(model.cost, name) == pytest.approx(getattr(TRUTH, name), rel=0.05)
     assert model.error < 0.03
+
+
+def test_a_run_in_which_nobody_decodes_tells_what_prompts_take():
+    run = recorded(workload=tuple(RequestSpec(at, at / 3, 50 + 7 * at % 400, 1) for at in range(150)), iterations=False)
+    model = fit(run)
+    assert model.error < 0.03
+    prompts = model.cost.iteration_time(400, 0, 0) - model.cost.iteration_time(100, 0, 0)
+    assert prompts == pytest.approx(300 * TRUTH.per_prefill_token, rel=0.1)
+    assert not model.constants["per_decoding_request"].identified
 
 
 def test_a_constant_more_is_fitted_where_other_iterations_are_foretold_better_with_it(engine, tmp_path):

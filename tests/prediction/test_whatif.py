@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 from recorded_engines import OPTIONS, TRUTH, recorded
 
 from batchscope.errors import ConfigurationError
 from batchscope.prediction import NotEnoughError, OtherEngineError, fit, what_if
+from batchscope.prediction.blocks import student_factor
 from batchscope.prediction.model import CONSTANTS
 from batchscope.prediction.split import split_errors
+from batchscope.prediction.whatif import recorded_over_replayed
 from batchscope.simulator import LinearCostModel
 from batchscope.simulator.instants import simulate_instants
 
@@ -103,3 +106,43 @@ def test_without_iterations_only_both_together_are_known(engine):
     assert math.isnan(split.step_time)
     assert math.isnan(split.schedule)
     assert split.both < 0.05
+
+
+def test_of_too_few_requests_there_is_no_interval_and_no_p99_and_that_is_said(engine, model):
+    few = next(since for since in (0.9, 0.93, 0.96, 0.98) if what_if(engine, model, since=since).requests < 20)
+    prediction = what_if(engine, model, since=few)
+    figure = prediction.predicted.figures["total_time"]
+    assert math.isnan(figure.low + figure.high)
+    assert math.isnan(figure.p99)
+    assert figure.mean > 0
+    assert any(note.startswith(f"these figures are of {prediction.requests} requests") for note in prediction.notes)
+
+
+def test_a_budget_that_had_to_grow_with_the_places_is_among_the_settings(engine, model):
+    prediction = what_if(engine, model, {"max_running_requests": 4096})
+    assert prediction.settings == {"max_running_requests": 4096, "max_scheduled_tokens": 4096}
+
+
+def test_blocks_that_are_off_by_the_same_factor_leave_no_doubt(engine):
+    chosen = np.ones(len(engine.workload), bool)
+    ratios = recorded_over_replayed(engine.instants, _longer(engine.instants, 2.0), chosen, np.random.default_rng(0))
+    assert ratios["total_time"] == pytest.approx(0.5)
+
+
+def test_the_doubt_is_that_of_what_was_recorded_and_of_what_would_be(engine):
+    """Requests that err independently: twice the variance of their mean, times what so few blocks do not know of it."""
+    recorded, chosen = engine.instants, np.ones(len(engine.workload), bool)
+    drawn, independent = [], []
+    for seed in range(40):
+        varied = _longer(recorded, np.exp(np.random.default_rng(seed).normal(0, 0.2, len(chosen))))
+        drawn.append(recorded_over_replayed(recorded, varied, chosen, np.random.default_rng(seed))["total_time"].var())
+        total, again = (each.latencies()["total_time"] for each in (recorded, varied))
+        errors = total - again * total.sum() / again.sum()
+        independent.append(errors.var() * len(errors) / again.sum() ** 2)
+    few = student_factor(8) ** 2 * 7 / 8
+    assert np.mean(drawn) / np.mean(independent) == pytest.approx(2 * few, rel=0.2)
+
+
+def _longer(instants, factor):
+    """With so many times the total time."""
+    return replace(instants, last_token=instants.arrived + factor * (instants.last_token - instants.arrived))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -15,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from batchscope.cli import stdout
-from batchscope.cli.fit import Assumed, RunPath, model_of, observed_with, working
+from batchscope.cli.fit import Assumed, ModelFile, RunPath, model_of, observed_with, working
 from batchscope.cli.options import (
-    CommandError,
+    AsJson,
     Html,
     SloByClass,
     SloE2e,
@@ -25,13 +24,14 @@ from batchscope.cli.options import (
     SloTpot,
     SloTtft,
     check_html,
+    targets_asked,
     targets_given,
     write_html,
 )
 from batchscope.cli.simulation import note
 from batchscope.cli.whatif import trust_in_words
 from batchscope.configuration import SloTargets
-from batchscope.prediction.advise import VERDICTS, Advice, Outcome, advise, flags, flags_of_engine
+from batchscope.prediction.advise import FAR_OFF, VERDICTS, Advice, Outcome, advise, flags, flags_of_engine
 from batchscope.prediction.candidates import VARIED, Space
 from batchscope.prediction.observed import setting_in_words
 from batchscope.text import readable_document, shown
@@ -45,10 +45,7 @@ EXIT_CODES = {"change": 0, "keep": 1, "undecided": 3}
 
 def advise_command(
     run: RunPath,
-    model: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="What 'batchscope fit' wrote.", show_default="fitted to RUN first"),
-    ] = None,
+    model: ModelFile = None,
     slo_ttft: SloTtft = None,
     slo_tpot: SloTpot = None,
     slo_e2e: SloE2e = None,
@@ -74,7 +71,7 @@ def advise_command(
         float, typer.Option(metavar="X", help="KV-cache blocks that each token more of the budget costs.")
     ] = 0.0,
     assume: Assumed = [],  # noqa: B006
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")] = False,
+    as_json: AsJson = False,
     html: Html = None,
 ) -> int:
     """Find the settings that serve more of the recorded requests in time, or say that none does.
@@ -88,12 +85,7 @@ def advise_command(
     space = Space(tuple(tried), most_kv_cache_blocks, kv_blocks_per_token, tuple(policies))
     with working() as stage:
         observed = observed_with(run, assume)
-        targets = given or observed.slo
-        if not any(each.declared for each in targets.values()):
-            raise CommandError(
-                f"{run}: no target: expected --slo-ttft, --slo-tpot, --slo-e2e or --slo-gap, in seconds, or --slo "
-                "by class (the run has none of its own)"
-            )
+        targets = targets_asked(given, observed.slo, run)
         fitted = model_of(observed, model, stage)
         found = advise(observed, fitted, targets, space=space, workers=os.cpu_count() or 1, on_simulated=stage)
     if html is not None:
@@ -192,3 +184,7 @@ def _in_doubt(advice: Advice) -> Iterator[Text]:
     yield Text(f"{advice.simulations:,} simulations; error of the replay (goodput under the recorded settings): {off}")
     if advice.replay_off is not None:
         yield Text(trust_in_words(advice.replay_off, "worst figure of a target"))
+    for each in advice.matched:
+        if abs(each.off) > FAR_OFF:
+            limits = f"{duration(each.matched)} as were within {duration(each.limit)} when recorded"
+            yield Text(f"replayed, as many are within {short_name(each.target)} {limits} ({signed(each.off)})")

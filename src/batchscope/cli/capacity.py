@@ -27,6 +27,7 @@ from batchscope.cli.fit import (
 )
 from batchscope.cli.options import (
     DEFAULTS,
+    AsJson,
     CommandError,
     Html,
     SloByClass,
@@ -37,6 +38,7 @@ from batchscope.cli.options import (
     Svg,
     check_html,
     check_svg,
+    targets_asked,
     targets_given,
     write_html,
     write_svg,
@@ -97,7 +99,7 @@ def capacity_command(
     limit: Annotated[
         int | None, typer.Option(metavar="N", help="Only the first N requests.", show_default="all")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")] = False,
+    as_json: AsJson = False,
     svg: Svg = None,
     html: Html = None,
 ) -> int:
@@ -115,11 +117,7 @@ def capacity_command(
     asked = _Asked(source, model, parsed_settings(settings), assume, limit)
     with working() as stage:
         traffic, declared, notes = _of_run(asked, stage) if source.is_dir() else _of_trace(asked)
-        targets = given or dict(declared)
-        if not any(each.declared for each in targets.values()):
-            raise CommandError(
-                f"{source}: says no targets, expected --slo-ttft, --slo-tpot, --slo-e2e, --slo-gap or --slo"
-            )
+        targets = targets_asked(given, declared, source)
         found = capacity(
             traffic,
             targets,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from batchscope.cli import stdout
-from batchscope.cli.options import CommandError
+from batchscope.cli.options import AsJson, CommandError
 from batchscope.cli.scraping import MaxMib, Timeout, TokenFile, limits_of
 from batchscope.scraping.check import CheckReport, check_report
 from batchscope.scraping.fetch import Fetcher, ScrapeError, metrics_url, wait_for
@@ -26,7 +26,7 @@ def check(
     timeout: Timeout = 5.0,
     max_mib: MaxMib = 16.0,
     token_file: TokenFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Say which numbers an engine's metrics page gives, which it cannot, and which names are not known.
 

@@ -35,6 +35,13 @@ Assumed = Annotated[
         "--assume", metavar="NAME=VALUE", help="A setting that the run does not say, e.g. kv_cache_blocks=2588."
     ),
 ]
+ModelFile = Annotated[
+    Path | None,
+    typer.Option("--model", metavar="FILE", help="What 'batchscope fit' wrote.", show_default="fitted to RUN first"),
+]
+Since = Annotated[
+    float, typer.Option("--from", metavar="X", help="Only requests that finished after this share of the run.")
+]
 _CALLED = {
     "max_num_seqs": "max_running_requests",
     "max_num_batched_tokens": "max_scheduled_tokens",
@@ -155,7 +162,10 @@ def parsed_settings(given: list[str], option: str = "--set") -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not (name and equals and value):
             raise CommandError(f"{option} {text}: expected NAME=VALUE, such as max_running_requests=128")
-        settings[name.strip().replace("-", "_")] = _value(value.strip())
+        name = name.strip().replace("-", "_")
+        if name in settings:
+            raise CommandError(f"{option} {text}: {name} is there twice, expected one value of it")
+        settings[name] = _value(value.strip())
     return settings
 
 

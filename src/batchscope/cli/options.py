@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -130,6 +131,7 @@ Speed = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the snapshot as one JSON document, nothing else.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")]
 Svg = Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Also write the report as a picture.")]
 Html = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Also write it as one HTML file with charts and every figure.")
@@ -155,6 +157,16 @@ def targets_given(all_alike: SloTargets, by_class: str | None) -> dict[str, SloT
             raise
         raise CommandError(f"--slo {error.field}={error.value}: expected seconds > 0") from None
     return {DEFAULT_CLASS: found} if isinstance(found, SloTargets) else found
+
+
+def targets_asked(
+    given: Mapping[str, SloTargets], recorded: Mapping[str, SloTargets], source: Path
+) -> dict[str, SloTargets]:
+    """What the options say, else what ``source`` was recorded with; CommandError where neither says any."""
+    targets = dict(given or recorded)
+    if not any(each.declared for each in targets.values()):
+        raise CommandError(f"{source}: says no targets, expected --slo-ttft, --slo-tpot, --slo-e2e, --slo-gap or --slo")
+    return targets
 
 
 def check_block_size(block_size: int) -> None:

@@ -133,7 +133,7 @@ def _given(context: typer.Context) -> dict[str, Any]:
 def _of_run(path: Path, settings: dict[str, Any], limit: int | None, rate_scale: float, slo: SloTargets | None) -> Plan:
     """What a recorded run served, when, and under which limits; its targets, too, where none are given."""
     from batchscope.ledger import open_run  # noqa: PLC0415  (an extra)
-    from batchscope.prediction.recorded import observed_run  # noqa: PLC0415
+    from batchscope.prediction.recorded import observed_run, priorities_of  # noqa: PLC0415
 
     check_positive("rate_scale", rate_scale, "a factor")
     if limit is not None:
@@ -147,13 +147,13 @@ def _of_run(path: Path, settings: dict[str, Any], limit: int | None, rate_scale:
     if observed.left_out:
         note(f"{observed.left_out:,} requests got no token, and are left out")
     workload = [msgspec.structs.replace(spec, arrival=spec.arrival / rate_scale) for spec in observed.workload[:limit]]
-    declared = next((targets for targets in run.header.slo.values() if targets.declared), None)
     return Plan(
         title=f"{observed.name} (recorded run)",
         workload=workload,
         options=observed.options,
-        slo=slo or (declared if len(run.header.slo) == 1 else None),
+        slo=slo or observed.slo or None,
         total=len(workload),
+        priorities=priorities_of(run),
     )
 
 

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from batchscope.cli import stdout
+from batchscope.cli.options import AsJson
 
 
 def runs(
     root: Annotated[Path, typer.Argument(metavar="DIR", help="Where runs were recorded, or one of them.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """List recorded runs: engine, when, how long, how many requests, latencies, share that met the SLO.
 

@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from batchscope.cli import stdout
-from batchscope.cli.fit import Assumed, RunPath, observed_with
-from batchscope.cli.options import CommandError
+from batchscope.cli.fit import Assumed, RunPath, Since, observed_with
+from batchscope.cli.options import AsJson, CommandError
 from batchscope.cli.whatif import errors_in_words
 from batchscope.prediction import Prediction, read_model, what_if
-from batchscope.prediction.figures import STATISTICS
+from batchscope.prediction.figures import STATISTICS, worst_off
 from batchscope.text import readable_document
-from batchscope.views.numbers import change, duration
+from batchscope.views.numbers import change, counted, duration
 from batchscope.views.rendering import for_stdout
 from batchscope.views.words import short_name
 
@@ -29,11 +29,9 @@ SCHEMA = "batchscope.score/1"
 def score(
     run: RunPath,
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="What 'batchscope fit' wrote.", show_default=False)],
-    since: Annotated[
-        float, typer.Option("--from", metavar="X", help="Only requests that finished after this share of the run.")
-    ] = 0.0,
+    since: Since = 0.0,
     assume: Assumed = [],  # noqa: B006  (typer copies it)
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Check a model: what it says of a run that it was not fitted to, beside what happened there.
 
@@ -72,11 +70,10 @@ def _shown(told: Prediction) -> Group:
         for statistic, was, now in zip(STATISTICS, recorded.values, told.replayed.figures[name].values, strict=True):
             title = short_name(name) if statistic == "mean" else ""
             table.add_row(title, statistic, duration(was), duration(now), change(now, was))
-    worst = max(
-        (abs(error) for each in off(told).values() for error in each.values() if not math.isnan(error)), default=0.0
-    )
-    lines = [
-        Text(f"{told.requests:,} requests; the worst of these figures is off by {100 * worst:.1f} %", style="bold")
-    ]
+    worst = worst_off(told.recorded.figures, told.replayed.figures, told.recorded.figures)
+    found = "nothing to compare" if worst is None else (
+        f"the worst of these figures is off by {100 * abs(worst.value):.1f} %"
+    )  # fmt: skip
+    lines = [Text(f"{counted(told.requests, 'request')}; {found}", style="bold")]
     marks = [Text(f"extrapolated: {each}", style="yellow") for each in told.extrapolated]
     return Group(*lines, table, errors_in_words(told), *marks, *(Text(f"note: {each}") for each in told.notes))

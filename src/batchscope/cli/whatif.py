@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -15,19 +14,22 @@ from rich.text import Text
 from batchscope.cli import stdout
 from batchscope.cli.fit import (
     Assumed,
+    ModelFile,
     RunPath,
     Settings,
+    Since,
     model_of,
     observed_with,
     parsed_settings,
     settings_named,
     working,
 )
+from batchscope.cli.options import AsJson
 from batchscope.prediction import Figure, Prediction, what_if
 from batchscope.prediction.figures import STATISTICS, Off, worst_off
 from batchscope.prediction.whatif import Scenario
 from batchscope.text import readable_document
-from batchscope.views.numbers import change, count, duration, percent
+from batchscope.views.numbers import change, count, counted, duration, percent
 from batchscope.views.rendering import for_stdout
 from batchscope.views.words import limiter_name, short_name
 
@@ -36,17 +38,12 @@ SCHEMA = "batchscope.whatif/1"
 
 def whatif(
     run: RunPath,
-    model: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="What 'batchscope fit' wrote.", show_default="fitted to RUN first"),
-    ] = None,
+    model: ModelFile = None,
     settings: Settings = [],  # noqa: B006  (typer copies it)
     rate_scale: Annotated[float, typer.Option(metavar="X", help="2 = everything arrives twice as fast.")] = 1.0,
-    since: Annotated[
-        float, typer.Option("--from", metavar="X", help="Only requests that finished after this share of the run.")
-    ] = 0.0,
+    since: Since = 0.0,
     assume: Assumed = [],  # noqa: B006
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Predict the recorded requests under other settings, beside what was recorded.
 
@@ -102,7 +99,7 @@ def _trust(prediction: Prediction) -> str:
     """How many requests, and how far the replay is off where it is worst: a prediction is no better."""
     recorded, replayed = prediction.recorded.figures, prediction.replayed.figures
     off = worst_off(recorded, replayed, recorded)
-    return f"{prediction.requests:,} requests" + (f"; {trust_in_words(off)}" if off is not None else "")
+    return counted(prediction.requests, "request") + (f"; {trust_in_words(off)}" if off is not None else "")
 
 
 def trust_in_words(off: Off, which: str = "worst figure") -> str:
@@ -151,6 +148,6 @@ def errors_in_words(prediction: Prediction) -> Text:
     errors = prediction.errors
     split = "" if math.isnan(errors.step_time) else (
         f"; the time of iterations, given the real batches: {100 * errors.step_time:+.1f} %; "
-        f"the schedule, given the real times: {100 * errors.schedule:.1f} %"
+        f"the schedule, given the real times: {percent(errors.schedule)}"
     )  # fmt: skip
-    return Text(f"error of the replay (a request's total time): {100 * errors.both:.1f} %{split}")
+    return Text(f"error of the replay of the whole run (a request's total time): {percent(errors.both)}{split}")

@@ -20,17 +20,20 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from batchscope.configuration import DEFAULT_CLASS
 from batchscope.errors import ConfigurationError
 from batchscope.prediction.attainment import Attainment, Judged, check_targets, gone_count, judged
 from batchscope.prediction.blocks import block_count, blocks_of, resampled_weights
 from batchscope.prediction.candidates import Space
 from batchscope.prediction.figures import Figure, Off, RequestInstants, figure_of, figures_of, worst_off
+from batchscope.prediction.matched import Matched, in_its_measure, matched_targets
 from batchscope.prediction.model import FittedModel, cost_of
 from batchscope.prediction.observed import NEVER_BINDING, NotEnoughError, Observed
 from batchscope.prediction.served import Served, Simulations, Slo, instants_of, mean_goodput, with_gaps
 from batchscope.prediction.whatif import beyond, check_engine, check_enough
 from batchscope.simulator import LinearCostModel, SchedulerOptions
 from batchscope.simulator.instants import Instants, simulate_instants
+from batchscope.text import shown
 
 Floats = npt.NDArray[np.float64]
 
@@ -68,6 +71,8 @@ FLAGS = {
 }
 """In each engine's own words. SGLang counts tokens of its KV cache, not blocks."""
 WORSE_BY = 0.01
+FAR_OFF = 0.1
+"""A replay whose goodput is off by more is no ground to say that nothing would be better."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -112,7 +117,7 @@ class Advice(msgspec.Struct, frozen=True):
     told from that of ``best``. ``tried``: every setting, the best first, those of the whole run before others.
     ``curve``: by number of places, the best goodput on the whole run. ``replay_error``: replayed over recorded goodput,
     less 1; ``nan`` where a target was not recorded. ``replay_off``: of the latencies that have targets, the figure
-    whose replay is farthest off.
+    whose replay is farthest off. ``matched``: each target that was recorded, and what stands for it in the replay.
     """
 
     verdict: str
@@ -127,6 +132,7 @@ class Advice(msgspec.Struct, frozen=True):
     alike_high: float
     replay_error: float
     replay_off: Off | None
+    matched: list[Matched]
     requests: int
     simulations: int
     curve: dict[int, float]
@@ -176,8 +182,9 @@ def _check_memory(observed: Observed, space: Space) -> None:
 class _Advisor:
     def __init__(self, observed: Observed, model: FittedModel, slo: Slo, space: Space, seed: int, tell: Stage) -> None:
         self._observed, self._model, self._slo, self._space = observed, model, slo, space
-        self._random, self._tell, self._stage = np.random.default_rng(seed), tell, ""
+        self._tell, self._stage = tell, ""
         self._all = len(observed.workload)
+        self._weights = resampled_weights(block_count(self._all), RESAMPLED, np.random.default_rng(seed))
         self._now = observed.options
         self._long = self._all >= MANY_REQUESTS
         self._costs = [model.cost, *model.drawn_costs[: FEW_DRAWS if self._long else DRAWS]]
@@ -186,13 +193,16 @@ class _Advisor:
 
     def advice(self, workers: int) -> Advice:
         """All of it."""
-        with Simulations(
-            self._observed, self._slo, workers, lambda done, of: self._tell(self._stage, done, of)
-        ) as self._simulations:
-            return self._advice()
-
-    def _advice(self) -> Advice:
         replayed = self._simulated(self._now)
+        observed, instants = self._observed, instants_of(self._observed, replayed)
+        self._matched = matched_targets(observed.workload, observed.instants, instants, self._slo)
+        matched = in_its_measure(self._slo, self._matched)
+        with Simulations(
+            observed, self._slo, workers, lambda done, of: self._tell(self._stage, done, of), matched=matched
+        ) as self._simulations:
+            return self._advice(replayed)
+
+    def _advice(self, replayed: Instants) -> Advice:
         self._searched = self._spread(replayed)
         self._search(self._space.grid(self._now, replayed))
         served = self._finalists()
@@ -205,12 +215,14 @@ class _Advisor:
         if not now.goodput and not then.goodput:
             raise NotEnoughError(self._nobody())
         verdict, why = _verdict(best == self._now, gain, low, high, error)
+        if verdict != "undecided" and self._overturned(verdict, best):
+            verdict, why = "undecided", _why_overturned(verdict, self._matched)
         alike = self._alike(best, low, high)
         return Advice(
             verdict=verdict, why=why, now=now, best=then, changed=_difference(self._now, best),
             gain=gain, gain_low=low, gain_high=high, alike_low=alike[0], alike_high=alike[1], replay_error=error,
-            replay_off=self._replay_off(now), requests=self._all, simulations=self._simulations.count,
-            curve=self._curve(), tried=self._tried(*alike),
+            replay_off=self._replay_off(now), matched=self._matched, requests=self._all,
+            simulations=self._simulations.count, curve=self._curve(), tried=self._tried(*alike),
             extrapolated=beyond(self._model, found), notes=self._notes(found),
         )  # fmt: skip
 
@@ -309,16 +321,31 @@ class _Advisor:
         if not before:
             return (math.inf, math.inf, math.inf) if after else (0.0, 0.0, 0.0)
         blocks = blocks_of(self._observed.instants.arrived)
-        weights = resampled_weights(block_count(self._all), RESAMPLED, self._random)
         draws = [
-            self._resampled(after, blocks, weights) / np.maximum(self._resampled(before, blocks, weights), 1e-12) - 1
+            self._resampled(after, blocks) / np.maximum(self._resampled(before, blocks), 1e-12) - 1
             for before, after in zip(now, best, strict=True)
         ]
         gain = after / before - 1
         low, high = np.percentile(draws, [2.5, 97.5])
         return gain, min(gain, float(low)), max(gain, float(high))
 
-    def _resampled(self, served: Served, blocks: npt.NDArray[np.int64], weights: Floats) -> Floats:
+    def _overturned(self, verdict: str, best: SchedulerOptions) -> bool:
+        """Whether it would be another by the targets that have as many in time in the replay as really were."""
+        other = best
+        if verdict == "keep":
+            goodput = {
+                each: mean_goodput([one.by_matched for one in of])
+                for each, of in self._with(self._searched, list(self._whole)).items()
+            }
+            other = max(goodput, key=lambda each: goodput[each])
+        if not self._matched or other == self._now:
+            return False
+        served = self._with(self._costs, [self._now, other])
+        gain, low, _ = self._gain(*([one.by_matched for one in served[each]] for each in (self._now, other)))
+        return low <= 0 if verdict == "change" else gain > TOLD_APART and low > 0
+
+    def _resampled(self, served: Served, blocks: npt.NDArray[np.int64]) -> Floats:
+        weights = self._weights
         return weights @ np.bincount(blocks, served.met, minlength=weights.shape[1]) / served.seconds
 
     def _replay_error(self) -> float:
@@ -460,19 +487,37 @@ def _difference(now: SchedulerOptions, then: SchedulerOptions) -> dict[str, Any]
 
 
 def _verdict(same: bool, gain: float, low: float, high: float, error: float) -> tuple[str, str]:
+    """What is advised and why; ``error`` of the replay's goodput, ``nan``: not known."""
+    kept = ""
     if same:
-        return "keep", f"no setting that was tried has a goodput more than {100 * TOLD_APART:g} % higher"
-    if low <= 0 <= high:
-        return (
-            "keep",
-            f"a gain of {_signed(gain)} may as well be none (95 % interval {_signed(low)} .. {_signed(high)})",
-        )
-    if abs(error) >= gain:
-        return "undecided", (
-            f"replayed, the recorded goodput is off by {_signed(error)}: more than the gain of {_signed(gain)}"
-        )
+        kept = f"no setting that was tried has a goodput more than {100 * TOLD_APART:g} % higher"
+    elif low <= 0 <= high:
+        kept = f"a gain of {_signed(gain)} may as well be none (95 % interval {_signed(low)} .. {_signed(high)})"
+    if abs(error) > FAR_OFF if kept else _as_far_off(error, gain):
+        off = f"is off by {_signed(error)}" if math.isfinite(error) else "is 0, that of the replay is not"
+        claim = "that nothing would be better" if kept else f"for a gain of {_signed(gain)}"
+        return "undecided", f"replayed, the recorded goodput {off}: no ground {claim}"
+    if kept:
+        return "keep", kept
     return "change", f"{_signed(gain)} goodput" if math.isfinite(gain) else "now nobody is served in time"
 
 
+def _as_far_off(error: float, gain: float) -> bool:
+    """Whether the replay is off, up or down, by a factor as large as the gain's."""
+    ratio = 1 + error
+    return ratio == 0 or 1 + gain <= max(ratio, 1 / ratio)
+
+
+def _why_overturned(verdict: str, matched: Sequence[Matched]) -> str:
+    """With the target that the replay is farthest off from."""
+    worst = max(matched, key=lambda each: abs(math.log(each.matched / each.limit)))
+    of_class = "" if worst.request_class == DEFAULT_CLASS else f" of {shown(worst.request_class)}"
+    otherwise = "the gain may as well be none" if verdict == "change" else "another setting would be better"
+    return (
+        f"replayed, as many requests{of_class} are within {worst.target} {worst.matched:.3g} s as were within "
+        f"{worst.limit:.3g} s when recorded ({_signed(worst.off)}); by that measure {otherwise}"
+    )
+
+
 def _signed(ratio: float) -> str:
-    return f"{100 * ratio:+.1f} %"
+    return f"{100 * ratio:+.1f} %" if math.isfinite(ratio) else "any size"

@@ -73,12 +73,12 @@ def nearness(workload: Sequence[RequestSpec], instants: RequestInstants, slo: Ma
     """
     worst = np.full(len(workload), math.nan)
     classes = np.array([targets_class(spec.request_class, slo) for spec in workload])
-    measured = _measured(instants)
+    of_requests = measured(instants)
     for name, targets in slo.items():
         for target, limit in targets.declared.items():
-            if target not in measured:
-                raise NotEnoughError(f"{target} was not followed: expected one of {', '.join(measured)}")
-            ratio = np.nan_to_num(measured[target] / limit, nan=math.inf)
+            if target not in of_requests:
+                raise NotEnoughError(f"{target} was not followed: expected one of {', '.join(of_requests)}")
+            ratio = np.nan_to_num(of_requests[target] / limit, nan=math.inf)
             worst = np.where(classes == name, np.fmax(worst, ratio), worst)
     return worst
 
@@ -152,18 +152,18 @@ def targets_class(request_class: str | None, slo: Mapping[str, SloTargets]) -> s
     return DEFAULT_CLASS if set(slo) == {DEFAULT_CLASS} else request_class or DEFAULT_CLASS
 
 
-def _measured(instants: RequestInstants) -> dict[str, Floats]:
+def measured(instants: RequestInstants) -> dict[str, Floats]:
     """By target, what is compared with it; ``nan`` where the request has not ended."""
     latencies = instants.latencies()
     short = np.where((instants.output_tokens < 2) & ~np.isnan(instants.last_token), 0.0, math.nan)
-    measured = {
+    found = {
         "time_to_first_token": latencies["time_to_first_token"],
         "time_per_output_token": np.fmax(latencies["time_per_output_token"], short),
         "e2e_latency": latencies["total_time"],
     }
     if instants.max_emission_gap is not None:
-        measured["max_emission_gap"] = np.fmax(instants.max_emission_gap, short)
-    return measured
+        found["max_emission_gap"] = np.fmax(instants.max_emission_gap, short)
+    return found
 
 
 def attainment_of(nearness: Floats, arrived: Floats) -> Attainment:

@@ -11,10 +11,12 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+Floats = npt.NDArray[np.float64]
+
 FEWEST_BLOCKS, MOST_BLOCKS = 8, 40
 
 
-def blocks_of(instants: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+def blocks_of(instants: Floats) -> npt.NDArray[np.int64]:
     """The block of each instant, from 0: equal stretches of time between the first and the last."""
     count = block_count(len(instants))
     first, last = float(instants.min()), float(instants.max())
@@ -28,9 +30,15 @@ def block_count(requests: int) -> int:
     return max(FEWEST_BLOCKS, min(MOST_BLOCKS, round(math.sqrt(requests) / 3)))
 
 
-def resampled_weights(blocks: int, draws: int, random: np.random.Generator) -> npt.NDArray[np.float64]:
+def resampled_weights(blocks: int, draws: int, random: np.random.Generator) -> Floats:
     """How often each block is in each draw of as many blocks, with replacement; a row a draw."""
     return random.multinomial(blocks, np.full(blocks, 1 / blocks), size=draws).astype(np.float64)
+
+
+def widened(point: float | Floats, draws: Floats, factor: float) -> Floats:
+    """Draws ``factor`` times as far from ``point``; none below 0."""
+    wide: Floats = np.maximum(point + factor * (draws - point), 0.0)
+    return wide
 
 
 def student_factor(blocks: int) -> float:

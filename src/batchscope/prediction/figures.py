@@ -16,7 +16,10 @@ LATENCIES = ("time_to_first_token", "time_per_output_token", "total_time", "queu
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """Of one latency, in seconds; ``low`` and ``high`` bound its mean (95 %), ``nan`` where no interval is known."""
+    """Of one latency, in seconds; ``low`` and ``high`` bound its mean (95 %), ``nan`` where no interval is known.
+
+    A percentile is ``nan`` of so few requests that none would lie above it: p90 of 9, p95 of 19, p99 of 99.
+    """
 
     mean: float = math.nan
     p50: float = math.nan
@@ -73,7 +76,11 @@ def figure_of(values: Floats) -> Figure:
     known = values[~np.isnan(values)]
     if not len(known):
         return Figure()
-    return Figure(float(known.mean()), *(float(value) for value in np.percentile(known, PERCENTILES)))
+    told = [percentile for percentile in PERCENTILES if len(known) * (100 - percentile) >= 100]
+    return Figure(
+        float(known.mean()),
+        **{f"p{each}": float(value) for each, value in zip(told, np.percentile(known, told), strict=True)},
+    )
 
 
 STATISTICS = ("mean", *(f"p{percentile}" for percentile in PERCENTILES))

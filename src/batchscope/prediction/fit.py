@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from batchscope.checks import check_positive
 from batchscope.errors import ConfigurationError
-from batchscope.prediction.blocks import blocks_of, resampled_weights, student_factor
+from batchscope.prediction.blocks import blocks_of, resampled_weights, student_factor, widened
 from batchscope.prediction.followed import followed
 from batchscope.prediction.model import ALL_CONSTANTS, CONSTANTS, FittedModel, Range, constants_of, cost_of
 from batchscope.prediction.observed import IterationsSeen, NotEnoughError, Observed
@@ -108,7 +108,7 @@ def _from_iterations(seen: IterationsSeen, random: np.random.Generator) -> tuple
     blocks = blocks_of(kept.finished_at)
     weights = resampled_weights(int(blocks.max()) + 1, DRAWS, random)
     draws = np.array([_regressed(kept, row[blocks], count=count) for row in weights])
-    draws = np.maximum(point + student_factor(weights.shape[1]) * (draws - point), 0)
+    draws = widened(point, draws, student_factor(weights.shape[1]))
     error = float(np.mean(np.abs(step_times(cost_of(point), kept) - kept.seconds)) / kept.seconds.mean())
     return point, draws, error
 
@@ -201,7 +201,7 @@ class _TimeBetween:
         misfits = _misfits(errors, self._misfit)
         found = float(tried[misfits.argmin()])
         drawn = self._drawn(tried, errors, random)
-        drawn = np.maximum(found + WIDENED_BETWEEN * (drawn - found), 0.0)
+        drawn = widened(found, drawn, WIDENED_BETWEEN)
         low, high = np.percentile(drawn, [2.5, 97.5])
         told = (
             f"between its forward passes the engine takes {1e3 * found:.3g} ms ({1e3 * low:.3g} .. {1e3 * high:.3g}) "
@@ -334,13 +334,16 @@ class _Misfit:
     def regressed(self, point: Floats, guess: Floats) -> Floats:
         """The constants with which the schedule that ``point`` gives has the recorded decode times.
 
-        ``guess`` holds, weakly, those that these times do not tell; none falls by more than a factor of three.
+        ``guess`` holds, weakly, those that these times do not tell; none falls by more than a factor of three. Where
+        nobody decodes, ``point`` itself.
         """
         work = simulate_instants(
             self._workload, self._options, cost_of(np.exp(point)), until=1.3 * self.horizon
         ).decode_work[:, : len(CONSTANTS)]
         decoded = self._last - self._first
         known = self._ended & ~np.isnan(work[:, 0]) & (decoded > 0)
+        if not known.any():
+            return point
         weights = 1 / (decoded[known] + 0.1 * decoded[known].mean())
         prior = PRIOR * np.sqrt(known.sum()) * np.ones(len(point))
         rows = np.vstack([work[known] * weights[:, None], np.diag(prior / np.exp(guess))])

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from batchscope.prediction.blocks import resampled_weights, student_factor
+from batchscope.prediction.blocks import resampled_weights, student_factor, widened
 from batchscope.prediction.model import ALL_CONSTANTS, cost_of
 from batchscope.simulator import RequestSpec, SchedulerOptions
 from batchscope.simulator.cost import non_negative_least_squares
@@ -71,7 +71,7 @@ def regressed(rows: Stretches, draws: int, random: np.random.Generator) -> tuple
     roots = np.linalg.cholesky(np.tensordot(weights, products, axes=1)).transpose(0, 2, 1)
     drawn = np.array([non_negative_least_squares(root[:, :-1], root[:, -1]) for root in roots])
     drawn *= scale[-1] / scale[:-1]
-    return point, np.maximum(point + student_factor(blocks) * (drawn - point), 0.0)
+    return point, widened(point, drawn, student_factor(blocks))
 
 
 def followed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ def observed_run(run: Run, iterations: Run | None = None, **settings: Any) -> Ob
     """What ``run`` says; ``settings`` stand for those of ``SchedulerOptions`` that it does not know.
 
     ``iterations``: the run that has the same engine's, recorded meanwhile in another process. NotEnoughError: lengths
-    were not recorded, settings changed half-way, several replicas, or rows are missing.
+    were not recorded, settings changed half-way, several replicas, rows are missing, or the KV cache is smaller than
+    what was served from it.
     """
     _check_whole(run)
     if iterations is not None:
@@ -59,16 +60,16 @@ def observed_run(run: Run, iterations: Run | None = None, **settings: Any) -> Ob
     counted = None if np.isnan(preemptions).all() else int(np.nansum(preemptions))
     prefixes = read_prefixes(run.path)
     options, assumed = _options(run, counted, prefixes.block_tokens, settings)
-    priorities = _priorities(run)
-    if not priorities and len(set(classes)) > 1:
-        assumed = (*assumed, f"priorities of {len(set(classes))} classes are not recorded: first come, first served")
+    priorities = priorities_of(run)
     ran = run if iterations is None else iterations
     moved, apart = (0.0, ()) if iterations is None else _moved(run, iterations, columns)
     blocks = [prefixes.blocks.get(int(number), ()) for number in columns["request"]]
+    workload = tuple(_specs(columns, origin, blocks, options, [classes[index] for index in order], priorities))
+    _check_cache(run, workload, options)
     return Observed(
         name=run.path.name,
         engine=f"{run.header.engine.kind} {run.header.engine.version}".strip(),
-        workload=tuple(_specs(columns, origin, blocks, options, [classes[index] for index in order], priorities)),
+        workload=workload,
         instants=RequestInstants(
             arrived=columns["arrived_at"] - origin,
             first_scheduled=columns["first_scheduled_at"] - origin,
@@ -80,7 +81,7 @@ def observed_run(run: Run, iterations: Run | None = None, **settings: Any) -> Ob
         options=options,
         preemptions=counted,
         iterations=_iterations(ran, origin - moved, columns if iterations is None else None),
-        assumed=(*assumed, *apart),
+        assumed=(*assumed, *_not_told(run, len(set(classes)) if not priorities else 0), *apart),
         left_out=len(unserved),
         limited_by=_limited_by(run),
         slo=dict(run.header.slo),
@@ -197,12 +198,36 @@ def _specs(
     return specs
 
 
-def _priorities(run: Run) -> dict[str, int]:
+def _check_cache(run: Run, workload: Sequence[RequestSpec], options: SchedulerOptions) -> None:
+    """What was served had room: a cache in which it has none is not the one that the run had."""
+    had = options.kv_cache_blocks * options.block_size
+    larger = [spec.longest_context for spec in workload if spec.longest_context > had]
+    if larger:
+        raise NotEnoughError(
+            f"{run.path}: {len(larger)} of {len(workload)} requests that it served are larger than its KV cache of "
+            f"{had:,} tokens (kv_cache_blocks = {options.kv_cache_blocks}, block_size = {options.block_size}), the "
+            f"largest {max(larger):,}: name the right size with --kv-cache-blocks of replay, --assume "
+            "kv_cache_blocks=N of fit and whatif"
+        )
+
+
+def priorities_of(run: Run) -> dict[str, int]:
     """Of request classes, the larger first, where its configuration says them."""
     told = run.document.configuration.get("priorities")
     if not isinstance(told, dict):
         return {}
     return {name: value for name, value in told.items() if isinstance(value, int)}
+
+
+def _not_told(run: Run, classes_alike: int) -> Iterator[str]:
+    """What of its requests a run does not tell; ``classes_alike``: classes whose priorities are not known."""
+    if classes_alike > 1:
+        yield f"priorities of {classes_alike} classes are not recorded: first come, first served"
+    if run.document.in_flight:
+        yield (
+            f"requests that had not ended when the run did: {run.document.in_flight:,} are left out, and with them "
+            "what they took of the engine"
+        )
 
 
 def _options(
@@ -232,7 +257,7 @@ def _options(
         "hash_block_tokens": prefix_block or block * max(1, 16 // block),
         "prefix_caching": _prefix_caching(run),
     }
-    known |= {name: value for name, value in settings.items() if value is not None}
+    known |= settings
     if known["kv_cache_blocks"] is None and preemptions:
         raise NotEnoughError(
             f"{run.path}: {preemptions} preemptions, but the size of the KV cache is not recorded: "
@@ -252,13 +277,13 @@ def _prefix_caching(run: Run) -> bool:
 def _complete(known: dict[str, Any], assumed: list[str]) -> tuple[SchedulerOptions, tuple[str, ...]]:
     if known["kv_cache_blocks"] is None:
         known["kv_cache_blocks"] = NEVER_BINDING
-        assumed.append("kv_cache_blocks is not recorded: taken as never binding")
+        assumed.append("kv_cache_blocks is not known: taken as never binding")
     if known["max_running_requests"] is None:
         known["max_running_requests"] = NEVER_BINDING
-        assumed.append("max_running_requests is not recorded: taken as never binding")
+        assumed.append("max_running_requests is not known: taken as never binding")
     if known["max_scheduled_tokens"] is None:
         known["max_scheduled_tokens"] = 2048
-        assumed.append("max_scheduled_tokens is not recorded: 2,048 is assumed")
+        assumed.append("max_scheduled_tokens is not known: 2,048 is assumed")
     if known["max_scheduled_tokens"] < known["max_running_requests"] == NEVER_BINDING:
         known["max_running_requests"] = known["max_scheduled_tokens"]
     return SchedulerOptions(**known), tuple(assumed)

@@ -30,9 +30,13 @@ IN_PROCESS_BELOW = 100_000
 
 
 class Served(msgspec.Struct, frozen=True):
-    """Of one simulation: who was served in time, until when it went on, evictions, p99 of TTFT and TPOT in seconds."""
+    """Of one simulation: who was served in time, until when it went on, evictions, p99 of TTFT and TPOT in seconds.
+
+    ``met_matched``: the same by targets in the replay's own measure (see ``matched``).
+    """
 
     met: npt.NDArray[np.bool_]
+    met_matched: npt.NDArray[np.bool_]
     seconds: float
     preemptions: int
     p99_time_to_first_token: float
@@ -43,21 +47,31 @@ class Served(msgspec.Struct, frozen=True):
         """Requests served in time, a second until the last one has ended."""
         return float(self.met.sum()) / self.seconds if self.seconds > 0 else 0.0
 
+    @property
+    def by_matched(self) -> Served:
+        """Served in time by the matched targets alone."""
+        return msgspec.structs.replace(self, met=self.met_matched)
+
 
 def mean_goodput(served: Sequence[Served]) -> float:
     """Over the constants of its simulations."""
     return float(np.mean([one.goodput for one in served]))
 
 
-def served_by(observed: Observed, slo: Slo, options: SchedulerOptions, cost: LinearCostModel, requests: int) -> Served:
-    """The first ``requests`` of a run under ``options``."""
+def served_by(
+    observed: Observed, slo: Slo, matched: Slo, options: SchedulerOptions, cost: LinearCostModel, requests: int
+) -> Served:
+    """The first ``requests`` of a run under ``options``; ``matched``: other targets, which they are held to besides."""
     workload = observed.workload[:requests]
     found = simulate_instants(workload, options, cost, follow_gaps=with_gaps(slo))
     instants = instants_of(observed, found)
     latencies = instants.latencies()
-    met = judged(workload, instants, slo, observed.gone).near[: len(workload)] <= 1
+    met, met_matched = (
+        judged(workload, instants, targets, observed.gone).near[: len(workload)] <= 1 for targets in (slo, matched)
+    )
     return Served(
         met,
+        met_matched,
         float(np.nanmax(found.last_token, initial=0.0)),
         int(found.preemptions.sum()),
         *(_tail(latencies[name]) for name in ("time_to_first_token", "time_per_output_token")),
@@ -83,7 +97,7 @@ def instants_of(observed: Observed, found: Instants) -> RequestInstants:
     )  # fmt: skip
 
 
-_given: tuple[Observed, Slo] | None = None
+_given: tuple[Observed, Slo, Slo] | None = None
 """In a process of the pool: the run and the targets, sent once."""
 
 
@@ -97,22 +111,32 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _give(observed: Observed, slo: Slo) -> None:
+def _give(observed: Observed, slo: Slo, matched: Slo) -> None:
     global _given  # noqa: PLW0603  (a process of a pool has nowhere else to keep what it was started with)
-    _given = observed, slo
+    _given = observed, slo, matched
 
 
 def _served_of_given(task: Task) -> Served:
     assert _given is not None  # noqa: S101  (the pool's initializer ran)
-    observed, slo = _given
-    return served_by(observed, slo, *task)
+    return served_by(*_given, *task)
 
 
 class Simulations:
-    """Simulations, each done once. ``tell`` hears after each how many of those asked for together are done, and of."""
+    """Simulations, each done once. ``tell`` hears after each how many of those asked for together are done, and of.
 
-    def __init__(self, observed: Observed, slo: Slo, workers: int, tell: Callable[[int, int], None]) -> None:
-        self._given = observed, slo
+    ``matched``: other targets that everybody is held to besides.
+    """
+
+    def __init__(
+        self,
+        observed: Observed,
+        slo: Slo,
+        workers: int,
+        tell: Callable[[int, int], None],
+        *,
+        matched: Slo | None = None,
+    ) -> None:
+        self._given = observed, slo, slo if matched is None else matched
         self._workers = min(workers, os.cpu_count() or 1)
         self._pool: Pool | None = None
         self._known: dict[Task, Served] = {}
@@ -144,6 +168,5 @@ class Simulations:
             with _deaf_to_interrupts():
                 self._pool = multiprocessing.get_context("spawn").Pool(self._workers, _give, self._given)
         if self._pool is None:
-            observed, slo = self._given
-            return (served_by(observed, slo, *task) for task in tasks)
+            return (served_by(*self._given, *task) for task in tasks)
         return self._pool.imap(_served_of_given, tasks)

@@ -51,5 +51,7 @@ def recorded_pace(seen: IterationsSeen, cost: LinearCostModel) -> Pace:
 
 def _total_time_error(observed: Observed, found: Instants) -> float:
     ended = ~np.isnan(found.last_token) & ~np.isnan(observed.instants.last_token)
+    if not ended.any():
+        return math.nan
     total = observed.instants.last_token - observed.instants.arrived
     return float(np.abs(found.last_token - observed.instants.last_token)[ended].mean() / total[ended].mean())

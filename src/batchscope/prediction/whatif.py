@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from batchscope.checks import check_ratio, is_number
 from batchscope.errors import ConfigurationError
-from batchscope.prediction.blocks import block_count, blocks_of, resampled_weights
+from batchscope.prediction.blocks import block_count, blocks_of, resampled_weights, student_factor, widened
 from batchscope.prediction.figures import LATENCIES, Figure, RequestInstants, figures_of
 from batchscope.prediction.fit import FEWEST_REQUESTS
 from batchscope.prediction.model import FittedModel
@@ -34,6 +34,8 @@ MANY_REQUESTS, FEW_DRAWS = 3000, 7
 """Of a long run the constants are better known, and a simulation takes longer."""
 MOST_TIMES = 1000.0
 """As fast, or as slow: what lies beyond is another workload."""
+FEWEST_FOR_INTERVAL = 20
+"""Requests: of fewer no block of time says how much another may differ."""
 BEYOND = 1.02
 """An iteration larger than anything seen by more than this factor is extrapolated."""
 
@@ -97,7 +99,7 @@ def what_if(
         replayed=replay.scenario(ratios),
         predicted=predicted.scenario(ratios),
         requests=int(chosen.sum()),
-        settings={name: getattr(options, name) for name in settings or {}},
+        settings=changed_settings(observed.options, options, settings or {}),
         rate_scale=rate_scale,
         errors=split_errors(observed, model.cost, replay.found),
         extrapolated=beyond(model, predicted.found),
@@ -115,6 +117,16 @@ def with_settings(options: SchedulerOptions, settings: Mapping[str, Any]) -> Sch
     if "max_scheduled_tokens" not in changed and isinstance(places, int) and places > options.max_scheduled_tokens:
         changed["max_scheduled_tokens"] = places  # each decoding request takes a token of the budget
     return msgspec.structs.replace(options, **changed)
+
+
+def changed_settings(before: SchedulerOptions, after: SchedulerOptions, given: Collection[str]) -> dict[str, Any]:
+    """Those that were ``given``, and what had to change with them."""
+    return {
+        name: value
+        for name in (*given, *(name for name in SETTINGS if name not in given))
+        for value in [getattr(after, name)]
+        if name in given or value != getattr(before, name)
+    }
 
 
 def faster(workload: Sequence[RequestSpec], rate_scale: float) -> Sequence[RequestSpec]:
@@ -193,7 +205,11 @@ def recorded_over_replayed(
     random: np.random.Generator,
     draws: int = 200,
 ) -> dict[str, Floats]:
-    """The ratio of the means of each latency, over resampled blocks of time: how far the model may be off."""
+    """The ratio of the means of each latency, over resampled blocks of time: how far the model may be off.
+
+    Twice the variance that the blocks show: what was recorded varied so much, and what would be recorded will again.
+    ``nan`` of too few requests.
+    """
     block = np.zeros(len(chosen), np.int64)
     block[chosen] = blocks_of(recorded.arrived[chosen])
     weights = resampled_weights(block_count(int(chosen.sum())), draws, random)
@@ -204,8 +220,12 @@ def recorded_over_replayed(
             weights @ np.bincount(block[known], of[known], minlength=weights.shape[1])
             for of in (values, as_replayed[name])
         )
+        if np.count_nonzero(known) < FEWEST_FOR_INTERVAL:
+            ratios[name] = np.full(draws, math.nan)
+            continue
         with np.errstate(invalid="ignore", divide="ignore"):
-            ratios[name] = truth / ours
+            whole = values[known].sum() / as_replayed[name][known].sum()
+            ratios[name] = widened(whole, truth / ours, math.sqrt(2) * student_factor(weights.shape[1]))
     return ratios
 
 
@@ -255,6 +275,11 @@ def beyond(model: FittedModel, found: Instants) -> list[str]:
 def _notes(observed: Observed, model: FittedModel, found: Instants, chosen: npt.NDArray[np.bool_]) -> list[str]:
     notes = list(observed.assumed)
     notes += [f"{name} is not identified by {model.run}" for name in model.not_identified]
+    if np.count_nonzero(chosen) < FEWEST_REQUESTS:
+        notes.append(
+            f"these figures are of {np.count_nonzero(chosen)} requests: p99 is told from 100 on, p95 from 20, p90 from "
+            f"10, an interval from {FEWEST_FOR_INTERVAL}"
+        )
     gave_up = 0 if observed.gone.given_up is None else int((observed.gone.given_up & chosen).sum())
     if gave_up:
         notes.append(
