@@ -71,7 +71,7 @@ def test_instants_alone_are_those_of_the_whole_simulation(workload, options):
 def test_going_through_repeated_iterations_at_once_changes_nothing(workload, options):
     at_once, result = simulate(workload, options=options, cost=COST)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Scheduler, "steady_stretch", lambda self, batch: [])
+        patch.setattr(Scheduler, "steady_stretch", lambda self, batch: 0)
         one_by_one, expected = simulate(workload, options=options, cost=COST)
     assert result == expected
     assert at_once.iterations == one_by_one.iterations

@@ -158,7 +158,7 @@ class RequestTracker:
             )  # fmt: skip
             formed = Formed(
                 handles,
-                _unpack_scalars(_packed_scalars(said)),
+                tuple([nan if value is None else float(value) for value in said]),
                 None if scheduled_tokens is None else _aligned("scheduled_tokens", scheduled_tokens, handles),
                 b"" if preempted is None or not len(preempted) else _packed(preempted),
             )
@@ -285,7 +285,7 @@ class RequestTracker:
                 None if limited_by is None else LIMITER_CODES[limited_by],
             )  # fmt: skip
             event = Iteration(
-                _packed_scalars(said),
+                _pack_scalars(*[nan if value is None else value for value in said]),
                 handles,
                 None if tokens is None else _aligned("tokens", tokens, handles),
                 None if scheduled_tokens is None else _aligned("scheduled_tokens", scheduled_tokens, handles),
@@ -412,11 +412,6 @@ def _rank(rank: int | None) -> float:
     if not 0 <= operator.index(rank) < _MAX_RANKS:
         raise ValueError(f"rank = {rank}: expected 0..{_MAX_RANKS - 1}")
     return float(rank)
-
-
-def _packed_scalars(said: tuple[float | None, ...]) -> bytes:
-    """As ``Iteration.scalars`` has them; None is what was not given."""
-    return _pack_scalars(*[nan if value is None else value for value in said])
 
 
 def _overlaid(own: tuple[float, ...], said: tuple[float, ...]) -> tuple[float, ...]:
