@@ -281,7 +281,7 @@ def open_run(path: str | Path) -> Run:
 
 
 def find_runs(root: str | Path) -> list[Path]:
-    """The folders of the runs in ``root``, oldest first; DecodeError where it cannot be read."""
+    """The folders of the runs in ``root``, by name: those recorded by time; DecodeError where it cannot be read."""
     try:
         return sorted(each for each in Path(root).iterdir() if (each / NAME).is_file())
     except OSError as error:
