@@ -178,7 +178,7 @@ class RunWriter:
         return bool(new)
 
     def leave(self) -> None:
-        """In a forked child: the run is the parent's."""
+        """Let go of its files: of a run that failed, or in a forked child, where it is the parent's."""
         self._lock.leave()
         for stream in self._streams.values():
             stream.close()
