@@ -384,8 +384,9 @@ def test_who_was_in_a_batch_of_vidur_may_be_listed_in_any_order(tmp_path):
 )
 def test_files_of_vidur_that_do_not_fit_together_are_refused_by_what_does_not(tmp_path, batches, members, said):
     log = written(tmp_path / "log.csv", VIDUR + "0,0,1,3,3,4,1\n")
-    with pytest.raises(WorkloadError, match=said):
+    with pytest.raises(WorkloadError, match=said) as caught:
         import_run([log, *batches_of(tmp_path, batches, members)], tmp_path / "run")
+    assert "not as vidur writes it" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 

@@ -114,6 +114,8 @@ def _located(path: Path) -> Iterator[None]:
     """A value that is no number, or a column that is not there, is an error of the file."""
     try:
         yield
+    except WorkloadError:  # a ValueError that says it already
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise WorkloadError(f"{path}: not as vidur writes it ({error})") from None
 
