@@ -123,9 +123,10 @@ def came(tables: RunTables) -> Table:
     """
     run, ibis = tables.run, import_ibis()
     finished = run.requests.select(came=ibis.coalesce(run.requests.arrived_at, run.requests.at), left=run.requests.at)
-    ran = run.spans.group_by(request=run.spans.request.cast("int64")).agg(iteration=lambda t: t.first_iteration.min())
+    ran = run.spans.select(request=run.spans.request.cast("int64"), iteration=run.spans.first_iteration)
     ran = ran.anti_join(run.requests, "request").left_join(run.iterations, "iteration")
-    t = finished.union(ran.select(came=ran.started_at, left=ibis.literal(math.inf)))
+    ran = ran.group_by("request").agg(came=ran.started_at.min())
+    t = finished.union(ran.select(came=ran.came, left=ibis.literal(math.inf)))
     if tables.cut_of is None:
         return t.agg(received=t.count(), in_flight=(t.left == math.inf).sum())
     before_the_end = t.came <= tables.ended
