@@ -130,6 +130,7 @@ def test_of_a_first_write_that_finds_no_room_the_beginning_is_kept_that_does(tmp
         assert numbers.to_pylist() == list(range(1, rows.num_rows + 1))
         assert 0 < rows.num_rows < 1000
         assert rows.num_rows + run.document.missed[name] == 1000
+    assert any("the last whole write (at 0.000 s of its clock) is missing" in problem for problem in run.problems)
     errors = sum(event["count"] for event in run.events().to_pylist())
     assert errors + engine.recording.lost["ERROR"] == 1001  # with the one that says that the sink failed
     assert not any("were written and are missing" in each for each in run.problems)

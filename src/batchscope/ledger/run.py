@@ -215,8 +215,8 @@ class Run:
             )
         if self.state == State.STOPPED:
             found.append(
-                f"stopped: nothing more could be written ({document.stopped_by}); all that came after the last write"
-                f"{last} is missing"
+                f"stopped: nothing more could be written ({document.stopped_by}); all that came after the last whole"
+                f" write{last} is missing, but for what found room"
             )
         return found
 

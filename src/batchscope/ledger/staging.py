@@ -22,9 +22,10 @@ _MARK = b"batchscope"
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """Of a batch: the number of the write it is of, the clock's instant, and the rows of each table with that write.
+    """Of a batch: the number of the write it is of, and the rows of each table with that write.
 
-    ``before``: of these, the rows of its own table before its file.
+    ``until``: of what came until this instant of the clock, all is there. ``before``: of ``rows``, those of its own
+    table before its file.
     """
 
     write: int

@@ -69,7 +69,7 @@ class RunWriter:
         self._waiting: dict[Table, list[pa.RecordBatch]] = {table: [] for table in document.level.tables}
         self._streams: dict[Table, Stream] = {}
         self._part, self._part_began = 1, pace()
-        self._writes = 0
+        self._writes, self._written_until = 0, clock()
         self._summing = Summing()
         self.unwritten: dict[str, int] = {}
         """Rows that were taken and could not be written, by kind."""
@@ -224,7 +224,7 @@ class RunWriter:
         try:
             while left:
                 try:
-                    self._write_together(left[-1])
+                    self._write_together(left[-1], all_of_it=len(left) == 1)
                 except OSError:
                     if max(map(len, left[-1].values())) == 1:
                         raise
@@ -233,13 +233,16 @@ class RunWriter:
                     left.pop()
         finally:
             self._waiting = {table: [each[table] for each in left[::-1] if table in each] for table in self._waiting}
-        self.document.written_until = self._clock()
+        self.document.written_until = self._written_until = self._clock()
 
-    def _write_together(self, batches: Mapping[Table, pa.RecordBatch]) -> None:
-        """One write: either all of it is there or, with whatever it raises, nothing."""
+    def _write_together(self, batches: Mapping[Table, pa.RecordBatch], *, all_of_it: bool) -> None:
+        """One write: either all of it is there or, with whatever it raises, nothing.
+
+        ``all_of_it``: nothing waits behind it, so with it the run has all until now.
+        """
         before = {table: stream.size for table, stream in self._streams.items()}
         rows = Counter(self.document.rows) + Counter({table.value: len(batch) for table, batch in batches.items()})
-        mark = Mark(self._writes + 1, self._clock(), dict(rows))
+        mark = Mark(self._writes + 1, self._clock() if all_of_it else self._written_until, dict(rows))
         try:
             for table, batch in batches.items():
                 stream = self._stream(table)
