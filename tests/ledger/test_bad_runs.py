@@ -183,6 +183,16 @@ def test_a_file_that_is_damaged_inside_is_named_by_whoever_reads_it(engine):
     assert "300 rows of requests were written and are missing" in open_run(engine.path).problems
 
 
+def test_a_name_in_a_file_that_is_no_text_is_damage_as_any(engine):
+    engine.work(3)
+    engine.close()
+    path = engine.path / "requests-000001.parquet"
+    path.write_bytes(path.read_bytes().replace(b"queue_time", b"queue\xfftime"))
+    problems = open_run(engine.path).problems
+    assert problems[0].startswith("requests-000001.parquet: left out: cannot be read: ")
+    assert problems[1:] == ["3 rows of requests were written and are missing"]
+
+
 def test_a_part_with_other_columns_is_left_out_and_its_rows_are_missing(engine):
     engine.work(3)
     engine.close()

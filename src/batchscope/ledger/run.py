@@ -26,6 +26,7 @@ from batchscope.text import quoted, shown
 INTERRUPTED = "interrupted"
 """The state of a run whose process ended without closing it."""
 _ATTEMPTS = 5
+_DAMAGED = pa.ArrowException, OSError, ValueError  # whatever stands in a file: a name that is no text, too
 
 
 class _Contents:
@@ -111,8 +112,8 @@ class _Contents:
                 stored, count = file.schema_arrow, file.metadata.num_rows
         except FileNotFoundError:
             raise
-        except (pa.ArrowException, OSError) as error:
-            self._leave_out(part, f"cannot be read: {str(error).splitlines()[0]}")
+        except _DAMAGED as error:
+            self._leave_out(part, f"cannot be read: {_first_line(error)}")
             return
         if why := _foreign(part, stored):
             self._leave_out(part, why)
@@ -155,11 +156,14 @@ def _rows_of(part: Path | Staged, table: Table) -> pa.Table:
         return pq.read_table(part, columns=names).cast(schema)
     except FileNotFoundError:
         raise DecodeError(f"{part}: is gone since the run was opened; open it again") from None
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGED as error:
         raise DecodeError(
-            f"{part}: cannot be read: {shown(str(error).splitlines()[0])}; move it out of the run's folder to read the"
-            " rest"
+            f"{part}: cannot be read: {shown(_first_line(error))}; move it out of the run's folder to read the rest"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 class Run:
