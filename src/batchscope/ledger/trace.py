@@ -294,7 +294,7 @@ def _at_most(slices: Slices, counts: Counts, most: int) -> tuple[Slices, Counts,
     seconds = until / _NANOSECONDS
     told = (
         f"{events:,} events, and at most {most:,} are written: it ends at {seconds:,.3f} s of the run; "
-        f"--from {seconds:.3f} goes on there, --max-events writes more, --requests draws only some"
+        f"--from {seconds:.3f} goes on there, --max-events writes more, --request draws only some"
     )
     return kept, left, [told]
 
