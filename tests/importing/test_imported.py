@@ -13,6 +13,8 @@ import pytest
 from batchscope.cli import run as run_command
 from batchscope.errors import ConfigurationError, WorkloadError
 from batchscope.importing import Given, import_run
+from batchscope.importing.content import content_of
+from batchscope.importing.imported import _source, _write
 from batchscope.ledger import open_run
 from batchscope.ledger.prefixes import read_prefixes
 from batchscope.ledger.staging import Stream
@@ -462,6 +464,22 @@ def test_an_import_that_is_interrupted_leaves_nothing_behind(tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         import_run([written(tmp_path / "file", lines(REQUEST))], tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_two_imports_to_one_folder_at_once_are_one_and_it_is_left_whole(tmp_path, monkeypatch):
+    file, other = written(tmp_path / "file", lines(REQUEST)), tmp_path / "run"
+    other.mkdir()
+    real = RunWriter.close
+
+    def close(writer, lost):  # the first one is about to end
+        monkeypatch.setattr(RunWriter, "close", real)
+        with pytest.raises(ConfigurationError, match="a folder that nobody else imports to"):
+            _write(_source({file: content_of(file)}), other, Given(), ["file"])
+        real(writer, lost)
+
+    monkeypatch.setattr(RunWriter, "close", close)
+    assert import_run([file], other).rows == {"requests": 1}
+    assert open_run(other).problems == []
 
 
 @pytest.mark.parametrize("fails", ["append", "convert"])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
+import fcntl
+import os
 
 import pytest
 
@@ -89,6 +92,17 @@ def test_the_run_being_written_is_never_removed(runs, tmp_path):
         assert left(tmp_path) == [recording.path.name]  # the others went as it began
         assert Retention(seconds=-1e9, size=0).apply(tmp_path, now() + 1000 * DAY) == []
     assert read_document(recording.path).state == "finished"
+
+
+def test_a_run_of_which_nobody_knows_whether_it_is_written_stays(runs, tmp_path, monkeypatch):
+    (runs[0] / ".writing").touch()
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert Retention(seconds=0.0).apply(tmp_path, now()) == runs[1:]
+    assert left(tmp_path) == ["run-0"]
 
 
 def test_a_file_of_somebody_else_stays(runs, tmp_path):

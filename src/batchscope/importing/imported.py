@@ -199,11 +199,13 @@ def _folder_of_a_whole_run(to: Path) -> Iterator[None]:
     """Make the folder; where what follows fails or is interrupted, nothing of it stays."""
     empty = to.exists()
     try:
-        to.mkdir(parents=True, exist_ok=True)
+        to.mkdir(parents=True, exist_ok=empty)
     except OSError as error:
         raise ConfigurationError("to", str(to), f"a folder that can be made ({error.strerror})") from error
     try:
         yield
+    except BlockingIOError:  # what lies there is another import's
+        raise ConfigurationError("to", str(to), "a folder that nobody else imports to") from None
     except BaseException as error:
         shutil.rmtree(to, ignore_errors=True)
         if empty:

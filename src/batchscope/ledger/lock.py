@@ -37,14 +37,14 @@ class RunLock:
 
 
 def being_written(folder: Path) -> bool:
-    """Whether a process that lives writes the run in ``folder``."""
+    """Whether a process that lives writes the run in ``folder``; also where that cannot be known: it is left alone."""
     try:
         file = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError)
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError:  # it is held, or this file system has no locks
         return True
     finally:
         os.close(file)
