@@ -85,8 +85,8 @@ def told(run: Run) -> bool:
     """Say what is missing in it; whether there is anything in it at all."""
     for remark in remarks(run):
         note(f"{run.path.name}: {remark}")
-    if unfinished := len(run.unfinished()):
-        note(f"{run.path.name}: {counted(unfinished, 'request')} took part and did not finish: not in what follows")
+    if unfinished := max(len(run.unfinished()), run.document.in_flight or 0):  # a lean run knows how many alone
+        note(f"{run.path.name}: {counted(unfinished, 'request')} did not finish: not in what follows")
     if not run.headers:
         note(f"{run.path.name}: nothing was recorded in this run")
     return bool(run.headers)
