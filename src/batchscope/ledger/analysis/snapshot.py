@@ -100,7 +100,7 @@ def found_in(tables: RunTables) -> RunFigures:
         iterations=one(of_iterations.sums(tables)),
         errors={event["name"]: event["n"] for event in errors},
         last_error_at=max((event["at"] for event in errors), default=None),
-        came=with_waiting(one(came(tables)), tables.in_flight),
+        came=with_waiting(one(came(tables)), tables),
     )
 
 
@@ -137,10 +137,14 @@ def came(tables: RunTables) -> Table:
     )
 
 
-def with_waiting(came: Row, in_flight: int | None) -> Row:
-    """With those that had never run at the end: they have no row, but the run says how many were ``in_flight``."""
-    waited = max((in_flight or 0) - (came["in_flight"] or 0), 0)
-    return {**came, **{name: (came[name] or 0) + waited for name in ("received", "in_flight")}}
+def with_waiting(came: Row, tables: RunTables) -> Row:
+    """With those that had never run at the end: they have no row, but the run says how many were in flight.
+
+    When they came nobody says: in a stretch that begins later than the run they are in flight alone.
+    """
+    waited = max((tables.in_flight or 0) - (came["in_flight"] or 0), 0)
+    names = ("received", "in_flight") if tables.began <= tables.run.began else ("in_flight",)
+    return {**came, **{name: (came[name] or 0) + waited for name in names}}
 
 
 def _totals(found: RunFigures, tables: RunTables) -> Totals:
