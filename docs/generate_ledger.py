@@ -25,6 +25,7 @@ The schema is `{SCHEMA}`; a reader refuses another one and says so.
 | `requests-000002.arrows` | the part that is being written: an Arrow IPC stream, a batch a write; a killed process leaves it |
 | `prefixes.parquet` | where somebody knows it (an import): which prompts begin alike; `request`, and the names of its prompt's full `blocks`, of `block_tokens` tokens each (in the file's metadata); equal names are an equal beginning |
 | `.writing` | the writer's lock (`flock`): who holds it lives |
+| `.spare`, `.*.tmp` | room that a full disk has for saying so, and what is not whole yet; of a killed process the next one that records to the same root removes them |
 
 A file is renamed to its name when it is whole, so a `.parquet` is never torn. Where a part is there in both forms, the Parquet
 counts. Files of other names are nobody's business.

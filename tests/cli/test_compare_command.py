@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
+from batchscope import CompletionReason, RequestResult, SchedulerMetricsCollector
 from batchscope.cli import run as command
 from batchscope.importing import import_run
 
@@ -182,6 +183,15 @@ def test_a_recorded_run_is_replayed_under_its_own_limits(batchscope, runs, tmp_p
     assert snapshot["totals"]["generation_tokens"] == 1200
     twice = json.loads(batchscope("replay", tmp_path / "new", "--json", "--rate-scale", 2, "--limit", 50).output)
     assert twice["totals"]["requests_received"] == 50
+
+
+def test_a_run_of_durations_without_phases_cannot_be_replayed_and_says_what_it_lacks(batchscope, tmp_path):
+    with SchedulerMetricsCollector() as collector:
+        collector.record_to(tmp_path)
+        collector.record_request_completion(RequestResult("r", 9, CompletionReason.EOS_TOKEN_REACHED, 2.0))
+    run = batchscope("replay", tmp_path)
+    assert run.code == 2
+    assert "no request in it says when it came and got its tokens" in run.errors
 
 
 def test_a_folder_that_is_no_run_is_one_line(batchscope, tmp_path):

@@ -100,11 +100,12 @@ def test_a_lean_run_is_split_by_its_requests_instants_and_names_what_was_not_rec
     assert "--set kv_cache_blocks=N" in run.errors
 
 
-def test_a_run_in_which_nothing_finished_ends_with_3(tmp_path, inside):
-    run = inside("explain", record(tmp_path, finish=False))
+@pytest.mark.parametrize("level", ["default", "lean"])
+def test_a_run_in_which_nothing_finished_ends_with_3(tmp_path, inside, level):
+    run = inside("explain", record(tmp_path, finish=False, level=level))
     assert (run.code, run.output) == (3, "")
     noted, told = run.errors.splitlines()
-    assert noted.endswith("3 requests took part and did not finish: not in what follows")
+    assert noted.endswith("3 requests did not finish: not in what follows")
     assert told == "not known: no request finished in this run: there is nothing to explain yet"
 
 

@@ -171,6 +171,18 @@ def test_a_part_that_cannot_be_read_is_named_and_left_out(report, tmp_path, reco
     assert found.request_stats.total_requests == 400
 
 
+def test_a_run_that_is_still_being_written_is_said_to_be_so_in_text_and_on_the_page(report, tmp_path):
+    with SchedulerMetricsCollector() as collector:
+        recording = collector.record_to(tmp_path / "runs", interval=60)
+        tracker = RequestTracker(collector)
+        tracker.iteration([tracker.arrived("r", prompt_tokens=1)])
+        recording._hand_over._hand_over()  # what its thread does
+        result = report(tmp_path / "runs", "--html", tmp_path / "page.html")
+        assert result.code == 0
+        assert "is still being written; this is what it holds so far" in result.err
+        assert "is still being written; this is what it holds so far" in (tmp_path / "page.html").read_text()
+
+
 def test_a_run_stopped_before_its_first_write_is_shown_as_empty(report, tmp_path):
     with SchedulerMetricsCollector() as collector:
         document = collector.record_to(tmp_path).path / "run.json"
@@ -193,7 +205,8 @@ def test_a_file_that_is_damaged_inside_is_one_line_and_exit_code_2(report, tmp_p
     file.write_bytes(content)
     result = report(tmp_path / "run", "--json")
     assert (result.code, result.out) == (2, "")
-    assert "cannot be analysed" in result.err
+    assert "iterations-000001.parquet: cannot be read" in result.err
+    assert "move it out of the run's folder" in result.err
     assert result.err.count("\n") == 1
 
 

@@ -14,14 +14,15 @@ from command_line import COMMAND, HEADER, ROWS, Run, batchscope, environment, re
 from batchscope import SchedulerMetricsCollector
 from batchscope.cli import run
 from batchscope.errors import MissingExtraError
+from batchscope.ledger import open_run
 from batchscope.publishing import SnapshotPublisher
 
 TOKEN = "s3cret"  # noqa: S105  (of this test)
 
 
 @contextlib.contextmanager
-def serving(*arguments, saying="", **changes):
-    """(process, url) of a running ``serve`` that begins by ``saying`` it; it ends with 130 at Ctrl-C, and says no more."""
+def serving(*arguments, saying="", ending="", **changes):
+    """(process, url) of a running ``serve`` that begins by ``saying`` it; it ends with 130 at Ctrl-C, with ``ending``."""
     process = subprocess.Popen(
         [*COMMAND, "serve", *map(str, arguments), "--port", "0"],
         stdout=subprocess.PIPE,
@@ -39,7 +40,8 @@ def serving(*arguments, saying="", **changes):
         yield process, found[1]
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=60)
-        assert (process.returncode, output, errors) == (130, "", "")
+        assert (process.returncode, output) == (130, "")
+        assert re.fullmatch(ending, errors), errors
     finally:
         process.kill()
         process.communicate()
@@ -100,6 +102,16 @@ def test_a_replay_runs_in_front_of_the_endpoint(tmp_path):
     with serving("--replay", path, "--speed", 2) as (_, url):
         text = get(f"{url}/metrics")
         assert 'batchscope_requests_received_total{model_name="replay"}' in text
+
+
+def test_a_replay_in_front_of_the_endpoint_is_recorded_until_ctrl_c(trace, tmp_path):
+    runs = tmp_path / "runs"
+    told = rf"note: recorded to {re.escape(str(runs))}/\S+\n"
+    with serving("--replay", trace, "--speed", 1000, "--record", runs, ending=told) as (process, _):
+        assert process.stderr.readline().startswith("note: the replay is over")
+    run = open_run(runs)
+    assert (run.state, run.problems) == ("finished", [])
+    assert sorted(run.requests().column("prompt_tokens").to_pylist()) == [374, 396, 879]
 
 
 def test_a_replay_takes_the_schedulers_knobs_and_an_slo(trace):

@@ -1,7 +1,9 @@
 """What others recorded becomes a run that says the same: recognised by content, what is missing named."""
 
+import errno
 import gzip
 import json
+import os
 from math import isnan, nan
 from pathlib import Path
 
@@ -11,11 +13,18 @@ import pytest
 from batchscope.cli import run as run_command
 from batchscope.errors import ConfigurationError, WorkloadError
 from batchscope.importing import Given, import_run
+from batchscope.importing.content import content_of
+from batchscope.importing.imported import _source, _write
 from batchscope.ledger import open_run
 from batchscope.ledger.prefixes import read_prefixes
+from batchscope.ledger.staging import Stream
+from batchscope.ledger.writer import RunWriter
 
 TRACES = Path(__file__).parents[2] / "../shared/traces"
 needs_traces = pytest.mark.skipif(not TRACES.is_dir(), reason=f"the traces are not here: no {TRACES}")
+
+
+VIDUR = "request_id,arrived_at,scheduled_at,prefill_completed_at,completed_at,num_prefill_tokens,num_decode_tokens\n"
 
 
 def floats(table, name):
@@ -303,6 +312,10 @@ def test_vidurs_own_table_has_the_same_latencies(tmp_path):
         ([lines(REQUEST), lines(forward_pass(1, START))], "different runs"),
         ([lines(REQUEST), lines(REQUEST)], "twice"),
         ([lines(REQUEST, REQUEST)], "request_id a twice"),
+        ([VIDUR + "0,0,1,2,3,4,5\n0,0,1,2,3,4,5\n"], "request_id '0' twice"),
+        ([VIDUR], r"file0: nothing to record in it \(no row\); expected what ended or ran"),
+        ([VIDUR + "0,0,1,2,,4,5\n"], r"nothing to record in it \(requests that did not end: 1\)"),
+        ([lines({**REQUEST, "first_token_ts": 0.5})], r"nothing to record in it \(records that cannot be true: 1 "),
         (['{"vllm_version": "1", "engine_kwargs": {}}'], "no requests and no iterations"),
         ([lines({**REQUEST, "queued_ts": None})], "line 1: no request"),
         (["batch_id,request_id,num_tokens,prefill_complete\n0,0,1,1\n"], "no requests and no iterations"),
@@ -323,22 +336,60 @@ def test_a_folder_that_holds_something_is_not_written_to(tmp_path):
         import_run([written(tmp_path / "r", lines(REQUEST))], tmp_path / "run")
 
 
-def test_a_request_of_vidur_that_never_ended_is_no_completed_one(tmp_path):
-    header = (
-        "request_id,arrived_at,scheduled_at,prefill_completed_at,completed_at,num_prefill_tokens,num_decode_tokens\n"
-    )
-    log = written(tmp_path / "log.csv", header + "0,0,1,2,3,4,5\n1,1,2,3,,4,5\n")
+def test_a_request_of_vidur_that_never_ended_is_no_completed_one_and_is_named(tmp_path):
+    log = written(tmp_path / "log.csv", VIDUR + "0,0,1,2,3,4,5\n1,1,2,3,,4,5\n")
     done = import_run([log], tmp_path / "run")
     assert done.rows["requests"] == 1
+    assert done.notes == ["requests that did not end: 1"]
+    done = import_run(
+        [log, *batches_of(tmp_path, "0,1,2,1,4\n1,2,3,2,4\n", "1,1,4,1\n0,0,4,1\n1,0,1,1\n")], tmp_path / "all"
+    )
+    assert (done.rows["requests"], done.notes) == (1, ["requests that did not end: 1"])
+    assert open_run(tmp_path / "all").document.in_flight == 1
 
 
 def test_a_value_that_is_no_number_names_its_file(tmp_path):
-    header = (
-        "request_id,arrived_at,scheduled_at,prefill_completed_at,completed_at,num_prefill_tokens,num_decode_tokens\n"
-    )
-    log = written(tmp_path / "log.csv", header + "0,soon,1,2,3,4,5\n")
+    log = written(tmp_path / "log.csv", VIDUR + "0,soon,1,2,3,4,5\n")
     with pytest.raises(WorkloadError, match=r"log\.csv: not as vidur"):
         import_run([log], tmp_path / "run")
+
+
+def batches_of(tmp_path, batches, members):
+    return [
+        written(tmp_path / "batches.csv", "batch_id,scheduled_at,completed_at,size,num_prefill_tokens\n" + batches),
+        written(tmp_path / "members.csv", "batch_id,request_id,num_tokens,prefill_complete\n" + members),
+    ]
+
+
+def test_who_was_in_a_batch_of_vidur_may_be_listed_in_any_order(tmp_path):
+    log = written(tmp_path / "log.csv", VIDUR + "0,0,1,2,4,4,2\n1,0,1,2,4,4,2\n")
+    members = ["0,0,4,1\n", "0,1,4,1\n", "1,0,1,1\n", "1,1,1,1\n"]
+    for place, order in enumerate(([0, 1, 2, 3], [3, 0, 2, 1])):
+        batches = batches_of(tmp_path, "0,1,2,2,8\n1,2,4,2,0\n", "".join(members[each] for each in order))
+        done = import_run([log, *batches], tmp_path / f"run{place}")
+        assert (done.rows["requests"], done.rejected) == (2, {})
+        assert open_run(tmp_path / f"run{place}").iterations()["request_count"].to_pylist() == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("batches", "members", "said"),
+    [
+        ("0,1,2,1,4\n1,2,3,1,0\n", "0,0,4,1\n", r"members\.csv: nobody is in batch '1', which is in batches\.csv"),
+        ("0,1,3,1,4\n", "0,0,4,1\n7,0,4,1\n", r"batches\.csv: no batch '7', of which members\.csv has requests"),
+        ("0,1,3,1,4\n", "0,9,4,1\n", r"members\.csv: request '9' is in batch '0', and not there then by log\.csv"),
+        (
+            "0,1,3,1,4\n1,3,4,1,4\n",
+            "0,0,4,1\n1,0,1,1\n",
+            r"request '0' is in batch '1', and not there then by log\.csv",
+        ),
+    ],
+)
+def test_files_of_vidur_that_do_not_fit_together_are_refused_by_what_does_not(tmp_path, batches, members, said):
+    log = written(tmp_path / "log.csv", VIDUR + "0,0,1,3,3,4,1\n")
+    with pytest.raises(WorkloadError, match=said) as caught:
+        import_run([log, *batches_of(tmp_path, batches, members)], tmp_path / "run")
+    assert "not as vidur writes it" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_impossible_instants_are_counted_and_no_figure(tmp_path):
@@ -346,9 +397,6 @@ def test_impossible_instants_are_counted_and_no_figure(tmp_path):
     done = import_run([requests], tmp_path / "run")
     assert sum(done.rejected.values()) == 1
     assert done.rows["requests"] == 1
-
-
-VIDUR = "request_id,arrived_at,scheduled_at,prefill_completed_at,completed_at,num_prefill_tokens,num_decode_tokens\n"
 
 
 @pytest.mark.parametrize(
@@ -416,3 +464,37 @@ def test_an_import_that_is_interrupted_leaves_nothing_behind(tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         import_run([written(tmp_path / "file", lines(REQUEST))], tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_two_imports_to_one_folder_at_once_are_one_and_it_is_left_whole(tmp_path, monkeypatch):
+    file, other = written(tmp_path / "file", lines(REQUEST)), tmp_path / "run"
+    other.mkdir()
+    real = RunWriter.close
+
+    def close(writer, lost):  # the first one is about to end
+        monkeypatch.setattr(RunWriter, "close", real)
+        with pytest.raises(ConfigurationError, match="a folder that nobody else imports to"):
+            _write(_source({file: content_of(file)}), other, Given(), ["file"])
+        real(writer, lost)
+
+    monkeypatch.setattr(RunWriter, "close", close)
+    assert import_run([file], other).rows == {"requests": 1}
+    assert open_run(other).problems == []
+
+
+@pytest.mark.parametrize("fails", ["append", "convert"])
+def test_an_import_that_finds_no_room_says_so_and_leaves_nothing(tmp_path, monkeypatch, capsys, fails):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    file = written(tmp_path / "file", lines(REQUEST))
+    monkeypatch.setattr(
+        {"append": Stream, "convert": RunWriter}[fails], {"append": "append", "convert": "_save"}[fails], full
+    )
+    before = len(os.listdir("/proc/self/fd"))
+    assert run_command(["import", str(file), "--to", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: --to {tmp_path / 'run'}: expected a folder that ")
+    assert "No space left on device" in said
+    assert not (tmp_path / "run").exists()
+    assert len(os.listdir("/proc/self/fd")) == before

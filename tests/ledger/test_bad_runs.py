@@ -13,6 +13,8 @@ import pytest
 from batchscope import CompletionReason, RequestTracker, SchedulerLimits, SchedulerMetricsCollector
 from batchscope.errors import ConfigurationError, DecodeError
 from batchscope.ledger import open_run
+from batchscope.ledger.analysis.opening import open_tables, reading
+from batchscope.ledger.analysis.snapshot import snapshot_of
 from batchscope.ledger.document import NAME
 from batchscope.ledger.parts import write_part
 from batchscope.ledger.recording import record
@@ -93,6 +95,102 @@ def test_files_of_others_are_left_out_and_named(engine):
         "iterations-000008.arrows: 14 bytes at its end are of no whole write",
         "requests-000007.parquet: left out: was not written by batchscope",
     ]
+
+
+def _stream(path, schema, mark):
+    """A stream at ``path`` of one batch of nothing but zeros, with this mark."""
+    columns = [pa.array([0]).cast(pa.string() if pa.types.is_string(kind) else kind) for kind in schema.types]
+    with pa.ipc.new_stream(path, schema) as stream:
+        stream.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema), custom_metadata={b"batchscope": mark})
+
+
+def test_streams_of_others_and_of_a_newer_schema_are_treated_as_parquet_is(engine):
+    engine.work(3)
+    engine.close()
+    foreign, newer = engine.path / "requests-000009.arrows", engine.path / "spans-000009.arrows"
+    _stream(foreign, pa.schema([("a", pa.int64())]), b'{"write":99,"until":1.0,"rows":{"requests":9}}')
+    ours = SCHEMAS[Table.ITERATIONS]
+    _stream(engine.path / "iterations-000009.arrows", ours.remove(ours.get_field_index("rank")), b"{}")
+    run = open_run(engine.path)
+    assert (run.requests().num_rows, run.iterations().num_rows) == (3, 9)
+    assert len(run.problems) == 2
+    assert "iterations-000009.arrows: left out: its columns are not those of iterations" in run.problems[0]
+    assert run.problems[1] == "requests-000009.arrows: left out: was not written by batchscope"
+    _stream(newer, SCHEMAS[Table.SPANS].with_metadata({"schema": "batchscope.ledger/99"}), b"{}")
+    with pytest.raises(DecodeError, match=r"spans-000009.*ledger/99.*read it with the version that wrote it"):
+        open_run(engine.path)
+
+
+@pytest.mark.parametrize("mark", [b"", b"{}", b"[", b'{"write":"\xff"}'])
+def test_a_batch_without_the_mark_of_its_write_is_no_part_of_the_run(engine, mark):
+    engine.work(3)
+    engine.close()
+    _stream(engine.path / "events-000009.arrows", SCHEMAS[Table.EVENTS], mark)
+    run = open_run(engine.path)
+    assert run.events().num_rows == 0
+    assert [problem.partition(":")[0] for problem in run.problems] == ["events-000009.arrows"]
+
+
+def test_what_is_no_file_is_left_out_and_named(engine):
+    engine.work(3)
+    engine.close()
+    (engine.path / "requests-000008.parquet").mkdir()
+    (engine.path / "requests-000009.arrows").mkdir()
+    run = open_run(engine.path)
+    assert run.requests().num_rows == 3
+    assert [problem.partition(" cannot")[0] for problem in run.problems] == [
+        "requests-000008.parquet: left out:", "requests-000009.arrows: left out:",
+    ]  # fmt: skip
+
+
+def test_a_damaged_part_of_a_run_that_is_being_written_costs_its_own_rows_only(tmp_path):
+    engine = Engine(tmp_path, part_seconds=2.0)
+    engine.work(3)
+    engine.look()
+    for _ in range(2):
+        engine.work(1)
+        engine.look()
+    (engine.path / "requests-000001.parquet").write_bytes(b"torn")
+    last = engine.path / "requests-000002.arrows"
+    assert last.exists()
+    run = open_run(engine.path)
+    assert (run.state, run.requests().num_rows, run.iterations().num_rows) == ("recording", 2, 15)
+    assert "3 rows of requests were written and are missing" in run.problems
+    last.write_bytes(last.read_bytes()[:-200])  # as if the reader came before its last write
+    run = open_run(engine.path)
+    assert (run.requests().num_rows, run.iterations().num_rows, run.tokens().num_rows) == (1, 12, 12)
+    assert "3 rows of requests were written and are missing" in run.problems
+    engine.close()
+
+
+def test_a_file_that_is_damaged_inside_is_named_by_whoever_reads_it(engine):
+    engine.work(300)
+    engine.close()
+    path = engine.path / "requests-000001.parquet"
+    content = bytearray(path.read_bytes())
+    content[200:900] = bytes(value ^ 0x5A for value in content[200:900])
+    path.write_bytes(content)
+    run = open_run(engine.path)
+    with pytest.raises(
+        DecodeError, match=r"requests-000001\.parquet: cannot be read: .*; move it out of the run's folder"
+    ):
+        run.requests()
+    with pytest.raises(DecodeError, match=r"requests-000001\.parquet: cannot be read"), reading(run):
+        snapshot_of(open_tables(run))
+    path.unlink()
+    with pytest.raises(DecodeError, match=r"requests-000001\.parquet: is gone since the run was opened"):
+        run.requests()
+    assert "300 rows of requests were written and are missing" in open_run(engine.path).problems
+
+
+def test_a_name_in_a_file_that_is_no_text_is_damage_as_any(engine):
+    engine.work(3)
+    engine.close()
+    path = engine.path / "requests-000001.parquet"
+    path.write_bytes(path.read_bytes().replace(b"queue_time", b"queue\xfftime"))
+    problems = open_run(engine.path).problems
+    assert problems[0].startswith("requests-000001.parquet: left out: cannot be read: ")
+    assert problems[1:] == ["3 rows of requests were written and are missing"]
 
 
 def test_a_part_with_other_columns_is_left_out_and_its_rows_are_missing(engine):

@@ -7,12 +7,13 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from batchscope import CompletionReason, RequestTracker, SchedulerMetricsCollector
-from batchscope.errors import ConfigurationError
+from batchscope.errors import BusyError, ConfigurationError
 from batchscope.ledger import open_run, staging
 from batchscope.ledger import parts as parts_module
 from batchscope.ledger.document import read_document
@@ -129,6 +130,7 @@ def test_of_a_first_write_that_finds_no_room_the_beginning_is_kept_that_does(tmp
         assert numbers.to_pylist() == list(range(1, rows.num_rows + 1))
         assert 0 < rows.num_rows < 1000
         assert rows.num_rows + run.document.missed[name] == 1000
+    assert any("the last whole write (at 0.000 s of its clock) is missing" in problem for problem in run.problems)
     errors = sum(event["count"] for event in run.events().to_pylist())
     assert errors + engine.recording.lost["ERROR"] == 1001  # with the one that says that the sink failed
     assert not any("were written and are missing" in each for each in run.problems)
@@ -294,6 +296,105 @@ def test_the_count_of_a_stopped_run_that_goes_on_is_told_while_its_process_lives
     assert open_run(tmp_path).document.missed["requests"] == 100
     assert "rows that are not in it: " in caplog.text
     assert "100 of requests" in caplog.text
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), MemoryError("no memory")])
+def test_whatever_a_write_fails_with_is_counted_and_ends_the_recording_only(tmp_path, monkeypatch, error):
+    engine = Engine(tmp_path)
+    engine.work(30)
+    engine.look()
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(staging.Stream, "append", fail)
+    engine.work(20)
+    engine.look()
+    assert engine.recording.lost["REQUEST"] == 20
+    engine.work(10)
+    engine.close()
+    run = open_run(tmp_path)
+    assert (run.state, run.requests().num_rows, run.document.missed["requests"]) == ("stopped", 30, 30)
+    assert run.document.stopped_by == f"{type(error).__name__}: {error}"
+    assert left_in(run.path) == [
+        "iterations-000001.arrows",
+        "requests-000001.arrows",
+        "run.json",
+        "spans-000001.arrows",
+    ]
+
+
+def left_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_part_that_there_is_no_memory_to_convert_stays_a_stream(tmp_path, monkeypatch, caplog):
+    engine = Engine(tmp_path, part_seconds=5.0)
+    engine.work(5)
+    engine.look()
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("batchscope.ledger.writer.convert", fail)
+    engine.work(20)
+    engine.look()
+    assert engine.recording.failure == ""
+    engine.close()
+    assert "a part stays as it was staged" in caplog.text
+    run = open_run(tmp_path)
+    assert (run.state, run.problems, run.requests().num_rows) == ("finished", [], 25)
+
+
+def test_where_nothing_more_can_be_handed_over_the_run_says_so_while_its_process_lives(tmp_path, monkeypatch):
+    engine = Engine(tmp_path)
+    engine.work(5)
+
+    def fail(*_):
+        raise ValueError("odd")
+
+    monkeypatch.setattr("batchscope.ledger.writer.request_batch", fail)
+    for _ in range(2):
+        engine.look()
+        engine.work(30)
+    run = open_run(tmp_path)
+    assert (run.state, run.iterations().num_rows, run.requests().num_rows) == ("stopped", 5, 0)
+    assert "ValueError: odd" in run.document.stopped_by
+    engine.close()
+    assert open_run(tmp_path).document.missed["requests"] == 65
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_file_system_without_room_for_a_run_is_refused_at_once_and_nothing_stays(tmp_path):
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs here: {mounted.stderr.decode().strip()}")
+    try:
+        with (
+            SchedulerMetricsCollector() as collector,
+            pytest.raises(ConfigurationError, match=r"can be written .*No space left"),
+        ):
+            collector.record_to(tmp_path)
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)  # it would be busy if a file were open
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder_and_no_thread(tmp_path):
+    raised = []
+
+    def record_in_a_drain(_):
+        with pytest.raises(BusyError) as error:
+            collector.record_to(tmp_path)
+        raised.append(error)
+
+    with SchedulerMetricsCollector() as collector:
+        before = threading.active_count()
+        collector.subscribe(record_in_a_drain)
+        collector.record_error("odd")
+        collector.drain()
+        assert len(raised) == 1
+        assert (left_in(tmp_path), threading.active_count(), collector.recordings) == ([], before, ())
 
 
 LIMITED = """

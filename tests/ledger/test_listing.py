@@ -127,13 +127,15 @@ def test_a_killed_run_is_listed_with_what_it_had_written(tmp_path):
     recording.close()
 
 
-def test_a_run_that_was_stopped_says_why_and_how_many_rows_it_lacks(root):
+def test_a_run_that_was_stopped_says_why_and_how_many_rows_it_lacks_and_what_is_counted(root):
     folder, _ = root
     (run,) = folder.iterdir()
     told = json.loads((run / NAME).read_bytes())
     told |= {"state": "stopped", "stopped_by": "No space left on device", "missed": {"requests": 1200, "spans": 3}}
     (run / NAME).write_text(json.dumps(told))
-    assert list_runs(folder).runs[0].problem == "No space left on device; 1,203 rows were not written"
+    listing = list_runs(folder)
+    assert listing.runs[0].problem == "No space left on device; 1,203 rows were not written"
+    assert "stopped: with what came last and could not be written; batchscope report counts the rows" in view(listing)
 
 
 def test_what_a_killed_run_last_wrote_of_itself_is_a_lower_bound_and_says_so(tmp_path):

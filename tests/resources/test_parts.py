@@ -72,6 +72,8 @@ def test_a_long_time_without_a_reading_is_not_counted():
         ("NoDevFiles", [], "'NoDevFiles' names no GPU: it and what follows it are left out"),
         ("1,4,0", [1], "'4' names no GPU: it and what follows it are left out"),
         ("GPU-aa", [], "'GPU-aa' names no GPU: it and what follows it are left out"),
+        ("\u00b2", [], "'\u00b2' names no GPU: it and what follows it are left out"),
+        ("1" * 5000, [], f"{'1' * 5000!r} names no GPU: it and what follows it are left out"),
     ],
 )
 def test_gpus_are_chosen_as_cuda_does(wanted, positions, fault):

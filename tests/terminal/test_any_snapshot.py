@@ -28,6 +28,7 @@ NAMES = st.one_of(
             "",
             "a\nb",
             "\u05e9\u05dc\u05d5\u05dd",
+            "\u00b9",
         ]
     ),
 )

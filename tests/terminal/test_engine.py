@@ -140,6 +140,12 @@ def test_names_are_in_the_order_in_which_people_count():
     assert [one.name for one in ranked(engines, "name")][:4] == ["gpu0", "gpu1", "gpu2", "gpu3"]
 
 
+def test_a_digit_that_is_no_number_is_a_letter():
+    names = ["\u00b9", "10", "\u0663", "1" * 40, "\u2461"]
+    engines = [Engine(name, name, 1.0).shown(0.0) for name in names]
+    assert [one.name for one in ranked(engines, "name")] == ["\u0663", "10", "1" * 40, "\u00b9", "\u2461"]
+
+
 @pytest.mark.parametrize(
     ("names", "short"),
     [

@@ -75,14 +75,18 @@ def explain(
     return 0 if explanation.complete else UNDECIDED
 
 
+def remarks(run: Run) -> list[str]:
+    """What is missing or wrong in it, and whether more may come."""
+    growing = ["is still being written; this is what it holds so far"] if run.state == "recording" else []
+    return run.problems + growing
+
+
 def told(run: Run) -> bool:
     """Say what is missing in it; whether there is anything in it at all."""
-    for problem in run.problems:
-        note(f"{run.path.name}: {problem}")
-    if run.state == "recording":
-        note(f"{run.path.name}: is still being written; this is what it holds so far")
-    if unfinished := len(run.unfinished()):
-        note(f"{run.path.name}: {counted(unfinished, 'request')} took part and did not finish: not in what follows")
+    for remark in remarks(run):
+        note(f"{run.path.name}: {remark}")
+    if unfinished := max(len(run.unfinished()), run.document.in_flight or 0):  # a lean run knows how many alone
+        note(f"{run.path.name}: {counted(unfinished, 'request')} did not finish: not in what follows")
     if not run.headers:
         note(f"{run.path.name}: nothing was recorded in this run")
     return bool(run.headers)

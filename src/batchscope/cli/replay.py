@@ -141,11 +141,11 @@ def _of_run(path: Path, settings: dict[str, Any], limit: int | None, rate_scale:
     run = open_run(path)
     observed = observed_run(run, **settings)
     if not observed.workload:
-        raise CommandError(f"{path}: no request in it got a token: there is nothing to replay")
+        raise CommandError(f"{path}: no request in it says when it came and got its tokens: there is nothing to replay")
     for assumed in observed.assumed:
         note(assumed)
     if observed.left_out:
-        note(f"{observed.left_out:,} requests got no token, and are left out")
+        note(f"{observed.left_out:,} requests got no token, or do not say when, and are left out")
     workload = [msgspec.structs.replace(spec, arrival=spec.arrival / rate_scale) for spec in observed.workload[:limit]]
     return Plan(
         title=f"{observed.name} (recorded run)",

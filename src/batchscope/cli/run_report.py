@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.console import Group
 
 from batchscope.cli import stdout
+from batchscope.cli.explain import remarks
 from batchscope.cli.instants import instant_of
 from batchscope.cli.options import CommandError, write_html, write_svg
 from batchscope.cli.simulation import note
@@ -49,8 +50,8 @@ class Wanted(NamedTuple):
 def report_run(path: Path, wanted: Wanted) -> int:
     """Show it; the exit code."""
     run = open_run(path)
-    for problem in run.problems:
-        note(f"{run.path.name}: {problem}")
+    for remark in remarks(run):
+        note(f"{run.path.name}: {remark}")
     if not run.headers:
         note(f"{run.path.name}: nothing was recorded in this run")
         return NOTHING_RECORDED
@@ -70,7 +71,7 @@ def _json(tables: RunTables) -> MetricsSnapshot:
 
 
 def _shown(run: Run, tables: RunTables, wanted: Wanted) -> MetricsSnapshot:
-    report = report_of(tables, problems=run.problems, name=run.path.name)
+    report = report_of(tables, problems=remarks(run), name=run.path.name)
     if wanted.html is not None:
         _write_html(report._replace(explanations=_explained(run, tables)), wanted.html)
         return report.snapshot

@@ -27,6 +27,7 @@ from batchscope.simulator import (
     VirtualClock,
     Workload,
 )
+from batchscope.sinks import Recording
 from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.text import shown
 from batchscope.version import __version__
@@ -114,8 +115,15 @@ def recorded(
         return
     collector.engine = EngineInfo("simulator", __version__)
     known: dict[str, Any] = {"policy": options.policy, **({"priorities": dict(priorities)} if priorities else {})}
-    with collector.record_to(root, configuration=known) as recording:
-        yield
+    recording = collector.record_to(root, configuration=known)
+    try:
+        with recording:
+            yield
+    finally:  # Ctrl-C is how some end
+        _tell(recording)
+
+
+def _tell(recording: Recording) -> None:
     if recording.failure or recording.lost:
         lost = "".join(f", {rows:,} rows of {kind.lower()}" for kind, rows in recording.lost.items())
         note(f"{recording.path} is not complete: {recording.failure or 'there was no room'}{lost}")

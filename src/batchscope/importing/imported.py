@@ -7,7 +7,7 @@ import datetime as dt
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,6 +20,9 @@ from batchscope.records import EngineInfo
 from batchscope.simulator.policies import POLICIES
 from batchscope.simulator.virtual_clock import VirtualClock
 from batchscope.sinks import Drained, Missed, PatientSink, RunHeader
+
+if TYPE_CHECKING:
+    from batchscope.ledger.writer import RunWriter
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 RECORDS_BETWEEN_DRAINS = 1000
@@ -149,18 +152,16 @@ def _write(source: ImportSource, to: Path, given: Given, names: list[str]) -> Im
         collector.engine = source.engine
         collector.definitions.update(source.definitions)
         writer = RunWriter(to, RunDocument(configuration=configuration), clock)
-        end = collector.subscribe(_Anchored(writer, source.anchor_instant, source.anchor_time))
-        for count, missed in enumerate(source.replay(collector, clock), start=1):
-            if missed is not None:
-                writer.missed(missed)
-            if count % RECORDS_BETWEEN_DRAINS == 0:
-                collector.drain()
-                writer.flush()
-        collector.drain()
-        end()
-        writer.close({})
+        try:
+            _replay(source, collector, clock, writer)
+        finally:
+            writer.leave()
         rejected = dict(collector.get_request_statistics().rejected_records)
         run = Run(to)
+        if run.document.stopped_by:
+            raise ConfigurationError("to", str(to), f"a folder that takes all of it ({run.document.stopped_by})")
+        if not run.document.rows:
+            raise WorkloadError(f"{', '.join(names)}: {_nothing(source, rejected)}; expected what ended or ran")
         if source.prefixes:
             write_prefixes(to, source.prefix_block_tokens, run.requests(), source.prefixes)
     return Imported(
@@ -173,20 +174,44 @@ def _write(source: ImportSource, to: Path, given: Given, names: list[str]) -> Im
     )
 
 
+def _replay(source: ImportSource, collector: SchedulerMetricsCollector, clock: VirtualClock, writer: RunWriter) -> None:
+    """Record all of it; a run in the end that says that it is whole, or why it is not."""
+    end = collector.subscribe(_Anchored(writer, source.anchor_instant, source.anchor_time))
+    for count, missed in enumerate(source.replay(collector, clock), start=1):
+        if missed is not None:
+            writer.missed(missed)
+        if count % RECORDS_BETWEEN_DRAINS == 0:
+            collector.drain()
+            writer.flush()
+    writer.document.in_flight = collector.get_snapshot().gauges.requests_in_flight
+    end()
+    writer.close({})
+
+
+def _nothing(source: ImportSource, rejected: dict[str, int]) -> str:
+    """Why there is nothing to record."""
+    told = [*source.notes, *(f"records that cannot be true: {count:,} ({why})" for why, count in rejected.items())]
+    return f"nothing to record in it ({'; '.join(told) or 'no row'})"
+
+
 @contextlib.contextmanager
 def _folder_of_a_whole_run(to: Path) -> Iterator[None]:
     """Make the folder; where what follows fails or is interrupted, nothing of it stays."""
     empty = to.exists()
     try:
-        to.mkdir(parents=True, exist_ok=True)
+        to.mkdir(parents=True, exist_ok=empty)
     except OSError as error:
         raise ConfigurationError("to", str(to), f"a folder that can be made ({error.strerror})") from error
     try:
         yield
-    except BaseException:
+    except BlockingIOError:  # what lies there is another import's
+        raise ConfigurationError("to", str(to), "a folder that nobody else imports to") from None
+    except BaseException as error:
         shutil.rmtree(to, ignore_errors=True)
         if empty:
             to.mkdir(exist_ok=True)
+        if isinstance(error, OSError):  # the files that are read say theirs as WorkloadError
+            raise ConfigurationError("to", str(to), f"a folder that can be written ({error.strerror})") from error
         raise
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import csv
 import heapq
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import groupby
 from math import nan
 from operator import itemgetter
 from pathlib import Path
@@ -23,6 +23,7 @@ from batchscope.importing.imported import ImportSource, check_in_reach, only
 from batchscope.records import CompletionReason, EngineInfo, RequestResult
 from batchscope.simulator.trace_lines import BadRowError, read_lines
 from batchscope.simulator.virtual_clock import VirtualClock
+from batchscope.text import quoted
 from batchscope.tracking.tracker import RequestTracker
 
 Row = dict[str, str]
@@ -57,14 +58,15 @@ def source(contents: dict[Path, Content]) -> ImportSource:
     assert requests is not None  # noqa: S101  (what leads is there)
     whole = batches is not None and members is not None
     missing = [] if whole else ["iterations (batches.csv and batch_requests.csv, both)"]
+    known = _requests(requests)
+    ended = [row for row in known if row["completed_at"]]
 
     def replay(collector: SchedulerMetricsCollector, clock: VirtualClock) -> Iterator[None]:
         with _located(requests):
             if whole:
-                yield from _events(requests, batches, members, collector, clock)
+                yield from _events(requests, known, batches, members, collector, clock)
             else:
-                logged = (_logged(row) for row in rows(requests) if row["completed_at"])
-                yield from _completions(requests, logged, collector, clock)
+                yield from _completions(requests, map(_logged, ended), collector, clock)
 
     return ImportSource(
         format=Content.VIDUR_REQUESTS.value,
@@ -73,7 +75,18 @@ def source(contents: dict[Path, Content]) -> ImportSource:
         definitions=_DEFINITIONS,
         configuration={"policy": "sarathi"},
         missing=[*missing, "limiters: inferred", "cached prefixes"],
+        notes=[f"requests that did not end: {len(known) - len(ended):,}"] if len(ended) < len(known) else [],
     )
+
+
+def _requests(path: Path) -> list[Row]:
+    """The rows of the requests; ``WorkloadError`` where one comes twice."""
+    found: dict[str, Row] = {}
+    for row in rows(path):
+        if row["request_id"] in found:
+            raise WorkloadError(f"{path}: request_id {quoted(row['request_id'])} twice, expected each once")
+        found[row["request_id"]] = row
+    return list(found.values())
 
 
 def metrics_source(contents: dict[Path, Content]) -> ImportSource:
@@ -98,15 +111,18 @@ def metrics_source(contents: dict[Path, Content]) -> ImportSource:
 
 @contextmanager
 def _located(path: Path) -> Iterator[None]:
-    """A value that is no number, or a request that a batch names and nobody knows, is an error of the file."""
+    """A value that is no number, or a column that is not there, is an error of the file."""
     try:
         yield
+    except WorkloadError:  # a ValueError that says it already
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise WorkloadError(f"{path}: not as vidur writes it ({error})") from None
 
 
 def _events(
     requests: Path,
+    known: list[Row],
     batches: Path | None,
     members: Path | None,
     collector: SchedulerMetricsCollector,
@@ -116,7 +132,6 @@ def _events(
     assert batches is not None  # noqa: S101  (the caller looked)
     assert members is not None  # noqa: S101
     tracker, slots = RequestTracker(collector), {}
-    known = list(rows(requests))
     arrivals = _timed(requests, known, "arrived_at", 0)
     ends = _timed(requests, [row for row in known if row["completed_at"]], "completed_at", 2)
     for at, kind, event in heapq.merge(arrivals, _batches(batches, members), ends, key=itemgetter(0, 1)):
@@ -125,6 +140,11 @@ def _events(
             slots[event["request_id"]] = tracker.arrived(event["request_id"], prompt_tokens=_prompt(event), at=at)
         elif kind == 1:
             batch, members_of = event
+            if unknown := next((each for each in members_of if each["request_id"] not in slots), None):
+                who, where = quoted(unknown["request_id"]), quoted(batch["batch_id"])
+                raise WorkloadError(
+                    f"{members}: request {who} is in batch {where}, and not there then by {requests.name}"
+                )
             _iteration(tracker, slots, batch, members_of, at)
         else:
             tracker.finished(slots.pop(event["request_id"]), CompletionReason.EOS_TOKEN_REACHED, at=at)
@@ -139,12 +159,20 @@ def _timed(path: Path, known: list[Row], column: str, kind: int) -> list[tuple[f
 
 def _batches(batches: Path, members: Path) -> Iterator[tuple[float, int, Any]]:
     """Batches with their members, in the order of their ends."""
-    of_batch = {key: list(part) for key, part in groupby(rows(members), itemgetter("batch_id"))}
+    of_batch = defaultdict(list)
+    for member in rows(members):
+        of_batch[member["batch_id"]].append(member)
     for batch in sorted(rows(batches), key=lambda row: float(row["completed_at"])):
         check_in_reach(
             f"{batches}, batch {batch['batch_id']}", float(batch["scheduled_at"]), float(batch["completed_at"])
         )
-        yield float(batch["completed_at"]), 1, (batch, of_batch[batch["batch_id"]])
+        if batch["batch_id"] not in of_batch:
+            raise WorkloadError(
+                f"{members}: nobody is in batch {quoted(batch['batch_id'])}, which is in {batches.name}"
+            )
+        yield float(batch["completed_at"]), 1, (batch, of_batch.pop(batch["batch_id"]))
+    if of_batch:
+        raise WorkloadError(f"{batches}: no batch {quoted(next(iter(of_batch)))}, of which {members.name} has requests")
 
 
 def _iteration(tracker: RequestTracker, slots: dict[str, int], batch: Row, members: list[Row], at: float) -> None:

@@ -20,6 +20,8 @@ from batchscope.text import quoted, readable_document
 from batchscope.version import __version__
 
 NAME = "run.json"
+SPARE = ".spare"
+"""Beside it while a run is written: room that a full disk has for the document that says so."""
 
 
 class State(StrEnum):
@@ -37,8 +39,8 @@ class RunDocument(msgspec.Struct, kw_only=True):
     ``started_at`` and ``ended_at`` are of the recording, by the wall clock. ``rows``: written so far, by table.
     ``missed``: rows that there was no room for, or that could not be written. ``left_out``: rows of other kinds, which
     follow from these where a ``RequestTracker`` recorded them. ``configuration``: the engine's resolved one, where a
-    plug-in knows it. ``in_flight``: requests that had not finished when it was closed, those that
-    never ran too. ``written_until``: the collector's clock when all that was counted before it was written.
+    plug-in knows it. ``in_flight``: requests that had not finished when it was closed, those that never ran too.
+    ``written_until``: the collector's clock when all that was counted before it was written.
     """
 
     schema: str = SCHEMA

@@ -39,7 +39,7 @@ class ListedRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
-    """The runs in ``root``, oldest first."""
+    """The runs in ``root``, by name: those that were recorded by time."""
 
     root: str
     runs: list[ListedRun]

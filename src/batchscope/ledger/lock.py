@@ -18,7 +18,11 @@ class RunLock:
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.leave()
+            raise
 
     def release(self) -> None:
         """The run is written."""
@@ -33,14 +37,14 @@ class RunLock:
 
 
 def being_written(folder: Path) -> bool:
-    """Whether a process that lives writes the run in ``folder``."""
+    """Whether a process that lives writes the run in ``folder``; also where that cannot be known: it is left alone."""
     try:
         file = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError)
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError:  # it is held, or this file system has no locks
         return True
     finally:
         os.close(file)

@@ -18,7 +18,7 @@ from batchscope.ledger.staging import ENDING as STAGED
 from batchscope.ledger.staging import Mark, read_staged
 
 CONVERTED = ".parquet"
-PART_NAME = rf"(?P<table>{'|'.join(Table)})-(?P<number>\d{{6,}})(?:{re.escape(STAGED)}|{re.escape(CONVERTED)})"
+PART_NAME = rf"(?P<table>{'|'.join(Table)})-(?P<number>[0-9]{{6,}})(?:{re.escape(STAGED)}|{re.escape(CONVERTED)})"
 _FILE = re.compile(PART_NAME)
 _LEVEL = 3  # of zstd
 _GROWING = {"request", "iteration", "iteration_number", "first_iteration", "decode_context_tokens", "memory_bytes_used"}

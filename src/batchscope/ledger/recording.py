@@ -6,9 +6,10 @@ import atexit
 import contextlib
 import datetime as dt
 import logging
+import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from batchscope.checks import check_not_negative, is_number
 from batchscope.clock import Clock
 from batchscope.errors import BusyError, ConfigurationError, DecodeError
 from batchscope.ledger.document import NAME, RunDocument
-from batchscope.ledger.retention import Retention
+from batchscope.ledger.retention import Retention, clear_what_kills_left
 from batchscope.ledger.schema import Level
 from batchscope.ledger.writer import PART_BYTES, PART_SECONDS, RunWriter
 from batchscope.rows import Gaps
@@ -86,7 +87,7 @@ class RunRecording(Recording):
     def _look(self) -> None:
         self._drain()
         if self.failure:
-            self._writer.count_lost(self.lost)
+            self._writer.count_lost(self.lost, self.failure)
 
     def close(self, timeout: float = 10.0) -> bool:
         """Write what there is and end the run, within ``timeout`` seconds; says whether all of it was written."""
@@ -131,7 +132,8 @@ def record(
 ) -> Recording:
     """Record to a folder in ``root``; ConfigurationError where it cannot be made, or a setting is out of range.
 
-    ``in_flight`` says at its end how many requests have not finished.
+    BusyError in a sink, which cannot subscribe another one. ``in_flight`` says at its end how many requests have not
+    finished.
     """
     if level not in set(Level):
         raise ConfigurationError("level", level, f"one of {', '.join(Level)}")
@@ -149,16 +151,18 @@ def record(
 
     def retain() -> None:
         try:
+            clear_what_kills_left(root)
             for run in Retention(keep_seconds, keep_bytes).apply(root, dt.datetime.now(dt.UTC)):
                 logger.info("batchscope: %s was removed: it is too old, or the runs are too large", run)
         except (DecodeError, OSError) as error:
             logger.warning("batchscope: old runs in %s are not removed: %s", root, error)
 
+    collector.drain()  # what came before is in no run; and who may not read the collector now learns it here
     try:
-        folder = _new_folder(root, instance_id)
-        writer = RunWriter(
-            folder, document, clock, part_seconds=part_seconds, part_bytes=part_bytes, converted=retain, pace=pace
-        )  # fmt: skip
+        with _new_folder(root, instance_id) as folder:
+            writer = RunWriter(
+                folder, document, clock, part_seconds=part_seconds, part_bytes=part_bytes, converted=retain, pace=pace
+            )  # fmt: skip
     except OSError as error:
         raise ConfigurationError("root", str(root), f"a directory that can be written ({error.strerror})") from error
     retain()
@@ -180,7 +184,9 @@ def _settings(configuration: object) -> dict[str, Any]:
     return copied
 
 
-def _new_folder(root: Path, instance_id: str) -> Path:
+@contextlib.contextmanager
+def _new_folder(root: Path, instance_id: str) -> Iterator[Path]:
+    """A run's own; where what is done with it fails, nothing of it stays."""
     name = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}-{instance_id[:8]}"
     root.mkdir(parents=True, exist_ok=True)
     for number in count(1):
@@ -188,4 +194,8 @@ def _new_folder(root: Path, instance_id: str) -> Path:
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             break
-    return folder
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

@@ -26,6 +26,7 @@ from batchscope.text import quoted, shown
 INTERRUPTED = "interrupted"
 """The state of a run whose process ended without closing it."""
 _ATTEMPTS = 5
+_DAMAGED = pa.ArrowException, OSError, ValueError  # whatever stands in a file: a name that is no text, too
 
 
 class _Contents:
@@ -47,16 +48,13 @@ class _Contents:
                 self._read_staged(part, live=live)
             else:
                 self._read_converted(part)
-        while live and self.missing({}) and self._forget_last_write():
-            pass
+        if live and self.missing({}):
+            self._forget_what_came_after(self._last_whole_write())
         self.absent = self.missing({} if live else told)
 
     def table(self, table: Table) -> pa.Table:
         """All rows of a table, as they are stored."""
-        found = [
-            _rows_of(part, table) if isinstance(part, Path) else pa.Table.from_batches(part.batches, SCHEMAS[table])
-            for part in self._in_order[table]
-        ]
+        found = [_rows_of(part, table) for part in self._in_order[table]]
         return pa.concat_tables([SCHEMAS[table].empty_table(), *found])
 
     def converted(self, table: Table) -> list[Path]:
@@ -65,31 +63,44 @@ class _Contents:
 
     def staged(self, table: Table) -> pa.Table:
         """Its rows that are in none of them yet."""
-        batches = [batch for of, staged in self._staged if of is table for batch in staged.batches]
-        return pa.Table.from_batches(batches, schema=SCHEMAS[table])
+        found = [_rows_of(staged, table) for of, staged in self._staged if of is table]
+        return pa.concat_tables([SCHEMAS[table].empty_table(), *found])
 
-    def missing(self, told: Mapping[str, int]) -> dict[Table, int]:
-        """Rows that some write, or ``told``, says were written, and that are not there."""
+    def missing(self, told: Mapping[str, int], up_to: float = math.inf) -> dict[Table, int]:
+        """Rows that some write until ``up_to``, or ``told``, says were written, and that are not there."""
         found = dict(self._written)
         marks = list(self._marks)
         for table, staged in self._staged:
-            found[table] += max((mark.of_file(table) for mark in staged.marks), default=0)
-            marks += staged.marks
+            earlier = [mark for mark in staged.marks if mark.write <= up_to]
+            found[table] += max((mark.of_file(table) for mark in earlier), default=0)
+            marks += earlier
         self.until = max((mark.until for mark in marks), default=-math.inf)
         said = [*(mark.rows for mark in marks), told]
         known = {table: max(rows.get(table.value, 0) for rows in said) for table in Table}
         return {table: known[table] - rows for table, rows in found.items() if rows < known[table]}
 
-    def _forget_last_write(self) -> bool:
-        last = max((mark.write for _, staged in self._staged for mark in staged.marks), default=0)
+    def _last_whole_write(self) -> int:
+        """The last one with which least is missing: later ones are not in all files yet, a damaged file stays so."""
+        writes = {0, *(mark.write for _, staged in self._staged for mark in staged.marks)}
+        missing = {write: sum(self.missing({}, write).values()) for write in writes}
+        return max(write for write in writes if missing[write] == min(missing.values()))
+
+    def _forget_what_came_after(self, write: int) -> None:
         for _, staged in self._staged:
-            if staged.marks and staged.marks[-1].write == last:
-                staged.marks.pop()
-                staged.batches.pop()
-        return last > 0
+            count = sum(mark.write <= write for mark in staged.marks)
+            del staged.marks[count:], staged.batches[count:]
 
     def _read_staged(self, part: Part, *, live: bool) -> None:
-        staged = read_staged(part.path)
+        try:
+            staged = read_staged(part.path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            self._leave_out(part, f"cannot be read: {error.strerror}")
+            return
+        if why := staged.schema and _foreign(part, staged.schema):
+            self._leave_out(part, why)
+            return
         self._staged.append((part.table, staged))
         self._in_order[part.table].append(staged)
         if staged.torn_bytes and not live:
@@ -101,23 +112,16 @@ class _Contents:
                 stored, count = file.schema_arrow, file.metadata.num_rows
         except FileNotFoundError:
             raise
-        except (pa.ArrowException, OSError) as error:
-            self._leave_out(part, f"cannot be read: {str(error).splitlines()[0]}")
+        except _DAMAGED as error:
+            self._leave_out(part, f"cannot be read: {_first_line(error)}")
             return
-        metadata = stored.metadata or {}
-        schema = metadata.get(b"schema", b"").decode(errors="replace")
-        if not schema.startswith(f"{SCHEMA.partition('/')[0]}/"):
-            self._leave_out(part, "was not written by batchscope")
+        if why := _foreign(part, stored):
+            self._leave_out(part, why)
             return
-        if schema != SCHEMA:
-            raise DecodeError(
-                f"{part.path}: schema = {quoted(schema)}: expected {SCHEMA!r}; read it with the version that wrote it"
-            )
         try:
-            stored.empty_table().select(SCHEMAS[part.table].names).cast(SCHEMAS[part.table])
-            marks = marks_of(metadata)
-        except (pa.ArrowException, KeyError, ValueError, msgspec.MsgspecError) as error:
-            self._leave_out(part, f"its columns are not those of {part.table.value} ({error})")
+            marks = marks_of(stored.metadata)
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            self._leave_out(part, f"its mark cannot be read ({error})")
             return
         self._marks += marks
         self._written[part.table] += max((mark.of_file(part.table) for mark in marks), default=count)
@@ -127,12 +131,39 @@ class _Contents:
         self.problems.append(f"{part.path.name}: left out: {shown(why)}")
 
 
-def _rows_of(path: Path, table: Table) -> pa.Table:
-    """What a converted file holds."""
+def _foreign(part: Part, stored: pa.Schema) -> str:
+    """Why a file with this schema is left out; empty where it is a part. DecodeError for one of another version."""
+    schema = (stored.metadata or {}).get(b"schema", b"").decode(errors="replace")
+    if not schema.startswith(f"{SCHEMA.partition('/')[0]}/"):
+        return "was not written by batchscope"
+    if schema != SCHEMA:
+        raise DecodeError(
+            f"{part.path}: schema = {quoted(schema)}: expected {SCHEMA!r}; read it with the version that wrote it"
+        )
     try:
-        return pq.read_table(path, columns=SCHEMAS[table].names).cast(SCHEMAS[table])
-    except (pa.ArrowException, OSError) as error:
-        raise DecodeError(f"{path}: cannot be read: {shown(str(error).splitlines()[0])}; open the run again") from error
+        stored.empty_table().select(SCHEMAS[part.table].names).cast(SCHEMAS[part.table])
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        return f"its columns are not those of {part.table.value} ({error})"
+    return ""
+
+
+def _rows_of(part: Path | Staged, table: Table) -> pa.Table:
+    """What a file holds."""
+    names, schema = SCHEMAS[table].names, SCHEMAS[table]
+    if isinstance(part, Staged):
+        return pa.Table.from_batches(part.batches, part.schema or schema).select(names).cast(schema)
+    try:
+        return pq.read_table(part, columns=names).cast(schema)
+    except FileNotFoundError:
+        raise DecodeError(f"{part}: is gone since the run was opened; open it again") from None
+    except _DAMAGED as error:
+        raise DecodeError(
+            f"{part}: cannot be read: {shown(_first_line(error))}; move it out of the run's folder to read the rest"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 class Run:
@@ -188,10 +219,16 @@ class Run:
             )
         if self.state == State.STOPPED:
             found.append(
-                f"stopped: nothing more could be written ({document.stopped_by}); all that came after the last write"
-                f"{last} is missing"
+                f"stopped: nothing more could be written ({document.stopped_by}); all that came after the last whole"
+                f" write{last} is missing, but for what found room"
             )
         return found
+
+    def check_files(self) -> None:
+        """DecodeError that names a file which is damaged inside, or gone: that is seen where all of it is read."""
+        for table in Table:
+            for path in self._contents.converted(table):
+                _rows_of(path, table)
 
     def stored(self, table: Table) -> tuple[list[Path], pa.Table]:
         """As it lies on the disk: the Parquet files of a table that can be read, and its rows that are in none yet."""
@@ -248,7 +285,7 @@ def open_run(path: str | Path) -> Run:
 
 
 def find_runs(root: str | Path) -> list[Path]:
-    """The folders of the runs in ``root``, oldest first; DecodeError where it cannot be read."""
+    """The folders of the runs in ``root``, by name: those recorded by time; DecodeError where it cannot be read."""
     try:
         return sorted(each for each in Path(root).iterdir() if (each / NAME).is_file())
     except OSError as error:

@@ -22,9 +22,10 @@ _MARK = b"batchscope"
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """Of a batch: the number of the write it is of, the clock's instant, and the rows of each table with that write.
+    """Of a batch: the number of the write it is of, and the rows of each table with that write.
 
-    ``before``: of these, the rows of its own table before its file.
+    ``until``: of what came until this instant of the clock, all is there. ``before``: of ``rows``, those of its own
+    table before its file.
     """
 
     write: int
@@ -84,11 +85,15 @@ class Stream:
 
 
 class Staged(NamedTuple):
-    """What a stream's file has: whole batches, their marks, and how many bytes at its end are of no whole batch."""
+    """What a stream's file has: whole batches, their marks, and how many bytes at its end are of no whole batch.
+
+    ``schema``: None where not even that is whole.
+    """
 
     batches: list[pa.RecordBatch]
     marks: list[Mark]
     torn_bytes: int
+    schema: pa.Schema | None = None
 
 
 def read_staged(path: Path) -> Staged:
@@ -99,15 +104,17 @@ def read_staged(path: Path) -> Staged:
     good = 0
     try:
         with pa.ipc.open_stream(source) as reader:
+            found = found._replace(schema=reader.schema)
             good = source.tell()
             while True:
                 batch, metadata = reader.read_next_batch_with_custom_metadata()
+                mark = _mark(metadata)
                 found.batches.append(batch)
-                found.marks.append(_mark(metadata))
+                found.marks.append(mark)
                 good = source.tell()
     except StopIteration:
         good = len(content) if len(content) - good <= _END_OF_STREAM else good
-    except (pa.ArrowException, OSError, msgspec.MsgspecError):
+    except (pa.ArrowException, OSError, msgspec.MsgspecError, UnicodeError):
         pass
     return found._replace(torn_bytes=len(content) - good)
 

@@ -23,6 +23,7 @@ _LATENCIES = {
 class Summary(msgspec.Struct, kw_only=True):
     """Of all segments. Percentiles: of completed requests, those of the run's report within ``relative_error``.
 
+    Of a run that was stopped it has the rows, too, that came last and could not be written: a report has not.
     ``met`` and ``missed`` the targets of their class; ``attainment`` is None where no request was judged. ``first_at``
     and ``last_at``: instants of the collector's clock between which something happened.
     """

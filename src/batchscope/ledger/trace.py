@@ -113,10 +113,9 @@ def trace(run: Recorded, window: Window | None = None) -> Trace:
     counts = _changes(drawing.counts(), low, high if len(slices.begin) else low)  # of no time there are none
     of_events = 2 * len(slices.begin) + len(counts.at)
     slices, counts, told = _at_most(slices, counts, window.max_events)
-    tracks, slices = _used_tracks(drawing.tracks, slices)
     used, names = np.unique(slices.name, return_inverse=True)
     return Trace(
-        tracks=tracks,
+        tracks=_used_tracks(drawing.tracks, slices),
         names=tuple(drawing.names[name] for name in used.tolist()),
         slices=slices._replace(name=names.astype(np.int64)),
         counts=counts,
@@ -144,12 +143,10 @@ def _chosen(histories: Histories, window: Window, began: float) -> Ints:
     return np.array(wanted, dtype=np.int64)
 
 
-def _used_tracks(tracks: list[Track], slices: Slices) -> tuple[tuple[Track, ...], Slices]:
+def _used_tracks(tracks: list[Track], slices: Slices) -> tuple[Track, ...]:
     """Lanes come last: without those in which nothing is left."""
-    last = max(
-        int(slices.track.max(initial=-1)), *(place for place, track in enumerate(tracks) if track.counter), -1, -1
-    )
-    return tuple(tracks[: last + 1]), slices
+    counters = [place for place, track in enumerate(tracks) if track.counter]
+    return tuple(tracks[: max([int(slices.track.max(initial=-1)), *counters]) + 1])
 
 
 def _untold(histories: Histories, began: float) -> Iterable[str]:
@@ -297,7 +294,7 @@ def _at_most(slices: Slices, counts: Counts, most: int) -> tuple[Slices, Counts,
     seconds = until / _NANOSECONDS
     told = (
         f"{events:,} events, and at most {most:,} are written: it ends at {seconds:,.3f} s of the run; "
-        f"--from {seconds:.3f} goes on there, --max-events writes more, --requests draws only some"
+        f"--from {seconds:.3f} goes on there, --max-events writes more, --request draws only some"
     )
     return kept, left, [told]
 

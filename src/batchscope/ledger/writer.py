@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from batchscope.clock import Clock
 from batchscope.ledger.batches import iteration_batch, request_batch, span_batch
-from batchscope.ledger.document import RunDocument, State
+from batchscope.ledger.document import SPARE, RunDocument, State
 from batchscope.ledger.instants import began_at
 from batchscope.ledger.lock import RunLock
 from batchscope.ledger.parts import convert, part_path, parts
@@ -37,7 +37,6 @@ _SETTINGS = ("limits", "engine", "definitions")
 _DOCUMENT_SECONDS = 1.0  # what a killed process's summary may be behind its rows, or more where that would cost much
 _DOCUMENT_SHARE = 0.001  # of the time
 _STOPPED_SECONDS = 10.0  # how far behind the count of a stopped run is
-_SPARE = ".spare"  # room that a full disk has for the document that says so
 _SPARE_BYTES = 64 << 10
 PART_SECONDS = 600.0
 PART_BYTES = 64 << 20
@@ -47,8 +46,8 @@ class RunWriter:
     """A ``PatientSink``: ``take`` keeps rows, ``flush`` writes them, ``close`` ends the run.
 
     Staged parts are converted after ``part_seconds`` or ``part_bytes``; ``converted`` is called after that. ``clock``
-    is the collector's, whose time may be simulated; ``pace`` gives the seconds in which parts grow old. OSError, from
-    whatever it is told, means that the disk takes no more: the run is stopped.
+    is the collector's, whose time may be simulated; ``pace`` gives the seconds in which parts grow old. What ``flush``
+    raises, OSError where the disk takes no more, stops the run.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class RunWriter:
         self._waiting: dict[Table, list[pa.RecordBatch]] = {table: [] for table in document.level.tables}
         self._streams: dict[Table, Stream] = {}
         self._part, self._part_began = 1, pace()
-        self._writes = 0
+        self._writes, self._written_until = 0, clock()
         self._summing = Summing()
         self.unwritten: dict[str, int] = {}
         """Rows that were taken and could not be written, by kind."""
@@ -79,8 +78,12 @@ class RunWriter:
         self._saved_at, self._saving = pace(), 0.0
         document.started_at = dt.datetime.now(dt.UTC)
         self._lock = RunLock(folder)  # first: what is listed and not locked is taken for abandoned
-        document.write(folder)
-        (folder / _SPARE).write_bytes(bytes(_SPARE_BYTES))
+        try:
+            document.write(folder)
+            (folder / SPARE).write_bytes(bytes(_SPARE_BYTES))
+        except OSError:
+            self._lock.leave()
+            raise
 
     # As a sink.
 
@@ -119,7 +122,7 @@ class RunWriter:
         """Write all that was taken."""
         try:
             self._write()
-        except OSError as error:
+        except Exception as error:
             self._stop(error)
             raise
         if self._part_is_full():
@@ -132,12 +135,7 @@ class RunWriter:
 
         ``lost``: all rows that are not in it, by kind; ``failure``: why they were not handed over.
         """
-        with contextlib.suppress(OSError):  # the run is stopped, and says so
-            if self.document.state is State.RECORDING:
-                self.flush()
-                self._convert()
-                self.document.state = State.STOPPED if failure else State.FINISHED
-                self.document.stopped_by = readable(failure)
+        self._end_with(failure)
         self._add_lost(lost)
         if self.document.missed:
             told = ", ".join(f"{count:,} of {name}" for name, count in self.document.missed.items())
@@ -149,19 +147,30 @@ class RunWriter:
         with contextlib.suppress(OSError):
             self._lock.release()
 
-    def count_lost(self, lost: Mapping[str, int]) -> None:
-        """Tell in the document of a run that was stopped what it has ``lost`` since, now and then, where that works."""
-        if self._pace() - self._saved_at >= _STOPPED_SECONDS and self._add_lost(lost):
+    def count_lost(self, lost: Mapping[str, int], failure: str) -> None:
+        """Nothing more is handed over: end the run, and say in it now and then, where that works, what was ``lost``."""
+        first = self.document.state is State.RECORDING
+        self._end_with(failure)
+        if (first or self._pace() - self._saved_at >= _STOPPED_SECONDS) and (self._add_lost(lost) or first):
             self._saved_at = self._pace()
             with contextlib.suppress(OSError):
                 self.document.write(self.folder)
+
+    def _end_with(self, failure: str) -> None:
+        """Write what was taken, if nothing went wrong with that yet."""
+        with contextlib.suppress(Exception):  # the run is stopped then, and says so
+            if self.document.state is State.RECORDING:
+                self.flush()
+                self._convert()
+                self.document.state = State.STOPPED if failure else State.FINISHED
+                self.document.stopped_by = readable(failure)
 
     def _add_lost(self, lost: Mapping[str, int]) -> bool:
         """Count what of ``lost`` was not counted before; whether that was any."""
         new = Counter(lost) - self._lost
         for kind, count in new.items():
             name = _name(kind)
-            if name in set(self._waiting):
+            if name in self._waiting:
                 self.document.missed[name] = self.document.missed.get(name, 0) + count
             else:
                 self._leave_out(name, count)
@@ -169,7 +178,7 @@ class RunWriter:
         return bool(new)
 
     def leave(self) -> None:
-        """In a forked child: the run is the parent's."""
+        """Let go of its files: of a run that failed, or in a forked child, where it is the parent's."""
         self._lock.leave()
         for stream in self._streams.values():
             stream.close()
@@ -215,7 +224,7 @@ class RunWriter:
         try:
             while left:
                 try:
-                    self._write_together(left[-1])
+                    self._write_together(left[-1], all_of_it=len(left) == 1)
                 except OSError:
                     if max(map(len, left[-1].values())) == 1:
                         raise
@@ -224,18 +233,21 @@ class RunWriter:
                     left.pop()
         finally:
             self._waiting = {table: [each[table] for each in left[::-1] if table in each] for table in self._waiting}
-        self.document.written_until = self._clock()
+        self.document.written_until = self._written_until = self._clock()
 
-    def _write_together(self, batches: Mapping[Table, pa.RecordBatch]) -> None:
-        """One write: either all of it is there or, with an OSError, nothing."""
+    def _write_together(self, batches: Mapping[Table, pa.RecordBatch], *, all_of_it: bool) -> None:
+        """One write: either all of it is there or, with whatever it raises, nothing.
+
+        ``all_of_it``: nothing waits behind it, so with it the run has all until now.
+        """
         before = {table: stream.size for table, stream in self._streams.items()}
         rows = Counter(self.document.rows) + Counter({table.value: len(batch) for table, batch in batches.items()})
-        mark = Mark(self._writes + 1, self._clock(), dict(rows))
+        mark = Mark(self._writes + 1, self._clock() if all_of_it else self._written_until, dict(rows))
         try:
             for table, batch in batches.items():
                 stream = self._stream(table)
                 stream.append(batch, msgspec.structs.replace(mark, before=stream.before))
-        except OSError:
+        except BaseException:
             for table, stream in self._streams.items():
                 stream.cut(before.get(table, 0))
             raise
@@ -263,7 +275,7 @@ class RunWriter:
         try:
             for number in sorted({part.number for part in parts(self.folder) if part.staged}):
                 convert(self.folder, number)
-        except OSError as error:
+        except (OSError, MemoryError, pa.ArrowException) as error:
             logger.warning("batchscope: %s: a part stays as it was staged: %s", self.folder, error)
         self._save()
         self._converted()
@@ -279,9 +291,10 @@ class RunWriter:
             raise
         self._saving = self._pace() - began
 
-    def _stop(self, error: OSError) -> None:
-        """The disk takes no more: say so, as far as it takes that."""
-        self.document.state, self.document.stopped_by = State.STOPPED, readable(error.strerror or str(error))
+    def _stop(self, error: Exception) -> None:
+        """Nothing more can be written: say so, as far as the disk takes that."""
+        why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        self.document.state, self.document.stopped_by = State.STOPPED, readable(why)
         self.document.summary = self._summing.now()
         unwritten = {_KIND_OF[table]: _rows_in(waiting) for table, waiting in self._waiting.items() if waiting}
         self.unwritten = dict(Counter(self.unwritten) + Counter(unwritten))
@@ -296,7 +309,7 @@ class RunWriter:
 
     def _free_spare(self) -> None:
         with contextlib.suppress(OSError):
-            (self.folder / _SPARE).unlink(missing_ok=True)
+            (self.folder / SPARE).unlink(missing_ok=True)
 
 
 def _name(kind: str) -> str:

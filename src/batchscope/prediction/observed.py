@@ -68,7 +68,8 @@ class Observed(msgspec.Struct, frozen=True):
     ``options`` are the settings it was recorded under, ``assumed`` what of them was not recorded, a sentence each.
     ``preemptions`` is ``None`` where nobody counted them. ``limited_by``: shares of busy time, empty where they are not
     recorded. ``forward_passes``: iterations are told without what the engine does between one's forward pass and the
-    next. ``slo``: the targets it was recorded with, by request class. ``left_out`` requests got no token.
+    next. ``slo``: the targets it was recorded with, by request class. ``left_out`` requests got no token, or do not
+    say when.
     """
 
     name: str

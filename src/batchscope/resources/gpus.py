@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Protocol
 from batchscope.records import ResourceSample
 from batchscope.resources.device import Attempts, BrokenError, Device, Extent, Fault, Reading, Result
 
+_MOST_DIGITS = 9  # of an index: int() refuses thousands
+
 
 class Found(NamedTuple):
     """The devices by index (None where one does not answer), and facts about them."""
@@ -161,7 +163,7 @@ def visible(wanted: str, devices: Sequence[Sequence[str]]) -> Visible:
 
 def _position(entry: str, devices: Sequence[Sequence[str]]) -> int | None:
     if entry.isdecimal():
-        return int(entry) if int(entry) < len(devices) else None
+        return int(entry) if len(entry) <= _MOST_DIGITS and int(entry) < len(devices) else None
     begin = entry.removeprefix("MIG-").split("/")[0] if "/" in entry else entry  # MIG-GPU-<uuid>/3/0: older drivers
     fitting = [position for position, names in enumerate(devices) if any(name.startswith(begin) for name in names)]
     return fitting[0] if len(fitting) == 1 else None

@@ -67,7 +67,7 @@ def _usage(one: Shown) -> float:
 
 def _in_order(name: str) -> tuple[object, ...]:
     """As people count: e2 before e10."""
-    return tuple((part.isdigit(), int(part) if part.isdigit() else 0, part) for part in _DIGITS.split(name[:300]))
+    return tuple((part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in _DIGITS.split(name[:300]))
 
 
 def _shared(names: Sequence[str], marks: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import nan
 
+from batchscope.ledger.document import State
 from batchscope.ledger.listing import ListedRun, Listing
 from batchscope.text import shown
 from batchscope.views.numbers import MISSING, count, duration, percent
@@ -27,6 +28,8 @@ def view(listing: Listing) -> str:
     told = ["percentiles within 0.07 % of a report's"]
     if any(run.at_least for run in listing.runs):
         told.append(">=: the process was killed, and this is of its last summary; batchscope report counts the rows")
+    if any(run.state == State.STOPPED for run in listing.runs):
+        told.append("stopped: with what came last and could not be written; batchscope report counts the rows")
     return "".join(f"{line}\n" for line in (*_aligned(rows, widths), *problems, "; ".join(told)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from recorded_tables import tables_of
 from vidur_log import FOLDER, replayed
 
 from batchscope import (
+    CompletionReason,
     MetricsConfiguration,
     RequestTracker,
     SchedulerLimits,
@@ -121,6 +123,35 @@ def test_every_figure_of_a_run_is_the_live_snapshots(specs, blocks, places, trou
     assert differences(live, found) == []
     within_buckets(live, found)
     assert differences(found, decode_snapshot(found.to_json())) == []
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=10, deadline=None)
+def test_gaps_of_requests_that_move_between_ranks_are_the_live_snapshots(seed):
+    """A span says what happens on its rank; what a request did on another one meanwhile lies in between."""
+    chosen = random.Random(seed)
+    now, sink = [0.0], RecordingSink()
+    collector = SchedulerMetricsCollector(KEEPS_ALL, clock=lambda: now[0])
+    collector.subscribe(sink)
+    tracker = RequestTracker(collector)
+    everybody = [tracker.arrived(f"r{number}", prompt_tokens=9) for number in range(6)]
+    settled, movers = everybody[:2], everybody[2:]
+    for _ in range(60):
+        now[0] += chosen.randrange(1, 9) / 64
+        rank = chosen.randrange(3)
+        batch = [*chosen.sample(movers, chosen.randrange(1, 5)), *(settled if not rank else [])]
+        tracker.iteration(batch, [chosen.choice((0, 1, 1, 1, 3)) for _ in batch], finished_at=now[0], rank=rank)
+    for slot in everybody[1:]:
+        tracker.finished(slot, CompletionReason.EOS_TOKEN_REACHED)
+    live = collector.get_snapshot()
+    collector.close()
+    tables = tables_of(sink, now[0])
+    found = snapshot_of(tables)
+    assert differences(live, found) == []
+    first, second = (snapshot_of(tables.between(*edges)) for edges in ((None, now[0] / 2), (now[0] / 2, None)))
+    for name in GAPS:
+        counts = [getattr(part.request_stats, name).count for part in (first, second, found)]
+        assert counts[0] + counts[1] == counts[2] > 0
 
 
 @needs_oracle

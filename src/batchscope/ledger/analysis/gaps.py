@@ -2,12 +2,16 @@
 
 A request that decodes in each of n iterations running is one span, and its n - 1 gaps are those between the ends of
 these iterations, which all requests share that decode in both. So they are counted an iteration each, with how many
-requests had them; only the gap before a span's first token is a request's own.
+requests had them; only the gap before a span's first token is a request's own. Of a request that moved to another
+rank no span says that there was nothing between: its iterations count one by one, in the order of their ends.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from batchscope.ledger.analysis.tables import RunTables, Table, import_ibis
+from batchscope.recording.rings import Numbering
 
 
 def inter_token_latencies(tables: RunTables) -> Table:
@@ -22,7 +26,10 @@ def inter_emission_latencies(tables: RunTables) -> Table:
 
 def emission_gaps(tables: RunTables) -> Table:
     """``at``, ``gap`` before an emission of ``tokens``, ``times``: of how many requests; of the run's stretch."""
-    gaps = _shared(tables).union(_own(tables))
+    spans = _spans(tables)
+    gaps = _shared(tables, spans.of_one_rank).union(_own(tables, spans.of_one_rank))
+    if spans.moved is not None:
+        gaps = gaps.union(_one_by_one(tables, spans.moved))
     if tables.cut_of is None:
         return gaps
     return gaps.filter((gaps.at > tables.began) & (gaps.at <= tables.ended))
@@ -43,10 +50,41 @@ def emitting(spans: Table) -> Table:
     return spans.filter((spans.tokens > 0) & ~spans.evicted)
 
 
-def _shared(tables: RunTables) -> Table:
+class _Spans(NamedTuple):
+    """Those in which tokens were emitted, of requests of one rank and of those that moved; None: of none did."""
+
+    of_one_rank: Table
+    moved: Table | None
+
+
+def _spans(tables: RunTables) -> _Spans:
+    spans = emitting(tables.spans)
+    last = spans.first_iteration.max().to_pyarrow().as_py()
+    if last is None or last <= Numbering.LINE:  # all of it on one rank: who moved need not be looked for
+        return _Spans(spans, None)
+    line = ((spans.first_iteration - 1) / Numbering.LINE).floor()
+    lines = spans.group_by("request").agg(lines=line.nunique())
+    moved = spans.request.isin(lines.filter(lines["lines"] > 1).request)
+    return _Spans(spans.filter(~moved), spans.filter(moved))
+
+
+def _one_by_one(tables: RunTables, spans: Table) -> Table:
+    """Of each emission of these requests but their first: the gap before it, and how many tokens it had."""
+    ibis = import_ibis()
+    each = ibis.range(spans.first_iteration, spans.first_iteration + spans.iterations)
+    emissions = spans.select(request=spans.request, iteration=each.unnest(), tokens=spans.tokens.cast("int64"))
+    emissions = emissions.inner_join(_ends(tables), "iteration")
+    order = ibis.window(group_by="request", order_by=["finished_at", "iteration"])
+    found = emissions.mutate(before=emissions.finished_at.lag().over(order))
+    found = found.filter(found.before.notnull())
+    return found.select(
+        at=found.finished_at, gap=found.finished_at - found.before, tokens=found.tokens, times=ibis.literal(1, "int64")
+    )
+
+
+def _shared(tables: RunTables, spans: Table) -> Table:
     """Of each iteration the gap since the one before, and how many requests emitted in both, one token each."""
     ibis = import_ibis()
-    spans = emitting(tables.spans)
     several = spans.filter(spans.iterations > 1)
     begin = several.select(iteration=several.first_iteration + 1, change=ibis.literal(1, "int64"))
     end = several.select(iteration=several.first_iteration + several.iterations, change=ibis.literal(-1, "int64"))
@@ -76,10 +114,9 @@ def _shared(tables: RunTables) -> Table:
     )
 
 
-def _own(tables: RunTables) -> Table:
+def _own(tables: RunTables, spans: Table) -> Table:
     """Of each span but a request's first: the gap before its first tokens, and how many these are."""
     ibis = import_ibis()
-    spans = emitting(tables.spans)
     order = ibis.window(group_by="request", order_by="first_iteration")
     spans = spans.mutate(last_before=(spans.first_iteration + spans.iterations - 1).lag().over(order))
     spans = spans.filter(spans.last_before.notnull()).select("first_iteration", "last_before", "tokens")

@@ -56,6 +56,7 @@ def reading(run: Run) -> Iterator[None]:
             raise
         raise KeyboardInterrupt from error
     except duckdb.Error as error:
+        run.check_files()  # it names the file, which DuckDB does not
         raise DecodeError(f"{run.path}: cannot be analysed: {shown(str(error).splitlines()[0])}") from error
 
 

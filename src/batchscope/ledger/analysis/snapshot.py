@@ -100,7 +100,7 @@ def found_in(tables: RunTables) -> RunFigures:
         iterations=one(of_iterations.sums(tables)),
         errors={event["name"]: event["n"] for event in errors},
         last_error_at=max((event["at"] for event in errors), default=None),
-        came=with_waiting(one(came(tables)), tables.in_flight),
+        came=with_waiting(one(came(tables)), tables),
     )
 
 
@@ -123,9 +123,10 @@ def came(tables: RunTables) -> Table:
     """
     run, ibis = tables.run, import_ibis()
     finished = run.requests.select(came=ibis.coalesce(run.requests.arrived_at, run.requests.at), left=run.requests.at)
-    ran = run.spans.group_by(request=run.spans.request.cast("int64")).agg(iteration=lambda t: t.first_iteration.min())
+    ran = run.spans.select(request=run.spans.request.cast("int64"), iteration=run.spans.first_iteration)
     ran = ran.anti_join(run.requests, "request").left_join(run.iterations, "iteration")
-    t = finished.union(ran.select(came=ran.started_at, left=ibis.literal(math.inf)))
+    ran = ran.group_by("request").agg(came=ran.started_at.min())
+    t = finished.union(ran.select(came=ran.came, left=ibis.literal(math.inf)))
     if tables.cut_of is None:
         return t.agg(received=t.count(), in_flight=(t.left == math.inf).sum())
     before_the_end = t.came <= tables.ended
@@ -136,10 +137,14 @@ def came(tables: RunTables) -> Table:
     )
 
 
-def with_waiting(came: Row, in_flight: int | None) -> Row:
-    """With those that had never run at the end: they have no row, but the run says how many were ``in_flight``."""
-    waited = max((in_flight or 0) - (came["in_flight"] or 0), 0)
-    return {**came, **{name: (came[name] or 0) + waited for name in ("received", "in_flight")}}
+def with_waiting(came: Row, tables: RunTables) -> Row:
+    """With those that had never run at the end: they have no row, but the run says how many were in flight.
+
+    When they came nobody says: in a stretch that begins later than the run they are in flight alone.
+    """
+    waited = max((tables.in_flight or 0) - (came["in_flight"] or 0), 0)
+    names = ("received", "in_flight") if tables.began <= tables.run.began else ("in_flight",)
+    return {**came, **{name: (came[name] or 0) + waited for name in names}}
 
 
 def _totals(found: RunFigures, tables: RunTables) -> Totals:
