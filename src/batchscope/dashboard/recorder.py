@@ -58,6 +58,7 @@ class Recorder(Closing):
         """Begin, in the thread: a source that hangs holds nobody up. Does nothing where it has begun, or was closed."""
         with self._lock:
             if not self._closed and not self._periodic.running:
+                self.history.passed(int(self._wall()))  # so that there is a time before the first sample
                 self._since, self._spent = self._clock(), 0.0
                 self._periodic.start()
 
@@ -117,7 +118,8 @@ class Recorder(Closing):
         with self._costing():
             if not engine:
                 return document(self.history, told, cursor, wanted, self.cost)
-            history = self._engine(engine)[0].history or History({TENS: Ring(1, TENS)})  # until its first look
+            # Until its first look none is kept: under no name, else the one to come looks like another server's.
+            history = self._engine(engine)[0].history or History({TENS: Ring(1, TENS)}, identity="")
             history.passed(self.history.newest)
             return document(history, told, cursor, wanted._replace(seconds=history.widths[0]), self.cost)
 
