@@ -6,6 +6,7 @@ import urllib.request
 
 import pytest
 
+from batchscope.dashboard.fleet import TEXTS
 from batchscope.dashboard.recorder import Recorder
 from served import WALL, ManyEngines, serving
 
@@ -52,6 +53,32 @@ def test_a_filter_and_another_order(engines, tab):
         int(text) for text in page.locator("#fleet tbody tr:not(:first-child) td:nth-child(6)").all_inner_texts()
     ]
     assert waiting == sorted(waiting, reverse=True)
+
+
+WAITED = ["max 3.1 s, n=4", "1.2 s, n=300", "812 ms, n=300", "-"]
+MET = ["<0.1 %, n=4", "99.8 %, n=900", ">99.9 %, n=4,000", "100.0 %, n=3", "-"]
+
+
+def told(route):
+    """The server's answer, with such texts of the engines."""
+    answer = route.fetch()
+    document = answer.json()
+    number = len(document["order"])
+    for name, texts in (("ttft", WAITED), ("slo", MET)):
+        document["texts"][TEXTS.index(name)] = [texts[place % len(texts)] for place in range(number)]
+    route.fulfill(response=answer, json=document)
+
+
+def test_latencies_are_in_order_whatever_their_unit_and_of_who_was_served_in_time_the_least_come_first(engines, tab):
+    page = tab(engines, before=lambda page: page.route(re.compile(r"/fleet(\?|$)"), told)).page
+    page.locator("#fleet tbody tr").first.wait_for()
+    page.get_by_role("button", name="Show all 60").click()
+    for field, column, texts in (("ttft", 7, WAITED), ("slo", 8, MET)):
+        page.locator("#fleet-sort").select_option(field)
+        shown = page.locator(f"#fleet tbody tr:not(:first-child) td:nth-child({column})").all_inner_texts()
+        assert len(shown) == 60
+        assert list(dict.fromkeys(shown)) == texts
+    assert "by SLO met, the least first" in page.inner_text("#fleet > .note")
 
 
 def test_all_engines_together_are_a_heat_map_of_how_full_they_were(engines, tab):
@@ -106,6 +133,16 @@ def test_an_engine_that_is_chosen_has_the_verdict_the_figures_and_the_charts_and
     assert "engine=" not in page.url
     assert page.locator("#chosen").is_hidden()
     assert opened.complaints == []
+
+
+def test_while_a_chosen_engine_has_not_answered_nothing_of_the_others_looks_live(engines, tab):
+    opened = tab(engines)
+    opened.page.locator("#fleet tbody tr").first.wait_for()
+    opened.page.route("**/history*engine=*", lambda route: None)
+    opened.page.get_by_role("button", name="rank=12", exact=False).first.click()
+    opened.until("() => document.body.classList.contains('stale')")
+    assert opened.text("#sentence") == "Asking for the first figures of this engine."
+    assert set(opened.page.locator(".tile .age").all_inner_texts()) == {"of what was shown before"}
 
 
 def test_an_engine_that_nobody_knows_any_more_gives_way_to_all(engines, tab):

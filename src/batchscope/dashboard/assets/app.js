@@ -13,15 +13,20 @@ const $ = (id) => document.getElementById(id);
 let stores, asked, cursors, of; // of the engine `of`, or of all together
 const present = new Present($("present"));
 let names = null, answer = null, answeredAt = 0, state = "starting", link = null, figures = [], tables = [], fleet = null;
-let scripting = 0, built = false, figuresAt = 0;
+let scripting = 0, built = false, shape = "", drawn = "", figuresAt = 0;
 
-// Nothing is known yet of what is looked at.
+// Nothing is known yet of what is looked at: what stands there is of something else, until it answers.
 function begin() {
   stores = { 1: new Store(1), 10: new Store(10) };
   asked = { 1: 0, 10: 0 }; // for how many seconds each store was asked
   cursors = { 1: "", 10: "" };
+  clear();
+  [answer, built, figuresAt, of] = [null, false, 0, view.engine];
+}
+
+function clear() {
   for (const figure of figures) figure.end();
-  [figures, tables, answer, built, figuresAt, of] = [[], [], null, false, 0, view.engine];
+  [figures, tables] = [[], []];
 }
 begin();
 
@@ -49,8 +54,8 @@ function told(said, query) {
   const into = stores[said.seconds];
   into.take(said);
   cursors[said.seconds] = said.cursor;
-  const least = Math.min(said.newest - (said.seconds === 1 ? FINE : 7200), view.pausedAt ?? Infinity) - view.window - 60;
-  into.trim(least);
+  const before = view.window + 60, { pausedAt } = view;
+  into.trim(said.newest - (said.seconds === 1 ? FINE : 7200) - before, (instant) => pausedAt !== null && instant > pausedAt - before && instant <= pausedAt);
   if (said.names) (names = said.names), (built = false);
   const oldest = into.cells.keys().next().value;
   if (oldest !== undefined) view.fit(said.newest - (oldest - 1) * said.seconds);
@@ -66,8 +71,8 @@ function show() {
   if (view.pausedAt !== null && figuresAt) return;
   figuresAt = answer.newest;
   present.take(answer, names.figures);
-  if (!built) build();
-  built = true;
+  if (!built || shape !== present.shape()) build();
+  [built, shape] = [true, present.shape()];
   present.write();
 }
 
@@ -80,6 +85,9 @@ function build() {
   $("whose").textContent = [names.engine, ...Object.entries(names.labels).map(([name, value]) => `${name}=${value}`), names.processes > 1 ? `${names.processes} processes` : ""].filter(Boolean).join(", ");
   $("version").textContent = `batchscope ${names.version}`;
   present.build(names);
+  const classes = JSON.stringify(Object.keys(names.targets)); // a process that joins may bring some
+  if (classes !== drawn) clear();
+  drawn = classes;
   if (!figures.length) makeFigures();
   for (const fill of tables) fill();
   if ((names.merged || of) && !fleet) fleet = new Fleet($("fleet"), link, () => names);
@@ -201,7 +209,7 @@ function draw() {
   if (!built || !answer || !store().names) return;
   const live = Math.max(answer.newest, Math.floor(now() - (behind() > 1.5 ? 0 : 1)));
   const to = view.pausedAt ?? Math.ceil(live / view.seconds) * view.seconds;
-  const frame = frameOf(store(), to, answer.newest);
+  const frame = frameOf(store(), to);
   for (const figure of figures) figure.draw(frame);
   const { range } = view;
   if (range && range[1] > frame.from && range[0] < to) showQuestion($("question"), store(), frame, range, limiters(), () => view.set({ range: null }));
@@ -213,7 +221,7 @@ function judge() {
   const silent = answer && behind() > names.stale_intervals * names.interval;
   const gone = state === "gone" || state === "closed";
   const shown = state === "locked" ? "locked" : silent || (gone && answer) ? (gone ? "gone" : "stale") : answer ? answer.verdict.state : state === "gone" ? "gone" : "starting";
-  const old = shown === "stale" || shown === "gone" || shown === "locked";
+  const old = !answer || shown === "stale" || shown === "gone" || shown === "locked";
   document.body.classList.toggle("stale", old);
   const mark = names?.states[shown];
   $("verdict").dataset.state = shown;
@@ -234,8 +242,11 @@ function judge() {
     write($("sentence"), "There are no figures: the collector was closed, or nothing can be read yet. Asking on.");
   } else if (state === "locked") {
     write($("sentence"), "This endpoint shows its figures to who knows its token.");
+  } else {
+    write($("sentence"), `Asking for the first figures${of ? " of this engine" : ""}.`);
+    write($("asof"), "");
   }
-  for (const one of document.querySelectorAll(".tile .age")) write(one, old ? `${age} old` : "");
+  for (const one of document.querySelectorAll(".tile .age")) write(one, answer && old ? `${age} old` : old ? "of what was shown before" : "");
   document.title = `${shown === "live" ? "" : `${shown}: `}batchscope${names?.engine ? ` ${names.engine}` : ""}`;
   pausedBanner();
 }
@@ -262,7 +273,7 @@ function cost() {
 }
 
 function pause() {
-  if (!answer) return;
+  if (!answer?.newest) return;
   view.set({ pausedAt: view.pausedAt === null ? Math.floor(answer.newest) : null });
 }
 
