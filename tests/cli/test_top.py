@@ -192,6 +192,8 @@ def _capture():
         ([], "expected URL..., a DIRECTORY, a RUN or --demo"),
         (["http://a:1", "http://a:1/metrics"], "each engine once"),
         (["ftp://a"], "expected http://HOST"),
+        (["./runs/gone"], "is no directory and no recorded run"),
+        ([__file__], "is no directory and no recorded run"),
         (["--demo", "http://a"], "expected no address beside it"),
         (["http://a", "--json"], "expected --once beside it"),
         (["http://a", "--interval", "0"], "seconds > 0"),

@@ -36,6 +36,8 @@ FASTEST = 1000.0
 ENGINES_A_SECOND = 25
 """So many are asked each second at most, unless somebody says otherwise."""
 _GRACE = 1.0
+_PATH = ("/", ".", "~")
+"""So begins a path, and no address."""
 
 
 def top(
@@ -152,6 +154,8 @@ def _endpoints(targets: Sequence[str], limits: ScrapeLimits, token: bytes | None
         raise CommandError("top: expected URL..., a DIRECTORY, a RUN or --demo")
     if len(targets) > MAX_TARGETS:
         raise ConfigurationError("URL", f"({len(targets)} of them)", f"at most {MAX_TARGETS}")
+    if missing := [target for target in targets if target.startswith(_PATH) or Path(target).is_file()]:
+        raise CommandError(f"top {missing[0]}: is no directory and no recorded run: expected one, or an address")
     urls = [metrics_url(target) for target in targets]
     for place, url in enumerate(urls):
         if url in urls[:place]:

@@ -143,7 +143,8 @@ class Recorder(Closing):
         try:
             yield
         finally:
-            self._spent += self._cpu() - before
+            with self._lock:  # samples and answers are of several threads
+                self._spent += self._cpu() - before
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()

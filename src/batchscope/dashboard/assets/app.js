@@ -307,9 +307,10 @@ function viewed() {
 }
 
 let speaking = 0;
+// Once the keys rest, so at most once a second.
 function speak(text) {
   clearTimeout(speaking);
-  speaking = setTimeout(() => write($("spoken"), text()), 700);
+  speaking = setTimeout(() => write($("spoken"), text()), 1000);
 }
 
 function keys(event) {
