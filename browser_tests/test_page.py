@@ -9,6 +9,7 @@ import pytest
 from batchscope import CompletionReason, IterationResult, RequestResult, decode_snapshot
 from batchscope.dashboard.figures import figures
 from batchscope.views import numbers
+from batchscope.views.palette import GROUNDS
 from served import WALL, frozen, serving
 
 HOSTILE = [
@@ -381,6 +382,40 @@ def test_a_hidden_tab_asks_for_nothing_and_comes_back_at_once(demo, tab):
     opened.page.evaluate("() => { window.away = false; document.dispatchEvent(new Event('visibilitychange')) }")
     opened.page.wait_for_timeout(500)
     assert len(opened.asked) == before + 1
+
+
+INKS = """() => {
+  window.inks = new Set();
+  const fill = CanvasRenderingContext2D.prototype.fillRect;
+  CanvasRenderingContext2D.prototype.fillRect = function (...place) {
+    if (matchMedia('print').matches) inks.add(this.fillStyle);
+    return fill.apply(this, place);
+  };
+}"""
+
+
+def test_what_is_printed_is_printed_on_white_whatever_the_theme(demo, tab):
+    page = tab(demo, fragment="#theme=dark").page
+    page.evaluate(INKS)
+    page.pdf()
+    inks = page.evaluate("[...inks].filter((one) => typeof one === 'string')")
+    assert GROUNDS["light"].grid in inks
+    assert GROUNDS["dark"].grid not in inks
+
+
+def test_every_chart_has_a_name_a_role_and_its_data_as_a_table(demo, tab):
+    page = tab(demo).page
+    figures = page.locator("#charts figure:not([hidden])")
+    assert figures.count() == 11
+    for number in range(figures.count()):
+        figure = figures.nth(number)
+        assert figure.get_attribute("role") == "figure"
+        named = page.locator(f"#{figure.get_attribute('aria-labelledby')}")
+        assert named.inner_text()
+        figure.locator("summary").click()
+        figure.locator("details tbody tr").first.wait_for()
+        assert 1 <= figure.locator("details tbody tr").count() <= 25
+        assert figure.locator("details caption").inner_text() == named.inner_text()
 
 
 def test_without_uplot_the_page_says_so_and_shows_the_rest(demo, tab):

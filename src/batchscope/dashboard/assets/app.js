@@ -358,6 +358,10 @@ setInterval(() => {
   judge();
   if (answer && behind() > 1.5) draw();
 }, 500);
-addEventListener("beforeprint", () => figures.forEach((figure) => figure.late && figure.paintLate()));
+// Printed on white, and out of sight or not.
+matchMedia("print").addEventListener("change", () => {
+  readColors();
+  for (const figure of figures) if (figure.frame) figure.paintLate();
+});
 viewed();
 link.ask();
