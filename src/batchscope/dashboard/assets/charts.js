@@ -441,7 +441,7 @@ export class Band extends Figure {
     const shares = this.shares(cell);
     const whole = sumOf(shares);
     const ranks = cell.counts[place.rank_seconds];
-    return [percent(cell.counts[place.busy_seconds] / ranks), ...shares.map((share) => percent(share / whole))];
+    return [percent(Math.min(1, cell.counts[place.busy_seconds] / ranks)), ...shares.map((share) => percent(share / whole))];
   }
 }
 

@@ -15,7 +15,7 @@ function* quantities(store, limiters) {
   for (const { id, name } of limiters)
     yield { name: `held by ${name}`, form: percent, ratio: true, value: (total) => value(total, `busy.${id}`) / busy(total), n: iterations, of: "iterations" };
   yield { name: "batch full while busy", form: percent, ratio: true, value: (total) => store.ratio(total, "used_slot_seconds", "slot_seconds"), n: iterations, of: "iterations" };
-  yield { name: "busy time", form: percent, ratio: true, value: (total) => store.ratio(total, "busy_seconds", "rank_seconds"), n: iterations, of: "iterations" };
+  yield { name: "busy time", form: percent, ratio: true, value: (total) => Math.min(1, store.ratio(total, "busy_seconds", "rank_seconds")), n: iterations, of: "iterations" };
   yield { name: "running, mean", form: amount, value: (total) => store.ratio(total, "running_request_seconds", "running_reported_seconds"), n: iterations, of: "iterations" };
   yield { name: "waiting, mean", form: amount, value: (total) => store.ratio(total, "waiting_request_seconds", "waiting_reported_seconds"), n: iterations, of: "iterations" };
   yield { name: "preemptions a minute", form: amount, value: (total) => 60 * store.ratio(total, "preemptions", "wall_seconds"), n: (total) => value(total, "preemptions"), of: "preemptions", seldom: true };
