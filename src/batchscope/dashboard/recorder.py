@@ -55,9 +55,9 @@ class Recorder(Closing):
         forked(self)
 
     def start(self) -> None:
-        """Begin, in the thread: a source that hangs holds nobody up. Does nothing where it has begun, or was closed."""
+        """Begin, in the thread: a source that hangs holds nobody up. Does nothing where it runs, or one is closed."""
         with self._lock:
-            if not self._closed and not self._periodic.running:
+            if not (self._closed or self._source.closed or self._periodic.running):
                 self.history.passed(int(self._wall()))  # so that there is a time before the first sample
                 self._since, self._spent = self._clock(), 0.0
                 self._periodic.start()
