@@ -89,6 +89,23 @@ def test_without_answers_the_band_is_hatched_also_afterwards_though_the_counts_t
     assert "/" not in text_of(band(one.shown(15.0), 15))[14:]
 
 
+def test_charts_draw_nothing_where_there_was_no_answer():
+    one = engine(snapshots=demo()[:5], last=4)
+    one.looked(Look(demo()[15]), 14.0)
+    assert [cell is None for cell in seconds(one.shown(14.0), 14)] == [False] * 4 + [True] * 10
+
+
+def test_where_somebody_is_there_and_has_told_nothing_new_that_is_no_gap():
+    """An idle process publishes every four seconds."""
+    one = engine(snapshots=demo()[:5], last=4)
+    for second in (5.0, 6.0, 7.0):
+        one.seen(second)
+    still = msgspec.structs.replace(demo()[4], elapsed_seconds=demo()[4].elapsed_seconds + 4.0)
+    one.looked(Look(still), 8.0)
+    assert text_of(band(one.shown(8.0), 8))[4:] == "    "
+    assert all(seconds(one.shown(8.0), 8))
+
+
 @pytest.mark.parametrize("late", [0.5, 1.4])
 def test_the_second_that_no_look_has_told_of_yet_is_no_gap(late):
     assert "/" not in text_of(band(engine().shown(END + late), 30))
