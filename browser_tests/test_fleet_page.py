@@ -135,6 +135,20 @@ def test_an_engine_that_is_chosen_has_the_verdict_the_figures_and_the_charts_and
     assert opened.complaints == []
 
 
+def test_of_one_that_is_gone_it_is_said_once_and_its_figures_are_as_old_as_they_are(engines, tab):
+    opened = tab(engines)
+    opened.page.get_by_role("button", name="rank=7", exact=False).first.click()
+    opened.until("() => document.querySelector('#verdict').dataset.state === 'gone'")
+    identity = opened.page.url.partition("engine=")[2]
+    with urllib.request.urlopen(f"{engines}/history?engine={identity}") as answer:
+        told = json.load(answer)
+    assert opened.text("#sentence").partition(" old.")[2] == told["verdict"]["sentence"].partition(" old.")[2]
+    assert opened.text("#sentence").count("Gone:") == 1
+    ages = set(opened.page.locator(".tile .age").all_inner_texts())
+    assert ages
+    assert not ages & {"0 s old", ""}
+
+
 def test_while_a_chosen_engine_has_not_answered_nothing_of_the_others_looks_live(engines, tab):
     opened = tab(engines)
     opened.page.locator("#fleet tbody tr").first.wait_for()

@@ -229,13 +229,14 @@ function judge() {
   $("sign").textContent = mark?.sign ?? "◌";
   $("state").textContent = shown === "locked" ? "token needed" : answer || shown === "gone" ? shown : "connecting";
   $("locked").hidden = state !== "locked";
-  const age = answer ? duration(Math.round(behind())) : "";
+  const ago = duration(Math.round(behind()));
+  const age = answer ? duration(Math.round(behind() + answer.silent)) : ""; // who ended has been silent before, too
   if (answer) {
     const { sentence } = answer.verdict;
-    const about = names.silence[shown]?.replace("{age}", age);
+    const about = shown === answer.verdict.state ? "" : names.silence[shown]?.replace("{age}", age); // else it says so itself
     write($("sentence"), about ? `${about} ${sentence}` : sentence);
     const when = answer.newest ? `${clock(now())} (${utc(now())})` : "";
-    write($("asof"), old ? `Last answer at ${clock(now() - behind())}, ${age} ago; asking on.` : when);
+    write($("asof"), old ? `Last answer at ${clock(now() - behind())}, ${ago} ago; asking on.` : when);
   } else if (state === "gone") {
     write($("sentence"), "Nobody answers here; asking on.");
   } else if (state === "closed") {
