@@ -6,8 +6,18 @@ import urllib.request
 
 import pytest
 
-from batchscope import CompletionReason, IterationResult, RequestResult, decode_snapshot
+from batchscope import (
+    BatchLimiter,
+    CompletionReason,
+    IterationResult,
+    RequestResult,
+    SchedulerLimits,
+    SchedulerMetricsCollector,
+    decode_snapshot,
+)
 from batchscope.dashboard.figures import figures
+from batchscope.dashboard.recorder import Recorder
+from batchscope.simulator import VirtualClock
 from batchscope.views import numbers
 from batchscope.views.palette import GROUNDS
 from served import WALL, frozen, serving
@@ -89,6 +99,37 @@ def test_what_held_the_batch_in_the_time_shown_is_the_snapshots(demo, tab):
         if share:
             assert shown[f"limited_by/{limiter}"] == numbers.percent(share)
             assert shown[f"lost_slot_seconds/{limiter}"] == numbers.amount(iterations.lost_slot_seconds[limiter])
+
+
+STRIPED = """() => {
+  const canvas = document.querySelector('#plot-limiter canvas');
+  const x = 58 + (54.25 / 60) * (canvas.width - 70); // within one second of sixty
+  const { data } = canvas.getContext('2d').getImageData(Math.round(x), 20, 5, 12);
+  return new Set(new Uint32Array(data.buffer)).size;
+}"""
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_what_is_inferred_is_striped_and_its_letter_is_small(tab, said):
+    clock = VirtualClock()
+    collector = SchedulerMetricsCollector(limits=SchedulerLimits(max_scheduled_tokens=100), clock=clock)
+    recorder = Recorder(collector, clock=clock, wall=lambda: WALL)
+    recorder.start = lambda: None  # no second passes
+    recorder.sample()
+    for second in range(60):
+        clock.advance_to(second + 1)
+        collector.record_iteration(
+            IterationResult(
+                second, 4, 4, 0, 1.0, started_at=second, finished_at=second + 1, scheduled_tokens=100, waiting_requests=3,
+                running_requests=4, limited_by=BatchLimiter.TOKEN_BUDGET if said else None,
+            )
+        )  # fmt: skip
+        recorder.sample()
+    with serving(collector, recorder) as url:
+        page = tab(url, fragment="#window=60").page
+        letter = page.locator("figure:has(#plot-limiter) .letter").first.inner_text()
+        assert letter == ("T" if said else "t")
+        assert (page.evaluate(STRIPED) > 1) == (not said)
 
 
 def test_the_banner_is_the_verdict_word_for_word(demo, tab):

@@ -80,6 +80,12 @@ def test_a_cell_is_a_second_and_its_letter_is_what_held_the_batch_longest_in_it(
     assert set(letters) <= set("STKDPZ-U")  # capitals: the simulator reports what it does
 
 
+def test_what_is_inferred_is_a_small_letter():
+    one = engine().shown(float(END))
+    inferred = one._replace(cells=[cell._replace(reported=False) for cell in one.cells])
+    assert text_of(band(inferred, 40)) == text_of(band(one, 40)).lower()
+
+
 def test_without_answers_the_band_is_hatched_also_afterwards_though_the_counts_tell_of_the_time():
     one = engine(snapshots=demo()[:5], last=4)
     assert text_of(band(one.shown(10.0), 12)).endswith("//////")
