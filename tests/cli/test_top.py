@@ -196,6 +196,8 @@ def _capture():
         ([__file__], "is no directory and no recorded run"),
         (["--demo", "http://a"], "expected no address beside it"),
         (["http://a", "--json"], "expected --once beside it"),
+        (["http://a", "--speed", "10"], "expected a recorded RUN beside it"),
+        (["http://a", "--objective", "0.9"], "expected --check beside it"),
         (["http://a", "--interval", "0"], "seconds > 0"),
         (["http://a", "--check", "--objective", "2"], "a share > 0"),
         ([f"http://h{number}" for number in range(257)], "at most 256"),

@@ -79,7 +79,12 @@ def top(
         raise CommandError("--json: expected --once beside it")
     if not 0 < objective <= 1:
         raise ConfigurationError("--objective", objective, "a share > 0, at most 1")
-    if targets and len(targets) == 1 and is_run(Path(targets[0])):
+    if objective != once.OBJECTIVE and not check:
+        raise CommandError(f"--objective {objective:g}: expected --check beside it")
+    is_played = not demo and targets is not None and len(targets) == 1 and is_run(Path(targets[0]))
+    if speed != 1 and not is_played:
+        raise CommandError(f"--speed {speed:g}: expected a recorded RUN beside it")
+    if targets and is_played:
         run = _played(Path(targets[0]), speed, to_its_end=once_only or check)
         return _once(run, 0.0, objective, as_json=as_json, check=check) if once_only or check else show(run)
     with ExitStack() as held:
