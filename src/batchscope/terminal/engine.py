@@ -34,7 +34,7 @@ RESTARTED_SECONDS = 5.0
 
 
 class Cell(NamedTuple):
-    """What happened between two looks, at ``begin`` and ``end``; ``unanswered``: without an answer before the second.
+    """What happened between two looks, at ``begin`` and ``end``; ``unanswered``: for how long before nobody answered.
 
     ``limiter``: what held the batch longest, empty where nothing ran or nobody told; ``busy``: of the time, how much.
     ``full``: of the places, how many were used, by busy time.
