@@ -135,6 +135,23 @@ def test_an_engine_that_is_chosen_has_the_verdict_the_figures_and_the_charts_and
     assert opened.complaints == []
 
 
+def test_who_has_asked_of_a_range_and_then_chooses_an_engine_can_ask_again(engines, tab):
+    opened = tab(engines)
+    page = opened.page
+    page.locator("#fleet tbody tr").first.wait_for()
+    for _ in range(2):
+        page.locator("#plot-limiter").focus()
+        page.keyboard.press("End")
+        page.keyboard.press("Shift+ArrowLeft")
+        assert page.locator("#question").is_visible()
+        page.get_by_role("button", name="rank=12", exact=False).first.click()
+        opened.until("() => document.querySelector('#whose').textContent.endsWith('rank=12')")
+        page.locator("#charts figure").first.wait_for()
+        assert page.locator("#question").is_hidden()
+    assert opened.text("#state").lower() == "live"
+    assert opened.complaints == []
+
+
 def test_of_one_that_is_gone_it_is_said_once_and_its_figures_are_as_old_as_they_are(engines, tab):
     opened = tab(engines)
     opened.page.get_by_role("button", name="rank=7", exact=False).first.click()

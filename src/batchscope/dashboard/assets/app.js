@@ -26,6 +26,8 @@ function begin() {
 
 function clear() {
   for (const figure of figures) figure.end();
+  $("present").after($("question")); // it may stand among the charts, which are made anew
+  $("question").hidden = true;
   [figures, tables] = [[], []];
 }
 begin();
