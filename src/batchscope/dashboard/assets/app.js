@@ -26,7 +26,6 @@ function begin() {
 
 function clear() {
   for (const figure of figures) figure.end();
-  $("present").after($("question")); // it may stand among the charts, which are made anew
   $("question").hidden = true;
   [figures, tables] = [[], []];
 }
@@ -159,6 +158,7 @@ function makeFigures() {
   withTable("gpus", () => present.gpus() ?? "");
   withTable("slo", () => present.slo());
   withTable("ends", () => present.errors());
+  $("present").after($("question")); // it may stand among the charts that were
   $("charts").replaceChildren(...figures.map(({ root }) => root));
   // Only where there is one: GPUs came with the first reading of one.
   const { root } = figures.find((one) => one.id === "gpus");
