@@ -1,6 +1,7 @@
 """Several engines on the page: worst first, filtered, ordered, one of them with charts of its own; the merge on top."""
 
 import json
+import random
 import re
 import urllib.request
 
@@ -150,6 +151,30 @@ def test_who_has_asked_of_a_range_and_then_chooses_an_engine_can_ask_again(engin
         assert page.locator("#question").is_hidden()
     assert opened.text("#state").lower() == "live"
     assert opened.complaints == []
+
+
+CLICK = """(number) => {
+  const all = [...document.querySelectorAll('button, summary, .plot')].filter((one) => one.checkVisibility());
+  const one = all[number % all.length];
+  one.focus();
+  one.click();
+}"""
+KEYS = ["p", "w", "t", "?", "Escape", "End", "ArrowLeft", "Shift+ArrowLeft", "Shift+ArrowLeft", "Shift+PageUp"]
+
+
+@pytest.mark.parametrize("seed", [5, 12])
+def test_whatever_is_clicked_in_whatever_order_the_page_goes_on(engines, tab, seed):
+    opened, chance = tab(engines), random.Random(seed)
+    opened.page.locator("#fleet tbody tr").first.wait_for()
+    for _ in range(150):
+        opened.page.evaluate(CLICK, chance.randrange(1000))
+        for _ in range(chance.randrange(4)):
+            opened.page.keyboard.press(chance.choice(KEYS))
+        opened.page.wait_for_timeout(chance.choice([0, 0, 50, 200]))
+    assert opened.complaints == []
+    opened.page.evaluate("location.hash = ''")
+    opened.until("() => document.querySelector('#whose').textContent.includes('60 processes')")
+    assert opened.text("#state").lower() == "live"
 
 
 def test_of_one_that_is_gone_it_is_said_once_and_its_figures_are_as_old_as_they_are(engines, tab):

@@ -12,7 +12,7 @@ import { Fleet } from "./fleet.js";
 const $ = (id) => document.getElementById(id);
 let stores, asked, cursors, of; // of the engine `of`, or of all together
 const present = new Present($("present"));
-let names = null, answer = null, answeredAt = 0, state = "starting", link = null, figures = [], tables = [], fleet = null;
+let names = null, place = {}, answer = null, answeredAt = 0, state = "starting", link = null, figures = [], tables = [], fleet = null;
 let scripting = 0, built = false, shape = "", drawn = "", figuresAt = 0;
 
 // Nothing is known yet of what is looked at: what stands there is of something else, until it answers.
@@ -57,7 +57,11 @@ function told(said, query) {
   cursors[said.seconds] = said.cursor;
   const before = view.window + 60, { pausedAt } = view;
   into.trim(said.newest - (said.seconds === 1 ? FINE : 7200) - before, (instant) => pausedAt !== null && instant > pausedAt - before && instant <= pausedAt);
-  if (said.names) (names = said.names), (built = false);
+  if (said.names) {
+    names = said.names;
+    place = into.place;
+    built = false;
+  }
   const oldest = into.cells.keys().next().value;
   if (oldest !== undefined) view.fit(said.newest - (oldest - 1) * said.seconds);
   show();
@@ -101,16 +105,12 @@ const targetsOf = (quantity) =>
   });
 
 function makeFigures() {
-  const value = (column) => (cell) => cell.counts[store().place[column]];
-  const ratio = (part, whole) => (cell) => {
-    const { place } = store();
-    return cell.counts[place[whole]] > 0 ? cell.counts[place[part]] / cell.counts[place[whole]] : NaN;
-  };
-  const rate = (column) => (cell) => cell.counts[store().place[column]] / covered(cell);
+  const ratio = (part, whole) => (cell) => (cell.counts[place[whole]] > 0 ? cell.counts[place[part]] / cell.counts[place[whole]] : NaN);
+  const rate = (column) => (cell) => cell.counts[place[column]] / covered(cell);
   // While an iteration goes on, and none has ended, nobody knows how many tokens it brings: that is not 0.
   const tokens = (column) => {
     const found = rate(column);
-    return (cell) => (cell.counts[store().place.iterations] || !cell.counts[store().place["running.sum"]] ? found(cell) : NaN);
+    return (cell) => (cell.counts[place.iterations] || !cell.counts[place["running.sum"]] ? found(cell) : NaN);
   };
   const or = (first, other) => (cell) => (Number.isNaN(first(cell)) ? other(cell) : first(cell));
   // Of several engines together no iteration has a budget, and who runs is counted by their gauges.
@@ -122,7 +122,6 @@ function makeFigures() {
   };
   const gpu = (column) => (cell) => cell.gpus[column] ?? NaN;
   const scheduled = (column) => (cell) => {
-    const { place } = store();
     const iterations = cell.counts[place.iterations];
     return iterations > 0 ? cell.counts[place[column]] / iterations : NaN;
   };
@@ -168,7 +167,7 @@ function makeFigures() {
 // Seconds of which a cell's counts are. Of several processes by their own clocks: of one that tells once a second a
 // second of ours may have none or two; how many they are is the mean of the last cells.
 function covered(cell) {
-  const { place, cells, seconds } = store();
+  const { cells, seconds } = store();
   if (!names.merged || seconds !== 1) return cell.counts[place.wall_seconds];
   if (!cell.ranks) {
     let ranks = 0, wall = 0;

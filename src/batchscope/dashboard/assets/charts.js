@@ -113,7 +113,7 @@ class Figure {
     this.range = element("div", { className: "range", hidden: true });
     this.table = element("div", { className: "scroll" });
     this.details = element("details", {}, element("summary", { textContent: "Data" }), this.table);
-    this.details.addEventListener("toggle", () => this.details.open && this.fill());
+    this.details.addEventListener("toggle", () => this.details.open && this.frame && this.fill());
     this.page = 0;
     this.body = element("div", {}, this.plot);
     this.root = element(
@@ -733,7 +733,7 @@ export class Percentiles extends Lines {
   choose(quantity, button) {
     this.quantity = quantity;
     for (const one of button.parentElement.children) one.setAttribute("aria-pressed", String(one === button));
-    this.draw(this.frame);
+    if (this.frame) this.draw(this.frame);
   }
 
   prepare() {
