@@ -81,6 +81,8 @@ def test_the_page_says_what_to_set_what_gets_worse_and_what_it_cannot_know(opene
         assert part.lower() in text.lower(), part
     marks = page.locator("section:has(h2:text('Everything that was tried')) td.words").all_inner_texts()
     assert sum("now" in mark for mark in marks) == sum("best" in mark for mark in marks) == 1
+    ink = "one => getComputedStyle(one).color"
+    assert page.locator("th .worse").first.evaluate(ink) != page.locator("th[scope=row]").first.evaluate(ink)
 
 
 def test_present_best_and_region_are_marked_in_the_trade_off_and_colours_follow_the_theme(opened):

@@ -6,9 +6,20 @@ import urllib.request
 
 import pytest
 
-from batchscope import decode_snapshot
+from batchscope import (
+    BatchLimiter,
+    CompletionReason,
+    IterationResult,
+    RequestResult,
+    SchedulerLimits,
+    SchedulerMetricsCollector,
+    decode_snapshot,
+)
 from batchscope.dashboard.figures import figures
+from batchscope.dashboard.recorder import Recorder
+from batchscope.simulator import VirtualClock
 from batchscope.views import numbers
+from batchscope.views.palette import GROUNDS
 from served import WALL, frozen, serving
 
 HOSTILE = [
@@ -23,13 +34,16 @@ HOSTILE = [
 
 @pytest.fixture(scope="module")
 def demo():
-    """Three minutes and more of the demo with a gap, errors and a GPU; time stands still."""
+    """Three minutes and more of the demo with a gap, errors, two preemptions and a GPU; time stands still."""
 
     def disturb(collector):
         from batchscope.records import ResourceSample
 
         for name in HOSTILE:
             collector.record_error(name)
+        collector.record_iteration(
+            IterationResult(0, 1, 1, 0, 0.001, started_at=199.998, finished_at=199.999, preemptions=2)
+        )
         collector.record_resources([
             ResourceSample("gpu", "0", "utilization_ratio", 0.83, "ratio"),
             ResourceSample("gpu", "0", "memory_used_bytes", 6.1e10, "bytes"),
@@ -85,6 +99,37 @@ def test_what_held_the_batch_in_the_time_shown_is_the_snapshots(demo, tab):
         if share:
             assert shown[f"limited_by/{limiter}"] == numbers.percent(share)
             assert shown[f"lost_slot_seconds/{limiter}"] == numbers.amount(iterations.lost_slot_seconds[limiter])
+
+
+STRIPED = """() => {
+  const canvas = document.querySelector('#plot-limiter canvas');
+  const x = 58 + (54.25 / 60) * (canvas.width - 70); // within one second of sixty
+  const { data } = canvas.getContext('2d').getImageData(Math.round(x), 20, 5, 12);
+  return new Set(new Uint32Array(data.buffer)).size;
+}"""
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_what_is_inferred_is_striped_and_its_letter_is_small(tab, said):
+    clock = VirtualClock()
+    collector = SchedulerMetricsCollector(limits=SchedulerLimits(max_scheduled_tokens=100), clock=clock)
+    recorder = Recorder(collector, clock=clock, wall=lambda: WALL)
+    recorder.start = lambda: None  # no second passes
+    recorder.sample()
+    for second in range(60):
+        clock.advance_to(second + 1)
+        collector.record_iteration(
+            IterationResult(
+                second, 4, 4, 0, 1.0, started_at=second, finished_at=second + 1, scheduled_tokens=100, waiting_requests=3,
+                running_requests=4, limited_by=BatchLimiter.TOKEN_BUDGET if said else None,
+            )
+        )  # fmt: skip
+        recorder.sample()
+    with serving(collector, recorder) as url:
+        page = tab(url, fragment="#window=60").page
+        letter = page.locator("figure:has(#plot-limiter) .letter").first.inner_text()
+        assert letter == ("T" if said else "t")
+        assert (page.evaluate(STRIPED) > 1) == (not said)
 
 
 def test_the_banner_is_the_verdict_word_for_word(demo, tab):
@@ -193,10 +238,74 @@ def test_a_range_is_a_question_by_mouse(demo, tab):
 
 
 def test_nothing_is_said_of_fewer_than_thirty(demo, tab):
-    """A range of one second holds three requests: what they took is not compared."""
+    """A range of one second holds three requests: what they took is not compared; nor is a preemption or two."""
     opened = tab(demo, fragment=f"#range={WALL + 190:.0f}-{WALL + 191:.0f}")
     assert "Too few to say" in opened.text("#question .note >> nth=-1")
+    assert "preemptions a minute (n 0 and 2)" in opened.text("#question .note >> nth=-1")
     assert not re.search(r"TTFT p(50|99)\t", opened.text("#question table"))
+
+
+def test_a_finger_that_taps_moves_the_cursor(demo, tab):
+    opened = tab(demo, has_touch=True)
+    plot = opened.page.locator("#plot-limiter")
+    box = plot.bounding_box()
+    opened.page.touchscreen.tap(box["x"] + box["width"] * 0.6, box["y"] + 40)
+    opened.until(
+        "() => document.querySelectorAll('.line-cursor:not([hidden])').length === document.querySelectorAll('.plot').length"
+    )
+
+
+def test_a_percentile_is_there_as_soon_as_it_has_enough_observations_and_the_maximum_until_then(tab):
+    collector, recorder = frozen(20)
+    with serving(collector, recorder) as url:
+        opened = tab(url)
+        p99 = opened.page.locator("figure:has(#plot-percentiles) .beside tbody tr").first.locator("td").nth(3)
+        assert p99.inner_text().startswith("max ")
+        for number in range(100):
+            collector.record_request_completion(
+                RequestResult(
+                    f"more-{number}", 5, CompletionReason.EOS_TOKEN_REACHED, 1.0, time_to_first_token=0.25, total_time=1.0,
+                    request_class="interactive",
+                )
+            )  # fmt: skip
+        opened.until(
+            "() => document.querySelector(\"td[data-field='/windowed/1m/summaries/time_to_first_token/p99']\")?.textContent.endsWith('s')"
+        )
+        assert not p99.inner_text().startswith("max ")
+
+
+def test_where_nobody_was_judged_no_range_is_shown(tab):
+    collector, recorder = frozen(1, busy=False)
+    with serving(collector, recorder) as url:
+        opened = tab(url)
+        assert opened.page.locator("figure:has(#plot-slo) .scroll td").first.inner_text() == "-"
+
+
+STORE = """async (answers) => {
+  const { Store } = await import('./page/store.js');
+  const store = new Store(1);
+  const cells = (numbers) => ({ numbers, counts: [1, 1], slo: [], gpus: [], latencies: [] });
+  const names = { columns: ['wall_seconds', 'samples'] };
+  for (const [history, numbers] of answers) store.take({ history, names, newest: 0, marks: [], cells: cells(numbers) });
+  store.trim(50, (instant) => instant > 10 && instant <= 12);
+  return [[...store.cells.keys()], [...store.marks]];
+}"""
+
+
+def test_another_server_is_marked_where_its_first_cell_is_and_a_paused_view_keeps_its_time_and_no_other(demo, tab):
+    """Its first answer has no cell yet; of what is long ago only what the pause shows is kept."""
+    answers = [["a", [10, 11, 12, 13, 40, 60, 61]], ["b", []], ["b", [70, 71]], ["b", [72]]]
+    assert tab(demo).page.evaluate(STORE, answers) == [[11, 12, 60, 61, 70, 71, 72], [[70, "restarted"]]]
+
+
+@pytest.mark.parametrize(
+    "fragment", ["#pause=1e300", "#pause=-1", "#pause=x&window=7&range=9-1", "#range=-1e308-1e308"]
+)
+def test_whatever_a_link_says_the_page_is_there(demo, tab, fragment):
+    opened = tab(demo, fragment=fragment)
+    assert opened.text("#state").lower() == "live"
+    assert opened.page.locator("#paused").is_hidden()
+    assert opened.complaints == []
 
 
 def test_pausing_freezes_the_view_and_not_the_truth(tab):
@@ -314,6 +423,40 @@ def test_a_hidden_tab_asks_for_nothing_and_comes_back_at_once(demo, tab):
     opened.page.evaluate("() => { window.away = false; document.dispatchEvent(new Event('visibilitychange')) }")
     opened.page.wait_for_timeout(500)
     assert len(opened.asked) == before + 1
+
+
+INKS = """() => {
+  window.inks = new Set();
+  const fill = CanvasRenderingContext2D.prototype.fillRect;
+  CanvasRenderingContext2D.prototype.fillRect = function (...place) {
+    if (matchMedia('print').matches) inks.add(this.fillStyle);
+    return fill.apply(this, place);
+  };
+}"""
+
+
+def test_what_is_printed_is_printed_on_white_whatever_the_theme(demo, tab):
+    page = tab(demo, fragment="#theme=dark").page
+    page.evaluate(INKS)
+    page.pdf()
+    inks = page.evaluate("[...inks].filter((one) => typeof one === 'string')")
+    assert GROUNDS["light"].grid in inks
+    assert GROUNDS["dark"].grid not in inks
+
+
+def test_every_chart_has_a_name_a_role_and_its_data_as_a_table(demo, tab):
+    page = tab(demo).page
+    figures = page.locator("#charts figure:not([hidden])")
+    assert figures.count() == 11
+    for number in range(figures.count()):
+        figure = figures.nth(number)
+        assert figure.get_attribute("role") == "figure"
+        named = page.locator(f"#{figure.get_attribute('aria-labelledby')}")
+        assert named.inner_text()
+        figure.locator("summary").click()
+        figure.locator("details tbody tr").first.wait_for()
+        assert 1 <= figure.locator("details tbody tr").count() <= 25
+        assert figure.locator("details caption").inner_text() == named.inner_text()
 
 
 def test_without_uplot_the_page_says_so_and_shows_the_rest(demo, tab):

@@ -34,7 +34,9 @@ def serving(*arguments, saying="", ending="", **changes):
         line = process.stderr.readline()
         if "is empty" in line:
             line = process.stderr.readline()
-        found = re.fullmatch(r"note: (http://127\.0\.0\.1:\d+)/metrics serves (.+); Ctrl-C ends it\n", line)
+        found = re.fullmatch(
+            r"note: (http://127\.0\.0\.1:\d+)/metrics serves (.+), \1/ shows it in a browser; Ctrl-C ends it\n", line
+        )
         assert found, line + process.stderr.read()
         assert saying in line
         yield process, found[1]

@@ -268,8 +268,10 @@ def test_where_no_process_lives_any_more_the_page_says_gone_and_since_when():
     dead = Dead(one.source)
     wall = Hands(one.source.get_snapshot().snapshot_time.timestamp() + 30.0)
     recorder = Recorder(dead, clock=one.clock, wall=wall)
-    told = recorder.present().verdict
-    assert told["state"] == "gone"
-    assert re.match(r"Gone: nobody answers any more; all this is (29|30) s old\.", told["sentence"])
+    told = recorder.present()
+    assert told.verdict["state"] == "gone"
+    assert re.match(r"Gone: nobody answers any more; all this is (29|30) s old\.", told.verdict["sentence"])
+    answer = json.loads(recorder.answer(told, cursor_of(""), wanted_of("", "")))
+    assert answer["silent"] == pytest.approx(30.0, abs=1.0)
     dead.living = {"a": one.source.get_snapshot().gauges}
     assert recorder.present().verdict["state"] == "live"

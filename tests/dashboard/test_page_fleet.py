@@ -9,9 +9,11 @@ from page_doubles import Hands, collector, second, seeded
 from server_doubles import ask
 
 from batchscope.dashboard.counts import place
+from batchscope.dashboard.document import cursor_of, wanted_of
 from batchscope.dashboard.engines import MOST_ENGINES, STRIP, Engines
 from batchscope.dashboard.fleet import TEXTS, EngineReader, known_of, table
 from batchscope.dashboard.history import TENS
+from batchscope.dashboard.recorder import Recorder
 from batchscope.publishing import SnapshotDirectory, SnapshotPublisher
 from batchscope.server import make_asgi_app
 from batchscope.statistics.snapshot import MetricsSnapshot
@@ -119,6 +121,20 @@ def test_a_cursor_brings_what_is_new_of_the_strips_and_no_name_twice():
     assert [[len(one) for one in strip] for strip in later["strips"]] == [[1, 1]] * 3
     engines.look(found[:1], merged(found[:1]))
     assert "names" in told(engines, found[:1], known="0-0")
+
+
+def test_an_engine_that_was_not_looked_at_yet_has_a_history_of_no_name(tmp_path):
+    """So the page does not take the one to come for that of another server, and marks no restart."""
+    rank = Rank("a")
+    rank.work(1)
+    with SnapshotPublisher(rank.collector, tmp_path, interval=None), SnapshotDirectory(tmp_path) as directory:
+        recorder = Recorder(directory)
+        name = rank.collector.get_snapshot().instance_id
+        told = json.loads(recorder.answer(recorder.present(name), cursor_of(""), wanted_of("", ""), name))
+        assert told["history"] == ""
+        assert told["cells"]["numbers"] == []
+        again = json.loads(recorder.answer(recorder.present(name), cursor_of(told["cursor"]), wanted_of("", ""), name))
+        assert again["whole"]
 
 
 def test_its_history_holds_what_each_engine_counted_in_ten_seconds():

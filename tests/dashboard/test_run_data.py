@@ -90,6 +90,25 @@ def test_a_distribution_of_many_values_keeps_its_ends_and_its_shares(values):
         assert (numbers <= place * (1 - RELATIVE_ERROR) - 1e-12).mean() <= share + 1e-6
 
 
+def a_report(found, snapshot):
+    return RunReport(snapshot, 0.0, 0.0, 86_400.0, SteadyState(0.0, 86_400.0, 1.0, 2.0, 0.0), None, found)
+
+
+def test_what_held_the_batch_is_of_as_many_schedulers_as_there_were_however_idle():
+    none = Buckets(np.array([], dtype=np.int64), np.array([]), np.array([], dtype=np.int64))
+    idle = {str(each): np.full(CELLS, 0.3) for each in BatchLimiter}
+    names = ("arrived", "completed", "failed", "cancelled", "preemptions")
+    found = OverTime(
+        0.0, 10.0, idle, idle, {name: np.zeros(CELLS) for name in BUSY}, {name: np.zeros(CELLS) for name in names},
+        dict.fromkeys((*LATENCIES, GAP), none),
+    )  # fmt: skip
+    one = an_empty_snapshot()
+    two = msgspec.structs.replace(
+        one, elapsed_seconds=50.0, totals=msgspec.structs.replace(one.totals, rank_seconds=100.0)
+    )
+    assert [chart_data(a_report(found, snapshot))["ranks"] for snapshot in (one, two)] == [1, 2]
+
+
 def test_the_longest_run_has_a_page_of_less_than_400_kb():
     """Every limiter, every cell and every row of the heat maps in use, with counts of nine digits."""
     random = np.random.default_rng(1)
@@ -102,8 +121,7 @@ def test_the_longest_run_has_a_page_of_less_than_400_kb():
         0.0, 360.123456, {str(each): noisy() for each in BatchLimiter}, {str(each): noisy() for each in BatchLimiter},
         {name: noisy() for name in BUSY}, {name: noisy() for name in names}, dict.fromkeys((*LATENCIES, GAP), full),
     )  # fmt: skip
-    report = RunReport(an_empty_snapshot(), 0.0, 0.0, 86_400.0, SteadyState(0.0, 86_400.0, 1.0, 2.0, 0.0), None, found)
-    assert len(msgspec.json.encode(chart_data(report))) < 400_000 - ASSETS
+    assert len(msgspec.json.encode(chart_data(a_report(found, an_empty_snapshot())))) < 400_000 - ASSETS
 
 
 def an_empty_snapshot() -> MetricsSnapshot:

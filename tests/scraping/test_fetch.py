@@ -1,5 +1,6 @@
 """One bounded GET: whatever a server does, it ends in time, in bounded memory, with a message that says what it was."""
 
+import asyncio
 import contextlib
 import gzip
 import itertools
@@ -276,6 +277,32 @@ def test_a_page_that_is_too_much_is_let_go_at_once():
     with Site(answer=endless) as site:
         assert refused(f"{site.url}/metrics", "larger than 1 MiB", max_bytes=MIB)
         assert left.wait(A_LONG_TIME)
+
+
+def test_a_look_that_ends_at_any_step_of_its_connection_leaves_no_socket_open():
+    async def ended_after(steps):
+        look = asyncio.create_task(fetcher.read(url, bytes))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        look.cancel()
+        await asyncio.gather(look, return_exceptions=True)
+
+    fetcher = Fetcher(limited())
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = metrics_url(f"127.0.0.1:{silent.getsockname()[1]}")
+        for steps in range(40):
+            wait_for(ended_after(steps))
+        silent.setblocking(False)
+        came = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                client = silent.accept()[0]
+                came += 1
+                with client, contextlib.suppress(ConnectionResetError):
+                    client.settimeout(A_LONG_TIME)
+                    while client.recv(4096):  # the request, if it was sent; then the end, within a long time
+                        pass
+    assert came > 10
 
 
 def test_threads_that_begin_at_once_and_forked_children_each_have_one_loop(monkeypatch):

@@ -147,6 +147,20 @@ def test_who_still_asks_while_it_ends_does_not_begin_the_history_anew():
         assert not recorder._periodic.running
 
 
+def test_of_a_closed_source_no_history_is_begun():
+    collector = SchedulerMetricsCollector()
+    collector.close()
+    with Recorder(collector) as recorder:
+        recorder.start()
+        assert not recorder._periodic.running
+
+
+def test_before_its_first_sample_the_history_has_a_time():
+    with SchedulerMetricsCollector() as collector, Recorder(collector, wall=lambda: 1_764_345_600.7) as recorder:
+        recorder.start()
+        assert recorder.history.newest == 1_764_345_600
+
+
 def test_the_threads_of_its_history_end_with_it_although_viewers_ask_on():
     before = {thread for thread in threading.enumerate() if thread.name == "batchscope-history"}
     ended = threading.Event()

@@ -80,6 +80,12 @@ def test_a_cell_is_a_second_and_its_letter_is_what_held_the_batch_longest_in_it(
     assert set(letters) <= set("STKDPZ-U")  # capitals: the simulator reports what it does
 
 
+def test_what_is_inferred_is_a_small_letter():
+    one = engine().shown(float(END))
+    inferred = one._replace(cells=[cell._replace(reported=False) for cell in one.cells])
+    assert text_of(band(inferred, 40)) == text_of(band(one, 40)).lower()
+
+
 def test_without_answers_the_band_is_hatched_also_afterwards_though_the_counts_tell_of_the_time():
     one = engine(snapshots=demo()[:5], last=4)
     assert text_of(band(one.shown(10.0), 12)).endswith("//////")
@@ -87,6 +93,23 @@ def test_without_answers_the_band_is_hatched_also_afterwards_though_the_counts_t
     one.looked(Look(demo()[16]), 15.0)
     assert text_of(band(one.shown(15.0), 15))[4:14] == "//////////"
     assert "/" not in text_of(band(one.shown(15.0), 15))[14:]
+
+
+def test_charts_draw_nothing_where_there_was_no_answer():
+    one = engine(snapshots=demo()[:5], last=4)
+    one.looked(Look(demo()[15]), 14.0)
+    assert [cell is None for cell in seconds(one.shown(14.0), 14)] == [False] * 4 + [True] * 10
+
+
+def test_where_somebody_is_there_and_has_told_nothing_new_that_is_no_gap():
+    """An idle process publishes every four seconds."""
+    one = engine(snapshots=demo()[:5], last=4)
+    for second in (5.0, 6.0, 7.0):
+        one.seen(second)
+    still = msgspec.structs.replace(demo()[4], elapsed_seconds=demo()[4].elapsed_seconds + 4.0)
+    one.looked(Look(still), 8.0)
+    assert text_of(band(one.shown(8.0), 8))[4:] == "    "
+    assert all(seconds(one.shown(8.0), 8))
 
 
 @pytest.mark.parametrize("late", [0.5, 1.4])

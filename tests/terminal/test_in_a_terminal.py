@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -209,6 +210,25 @@ def _answering(text):
     words = text.split(". ")[0].replace(",", "").split()
     return sum(int(number) for number, state in zip(words, words[1:], strict=False)
                if number.isdigit() and state in {"live", "idle", "starting"})  # fmt: skip
+
+
+def test_while_another_window_has_the_focus_it_draws_every_five_seconds():
+    def drawings(seconds):
+        """How often the clock changed within so many seconds."""
+        begin, seen = time.monotonic(), set()
+        while time.monotonic() - begin < seconds:
+            terminal.read()
+            seen |= set(re.findall(r"\d\d:\d\d:\d\d UTC", "\n".join(terminal.screen.display)))
+        return len(seen) - 1
+
+    with Terminal(DEMO, TZ="UTC") as terminal:
+        terminal.until("● LIVE  Batch")
+        terminal.press(b"\x1b[O")
+        terminal.read(1.0)
+        assert drawings(4.0) <= 1
+        terminal.press(b"\x1b[I")
+        terminal.read(0.5)
+        assert drawings(4.0) >= 2
 
 
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")

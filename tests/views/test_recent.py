@@ -62,6 +62,18 @@ def test_what_happened_since_is_exactly_what_a_collector_counts_that_began_then(
     assert board(recent).latencies["time_to_first_token"].source == "histogram"
 
 
+def test_who_looks_while_an_iteration_goes_on_is_not_told_of_more_time_than_there_was():
+    engine = Engine()
+    engine.serve(BatchLimiter.DEMAND)
+    engine.now = 1.5  # within the next one, which counts when it ends
+    before = engine.collector.get_snapshot()
+    engine.now = 1.0
+    recent = since(before, engine.serve(BatchLimiter.DEMAND))
+    assert recent.elapsed_seconds == 0.5
+    assert recent.totals.busy_seconds == 1.0
+    assert recent.iteration_stats.busy_ratio == 1.0
+
+
 def test_a_reset_another_instance_and_no_time_between_have_nothing_in_between():
     engine = Engine()
     before = engine.serve(BatchLimiter.DEMAND)

@@ -126,7 +126,7 @@ def serve(
     ] = None,
     record: Record = None,
 ) -> int:
-    """Serve /metrics, /snapshot and /healthz over HTTP until Ctrl-C.
+    """Serve /metrics, /snapshot, /healthz and a page for browsers over HTTP until Ctrl-C.
 
     In front of the processes that publish into DIRECTORY (SnapshotPublisher), added up; or of a replay.
     """
@@ -242,5 +242,5 @@ def _serving(source: StateSource, name: str, endpoint: _Endpoint) -> ServerHandl
         handle = serve_source(source, **arguments)
     except MissingExtraError as error:
         raise MissingExtraError("batchscope serve", error.extra) from error
-    note(f"{handle.url}/metrics serves {name}; Ctrl-C ends it")
+    note(f"{handle.url}/metrics serves {name}, {handle.url}/ shows it in a browser; Ctrl-C ends it")
     return handle

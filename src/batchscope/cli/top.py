@@ -36,6 +36,8 @@ FASTEST = 1000.0
 ENGINES_A_SECOND = 25
 """So many are asked each second at most, unless somebody says otherwise."""
 _GRACE = 1.0
+_PATH = ("/", ".", "~")
+"""So begins a path, and no address."""
 
 
 def top(
@@ -77,7 +79,12 @@ def top(
         raise CommandError("--json: expected --once beside it")
     if not 0 < objective <= 1:
         raise ConfigurationError("--objective", objective, "a share > 0, at most 1")
-    if targets and len(targets) == 1 and is_run(Path(targets[0])):
+    if objective != once.OBJECTIVE and not check:
+        raise CommandError(f"--objective {objective:g}: expected --check beside it")
+    is_played = not demo and targets is not None and len(targets) == 1 and is_run(Path(targets[0]))
+    if speed != 1 and not is_played:
+        raise CommandError(f"--speed {speed:g}: expected a recorded RUN beside it")
+    if targets and is_played:
         run = _played(Path(targets[0]), speed, to_its_end=once_only or check)
         return _once(run, 0.0, objective, as_json=as_json, check=check) if once_only or check else show(run)
     with ExitStack() as held:
@@ -152,6 +159,8 @@ def _endpoints(targets: Sequence[str], limits: ScrapeLimits, token: bytes | None
         raise CommandError("top: expected URL..., a DIRECTORY, a RUN or --demo")
     if len(targets) > MAX_TARGETS:
         raise ConfigurationError("URL", f"({len(targets)} of them)", f"at most {MAX_TARGETS}")
+    if missing := [target for target in targets if target.startswith(_PATH) or Path(target).is_file()]:
+        raise CommandError(f"top {missing[0]}: is no directory and no recorded run: expected one, or an address")
     urls = [metrics_url(target) for target in targets]
     for place, url in enumerate(urls):
         if url in urls[:place]:

@@ -79,13 +79,13 @@ def cursor_of(text: str) -> Cursor:
 
 
 class Told(NamedTuple):
-    """The present of a source, to be told to everybody who asks in the same second."""
+    """The present of a source, for everybody who asks in the same second; ``silent`` for so long, 0 = it lives."""
 
     texts: dict[str, str]
     verdict: dict[str, str]
     names: dict[str, Any]
-    errors_total: int
     fingerprint: str
+    silent: float
 
 
 def present(
@@ -107,7 +107,7 @@ def present(
     fields = readable_document(list(texts))
     fingerprint = f"{zlib.crc32(msgspec.json.encode([names, fields])):x}"
     said = {"state": str(judged.state), "sentence": judged.sentence}
-    return Told(texts, said, {**names, "figures": fields}, snapshot.error_stats.total_errors, fingerprint)
+    return Told(texts, said, {**names, "figures": fields}, fingerprint, age)
 
 
 def document(history: History, told: Told, cursor: Cursor, wanted: Wanted, cost: float) -> bytes:
@@ -131,6 +131,7 @@ def document(history: History, told: Told, cursor: Cursor, wanted: Wanted, cost:
         "newest": extract.newest,
         "marks": [list(mark) for mark in extract.marks],
         "verdict": told.verdict,
+        "silent": round(told.silent, 1),
         "texts": list(told.texts.values()),
         "cells": _cells(extract),
         "cost": round(cost, 5),

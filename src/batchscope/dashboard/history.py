@@ -48,13 +48,13 @@ class Extract(NamedTuple):
 class History:
     """Takes a state a second and keeps what was counted in between. Safe to use from any number of threads.
 
-    ``identity`` names this history; it is new in each server. Cells are numbered in seconds (or tens of them) since
-    1970, by the wall clock as it was at the first sample and a monotonic clock from there on. ``rings``: by their
-    width in seconds, where they are others than the two.
+    ``identity`` names this history; it is new in each server, where no other is given. Cells are numbered in seconds
+    (or tens of them) since 1970, by the wall clock as it was at the first sample and a monotonic clock from there on.
+    ``rings``: by their width in seconds, where they are others than the two.
     """
 
-    def __init__(self, rings: Mapping[int, Ring] | None = None) -> None:
-        self.identity = secrets.token_hex(4)
+    def __init__(self, rings: Mapping[int, Ring] | None = None, identity: str | None = None) -> None:
+        self.identity = secrets.token_hex(4) if identity is None else identity
         self._rings = rings or {SECONDS: Ring(FINE_CELLS, SECONDS, narrow=True), TENS: Ring(COARSE_CELLS, TENS)}
         self._lock = threading.Lock()
         self._classes: list[str] = []

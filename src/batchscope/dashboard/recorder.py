@@ -55,9 +55,10 @@ class Recorder(Closing):
         forked(self)
 
     def start(self) -> None:
-        """Begin, in the thread: a source that hangs holds nobody up. Does nothing where it has begun, or was closed."""
+        """Begin, in the thread: a source that hangs holds nobody up. Does nothing where it runs, or one is closed."""
         with self._lock:
-            if not self._closed and not self._periodic.running:
+            if not (self._closed or self._source.closed or self._periodic.running):
+                self.history.passed(int(self._wall()))  # so that there is a time before the first sample
                 self._since, self._spent = self._clock(), 0.0
                 self._periodic.start()
 
@@ -117,7 +118,8 @@ class Recorder(Closing):
         with self._costing():
             if not engine:
                 return document(self.history, told, cursor, wanted, self.cost)
-            history = self._engine(engine)[0].history or History({TENS: Ring(1, TENS)})  # until its first look
+            # Until its first look none is kept: under no name, else the one to come looks like another server's.
+            history = self._engine(engine)[0].history or History({TENS: Ring(1, TENS)}, identity="")
             history.passed(self.history.newest)
             return document(history, told, cursor, wanted._replace(seconds=history.widths[0]), self.cost)
 
@@ -141,7 +143,8 @@ class Recorder(Closing):
         try:
             yield
         finally:
-            self._spent += self._cpu() - before
+            with self._lock:  # samples and answers are of several threads
+                self._spent += self._cpu() - before
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()

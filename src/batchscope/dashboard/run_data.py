@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from batchscope.ledger.analysis.over_time import GAP, LATENCIES, RELATIVE_ERROR, Buckets, OverTime, per_cell, percentile
 from batchscope.ledger.analysis.report import RunReport
+from batchscope.statistics.snapshot import MetricsSnapshot
 from batchscope.views.palette import LIMITERS
 from batchscope.views.samples import FEWEST
 from batchscope.views.words import limiter_name, short_name
@@ -38,6 +39,7 @@ def chart_data(report: RunReport) -> dict[str, Any]:
         "clock": report.snapshot.started_at.timestamp(),
         "limiters": [_limiter(name, found) for name in LIMITERS if name in found.busy],
         "places": report.snapshot.limits.max_running_requests,
+        "ranks": _ranks(report.snapshot),
         "means": {name: _numbers(values) for name, values in found.means.items()},
         "counts": {name: _numbers(values) for name, values in found.counts.items() if name not in {"met", "missed"}},
         "attainment": _attainment(found),
@@ -49,6 +51,12 @@ def chart_data(report: RunReport) -> dict[str, Any]:
         if report.steady_part.found
         else None,
     }
+
+
+def _ranks(snapshot: MetricsSnapshot) -> int:
+    """Schedulers side by side, whose busy time adds up."""
+    seconds = snapshot.elapsed_seconds
+    return max(1, round(snapshot.totals.rank_seconds / seconds)) if seconds > 0 else 1
 
 
 def _limiter(name: str, found: OverTime) -> dict[str, Any]:

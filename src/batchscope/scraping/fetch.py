@@ -24,6 +24,7 @@ import zlib
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -124,11 +125,8 @@ class Fetcher:
 
         self.limits = limits or ScrapeLimits()
         self._headers = _HEADERS if token is None else _HEADERS | {"Authorization": f"Bearer {token.decode()}"}
-        self._transport = httpx.AsyncHTTPTransport(
-            verify=ssl.create_default_context(),  # the system's certificates, not certifi's
-            trust_env=False,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
-        )
+        certificates = ssl.create_default_context()  # the system's, not certifi's
+        self._transport = partial(httpx.AsyncHTTPTransport, verify=certificates, trust_env=False)
 
     async def get(self, url: MetricsUrl) -> bytes:
         """The page's text; it can be awaited in any event loop."""
@@ -148,7 +146,9 @@ class Fetcher:
         try:
             async with (
                 asyncio.timeout_at(deadline or self.deadline()),
-                aclosing(await self._transport.handle_async_request(request)) as response,
+                # Its own, closed here: a shared one keeps a connection for ever whose deadline comes as it is made.
+                self._transport() as transport,
+                aclosing(await transport.handle_async_request(request)) as response,
             ):
                 _check(response, url, self.limits, with_token="Authorization" in self._headers)
                 await self._unpack(response, url, take)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -65,6 +66,7 @@ class Endpoints:
         self._shared = SharedWork(max_age, clock)
         self._present = SharedWork(max(max_age, _PRESENT_SECONDS), clock)
         self._recorder = recorder
+        self._numbers = itertools.count()
 
     def routes(self) -> list[BaseRoute]:
         """Where they are."""
@@ -104,8 +106,10 @@ class Endpoints:
         asked = request.query_params
         cursor, wanted = cursor_of(asked.get("since", "")), wanted_of(asked.get("seconds", ""), asked.get("last", ""))
         try:
-            told = await self._present.get(("present", engine), lambda: recorder.present(engine))
-            key = ("history", cursor, wanted, engine, id(told))
+            number, told = await self._present.get(
+                ("present", engine), lambda: (next(self._numbers), recorder.present(engine))
+            )
+            key = ("history", cursor, wanted, engine, number)
             return await self._body(
                 request, key, lambda: recorder.answer(told, cursor, wanted, engine), _JSON, self._present
             )

@@ -34,7 +34,7 @@ RESTARTED_SECONDS = 5.0
 
 
 class Cell(NamedTuple):
-    """What happened between two looks, at ``begin`` and ``end``.
+    """What happened between two looks, at ``begin`` and ``end``; ``unanswered``: for how long before nobody answered.
 
     ``limiter``: what held the batch longest, empty where nothing ran or nobody told; ``busy``: of the time, how much.
     ``full``: of the places, how many were used, by busy time.
@@ -42,6 +42,7 @@ class Cell(NamedTuple):
 
     begin: float
     end: float
+    unanswered: float
     limiter: str
     reported: bool
     busy: float
@@ -146,7 +147,8 @@ class Engine:
             for marks in self._marks.values():
                 marks.clear()
         elif previous is not None:
-            self._cells.append(_cell(self._at, at, since(previous, look.snapshot), look.snapshot))
+            between = since(previous, look.snapshot)
+            self._cells.append(_cell(self._at, at, at - self._seen, between, look.snapshot))
         for window, marks in self._marks.items():
             if not marks or at - marks[-1][0] >= window / _MARKS - 1e-6:
                 marks.append((at, slim))
@@ -248,7 +250,7 @@ def _slim(snapshot: MetricsSnapshot) -> MetricsSnapshot:
     )  # fmt: skip
 
 
-def _cell(begin: float, end: float, between: MetricsSnapshot | None, now: MetricsSnapshot) -> Cell:
+def _cell(begin: float, end: float, unanswered: float, between: MetricsSnapshot | None, now: MetricsSnapshot) -> Cell:
     limiter, reported, busy, full, tokens = "", False, nan, nan, now.request_stats.tokens_per_second
     if between is not None:
         iterations = between.iteration_stats
@@ -258,4 +260,5 @@ def _cell(begin: float, end: float, between: MetricsSnapshot | None, now: Metric
         reported = iterations.limiter_reported_ratio >= 0.5
         tokens = between.totals.generation_tokens / between.elapsed_seconds
     gauges = now.gauges
-    return Cell(begin, end, limiter, reported, busy, full, tokens, gauges.requests_running, gauges.requests_waiting)
+    running, waiting = gauges.requests_running, gauges.requests_waiting
+    return Cell(begin, end, unanswered, limiter, reported, busy, full, tokens, running, waiting)

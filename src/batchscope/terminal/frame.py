@@ -416,7 +416,8 @@ _KEYS = (
     ("q, Ctrl+C", "quit"), ("?", "these keys"), ("Up Down PgUp PgDn Home End", "select an engine; so does the mouse"),
     ("Enter / Esc", "open the selected engine / back to all"), ("s", "sort by: worst, name, waiting, tokens, TTFT, KV"),
     ("/", "filter by name, address or state"), ("w", "the last 60 s or the last 300 s"),
-    ("p, Space", "pause: the view stands, the verdict and the history go on"), ("Left Right", "seek in a recorded run"),
+    ("p, Space", "pause the view; verdict and history go on"),
+    ("Left Right + -", "seek in a recorded run; faster, slower"),
     ("Ctrl+L / Ctrl+Z", "draw anew / stop; fg comes back"),
 )  # fmt: skip
 

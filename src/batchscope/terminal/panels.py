@@ -13,7 +13,7 @@ from batchscope.terminal.engine import Cell, Figures, Shown
 from batchscope.terminal.lines import Cells, Line, Styled, cell_len, cut, fitted, row
 from batchscope.terminal.styles import LIMITER
 from batchscope.text import shown as safe
-from batchscope.views.board import Board, Held, Latency, Slo, of_summary
+from batchscope.views.board import Board, Held, Latency, Percentile, Slo, of_summary
 from batchscope.views.numbers import (
     MISSING,
     amount,
@@ -123,7 +123,11 @@ def _full(drawn: Drawn, cells: int, width: int) -> Line:
 
 
 def seconds(engine: Shown, number: int, step: float = 1.0) -> list[Cell | None]:
-    """The cell of each of the last ``number`` seconds (or steps); None where there was none, or no answer in time."""
+    """The cell of each of the last ``number`` seconds (or steps); None where there was none, or no answer in time.
+
+    A cell over an outage tells of no second of it; one over a time in which nothing new was told does.
+    """
+    longest = STALE_INTERVALS * engine.interval
     found: list[Cell | None] = []
     place = len(engine.cells) - 1
     for back in range(number):
@@ -131,7 +135,7 @@ def seconds(engine: Shown, number: int, step: float = 1.0) -> list[Cell | None]:
         while place >= 0 and engine.cells[place].begin > at:
             place -= 1
         cell = engine.cells[place] if place >= 0 and at <= engine.cells[place].end else None
-        found.append(cell)
+        found.append(None if cell is None or cell.unanswered > longest else cell)
     return found[::-1]
 
 
@@ -160,9 +164,8 @@ def band(engine: Shown, number: int, step: float = 1.0) -> Line:
 
 
 def _live(engine: Shown, found: list[Cell | None], step: float) -> list[Cell | None]:
-    """A cell over an outage tells of no second of it; the one that a look is still to come for is like the last."""
-    longest = STALE_INTERVALS * engine.interval
-    told = [None if cell is not None and cell.end - cell.begin > longest else cell for cell in found]
+    """The second that a look is still to come for is like the last that was told."""
+    told = [*found]
     if engine.fresh and engine.cells:
         missing = min(len(told), math.ceil((engine.at - engine.cells[-1].end) / step))
         for back in range(1, missing + 1):
@@ -219,12 +222,19 @@ def _over(drawn: Drawn) -> str:
 
 
 def latency(drawn: Drawn, width: int) -> list[Line]:
-    """Each with the count of its own observations and the time that they are of."""
-    wide = 10 if width < 100 else 12
+    """Each with the count of its own observations and the time that they are of, where there is room for that."""
     head = ("n", *_PERCENTILES, "over")
-    widths = (9, wide, wide, wide + 4, 8)
+    widths = _widths(width)
     title = row([Cells("Latency", LABEL, "title", right=False), *map(Cells, head, widths)])
     return [fitted(title, width), *(fitted(_latency(drawn, *one, widths), width) for one in latencies(drawn.figures))]
+
+
+def _widths(width: int) -> tuple[int, ...]:
+    """Of the columns: ``max 160..240 ms`` has room from 78 cells on; below 66 the last one is left out."""
+    number, over = 9, (7,) if width >= 66 else ()
+    room = min(width - 1, 77) - LABEL - number - sum(over) - 4 - len(over)
+    each = room // 3
+    return number, each, each, room - 2 * each, *over
 
 
 def latencies(figures: Figures) -> Iterator[tuple[str, Latency]]:
@@ -249,15 +259,24 @@ def _either(figures: Figures, quantity: str) -> Iterator[Latency]:
 def _latency(drawn: Drawn, name: str, one: Latency, widths: Sequence[int]) -> Line:
     told = dict(shown_percentiles(one, _PERCENTILES))
     texts = []
-    for percentile in _PERCENTILES:
+    for percentile, wide in zip(_PERCENTILES, widths[1:], strict=False):
         found, word = told.pop(percentile, None), ""
         if found is None and MAX in told:
             found, word = told.pop(MAX), "max "
-        texts.append(MISSING if found is None else word + figure(found.value, found.interval))
+        texts.append(MISSING if found is None else _within(wide, word, found))
     over = whole_seconds(one.span_seconds) if one.count else MISSING
     number = MISSING if not one.count and _untold(drawn.figures, one.quantity) else count(one.count)
-    figures = zip((number, *texts, over), widths, ("", *[drawn.value] * 3, ""), strict=True)
+    figures = zip((number, *texts, over), widths, ("", *[drawn.value] * 3, ""), strict=False)
     return row([Cells(name, LABEL, right=False), *(Cells(text, wide, role) for text, wide, role in figures)])
+
+
+def _within(wide: int, word: str, found: Percentile) -> str:
+    """The figure; of an interval that has no room in so many cells the upper end."""
+    text = word + figure(found.value, found.interval)
+    if len(text) <= wide or not math.isnan(found.value):
+        return text
+    upper = interval_text((0.0, found.interval[1])).replace(" ", "", 1)
+    return f"{word.strip()}{upper}"
 
 
 def figure(value: float, interval: tuple[float, float]) -> str:

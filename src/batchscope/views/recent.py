@@ -99,7 +99,7 @@ def _iterations(now: IterationStatistics, totals: Totals) -> IterationStatistics
         preemptions=totals.preemptions,
         limited_by={name: _ratio(seconds, busy) for name, seconds in by_limiter.items()},
         lost_slot_seconds=dict(totals.lost_slot_seconds_by_limiter),
-        busy_ratio=_ratio(busy, totals.rank_seconds),
+        busy_ratio=min(_ratio(busy, totals.rank_seconds), 1.0),  # one that began before counts whole at its end
         time_weighted_utilization=_ratio(totals.used_slot_seconds, totals.slot_seconds),
         average_waiting_requests=_ratio(totals.waiting_request_seconds, totals.waiting_reported_seconds),
         limiter_reported_ratio=_ratio(totals.busy_seconds_reported, busy),

@@ -12,16 +12,22 @@ import { Fleet } from "./fleet.js";
 const $ = (id) => document.getElementById(id);
 let stores, asked, cursors, of; // of the engine `of`, or of all together
 const present = new Present($("present"));
-let names = null, answer = null, answeredAt = 0, state = "starting", link = null, figures = [], tables = [], fleet = null;
-let scripting = 0, built = false, figuresAt = 0;
+let names = null, place = {}, answer = null, answeredAt = 0, state = "starting", link = null, figures = [], tables = [], fleet = null;
+let scripting = 0, built = false, shape = "", drawn = "", figuresAt = 0;
 
-// Nothing is known yet of what is looked at.
+// Nothing is known yet of what is looked at: what stands there is of something else, until it answers.
 function begin() {
   stores = { 1: new Store(1), 10: new Store(10) };
   asked = { 1: 0, 10: 0 }; // for how many seconds each store was asked
   cursors = { 1: "", 10: "" };
+  clear();
+  [answer, built, figuresAt, of] = [null, false, 0, view.engine];
+}
+
+function clear() {
   for (const figure of figures) figure.end();
-  [figures, tables, answer, built, figuresAt, of] = [[], [], null, false, 0, view.engine];
+  $("question").hidden = true;
+  [figures, tables] = [[], []];
 }
 begin();
 
@@ -49,9 +55,13 @@ function told(said, query) {
   const into = stores[said.seconds];
   into.take(said);
   cursors[said.seconds] = said.cursor;
-  const least = Math.min(said.newest - (said.seconds === 1 ? FINE : 7200), view.pausedAt ?? Infinity) - view.window - 60;
-  into.trim(least);
-  if (said.names) (names = said.names), (built = false);
+  const before = view.window + 60, { pausedAt } = view;
+  into.trim(said.newest - (said.seconds === 1 ? FINE : 7200) - before, (instant) => pausedAt !== null && instant > pausedAt - before && instant <= pausedAt);
+  if (said.names) {
+    names = said.names;
+    place = into.place;
+    built = false;
+  }
   const oldest = into.cells.keys().next().value;
   if (oldest !== undefined) view.fit(said.newest - (oldest - 1) * said.seconds);
   show();
@@ -66,8 +76,8 @@ function show() {
   if (view.pausedAt !== null && figuresAt) return;
   figuresAt = answer.newest;
   present.take(answer, names.figures);
-  if (!built) build();
-  built = true;
+  if (!built || shape !== present.shape()) build();
+  [built, shape] = [true, present.shape()];
   present.write();
 }
 
@@ -80,6 +90,9 @@ function build() {
   $("whose").textContent = [names.engine, ...Object.entries(names.labels).map(([name, value]) => `${name}=${value}`), names.processes > 1 ? `${names.processes} processes` : ""].filter(Boolean).join(", ");
   $("version").textContent = `batchscope ${names.version}`;
   present.build(names);
+  const classes = JSON.stringify(Object.keys(names.targets)); // a process that joins may bring some
+  if (classes !== drawn) clear();
+  drawn = classes;
   if (!figures.length) makeFigures();
   for (const fill of tables) fill();
   if ((names.merged || of) && !fleet) fleet = new Fleet($("fleet"), link, () => names);
@@ -92,16 +105,12 @@ const targetsOf = (quantity) =>
   });
 
 function makeFigures() {
-  const value = (column) => (cell) => cell.counts[store().place[column]];
-  const ratio = (part, whole) => (cell) => {
-    const { place } = store();
-    return cell.counts[place[whole]] > 0 ? cell.counts[place[part]] / cell.counts[place[whole]] : NaN;
-  };
-  const rate = (column) => (cell) => cell.counts[store().place[column]] / covered(cell);
+  const ratio = (part, whole) => (cell) => (cell.counts[place[whole]] > 0 ? cell.counts[place[part]] / cell.counts[place[whole]] : NaN);
+  const rate = (column) => (cell) => cell.counts[place[column]] / covered(cell);
   // While an iteration goes on, and none has ended, nobody knows how many tokens it brings: that is not 0.
   const tokens = (column) => {
     const found = rate(column);
-    return (cell) => (cell.counts[store().place.iterations] || !cell.counts[store().place["running.sum"]] ? found(cell) : NaN);
+    return (cell) => (cell.counts[place.iterations] || !cell.counts[place["running.sum"]] ? found(cell) : NaN);
   };
   const or = (first, other) => (cell) => (Number.isNaN(first(cell)) ? other(cell) : first(cell));
   // Of several engines together no iteration has a budget, and who runs is counted by their gauges.
@@ -113,7 +122,6 @@ function makeFigures() {
   };
   const gpu = (column) => (cell) => cell.gpus[column] ?? NaN;
   const scheduled = (column) => (cell) => {
-    const { place } = store();
     const iterations = cell.counts[place.iterations];
     return iterations > 0 ? cell.counts[place[column]] / iterations : NaN;
   };
@@ -149,6 +157,7 @@ function makeFigures() {
   withTable("gpus", () => present.gpus() ?? "");
   withTable("slo", () => present.slo());
   withTable("ends", () => present.errors());
+  $("present").after($("question")); // it may stand among the charts that were
   $("charts").replaceChildren(...figures.map(({ root }) => root));
   // Only where there is one: GPUs came with the first reading of one.
   const { root } = figures.find((one) => one.id === "gpus");
@@ -158,7 +167,7 @@ function makeFigures() {
 // Seconds of which a cell's counts are. Of several processes by their own clocks: of one that tells once a second a
 // second of ours may have none or two; how many they are is the mean of the last cells.
 function covered(cell) {
-  const { place, cells, seconds } = store();
+  const { cells, seconds } = store();
   if (!names.merged || seconds !== 1) return cell.counts[place.wall_seconds];
   if (!cell.ranks) {
     let ranks = 0, wall = 0;
@@ -201,7 +210,7 @@ function draw() {
   if (!built || !answer || !store().names) return;
   const live = Math.max(answer.newest, Math.floor(now() - (behind() > 1.5 ? 0 : 1)));
   const to = view.pausedAt ?? Math.ceil(live / view.seconds) * view.seconds;
-  const frame = frameOf(store(), to, answer.newest);
+  const frame = frameOf(store(), to);
   for (const figure of figures) figure.draw(frame);
   const { range } = view;
   if (range && range[1] > frame.from && range[0] < to) showQuestion($("question"), store(), frame, range, limiters(), () => view.set({ range: null }));
@@ -213,7 +222,7 @@ function judge() {
   const silent = answer && behind() > names.stale_intervals * names.interval;
   const gone = state === "gone" || state === "closed";
   const shown = state === "locked" ? "locked" : silent || (gone && answer) ? (gone ? "gone" : "stale") : answer ? answer.verdict.state : state === "gone" ? "gone" : "starting";
-  const old = shown === "stale" || shown === "gone" || shown === "locked";
+  const old = !answer || shown === "stale" || shown === "gone" || shown === "locked";
   document.body.classList.toggle("stale", old);
   const mark = names?.states[shown];
   $("verdict").dataset.state = shown;
@@ -221,21 +230,25 @@ function judge() {
   $("sign").textContent = mark?.sign ?? "◌";
   $("state").textContent = shown === "locked" ? "token needed" : answer || shown === "gone" ? shown : "connecting";
   $("locked").hidden = state !== "locked";
-  const age = answer ? duration(Math.round(behind())) : "";
+  const ago = duration(Math.round(behind()));
+  const age = answer ? duration(Math.round(behind() + answer.silent)) : ""; // who ended has been silent before, too
   if (answer) {
     const { sentence } = answer.verdict;
-    const about = names.silence[shown]?.replace("{age}", age);
+    const about = shown === answer.verdict.state ? "" : names.silence[shown]?.replace("{age}", age); // else it says so itself
     write($("sentence"), about ? `${about} ${sentence}` : sentence);
     const when = answer.newest ? `${clock(now())} (${utc(now())})` : "";
-    write($("asof"), old ? `Last answer at ${clock(now() - behind())}, ${age} ago; asking on.` : when);
+    write($("asof"), old ? `Last answer at ${clock(now() - behind())}, ${ago} ago; asking on.` : when);
   } else if (state === "gone") {
     write($("sentence"), "Nobody answers here; asking on.");
   } else if (state === "closed") {
     write($("sentence"), "There are no figures: the collector was closed, or nothing can be read yet. Asking on.");
   } else if (state === "locked") {
     write($("sentence"), "This endpoint shows its figures to who knows its token.");
+  } else {
+    write($("sentence"), `Asking for the first figures${of ? " of this engine" : ""}.`);
+    write($("asof"), "");
   }
-  for (const one of document.querySelectorAll(".tile .age")) write(one, old ? `${age} old` : "");
+  for (const one of document.querySelectorAll(".tile .age")) write(one, answer && old ? `${age} old` : old ? "of what was shown before" : "");
   document.title = `${shown === "live" ? "" : `${shown}: `}batchscope${names?.engine ? ` ${names.engine}` : ""}`;
   pausedBanner();
 }
@@ -262,7 +275,7 @@ function cost() {
 }
 
 function pause() {
-  if (!answer) return;
+  if (!answer?.newest) return;
   view.set({ pausedAt: view.pausedAt === null ? Math.floor(answer.newest) : null });
 }
 
@@ -296,9 +309,10 @@ function viewed() {
 }
 
 let speaking = 0;
+// Once the keys rest, so at most once a second.
 function speak(text) {
   clearTimeout(speaking);
-  speaking = setTimeout(() => write($("spoken"), text()), 700);
+  speaking = setTimeout(() => write($("spoken"), text()), 1000);
 }
 
 function keys(event) {
@@ -346,6 +360,10 @@ setInterval(() => {
   judge();
   if (answer && behind() > 1.5) draw();
 }, 500);
-addEventListener("beforeprint", () => figures.forEach((figure) => figure.late && figure.paintLate()));
+// Printed on white, and out of sight or not.
+matchMedia("print").addEventListener("change", () => {
+  readColors();
+  for (const figure of figures) if (figure.frame) figure.paintLate();
+});
 viewed();
 link.ask();

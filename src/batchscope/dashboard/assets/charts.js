@@ -1,8 +1,8 @@
 // The figures over time. Each has a name, a plot that the keyboard reaches, one line that reads what the cursor is on,
 // and its data as a table. Lines are uPlot's; the band, the heat maps and the strips are painted here.
 
-import { about, amount, clock, count, duration, percent, perSecond, utc } from "./format.js";
-import { add, sumOf } from "./store.js";
+import { about, amount, clock, count, duration, percent } from "./format.js";
+import { sumOf } from "./store.js";
 import { view } from "./view.js";
 
 export const LEFT = 58, RIGHT = 12, BOTTOM = 22;
@@ -26,10 +26,10 @@ export function readColors() {
 
 export const color = (name) => colors[name];
 
-// A frame: what all figures draw in one go. `from` and `to` are instants, `until` where the known ends.
-export function frameOf(store, to, until) {
+// A frame: what all figures draw in one go. `from` and `to` are instants.
+export function frameOf(store, to) {
   const from = to - view.window;
-  return { store, from, to, until, cells: store.between(from, to), width: store.seconds };
+  return { store, from, to, cells: store.between(from, to), width: store.seconds };
 }
 
 const hatched = new Map();
@@ -57,9 +57,8 @@ export function gaps(frame) {
     if (begin - end > 0.6 * frame.width) found.push([end, begin]);
     end = cell.number * frame.width;
   }
-  const known = Math.min(frame.to, Math.max(end, frame.until));
   if (frame.to - end > 1.6 * frame.width) found.push([end, frame.to]);
-  return known === frame.to ? found.filter(([from]) => from < frame.to) : found;
+  return found;
 }
 
 function paintGaps(context, frame, x, top, height) {
@@ -114,7 +113,7 @@ class Figure {
     this.range = element("div", { className: "range", hidden: true });
     this.table = element("div", { className: "scroll" });
     this.details = element("details", {}, element("summary", { textContent: "Data" }), this.table);
-    this.details.addEventListener("toggle", () => this.details.open && this.fill());
+    this.details.addEventListener("toggle", () => this.details.open && this.frame && this.fill());
     this.page = 0;
     this.body = element("div", {}, this.plot);
     this.root = element(
@@ -166,6 +165,7 @@ class Figure {
     this.plot.addEventListener("pointerdown", (event) => {
       if (!this.frame || event.button) return;
       began = { x: event.clientX, at: where(event) };
+      view.point(began.at); // a finger moves no pointer before it touches
       this.plot.setPointerCapture(event.pointerId);
     });
     this.plot.addEventListener("pointermove", (event) => {
@@ -179,7 +179,9 @@ class Figure {
     };
     this.plot.addEventListener("pointerup", end);
     this.plot.addEventListener("pointercancel", () => (began = null));
-    this.plot.addEventListener("pointerleave", () => !began && document.activeElement !== this.plot && view.point(null));
+    this.plot.addEventListener("pointerleave", (event) => {
+      if (!began && event.pointerType !== "touch" && document.activeElement !== this.plot) view.point(null);
+    });
     this.plot.addEventListener("blur", () => view.point(null));
     this.plot.addEventListener("keydown", (event) => this.key(event));
   }
@@ -415,7 +417,7 @@ export class Band extends Figure {
         element("td", { textContent: slots ? amount(one.lost) : "-", data: { window: `lost_slot_seconds/${one.id}` } }),
       ]);
     const measured = duration(Math.round(value("wall_seconds")));
-    const origin = Number.isNaN(reported) ? "Nothing ran in the time shown." : `Of ${measured} that were measured; ${percent(reported)} of it reported by the scheduler.`;
+    const origin = Number.isNaN(reported) ? "Nothing ran in the time shown." : `${measured} were measured; of its busy time the scheduler itself told ${percent(reported)}.`;
     this.legend.replaceChildren(
       tableOf(["time shown", "share", "slot-s lost"], rows, "What held the batch in the time shown"),
       element("p", { className: "note", textContent: origin }),
@@ -439,7 +441,7 @@ export class Band extends Figure {
     const shares = this.shares(cell);
     const whole = sumOf(shares);
     const ranks = cell.counts[place.rank_seconds];
-    return [percent(cell.counts[place.busy_seconds] / ranks), ...shares.map((share) => percent(share / whole))];
+    return [percent(Math.min(1, cell.counts[place.busy_seconds] / ranks)), ...shares.map((share) => percent(share / whole))];
   }
 }
 
@@ -731,7 +733,7 @@ export class Percentiles extends Lines {
   choose(quantity, button) {
     this.quantity = quantity;
     for (const one of button.parentElement.children) one.setAttribute("aria-pressed", String(one === button));
-    this.draw(this.frame);
+    if (this.frame) this.draw(this.frame);
   }
 
   prepare() {
@@ -772,5 +774,3 @@ export class Percentiles extends Lines {
     return [...super.row(cell), count(this.found.get(cell.number)?.n)];
   }
 }
-
-export { add, amount, count, duration, percent, perSecond, utc };

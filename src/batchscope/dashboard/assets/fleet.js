@@ -9,12 +9,19 @@ const FIRST = 40;
 const LOOKS = 60;
 const TENTHS = 10;
 const FEWEST = 8; // engines from which on a heat map says more than their strips
+const TEXTS = new Set(["name", "state", "held"]);
 const COLUMNS = [
   ["engine", "name"], ["state", "state"], ["batch full", "batch"], ["held by", "held"], ["slot-s lost", "lost"],
   ["waiting", "waiting"], ["TTFT p95", "ttft"], ["SLO met", "slo"],
 ];
 
-const amountIn = (text) => parseFloat(text.replaceAll(",", "").replace(/^max /, "")) || -1;
+const UNITS = { us: 1e-6, ms: 1e-3, s: 1, min: 60, h: 3600 };
+
+// What a text says first: of "max 1.2 s, n=3" the seconds, of "<0.1 %" the 0.1; -1 of none.
+function amountIn(text) {
+  const [, number, unit] = text.match(/([\d.,]*\d)(?: (us|ms|s|min|h)\b)?/) ?? [];
+  return number ? Number(number.replaceAll(",", "")) * (UNITS[unit] ?? 1) : -1;
+}
 
 export class Fleet {
   constructor(panel, link, names) {
@@ -61,6 +68,7 @@ export class Fleet {
     if (!document.hidden && view.pausedAt === null) {
       try {
         const { status, text } = await this.link.get(this.cursor ? `fleet?since=${this.cursor}` : "fleet");
+        if (status === 404) return void (this.panel.hidden = true); // a merge whose source tells of no engine
         if (status === 200) this.take(JSON.parse(text));
       } catch {
         // The page says already that nobody answers.
@@ -89,24 +97,32 @@ export class Fleet {
     if (view.engine) return this.rows.filter(({ id }) => id === view.engine);
     const rows = this.rows.filter((row) => `${row.name} ${row.state} ${row.held}`.toLowerCase().includes(this.filter));
     if (!this.sort) return rows;
-    const texts = ["name", "state", "held"].includes(this.sort);
-    return rows.toSorted((one, other) => (texts ? one[this.sort].localeCompare(other[this.sort]) : amountIn(other[this.sort]) - amountIn(one[this.sort])));
+    if (TEXTS.has(this.sort)) return rows.toSorted((one, other) => one[this.sort].localeCompare(other[this.sort], "en", { numeric: true }));
+    const size = (row) => (this.sort === "slo" && amountIn(row.slo) >= 0 ? 1 / (1 + amountIn(row.slo)) : amountIn(row[this.sort]));
+    return rows.toSorted((one, other) => size(other) - size(one));
+  }
+
+  // By what they are in order, in words.
+  order() {
+    if (!this.sort) return this.said.rule;
+    const [name] = COLUMNS.find(([, field]) => field === this.sort);
+    return `by ${name}${TEXTS.has(this.sort) ? "" : this.sort === "slo" ? ", the least first" : ", the largest first"}`;
   }
 
   draw() {
     if (!this.rows) return;
-    const { living, gone, rule } = this.said;
+    const { living, gone } = this.said;
     const rows = this.wanted();
     const few = this.everybody ? rows : rows.slice(0, FIRST);
     const archived = living + gone - this.rows.length;
     this.shown.textContent = `${few.length} of ${living + gone} shown${gone ? `, ${gone} gone` : ""}${archived > 0 ? ` (${archived} of them more than ten minutes ago, in the sum only)` : ""}`;
-    this.note.textContent = view.engine || this.sort ? "" : `Order: ${rule}. The figures and charts of this page are those of all engines together: counts added, histograms merged. Choose one to see its own.`;
+    this.note.textContent = view.engine ? "" : `Order: ${this.order()}. The figures and charts of this page are those of all engines together: counts added, histograms merged. Choose one to see its own.`;
     this.tools.hidden = Boolean(view.engine);
     this.more.hidden = rows.length <= FIRST;
     this.more.textContent = this.everybody ? `Show the first ${FIRST}` : `Show all ${rows.length}`;
     const focused = document.activeElement?.dataset?.engine;
     const body = [{ ...this.said.all, id: "", name: "all together" }, ...few];
-    this.table.replaceChildren(tableOf([...COLUMNS.map(([name]) => name), "last 10 min"], body.map((row) => this.row(row)), "Engines, worst first"));
+    this.table.replaceChildren(tableOf([...COLUMNS.map(([name]) => name), "last 10 min"], body.map((row) => this.row(row)), `Engines, ${this.order()}`));
     if (focused !== undefined) this.table.querySelector(`[data-engine="${CSS.escape(focused)}"]`)?.focus();
     this.table.querySelectorAll("canvas.strip").forEach((canvas, index) => this.paintStrip(canvas, body[index].id));
     this.paintSpread();

@@ -13,6 +13,7 @@ export class Link {
     this.failures = 0;
     this.timer = 0;
     this.asking = false;
+    this.pending = new Set();
     this.bytes = 0;
     this.answers = 0;
     document.addEventListener("visibilitychange", () => (document.hidden ? this.stop() : this.ask()));
@@ -20,7 +21,7 @@ export class Link {
 
   stop() {
     clearTimeout(this.timer);
-    this.pending?.abort();
+    for (const one of this.pending) one.abort();
   }
 
   use(token) {
@@ -36,13 +37,14 @@ export class Link {
   async get(path, patience = PATIENCE) {
     const pending = new AbortController();
     const timer = setTimeout(() => pending.abort(), patience);
-    this.pending = pending;
+    this.pending.add(pending);
     try {
       const answer = await fetch(path, { headers: this.headers(), signal: pending.signal, cache: "no-store", credentials: "omit" });
       const text = await answer.text();
       return { status: answer.status, text };
     } finally {
       clearTimeout(timer);
+      this.pending.delete(pending);
     }
   }
 
@@ -53,29 +55,26 @@ export class Link {
     this.asking = true;
     const began = performance.now();
     let pause = 1000;
-    try {
-      const query = this.query();
-      const { status, text } = await this.get(`history?${query}`, this.answers ? PATIENCE : 5 * PATIENCE);
-      if (status === 200) {
-        this.failures = 0;
-        this.answers += 1;
-        this.bytes = text.length;
+    const query = this.query();
+    const { status, text, error } = await this.get(`history?${query}`, this.answers ? PATIENCE : 5 * PATIENCE).catch((error) => ({ error }));
+    this.failures = status === 200 ? 0 : this.failures + 1;
+    if (status === 200) {
+      this.answers += 1;
+      this.bytes = text.length;
+      try {
         this.told(JSON.parse(text), query);
-        this.state("live");
-      } else {
-        this.failures += 1;
-        this.state(status === 401 ? "locked" : status === 503 ? "closed" : status === 404 ? "unknown" : "gone");
-        if (status === 401) pause = Infinity;
+      } catch (defect) {
+        console.error(defect); // of ours: the server did answer
       }
-    } catch (error) {
-      this.failures += 1;
-      if (!(error instanceof DOMException) && !(error instanceof TypeError)) console.error(error);
-      this.state(error.name === "AbortError" ? "silent" : "gone");
-    }
+      this.state("live");
+    } else if (error) this.state(error.name === "AbortError" ? "silent" : "gone");
+    else this.state({ 401: "locked", 503: "closed", 404: "unknown" }[status] ?? "gone");
     this.asking = false;
-    if (document.hidden || pause === Infinity) return;
-    if (this.failures) pause = Math.min(LONGEST_PAUSE, 700 * 1.3 ** this.failures) * (0.8 + 0.2 * Math.random());
+    if (document.hidden) return;
+    if (status === 401) pause = Infinity; // until somebody gives a token
+    else if (this.failures) pause = Math.min(LONGEST_PAUSE, 700 * 1.3 ** this.failures) * (0.8 + 0.2 * Math.random());
     if (this.again) pause = 0; // something else was chosen while it was asked
+    if (pause === Infinity) return;
     this.timer = setTimeout(() => this.ask(), Math.max(50, pause - (this.failures ? 0 : performance.now() - began)));
   }
 }

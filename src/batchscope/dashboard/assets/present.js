@@ -41,6 +41,11 @@ export class Present {
     this.root.replaceChildren(...tiles);
   }
 
+  // Which latencies have which percentiles: where that changes, their table is built anew.
+  shape() {
+    return Object.entries(this.texts).filter(([place, text]) => place.startsWith("/windowed/") && text && text !== "-").map(([place]) => place).join();
+  }
+
   latencies() {
     const window = this.names.window;
     const rows = Object.entries(this.names.latencies).map(([id, name]) => {
@@ -61,7 +66,8 @@ export class Present {
   slo() {
     const rows = Object.keys(this.names.targets).map((name) => {
       const place = (field) => pointer("slo_stats", name, field);
-      const attained = element("td", {}, this.field(place("attainment")), " [", this.field(place("attainment_low")), " to ", this.field(place("attainment_high")), "]");
+      const range = element("span", { data: { with: place("attainment_low") } }, " [", this.field(place("attainment_low")), " to ", this.field(place("attainment_high")), "]");
+      const attained = element("td", {}, this.field(place("attainment")), range);
       return [name, attained, this.field(place("evaluated"), "td"), this.field(place("goodput_per_second"), "td")];
     });
     return rows.length ? tableOf(["since start", "SLO met", "n", "goodput/s"], rows, "SLO attainment by class") : element("p", { className: "note", textContent: "No SLO is set: give MetricsConfiguration(slo=...)." });
@@ -106,5 +112,6 @@ export class Present {
       const text = this.texts[one.dataset.field] ?? "-";
       if (one.textContent !== text) one.textContent = text;
     }
+    for (const one of scope.querySelectorAll("[data-with]")) one.hidden = (this.texts[one.dataset.with] ?? "-") === "-"; // a range of nothing
   }
 }

@@ -15,10 +15,10 @@ function* quantities(store, limiters) {
   for (const { id, name } of limiters)
     yield { name: `held by ${name}`, form: percent, ratio: true, value: (total) => value(total, `busy.${id}`) / busy(total), n: iterations, of: "iterations" };
   yield { name: "batch full while busy", form: percent, ratio: true, value: (total) => store.ratio(total, "used_slot_seconds", "slot_seconds"), n: iterations, of: "iterations" };
-  yield { name: "busy time", form: percent, ratio: true, value: (total) => store.ratio(total, "busy_seconds", "rank_seconds"), n: iterations, of: "iterations" };
+  yield { name: "busy time", form: percent, ratio: true, value: (total) => Math.min(1, store.ratio(total, "busy_seconds", "rank_seconds")), n: iterations, of: "iterations" };
   yield { name: "running, mean", form: amount, value: (total) => store.ratio(total, "running_request_seconds", "running_reported_seconds"), n: iterations, of: "iterations" };
   yield { name: "waiting, mean", form: amount, value: (total) => store.ratio(total, "waiting_request_seconds", "waiting_reported_seconds"), n: iterations, of: "iterations" };
-  yield { name: "preemptions a minute", form: amount, value: (total) => 60 * store.ratio(total, "preemptions", "wall_seconds"), n: iterations, of: "iterations" };
+  yield { name: "preemptions a minute", form: amount, value: (total) => 60 * store.ratio(total, "preemptions", "wall_seconds"), n: (total) => value(total, "preemptions"), of: "preemptions", seldom: true };
   yield { name: "output tokens/s", form: perSecond, value: (total) => store.ratio(total, "generation_tokens", "wall_seconds"), n: iterations, of: "iterations" };
   yield { name: "requests arrived/s", form: perSecond, value: (total) => store.ratio(total, "requests_received", "wall_seconds"), n: (total) => value(total, "requests_received"), of: "requests" };
   for (const [row, name] of store.names.classes.entries()) {
@@ -60,7 +60,8 @@ export function compare(store, frame, range, limiters) {
     const numbers = [one.n(inside), one.n(outside)];
     const values = [one.value(inside), one.value(outside)];
     if (!values.some(Number.isFinite) || values.every((value) => !value)) continue;
-    if (Math.min(...numbers) < least) few.push(`${one.name} (n ${count(numbers[0])} and ${count(numbers[1])})`);
+    const enough = one.seldom ? sumOf(numbers) : Math.min(...numbers); // of what may not happen at all on one side
+    if (enough < least) few.push(`${one.name} (n ${count(numbers[0])} and ${count(numbers[1])})`);
     else found.push({ ...one, numbers, values, apart: apart(one, ...values) });
   }
   found.sort((one, other) => other.apart - one.apart);

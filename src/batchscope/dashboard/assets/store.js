@@ -23,20 +23,21 @@ export class Store {
     this.cells = new Map();
     this.marks = new Map();
     this.newest = 0;
-    this.oldestAsked = Infinity;
+    this.anew = false;
   }
 
   // Takes an answer. Cells have the number of their second, so what comes twice is there once.
   take(answer) {
     if (answer.names) this.place = Object.fromEntries(answer.names.columns.map((name, index) => [name, index]));
     if (answer.names) this.names = answer.names;
-    const anew = this.history && this.history !== answer.history;
+    this.anew ||= Boolean(this.history) && this.history !== answer.history; // until the first cell of the other one
     this.history = answer.history;
     for (const [number, what] of answer.marks) this.marks.set(number, what);
     const { numbers, counts, slo, gpus, latencies } = answer.cells;
     const tables = latencies.map(unpacked);
     numbers.forEach((number, index) => {
-      if (anew && index === 0) this.marks.set(number * this.seconds, "restarted");
+      if (this.anew) this.marks.set(number * this.seconds, "restarted");
+      this.anew = false;
       const own = counts.map((column) => at(column, index));
       this.cells.set(number, {
         number,
@@ -66,10 +67,11 @@ export class Store {
     return undefined;
   }
 
-  // Forgets what lies before `seconds`, an instant.
-  trim(seconds) {
-    for (const number of this.cells.keys()) if (number * this.seconds < seconds) this.cells.delete(number);
-    for (const number of this.marks.keys()) if (number < seconds) this.marks.delete(number);
+  // Forgets what lies before the instant `recent`, but for what `kept` says of an instant.
+  trim(recent, kept) {
+    const forgotten = (instant) => instant < recent && !kept(instant);
+    for (const number of this.cells.keys()) if (forgotten(number * this.seconds)) this.cells.delete(number);
+    for (const number of this.marks.keys()) if (forgotten(number)) this.marks.delete(number);
   }
 
   // The cells of (from, to], instants in seconds, oldest first.
@@ -91,7 +93,7 @@ export class Store {
       slo: names.classes.map(() => [0, 0]),
       latencies: Object.keys(names.histograms.first_octave).map(() => new Float64Array(names.histograms.buckets)),
     };
-    for (const cell of cells) add(total, cell, 1);
+    for (const cell of cells) add(total, cell);
     return total;
   }
 
@@ -130,17 +132,17 @@ export class Store {
   }
 }
 
-export function add(total, cell, sign) {
-  for (let place = 0; place < total.counts.length; place += 1) total.counts[place] += sign * cell.counts[place];
+function add(total, cell) {
+  for (let place = 0; place < total.counts.length; place += 1) total.counts[place] += cell.counts[place];
   cell.slo.forEach((results, row) => {
     if (!total.slo[row]) total.slo[row] = [0, 0];
-    total.slo[row][0] += sign * results[0];
-    total.slo[row][1] += sign * results[1];
+    total.slo[row][0] += results[0];
+    total.slo[row][1] += results[1];
   });
   cell.latencies.forEach((row, place) => {
     if (!row) return;
     const into = total.latencies[place];
-    for (let index = 0; index < row.counts.length; index += 1) into[row.first + index] += sign * row.counts[index];
+    for (let index = 0; index < row.counts.length; index += 1) into[row.first + index] += row.counts[index];
   });
 }
 

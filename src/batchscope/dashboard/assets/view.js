@@ -2,6 +2,7 @@
 
 export const WINDOWS = { 60: "1 min", 300: "5 min", 600: "10 min", 3600: "1 h", 7200: "2 h" };
 export const FINE = 600; // seconds up to which cells are of a second
+const LATEST = 1e11; // an instant beyond it is none: a sum of seconds and it is no longer exact
 
 class View extends EventTarget {
   constructor() {
@@ -29,7 +30,7 @@ class View extends EventTarget {
     this.chosen = window in WINDOWS; // else it is as long as there is something to show
     this.window = this.chosen ? window : (this.window ?? 300);
     const paused = Number(said.get("pause"));
-    this.pausedAt = Number.isFinite(paused) && paused > 0 ? paused : null;
+    this.pausedAt = paused > 0 && paused < LATEST ? Math.floor(paused) : null;
     this.theme = ["light", "dark"].includes(said.get("theme")) ? said.get("theme") : "system";
     this.engine = said.get("engine") ?? "";
     const range = (said.get("range") ?? "").split("-").map(Number);

@@ -114,7 +114,7 @@ function band(plot, node) {
   const used = data.limiters.filter((limiter) => total(limiter, "busy") > 0).sort((a, b) => total(b, "busy") - total(a, "busy"));
   if (!used.length) return null;
   const busy = used.reduce((sum, limiter) => sum + total(limiter, "busy"), 0);
-  const ranks = Math.max(1, Math.round(Math.max(...ends.map((_, cell) => used.reduce((sum, each) => sum + each.busy[cell], 0))) / data.width));
+  const { ranks } = data;
   const draw = canvasIn(plot, 120);
   legend(node, used.map((each) => [each.name, "swatch", `var(--limiter-${each.id})`,
     `${percent(total(each, "busy") / busy)}${data.places ? `, ${amount(total(each, "lost"))} slot-s lost` : ""}`]));
