@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from command_line import Run, batchscope, refused
@@ -280,11 +281,12 @@ def test_what_cannot_be_assumed_is_refused_in_one_line(run, model, name, assumed
     assert refused(Run(code, told.out, told.err), *parts)
 
 
-def test_a_cache_in_which_no_request_fits_has_no_figures_and_no_warning(run, model):
-    done = batchscope("whatif", run, "--model", model, "--set", "kv_cache_blocks=2", "--json")
-    assert done.code == 0, done
-    assert "Warning" not in done.errors
-    assert json.loads(done.output)["predicted"]["total_time"]["p99"] is None
+@pytest.mark.parametrize("blocks", [2, 10])
+def test_a_cache_in_which_many_requests_do_not_fit_is_refused_with_what_they_need(run, model, blocks):
+    done = batchscope("whatif", run, "--model", model, "--set", f"kv_cache_blocks={blocks}")
+    assert refused(done, f"--set kv_cache_blocks={blocks}: expected at least ", "do not fit")
+    least = re.search(r"at least ([\d,]+)", done.errors)[1].replace(",", "")
+    assert batchscope("whatif", run, "--model", model, "--set", f"kv_cache_blocks={least}").code == 0
 
 
 def test_a_run_without_a_request_cannot_be_replayed(tmp_path, capsys):

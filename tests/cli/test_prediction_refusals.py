@@ -172,7 +172,7 @@ def test_a_model_of_another_engine_is_refused(runs, name, capsys):
         *((name, ("--set", "kv_cache_blocks=0"), "--set kv_cache_blocks=0") for name in ("whatif", "capacity")),
         *((name, ("--assume", "block_size=-1"), "--assume block_size=-1") for name in COMMANDS),
         *((name, ("--assume", "places=4"), "--assume places: no such setting") for name in COMMANDS),
-        *((name, ("--assume", "kv_cache_blocks=2"), "are larger than its KV cache of 32 tokens") for name in COMMANDS),
+        *((name, ("--assume", "kv_cache_blocks=2"), "are larger than its KV cache of 16 tokens") for name in COMMANDS),
         ("whatif", ("--set", "policy=vllm", "--set", "policy=sglang"), "--set policy=sglang: policy is there twice"),
         ("fit", ("--assume", "block-size=16", "--assume", "block_size=8"), "block_size is there twice"),
         ("advise", ("--vary", "places"), "--vary places"),
@@ -226,4 +226,4 @@ def test_targets_of_a_class_that_never_came_are_refused(runs, name, capsys):
     given = asked(name, runs)
     at = given.index("--slo-ttft")
     given[at : at + 2] = ["--slo", "nobody: time_to_first_token=1"]
-    refused_in_a_line(capsys, given, "none of its classes (default) has a target: expected one of nobody")
+    refused_in_a_line(capsys, given, "has requests of default, and targets are of nobody: expected a class of both")

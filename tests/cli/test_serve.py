@@ -21,8 +21,8 @@ TOKEN = "s3cret"  # noqa: S105  (of this test)
 
 
 @contextlib.contextmanager
-def serving(*arguments, saying="", ending="", **changes):
-    """(process, url) of a running ``serve`` that begins by ``saying`` it; it ends with 130 at Ctrl-C, with ``ending``."""
+def serving(*arguments, saying="", ending="", by=signal.SIGINT, **changes):
+    """(process, url) of a running ``serve`` that begins by ``saying`` it; it ends with 130 ``by`` a signal, ``ending`` so."""
     process = subprocess.Popen(
         [*COMMAND, "serve", *map(str, arguments), "--port", "0"],
         stdout=subprocess.PIPE,
@@ -40,7 +40,7 @@ def serving(*arguments, saying="", ending="", **changes):
         assert found, line + process.stderr.read()
         assert saying in line
         yield process, found[1]
-        process.send_signal(signal.SIGINT)
+        process.send_signal(by)
         output, errors = process.communicate(timeout=60)
         assert (process.returncode, output) == (130, "")
         assert re.fullmatch(ending, errors), errors
@@ -106,10 +106,11 @@ def test_a_replay_runs_in_front_of_the_endpoint(tmp_path):
         assert 'batchscope_requests_received_total{model_name="replay"}' in text
 
 
-def test_a_replay_in_front_of_the_endpoint_is_recorded_until_ctrl_c(trace, tmp_path):
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_a_replay_in_front_of_the_endpoint_is_recorded_until_ctrl_c_or_a_container_ends(trace, tmp_path, by):
     runs = tmp_path / "runs"
     told = rf"note: recorded to {re.escape(str(runs))}/\S+\n"
-    with serving("--replay", trace, "--speed", 1000, "--record", runs, ending=told) as (process, _):
+    with serving("--replay", trace, "--speed", 1000, "--record", runs, ending=told, by=by) as (process, _):
         assert process.stderr.readline().startswith("note: the replay is over")
     run = open_run(runs)
     assert (run.state, run.problems) == ("finished", [])

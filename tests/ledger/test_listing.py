@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -94,6 +96,23 @@ def test_a_document_that_cannot_be_read_is_a_line_that_says_why(root):
     assert newer.state == torn.state == "unreadable"
     assert "batchscope.ledger/99" in newer.problem
     assert "newer: " in view(list_runs(folder))
+
+
+def test_a_folder_that_may_not_be_looked_into_is_a_line_and_hides_no_other(root, monkeypatch):
+    folder, _ = root
+    closed = folder / "closed"
+    closed.mkdir()
+    looked = Path.is_file
+
+    def is_file(path):
+        if path.parent == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return looked(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    found = {each.name: each.state for each in list_runs(folder).runs}
+    assert found.pop("closed") == "unreadable"
+    assert list(found.values()) == ["finished"]
 
 
 def test_the_json_of_a_list_has_what_the_lines_have(root):

@@ -9,13 +9,15 @@ LONGEST_LINE = 8000
 
 
 def main() -> None:
-    """The command ``batchscope``: ends the process with 0, 2 (wrong use or input) or 130 (Ctrl-C).
+    """The command ``batchscope``: ends the process with 0, 2 (wrong use or input) or 130 (Ctrl-C, or SIGTERM likewise).
 
     Nothing slow is imported before it, so that Ctrl-C while the program loads is caught as well.
     """
     try:
         import signal  # noqa: PLC0415
 
+        # What a service manager or a container sends: a run that is recorded is to be closed by it, too.
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         code = run(sys.argv[1:])
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: the interpreter's own end is not to be disturbed
     except KeyboardInterrupt:

@@ -287,6 +287,14 @@ def open_run(path: str | Path) -> Run:
 def find_runs(root: str | Path) -> list[Path]:
     """The folders of the runs in ``root``, by name: those recorded by time; DecodeError where it cannot be read."""
     try:
-        return sorted(each for each in Path(root).iterdir() if (each / NAME).is_file())
+        return sorted(each for each in Path(root).iterdir() if _may_be_run(each))
     except OSError as error:
         raise DecodeError(f"{root}: cannot be read ({error.strerror})") from error
+
+
+def _may_be_run(folder: Path) -> bool:
+    """Whether it holds a run's document, or may not be looked into: whoever reads it says so."""
+    try:
+        return (folder / NAME).is_file()
+    except PermissionError:
+        return True

@@ -135,10 +135,9 @@ def check_targets(name: str, workload: Sequence[RequestSpec], slo: Mapping[str, 
     """NotEnoughError where no request of the run ``name`` has a target."""
     classes = {targets_class(spec.request_class, slo) for spec in workload}
     if not any(has_targets(each, slo) for each in classes):
-        expected = ", ".join(sorted(each for each, targets in slo.items() if targets.declared)) or "targets of one"
-        raise NotEnoughError(
-            f"{name}: none of its classes ({', '.join(sorted(classes))}) has a target: expected one of {expected}"
-        )
+        expected = ", ".join(sorted(each for each, targets in slo.items() if targets.declared)) or "none"
+        had = ", ".join(sorted(classes))
+        raise NotEnoughError(f"{name} has requests of {had}, and targets are of {expected}: expected a class of both")
 
 
 def has_targets(request_class: str | None, slo: Mapping[str, SloTargets]) -> bool:

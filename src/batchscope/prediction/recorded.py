@@ -200,7 +200,7 @@ def _specs(
 
 def _check_cache(run: Run, workload: Sequence[RequestSpec], options: SchedulerOptions) -> None:
     """What was served had room: a cache in which it has none is not the one that the run had."""
-    had = options.kv_cache_blocks * options.block_size
+    had = options.usable_blocks * options.block_size
     larger = [spec.longest_context for spec in workload if spec.longest_context > had]
     if larger:
         raise NotEnoughError(

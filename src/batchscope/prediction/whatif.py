@@ -36,6 +36,8 @@ MOST_TIMES = 1000.0
 """As fast, or as slow: what lies beyond is another workload."""
 FEWEST_FOR_INTERVAL = 20
 """Requests: of fewer no block of time says how much another may differ."""
+MOST_REFUSED = 0.01
+"""Of the requests: without so many, which are the longest, the figures are of others."""
 BEYOND = 1.02
 """An iteration larger than anything seen by more than this factor is extrapolated."""
 
@@ -93,6 +95,7 @@ def what_if(
     replay = _Simulated(observed, observed.options, model, chosen, rate_scale=1.0)
     as_recorded = options == observed.options and rate_scale == 1.0
     predicted = replay if as_recorded else _Simulated(observed, options, model, chosen, rate_scale=rate_scale)
+    _check_room(observed, options, predicted.found)
     ratios = recorded_over_replayed(observed.instants, replay.instants, chosen, random)
     return Prediction(
         recorded=_recorded(observed, chosen),
@@ -105,6 +108,18 @@ def what_if(
         extrapolated=beyond(model, predicted.found),
         notes=_notes(observed, model, predicted.found, chosen),
     )
+
+
+def _check_room(observed: Observed, options: SchedulerOptions, found: Instants) -> None:
+    """ConfigurationError where more than a few requests do not fit the cache: the others' figures say nothing."""
+    longest = max(spec.longest_context for spec in observed.workload)
+    lacking = math.ceil(longest / options.block_size) - options.usable_blocks
+    refused = int(np.isnan(found.last_token).sum())
+    if lacking > 0 and refused > MOST_REFUSED * len(observed.workload):
+        expected = (
+            f"at least {options.kv_cache_blocks + lacking:,}, for the longest of its requests: {refused:,} do not fit"
+        )
+        raise ConfigurationError("kv_cache_blocks", options.kv_cache_blocks, expected)
 
 
 def with_settings(options: SchedulerOptions, settings: Mapping[str, Any]) -> SchedulerOptions:

@@ -68,6 +68,11 @@ class SchedulerOptions(msgspec.Struct, frozen=True):
         _check_pauses(self.pauses)
 
     @property
+    def usable_blocks(self) -> int:
+        """Blocks of the KV cache that requests can get."""
+        return self.kv_cache_blocks - POLICIES[self.policy].kept_blocks
+
+    @property
     def bytes_per_block(self) -> int:
         """Memory that a block of the KV cache takes."""
         return self.block_size * self.kv_bytes_per_token

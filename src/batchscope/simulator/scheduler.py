@@ -32,7 +32,7 @@ class Scheduler:
         self.options = options
         self.policy = POLICIES[options.policy](options)
         self.cache = KvCache(
-            options.kv_cache_blocks - self.policy.kept_blocks,
+            options.usable_blocks,
             options.block_size,
             options.hash_block_tokens,
             frees_in_order=self.policy.frees_in_order,
