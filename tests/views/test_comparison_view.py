@@ -91,6 +91,16 @@ def test_the_result_is_counted():
     assert "no figure" in summary(comparison())
 
 
+@pytest.mark.parametrize(
+    ("changed", "leans"), [({}, True), ({"low": -0.5}, False), ({"relative": 0.01}, False), ({"better": None}, False)]
+)
+def test_what_is_far_off_and_not_proven_is_counted_in_the_result(changed, leans):
+    figures = (difference(verdict=Verdict.INCONCLUSIVE, **changed), *FIGURES)
+    assert summary(comparison(*figures)).endswith(
+        "(0 lean to better, 3 to worse)" if leans else "(0 lean to better, 2 to worse)"
+    )
+
+
 def test_names_and_conditions_cannot_steer_a_terminal():
     text = plain(
         view(comparison(a=["\x1b[2Jx"], notes=["\x1b[31m"], conditions=[Answer("c\x07", "fail", "why\n")])), 80

@@ -41,9 +41,15 @@ def summary(comparison: Comparison) -> str:
     better = sum(1 for each in comparison.figures if each.verdict is Verdict.DIFFERS and each.better)
     text = (
         f"{counts[Verdict.DIFFERS]} figures differ ({better} better, {len(worse)} worse), "
-        f"{counts[Verdict.EQUIVALENT]} equivalent, {counts[Verdict.INCONCLUSIVE]} inconclusive"
+        f"{counts[Verdict.EQUIVALENT]} equivalent, {counts[Verdict.INCONCLUSIVE]} inconclusive{_leaning(comparison)}"
     )
     return text if comparison.figures else "there is no figure that both sides have"
+
+
+def _leaning(comparison: Comparison) -> str:
+    """Where those go that more runs may well decide: what got worse is not to be missed for being unproven."""
+    better = [each.better for each in comparison.figures if each.leans and each.better is not None]
+    return f" ({better.count(True)} lean to better, {better.count(False)} to worse)" if better else ""
 
 
 def _head(comparison: Comparison) -> RenderableType:

@@ -61,6 +61,12 @@ class Difference(msgspec.Struct, kw_only=True):
         return self.difference - half, self.difference + half
 
     @property
+    def leans(self) -> bool:
+        """Whether it is inconclusive though beyond its floor, with an interval on one side of 0: of too little."""
+        beyond = self.low * self.high > 0 and abs(self.relative) > self.floor
+        return self.verdict is Verdict.INCONCLUSIVE and beyond
+
+    @property
     def needs(self) -> str:
         """What would decide it, in words."""
         parts = []
