@@ -183,6 +183,24 @@ def test_a_file_that_is_damaged_inside_is_named_by_whoever_reads_it(engine):
     assert "300 rows of requests were written and are missing" in open_run(engine.path).problems
 
 
+def test_requests_whose_rows_are_missing_are_not_in_flight(tmp_path):
+    collector = SchedulerMetricsCollector(clock=lambda: 9.0)
+    recording = collector.record_to(tmp_path)
+    tracker = RequestTracker(collector)
+    slots = [tracker.arrived(f"r{number}", prompt_tokens=4, at=1.0) for number in range(3)]
+    tracker.iteration(slots, finished_at=2.0)
+    for slot in slots[:2]:
+        tracker.finished(slot, CompletionReason.EOS_TOKEN_REACHED, at=2.0)
+    recording.close()
+    whole = snapshot_of(open_tables(open_run(recording.path)))
+    assert (whole.totals.requests_received, whole.gauges.requests_in_flight) == (3, 1)
+    (recording.path / "requests-000001.parquet").unlink()
+    run = open_run(recording.path)
+    assert run.problems == ["2 rows of requests were written and are missing"]
+    damaged = snapshot_of(open_tables(run))
+    assert (damaged.totals.requests_received, damaged.gauges.requests_in_flight) == (1, 1)
+
+
 def test_a_name_in_a_file_that_is_no_text_is_damage_as_any(engine):
     engine.work(3)
     engine.close()

@@ -14,7 +14,7 @@ from batchscope.prediction import NotEnoughError, OtherEngineError, fit, what_if
 from batchscope.prediction.blocks import student_factor
 from batchscope.prediction.model import CONSTANTS
 from batchscope.prediction.split import split_errors
-from batchscope.prediction.whatif import recorded_over_replayed
+from batchscope.prediction.whatif import OF_THE_WHOLE, recorded_over_replayed
 from batchscope.simulator import LinearCostModel
 from batchscope.simulator.instants import simulate_instants
 
@@ -59,6 +59,8 @@ def test_a_higher_rate_leaves_what_was_seen_and_says_so(engine, model):
 
 def test_figures_after_a_share_of_the_run_are_of_the_same_requests(engine, model):
     late = what_if(engine, model, since=0.5)
+    assert late.notes[-1] == OF_THE_WHOLE
+    assert OF_THE_WHOLE not in what_if(engine, model).notes
     assert 0 < late.requests < what_if(engine, model).requests
     with pytest.raises(NotEnoughError, match="no request finished after"):
         what_if(engine, model, since=1.0)

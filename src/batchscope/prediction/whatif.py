@@ -36,6 +36,7 @@ MOST_TIMES = 1000.0
 """As fast, or as slow: what lies beyond is another workload."""
 FEWEST_FOR_INTERVAL = 20
 """Requests: of fewer no block of time says how much another may differ."""
+OF_THE_WHOLE = "what limits the batch, preemptions and errors are of the whole run"
 MOST_REFUSED = 0.01
 """Of the requests: without so many, which are the longest, the figures are of others."""
 BEYOND = 1.02
@@ -106,7 +107,7 @@ def what_if(
         rate_scale=rate_scale,
         errors=split_errors(observed, model.cost, replay.found),
         extrapolated=beyond(model, predicted.found),
-        notes=_notes(observed, model, predicted.found, chosen),
+        notes=[*_notes(observed, model, predicted.found, chosen), *([OF_THE_WHOLE] if since else [])],
     )
 
 

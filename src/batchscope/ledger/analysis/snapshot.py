@@ -140,11 +140,13 @@ def came(tables: RunTables) -> Table:
 def with_waiting(came: Row, tables: RunTables) -> Row:
     """With those that had never run at the end: they have no row, but the run says how many were in flight.
 
-    When they came nobody says: in a stretch that begins later than the run they are in flight alone.
+    When they came nobody says: in a stretch that begins later than the run they are in flight alone. Where more seem to
+    be in flight than were, rows of requests that ended are missing: those are not counted, as the run's problems say.
     """
-    waited = max((tables.in_flight or 0) - (came["in_flight"] or 0), 0)
-    names = ("received", "in_flight") if tables.began <= tables.run.began else ("in_flight",)
-    return {**came, **{name: (came[name] or 0) + waited for name in names}}
+    seen = came["in_flight"] or 0
+    beside = 0 if tables.in_flight is None else tables.in_flight - seen
+    names = ("received", "in_flight") if beside < 0 or tables.began <= tables.run.began else ("in_flight",)
+    return {**came, **{name: (came[name] or 0) + beside for name in names}}
 
 
 def _totals(found: RunFigures, tables: RunTables) -> Totals:
