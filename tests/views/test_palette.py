@@ -137,3 +137,8 @@ def test_more_is_ever_further_from_the_ground_in_one_hue(theme):
     lightness = [lab(color, "normal")[0] for color in HEAT[theme]]
     assert lightness == sorted(lightness, reverse=theme == "light")
     assert min(abs(one - other) for one, other in itertools.pairwise(lightness)) > 4
+
+
+def test_a_letter_is_a_capital_where_the_scheduler_itself_said_it():
+    mark = LIMITERS[BatchLimiter.TOKEN_BUDGET]
+    assert [mark.lettered(reported) for reported in (0.0, 0.49, 0.5, 1.0)] == ["t", "t", "T", "T"]

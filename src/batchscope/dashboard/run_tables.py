@@ -93,9 +93,10 @@ def limiter_rows(figures: Board) -> Iterator[str]:
     yield head("held by", "share", "for", "lost slot-seconds", "waited request-seconds", "which is")
     for one in figures.held:
         mark = palette.LIMITERS.get(one.limiter, palette.NEWER)
+        letter = escape(mark.lettered(figures.reported_ratio))
         name = (
             f'<span class="swatch" style="--c:{mark.color}"></span>'
-            f'<span class="letter">{escape(mark.letter)}</span> {escape(limiter_name(one.limiter))}'
+            f'<span class="letter">{letter}</span> {escape(limiter_name(one.limiter))}'
         )
         cells = (
             percent(one.share),

@@ -146,7 +146,7 @@ def letter(cell: Cell | None) -> Styled:
     if not cell.limiter:
         return " ", ""
     mark = LIMITERS.get(cell.limiter, NEWER)
-    return (mark.letter.upper() if cell.reported else mark.letter), f"{LIMITER}{cell.limiter}"
+    return mark.lettered(cell.reported), f"{LIMITER}{cell.limiter}"
 
 
 def band(engine: Shown, number: int, step: float = 1.0) -> Line:
@@ -204,7 +204,7 @@ def _named(drawn: Drawn, one: Held) -> Line:
     idle = one.limiter in {BatchLimiter.DEMAND, BatchLimiter.UNKNOWN}
     cost = "" if math.isnan(lost) or idle else f", {amount(lost)} slot-s lost"
     name = limiter_name(safe(one.limiter, _LONGEST_NAME))
-    sign = mark.letter.upper() if drawn.figures.now.reported_ratio >= 0.5 else mark.letter
+    sign = mark.lettered(drawn.figures.now.reported_ratio)
     return [(sign, f"{LIMITER}{one.limiter}"), (f" {name} ", ""), (percent(one.share), drawn.value), (cost, "")]
 
 

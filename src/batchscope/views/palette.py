@@ -21,6 +21,10 @@ class Mark(NamedTuple):
     letter: str
     color: str
 
+    def lettered(self, reported: float) -> str:
+        """The letter, a capital where the scheduler itself said it for at least half (``reported``) of the time."""
+        return self.letter.upper() if reported >= 0.5 else self.letter
+
 
 LIMITERS: dict[str, Mark] = {
     BatchLimiter.REQUEST_SLOTS: Mark("s", "#bb1199"),

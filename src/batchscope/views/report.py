@@ -172,8 +172,7 @@ class Report:
             chart = Text(bar(min(one.share, 1.0), cells, ascii_only=ascii_only) if cells else "", style=mark.color)
             cost = (amount(one.lost_slot_seconds), amount(one.waiting_request_seconds))
             what = what_it_is(one.limiter, self._board.limits)
-            sign = mark.letter.upper() if self._board.reported_ratio >= 0.5 else mark.letter
-            letter = [sign] * (width >= _ROOM)
+            letter = [mark.lettered(self._board.reported_ratio)] * (width >= _ROOM)
             table.add_row(*letter, limiter_name(one.limiter), percent(one.share), chart, lasted, *cost, what)
         if not held:
             table.add_row(*[""] * (width >= _ROOM), MISSING, MISSING, "", *[MISSING] * 4)
