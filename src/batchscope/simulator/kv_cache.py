@@ -79,7 +79,7 @@ class KvCache:
         """How many blocks it holds."""
         return holding.private + len(holding.shared) * self._per_hash
 
-    def grow(self, holding: Holding, blocks: int = 1) -> bool:
+    def grow(self, holding: Holding, blocks: int) -> bool:
         """So many more private blocks; False, with nothing changed, when fewer are available."""
         if self.available < blocks:
             return False
