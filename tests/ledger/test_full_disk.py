@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -196,12 +197,21 @@ def test_a_folder_that_cannot_be_made_is_refused_at_once(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-def test_a_file_system_that_really_is_full_ends_the_recording_only(tmp_path):
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", tmp_path], capture_output=True)
+@contextmanager
+def file_system(folder, options):
+    """A small one of its own at ``folder``; it could not be unmounted if a file in it were still open."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True)
     if mounted.returncode:
         pytest.skip(f"no tmpfs here: {mounted.stderr.decode().strip()}")
     try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_file_system_that_really_is_full_ends_the_recording_only(tmp_path):
+    with file_system(tmp_path, "size=256k"):
         engine = Engine(tmp_path)
         while not engine.recording.failure and engine.steps < 20_000:
             engine.work(200)
@@ -218,8 +228,6 @@ def test_a_file_system_that_really_is_full_ends_the_recording_only(tmp_path):
         assert written == list(range(1, len(written) + 1))
         assert len(written) > 100
         assert run.problems
-    finally:
-        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_no_run_is_made_inside_a_runs_own_folder(tmp_path):
@@ -266,18 +274,13 @@ def test_what_a_slow_disk_had_no_room_for_is_a_gap_that_says_how_much(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 def test_a_read_only_file_system_is_refused_at_once(tmp_path):
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,ro", "tmpfs", tmp_path], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs here: {mounted.stderr.decode().strip()}")
-    try:
+    with file_system(tmp_path, "size=64k,ro"):
         with (
             SchedulerMetricsCollector() as collector,
             pytest.raises(ConfigurationError, match=r"can be written .*Read-only file system"),
         ):
             collector.record_to(tmp_path / "runs")
         assert collector.recordings == ()
-    finally:
-        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_the_count_of_a_stopped_run_that_goes_on_is_told_while_its_process_lives(tmp_path, full_disk, caplog):
@@ -366,18 +369,13 @@ def test_where_nothing_more_can_be_handed_over_the_run_says_so_while_its_process
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 def test_a_file_system_without_room_for_a_run_is_refused_at_once_and_nothing_stays(tmp_path):
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs here: {mounted.stderr.decode().strip()}")
-    try:
+    with file_system(tmp_path, "size=64k"):
         with (
             SchedulerMetricsCollector() as collector,
             pytest.raises(ConfigurationError, match=r"can be written .*No space left"),
         ):
             collector.record_to(tmp_path)
         assert list(tmp_path.iterdir()) == []
-    finally:
-        subprocess.run(["umount", tmp_path], check=True)  # it would be busy if a file were open
 
 
 def test_a_run_that_cannot_begin_leaves_no_folder_and_no_thread(tmp_path):

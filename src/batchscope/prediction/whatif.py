@@ -37,6 +37,7 @@ MOST_TIMES = 1000.0
 FEWEST_FOR_INTERVAL = 20
 """Requests: of fewer no block of time says how much another may differ."""
 OF_THE_WHOLE = "what limits the batch, preemptions and errors are of the whole run"
+"""Beside figures of a part of it."""
 MOST_REFUSED = 0.01
 """Of the requests: without so many, which are the longest, the figures are of others."""
 BEYOND = 1.02
